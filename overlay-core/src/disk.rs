@@ -1,0 +1,90 @@
+//! What a log needs of a disk.
+
+use thiserror::Error;
+
+/// One flat directory of files.
+///
+/// A driver implements it with the operating system's files; the simulator with files that lose or tear what was not
+/// synced. Until [`sync`](Self::sync) returns, a crash may lose any part of what was appended or truncated since the
+/// last one; until [`sync_directory`](Self::sync_directory) returns, it may undo creations, renames and removals.
+///
+/// Names are plain: letters, digits, `-`, `_` and `.`, no separators.
+pub trait Disk {
+    /// Returns the names of all files, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::Failed`] if the directory cannot be read.
+    fn list(&self) -> Result<Vec<String>, DiskError>;
+
+    /// Returns the whole content of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NotFound`], or [`DiskError::Failed`] if it cannot be read.
+    fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
+
+    /// Appends `bytes`; creates the file if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// After any error the length of the file is unknown: rebuild from what the disk really holds.
+    fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// Cuts a file to `length_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NotFound`], or [`DiskError::Failed`].
+    fn truncate(&mut self, name: &str, length_bytes: u64) -> Result<(), DiskError>;
+
+    /// Makes the content and length of a file durable.
+    ///
+    /// # Errors
+    ///
+    /// A failed sync is final for the file: what it holds is unknown, and a second sync that succeeds proves nothing.
+    fn sync(&mut self, name: &str) -> Result<(), DiskError>;
+
+    /// Renames a file, replacing the target atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NotFound`], or [`DiskError::Failed`].
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NotFound`], or [`DiskError::Failed`].
+    fn remove(&mut self, name: &str) -> Result<(), DiskError>;
+
+    /// Makes creations, renames and removals durable.
+    ///
+    /// # Errors
+    ///
+    /// As for [`sync`](Self::sync).
+    fn sync_directory(&mut self) -> Result<(), DiskError>;
+}
+
+/// A disk did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// There is no such file.
+    #[error("no file {name:?}")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The operation failed.
+    #[error("{operation} of {name:?} failed: {kind}")]
+    Failed {
+        /// What was tried: `append`, `sync`, …
+        operation: &'static str,
+        /// The file, empty for the directory.
+        name: String,
+        /// What the system said.
+        kind: std::io::ErrorKind,
+    },
+}

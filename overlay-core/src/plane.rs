@@ -1,0 +1,237 @@
+//! The seam to the operating system: what the data plane shall be, as data, and who makes it so.
+//!
+//! [`Desired`] is computed by the node from its assignment and from the gossip tables. A [`Platform`] makes ports and
+//! sockets, and lowers what of `Desired` the kernel carries; it reads back what is really there, so that the difference
+//! is a value that can be printed, tested and counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{EndpointId, MacAddr, NetworkId, Vni};
+
+/// The whole data plane of one node, as it shall be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The networks that have an endpoint here.
+    pub networks: BTreeMap<NetworkId, DesiredNetwork>,
+}
+
+/// One network on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredNetwork {
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its subnets; a frame from or to other addresses is dropped.
+    pub subnets: Vec<IpNet>,
+    /// Largest inner IP packet, in octets: the underlay's less the encapsulation's.
+    pub mtu: u16,
+    /// The endpoints that run here.
+    pub ports: BTreeMap<EndpointId, DesiredPort>,
+    /// The endpoints that run elsewhere: one FDB and one neighbour row each.
+    pub remotes: BTreeMap<EndpointId, RemoteEndpoint>,
+    /// The VTEPs of all other members: the flood list, and the only accepted outer sources.
+    pub vteps: BTreeSet<IpAddr>,
+}
+
+/// One endpoint that runs here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredPort {
+    /// Its MAC address; frames with another source are dropped.
+    pub mac: MacAddr,
+    /// Its addresses with the prefix lengths of their subnets.
+    pub addresses: Vec<IpNet>,
+}
+
+/// One endpoint that runs on another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteEndpoint {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The underlay address of its node.
+    pub vtep: IpAddr,
+}
+
+/// What a port is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    /// The endpoint behind the port.
+    pub endpoint: EndpointId,
+    /// Where the inner end of the port goes.
+    pub namespace: Namespace,
+    /// Name of the interface in there, at most 15 octets: `eth0`.
+    pub interface: String,
+    /// MAC address of the interface.
+    pub mac: MacAddr,
+    /// Addresses of the interface, with the prefix lengths of their subnets.
+    pub addresses: Vec<IpNet>,
+    /// Next hop of the default route, if the network has a way out.
+    pub gateway: Option<IpAddr>,
+    /// MTU of the interface, in octets.
+    pub mtu: u16,
+    /// The name of the endpoint's host, for its `/etc/hosts`.
+    pub hostname: String,
+}
+
+/// The namespace in which the inner end of a port lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// A namespace made for this endpoint, with a resolver at 127.0.0.11; programs are started in it.
+    Own,
+    /// A network namespace that somebody else made, by its path.
+    Path(PathBuf),
+    /// None: the endpoint lives inside the platform's own process.
+    InProcess,
+}
+
+/// The operating system below a node, or a stand-in for it.
+///
+/// `node`'s driver takes any platform: Linux, an in-memory one for the simulator, in-process endpoints where there is
+/// no privilege. Calls block for as long as a system call does.
+pub trait Platform {
+    /// The frame side of a port: whoever holds it reads and writes frames.
+    type Port;
+    /// Sockets inside an endpoint's namespace.
+    type Sockets;
+
+    /// Makes the port of an endpoint, or takes up the one that a former life of this daemon left.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; nothing half made is left behind.
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Self::Port, PlatformError>;
+
+    /// Removes the port of an endpoint, and its namespace if it was made for it. Unknown endpoints are fine.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError>;
+
+    /// Opens datagram and stream sockets at `address` inside the endpoint's namespace, for its resolver.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn open_sockets(
+        &mut self,
+        endpoint: EndpointId,
+        address: SocketAddr,
+    ) -> Result<Self::Sockets, PlatformError>;
+
+    /// Lowers what of `desired` the kernel carries; returns what had to change.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; changes before the failing one stay, and the next call goes on from there.
+    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError>;
+
+    /// Reads back which endpoints really have a port.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError>;
+}
+
+/// A port as it was read back from the system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActualPort {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Its MTU, in octets.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// One repair of the difference between desired and actual.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Change {
+    /// The endpoint that it is about, if one.
+    pub endpoint: Option<EndpointId>,
+    /// What was done, in words for people.
+    pub action: String,
+}
+
+impl Change {
+    /// Makes a change.
+    pub fn new(endpoint: Option<EndpointId>, action: impl Into<String>) -> Self {
+        Self {
+            endpoint,
+            action: action.into(),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.endpoint {
+            Some(endpoint) => write!(f, "{}: {}", endpoint.short(), self.action),
+            None => f.write_str(&self.action),
+        }
+    }
+}
+
+/// The system did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlatformError {
+    /// A system call failed.
+    #[error("{operation} failed: {kind} (os error {code})")]
+    System {
+        /// What was tried, with its object: `open /dev/net/tun`.
+        operation: String,
+        /// The kind of error.
+        kind: std::io::ErrorKind,
+        /// `errno`, 0 if there was none.
+        code: i32,
+    },
+    /// The platform cannot do this at all.
+    #[error("{what} is not possible here: {reason}")]
+    Unsupported {
+        /// What was asked.
+        what: &'static str,
+        /// Why not, and what would help.
+        reason: String,
+    },
+    /// The endpoint has no port.
+    #[error("endpoint {endpoint} has no port")]
+    UnknownEndpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// The namespace does not exist or is none.
+    #[error("{path:?} is not a network namespace: {kind}")]
+    Namespace {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        kind: std::io::ErrorKind,
+    },
+}
+
+impl PlatformError {
+    /// Makes a [`PlatformError::System`] from what the system said.
+    pub fn system(operation: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::System {
+            operation: operation.into(),
+            kind: error.kind(),
+            code: error.raw_os_error().unwrap_or_default(),
+        }
+    }
+}

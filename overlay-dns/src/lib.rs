@@ -1,0 +1,3 @@
+//! Sans-IO DNS: zones from endpoints and services, answers, forwarding
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Subnets from pools, addresses from subnets, owners and quarantine
+
+#![forbid(unsafe_code)]

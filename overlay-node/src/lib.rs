@@ -1,0 +1,3 @@
+//! The overlay crates put together: cluster state, manager, agent, frame path, node
+
+#![forbid(unsafe_code)]
