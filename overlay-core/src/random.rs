@@ -83,10 +83,6 @@ impl Rng {
     pub fn below(&mut self, bound: u64) -> u64 {
         // Multiply-shift (Lemire 2019) without the rejection step: the bias is at most bound / 2^64.
         let wide = u128::from(self.next_u64()) * u128::from(bound);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the upper half of a 128-bit product fits 64 bits"
-        )]
         let drawn = (wide >> 64) as u64;
         drawn
     }
