@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod contract;
 mod disk;
 mod host;
 mod network;

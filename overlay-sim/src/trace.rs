@@ -75,14 +75,14 @@ impl fmt::Display for TraceEvent<'_> {
 type Observer = Box<dyn FnMut(&TraceEvent<'_>)>;
 
 pub(crate) struct Trace {
-    hash: u64,
+    hash: Hash,
     observer: Option<Observer>,
 }
 
 impl Trace {
     pub(crate) fn new() -> Self {
         Self {
-            hash: 0xcbf2_9ce4_8422_2325,
+            hash: Hash::new(),
             observer: None,
         }
     }
@@ -92,11 +92,11 @@ impl Trace {
     }
 
     pub(crate) fn hash(&self) -> u64 {
-        self.hash
+        self.hash.get()
     }
 
     pub(crate) fn note(&mut self, at: Instant, kind: TraceKind<'_>) {
-        self.mix(at.as_nanos());
+        self.hash.mix(at.as_nanos());
         let (tag, host) = match &kind {
             TraceKind::Deliver {
                 from,
@@ -104,12 +104,12 @@ impl Trace {
                 channel,
                 bytes,
             } => {
-                self.mix(from.0 as u64);
-                self.mix_bytes(bytes);
+                self.hash.mix(from.0 as u64);
+                self.hash.mix_bytes(bytes);
                 (*channel as u64, to)
             }
             TraceKind::Deferred { host, token } => {
-                self.mix(*token);
+                self.hash.mix(*token);
                 (2, host)
             }
             TraceKind::Timeout { host } => (3, host),
@@ -119,18 +119,31 @@ impl Trace {
             TraceKind::Pause { host } => (7, host),
             TraceKind::Resume { host } => (8, host),
         };
-        self.mix(tag << 48 | host.0 as u64);
+        self.hash.mix(tag << 48 | host.0 as u64);
         if let Some(observer) = &mut self.observer {
             observer(&TraceEvent { at, kind });
         }
     }
+}
 
-    fn mix(&mut self, word: u64) {
-        let mixed = (self.hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.hash = mixed ^ (mixed >> 29);
+/// A fast hash that depends on every octet; not against adversaries.
+pub(crate) struct Hash(u64);
+
+impl Hash {
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
     }
 
-    fn mix_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn get(&self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn mix(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+
+    pub(crate) fn mix_bytes(&mut self, bytes: &[u8]) {
         self.mix(bytes.len() as u64);
         let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {

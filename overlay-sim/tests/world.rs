@@ -1,5 +1,7 @@
 //! The world drives hosts by the driver rules, loses what it says it loses, and replays.
 
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
 use std::{collections::VecDeque, time::Duration};
 
 use overlay_core::{Disk as _, Instant, Machine, Rng, Seed};
