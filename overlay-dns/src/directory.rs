@@ -1,0 +1,360 @@
+//! All networks and all views: where a name leads for a client.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, NetworkId};
+
+use crate::{
+    config::{Config, NetworkZones},
+    records::View,
+    reverse,
+    wire::{Name, RecordType},
+    zone::{Held, Item, Keyed, Kind, Zone},
+};
+
+/// A network with its name and zone.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    /// Lower-cased; none until the network is named.
+    pub(crate) name: Option<Name>,
+    pub(crate) subnets: Vec<IpNet>,
+    pub(crate) zone: Zone,
+}
+
+/// Which of the items of a name count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// Virtual addresses and the endpoints of this name; without virtual addresses the tasks instead of them.
+    Whole,
+    /// The tasks.
+    Tasks,
+}
+
+/// A name that exists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) network: &'a Network,
+    pub(crate) items: &'a [Item],
+    pub(crate) selection: Selection,
+    /// Named port and protocol, if the name is that of a port.
+    pub(crate) port: Option<(&'a [u8], &'a [u8])>,
+    /// How many labels of the name stand before the zone's.
+    pub(crate) apex: usize,
+}
+
+/// Where a name leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lookup<'a> {
+    /// It exists and has records.
+    Found(Found<'a>),
+    /// It exists, but nothing is there: something is below it. With the labels before the zone's.
+    Empty { apex: usize },
+    /// It is ours and does not exist.
+    Absent { apex: usize },
+    /// It is not ours.
+    Foreign,
+}
+
+/// Networks, their zones, and the views of the clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    pub(crate) networks: BTreeMap<NetworkId, Network>,
+    pub(crate) views: BTreeMap<EndpointId, View>,
+    hash: Keyed,
+}
+
+impl Directory {
+    pub(crate) fn new(hash: Keyed) -> Self {
+        Self {
+            networks: BTreeMap::new(),
+            views: BTreeMap::new(),
+            hash,
+        }
+    }
+
+    /// Returns the network, made on first mention: rows may come before the name.
+    pub(crate) fn network_mut(&mut self, network: NetworkId) -> &mut Network {
+        let hash = &self.hash;
+        self.networks.entry(network).or_insert_with(|| Network {
+            name: None,
+            subnets: Vec::new(),
+            zone: Zone::new(hash),
+        })
+    }
+
+    fn visible<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Network> {
+        view.networks
+            .iter()
+            .filter_map(|network| self.networks.get(network))
+    }
+
+    /// Finds a lower-cased name: itself in all networks of the view, then without its last label in the network of
+    /// that name, then without the last two, and so on. The first hit wins.
+    pub(crate) fn lookup<'a>(
+        &'a self,
+        config: &Config,
+        view: &'a View,
+        name: &'a Name,
+        kind: RecordType,
+    ) -> Lookup<'a> {
+        let domain = config
+            .domain
+            .as_ref()
+            .filter(|domain| name.is_within(domain));
+        let end = name.count() - domain.map_or(0, Name::count);
+        for kept in (1..=end).rev() {
+            let suffix = name.middle(kept, end);
+            for network in self.visible(view) {
+                if kept < end && !network.is_named(suffix) {
+                    continue;
+                }
+                let apex = match (kept < end, domain) {
+                    (true, _) => kept,
+                    (false, Some(_)) => end,
+                    (false, None) => 0,
+                };
+                if let Some(lookup) = network.find(name, kept, apex) {
+                    return lookup;
+                }
+            }
+        }
+        if let Some(lookup) = self.lookup_zones(config, view, name, (end, domain.is_some())) {
+            return lookup;
+        }
+        self.lookup_above(view, name, kind)
+    }
+
+    /// The name has no records: is it in a zone that we own?
+    fn lookup_zones(
+        &self,
+        config: &Config,
+        view: &View,
+        name: &Name,
+        (end, in_domain): (usize, bool),
+    ) -> Option<Lookup<'_>> {
+        let mut absent = None;
+        for kept in (0..end).rev() {
+            for network in self.visible(view) {
+                let owned = in_domain || !view.forward || network.owns_its_name(config);
+                if !owned || !network.is_named(name.middle(kept, end)) {
+                    continue;
+                }
+                if kept == 0 || network.zone.is_above(name.prefix(kept)) {
+                    return Some(Lookup::Empty { apex: kept });
+                }
+                absent = absent.or(Some(kept));
+            }
+        }
+        if in_domain {
+            let above = |network: &Network| network.zone.is_above(name.prefix(end));
+            if end == 0 || self.visible(view).any(above) {
+                return Some(Lookup::Empty { apex: end });
+            }
+        }
+        let absent = absent.or(in_domain.then_some(end));
+        absent.map(|apex| Lookup::Absent { apex })
+    }
+
+    /// The name is in no zone of ours, but may stand above one of our names. An upstream server may know more of such
+    /// a name (`example.com`, with an alias `api.example.com` here), but not an address of a single label.
+    fn lookup_above(&self, view: &View, name: &Name, kind: RecordType) -> Lookup<'_> {
+        let address = matches!(kind, RecordType::A | RecordType::AAAA);
+        let ours = !view.forward || (name.count() == 1 && address);
+        let above = |network: &Network| network.zone.is_above(name.as_bytes());
+        if ours && self.visible(view).any(above) {
+            return Lookup::Empty { apex: 0 };
+        }
+        Lookup::Foreign
+    }
+
+    /// Finds the name of an address below `in-addr.arpa` or `ip6.arpa`.
+    pub(crate) fn lookup_reverse<'a>(
+        &'a self,
+        config: &Config,
+        view: &'a View,
+        name: &Name,
+    ) -> ReverseLookup<'a> {
+        let Some(asked) = reverse::parse(name) else {
+            return ReverseLookup::Foreign;
+        };
+        let subnets = self.networks.values().flat_map(|network| &network.subnets);
+        let subnet = subnets
+            .filter(|subnet| subnet.contains(&asked.prefix))
+            .max_by_key(|subnet| subnet.prefix_len());
+        let zone = subnet.copied().or_else(|| {
+            let private = reverse::private_zone(&asked.prefix)?;
+            let kept = reverse::is_never_global(&private) || !config.forward_private_reverse;
+            (kept || !view.forward).then_some(private)
+        });
+        let before = |zone: &IpNet| name.count().saturating_sub(reverse::labels(zone));
+        if let Some(address) = asked.address() {
+            for network in self.visible(view) {
+                if network.zone.at_address(address).next().is_some() {
+                    return ReverseLookup::Found {
+                        network,
+                        address,
+                        apex: zone.as_ref().map_or(0, before),
+                    };
+                }
+            }
+            if address.is_loopback() {
+                return ReverseLookup::Loopback;
+            }
+        }
+        let (first, last) = (asked.prefix.network(), asked.prefix.broadcast());
+        let below = asked.is_prefix()
+            && (self.visible(view)).any(|network| network.zone.has_address_within(first, last));
+        match zone {
+            Some(zone) => {
+                let apex = before(&zone);
+                if asked.is_prefix() && (below || apex == 0 || asked.prefix.contains(&zone)) {
+                    ReverseLookup::Empty { apex }
+                } else {
+                    ReverseLookup::Absent { apex }
+                }
+            }
+            None if below && !view.forward => ReverseLookup::Empty { apex: 0 },
+            None => ReverseLookup::Foreign,
+        }
+    }
+}
+
+/// Where a reverse name leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReverseLookup<'a> {
+    /// Endpoints of the network have the address.
+    Found {
+        network: &'a Network,
+        address: IpAddr,
+        /// How many labels stand before the zone's.
+        apex: usize,
+    },
+    /// It is the host itself.
+    Loopback,
+    /// Something is below the name.
+    Empty { apex: usize },
+    /// The zone is ours, and the name does not exist.
+    Absent { apex: usize },
+    /// It is not ours.
+    Foreign,
+}
+
+impl Network {
+    fn is_named(&self, wire: &[u8]) -> bool {
+        self.name
+            .as_ref()
+            .is_some_and(|name| name.as_bytes() == wire)
+    }
+
+    fn owns_its_name(&self, config: &Config) -> bool {
+        match config.network_zones {
+            NetworkZones::Never => false,
+            NetworkZones::Always => true,
+            NetworkZones::Unambiguous => self.name.as_ref().is_some_and(is_no_public_domain),
+        }
+    }
+
+    /// Finds the first `kept` labels of `name`: a name as it stands, the tasks of one, or a port of one.
+    fn find<'a>(&'a self, name: &'a Name, kept: usize, apex: usize) -> Option<Lookup<'a>> {
+        if let Some((items, selection)) = self.find_base(name, 0, kept) {
+            return Some(Lookup::Found(Found {
+                network: self,
+                items,
+                selection,
+                port: None,
+                apex,
+            }));
+        }
+        let marked = |index| name.label(index).and_then(|label| label.strip_prefix(b"_"));
+        let first = marked(0)?;
+        let depth = 1 + usize::from(marked(1).is_some());
+        let (items, selection) = self.find_base(name, depth, kept)?;
+        let Some(protocol) = marked(1) else {
+            let exists = self.has_port(items, |_, protocol| first.eq_ignore_ascii_case(protocol));
+            return Some(if exists {
+                Lookup::Empty { apex }
+            } else {
+                Lookup::Absent { apex }
+            });
+        };
+        let exists = self.has_port(items, |name, other| is_port(name, other, (first, protocol)));
+        Some(if exists {
+            Lookup::Found(Found {
+                network: self,
+                items,
+                selection,
+                port: Some((first, protocol)),
+                apex,
+            })
+        } else {
+            Lookup::Absent { apex }
+        })
+    }
+
+    fn find_base(&self, name: &Name, from: usize, to: usize) -> Option<(&[Item], Selection)> {
+        if from >= to {
+            return None;
+        }
+        if let Some(items) = self.zone.items(name.middle(from, to)) {
+            return Some((items, Selection::Whole));
+        }
+        if name.label(from) != Some(b"tasks") || from + 1 >= to {
+            return None;
+        }
+        let items = self.zone.items(name.middle(from + 1, to))?;
+        let tasks = items.iter().any(|item| item.kind != Kind::Endpoint);
+        tasks.then_some((items, Selection::Tasks))
+    }
+
+    fn has_port(&self, items: &[Item], matches: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+        let held = items.iter().filter_map(|item| self.zone.held(item));
+        held.flat_map(|held| &held.ports)
+            .any(|port| matches(port.name.as_bytes(), port.protocol.as_bytes()))
+    }
+}
+
+impl<'a> Found<'a> {
+    /// Returns the items that count. Equal addresses stand together.
+    pub(crate) fn selected(&self) -> impl Iterator<Item = &'a Item> + use<'a> {
+        let selection = self.selection;
+        let is_virtual = |item: &Item| item.kind == Kind::Virtual && item.address.is_some();
+        let has_virtual = self.items.iter().any(is_virtual);
+        self.items
+            .iter()
+            .filter(move |item| match (selection, item.kind) {
+                (Selection::Tasks, kind) => kind == Kind::Task,
+                (Selection::Whole, Kind::Task) => !has_virtual,
+                (Selection::Whole, Kind::Virtual | Kind::Endpoint) => true,
+            })
+    }
+
+    /// Returns the records of everyone who contributes to the name.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &'a Held> + use<'a> {
+        let zone = &self.network.zone;
+        let mut last = None;
+        self.selected().filter_map(move |item| {
+            let held = zone.held(item)?;
+            let again = last.is_some_and(|last| std::ptr::eq(last, held));
+            last = Some(held);
+            (!again).then_some(held)
+        })
+    }
+}
+
+/// Compares the name and protocol of a port with what was asked for.
+pub(crate) fn is_port(name: &[u8], protocol: &[u8], asked: (&[u8], &[u8])) -> bool {
+    name.eq_ignore_ascii_case(asked.0) && protocol.eq_ignore_ascii_case(asked.1)
+}
+
+/// Public top-level domains consist of letters, or begin with `xn--` (RFC 3696 §2).
+fn is_no_public_domain(name: &Name) -> bool {
+    let Some(last) = name
+        .count()
+        .checked_sub(1)
+        .and_then(|last| name.label(last))
+    else {
+        return false;
+    };
+    !last.starts_with(b"xn--") && !last.iter().all(u8::is_ascii_alphabetic)
+}

@@ -1,0 +1,196 @@
+//! A checked view of a message.
+
+use super::{
+    Class, DecodeError, Edns, HEADER_BYTES, Header, Name, RecordType, read_u16, read_u32, truncated,
+};
+
+/// A part of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Section {
+    /// The records that answer.
+    Answer,
+    /// The records that name the authority.
+    Authority,
+    /// The records that spare the client a query.
+    Additional,
+}
+
+/// A message of which every question, owner name and record boundary has been checked.
+///
+/// Octets behind the last record are ignored. Names within record data are not checked here.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    header: Header,
+    counts: [u16; 4],
+    records_at: usize,
+    edns: Option<Edns>,
+}
+
+/// A question: what is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The name, as it was written.
+    pub name: Name,
+    /// The type.
+    pub kind: RecordType,
+    /// The class.
+    pub class: Class,
+    /// The octets of the question, to be echoed.
+    pub wire: &'a [u8],
+}
+
+/// A record, borrowed from its message.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Which part of the message it stands in.
+    pub section: Section,
+    /// Where its owner name begins.
+    pub owner_at: usize,
+    /// Its type.
+    pub kind: RecordType,
+    /// Its class.
+    pub class: Class,
+    /// Seconds for which it may be kept.
+    pub ttl: u32,
+    /// Where its data begins.
+    pub rdata_at: usize,
+    /// Its data; names in it may be compressed against the message.
+    pub rdata: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Checks the whole message.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] says what is wrong and where.
+    pub fn new_checked(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let header = Header::parse(bytes)?;
+        let mut counts = [0; 4];
+        for (count, at) in counts.iter_mut().zip([4, 6, 8, 10]) {
+            *count = read_u16(bytes, at)?;
+        }
+        let [questions, ..] = counts;
+        let mut at = HEADER_BYTES;
+        for _ in 0..questions {
+            let end = Name::skip(bytes, at)?.saturating_add(4);
+            if bytes.len() < end {
+                return Err(truncated(bytes, end.saturating_sub(4), 4));
+            }
+            at = end;
+        }
+        let mut message = Self {
+            bytes,
+            header,
+            counts,
+            records_at: at,
+            edns: None,
+        };
+        message.edns = message.check_records()?;
+        Ok(message)
+    }
+
+    fn check_records(&self) -> Result<Option<Edns>, DecodeError> {
+        let (mut at, mut edns) = (self.records_at, None);
+        for section in self.section_of_each() {
+            let (record, end) = read_record(self.bytes, at, section)?;
+            if record.kind == RecordType::OPT {
+                let rooted = self.bytes.get(at) == Some(&0);
+                if section != Section::Additional || !rooted || edns.is_some() {
+                    return Err(DecodeError::Opt { at });
+                }
+                edns = Some(Edns::parse(&record)?);
+            }
+            at = end;
+        }
+        Ok(edns)
+    }
+
+    /// Returns the header.
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// Returns the octets.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns how many questions there are.
+    pub fn question_count(&self) -> u16 {
+        let [questions, ..] = self.counts;
+        questions
+    }
+
+    /// Returns how many records a section has.
+    pub fn record_count(&self, section: Section) -> u16 {
+        let [_, answer, authority, additional] = self.counts;
+        match section {
+            Section::Answer => answer,
+            Section::Authority => authority,
+            Section::Additional => additional,
+        }
+    }
+
+    /// Returns the first question.
+    pub fn question(&self) -> Option<Question<'a>> {
+        if self.question_count() == 0 {
+            return None;
+        }
+        let (name, at) = Name::decode(self.bytes, HEADER_BYTES).ok()?;
+        let class_at = at.saturating_add(2);
+        Some(Question {
+            name,
+            kind: RecordType(read_u16(self.bytes, at).ok()?),
+            class: Class(read_u16(self.bytes, class_at).ok()?),
+            wire: self.bytes.get(HEADER_BYTES..at.saturating_add(4))?,
+        })
+    }
+
+    /// Returns what the OPT record says, if there is one.
+    pub fn edns(&self) -> Option<Edns> {
+        self.edns
+    }
+
+    /// Returns the records of all sections in order, the OPT record among them.
+    pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let (bytes, mut at) = (self.bytes, self.records_at);
+        self.section_of_each().map_while(move |section| {
+            let (record, end) = read_record(bytes, at, section).ok()?;
+            at = end;
+            Some(record)
+        })
+    }
+
+    fn section_of_each(&self) -> impl Iterator<Item = Section> + use<> {
+        let [_, answer, authority, additional] = self.counts.map(usize::from);
+        std::iter::repeat_n(Section::Answer, answer)
+            .chain(std::iter::repeat_n(Section::Authority, authority))
+            .chain(std::iter::repeat_n(Section::Additional, additional))
+    }
+}
+
+fn read_record(
+    bytes: &[u8],
+    at: usize,
+    section: Section,
+) -> Result<(Record<'_>, usize), DecodeError> {
+    let fixed = Name::skip(bytes, at)?;
+    let rdata_at = fixed.saturating_add(10);
+    let length = usize::from(read_u16(bytes, fixed.saturating_add(8))?);
+    let end = rdata_at.saturating_add(length);
+    let rdata = bytes
+        .get(rdata_at..end)
+        .ok_or_else(|| truncated(bytes, rdata_at, length))?;
+    let record = Record {
+        section,
+        owner_at: at,
+        kind: RecordType(read_u16(bytes, fixed)?),
+        class: Class(read_u16(bytes, fixed.saturating_add(2))?),
+        ttl: read_u32(bytes, fixed.saturating_add(4))?,
+        rdata_at,
+        rdata,
+    };
+    Ok((record, end))
+}
