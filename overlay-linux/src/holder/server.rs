@@ -1,0 +1,430 @@
+//! The loop of a holder: one thread that waits for daemons, children and output.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{self, SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{self, Id, WaitPidFlag, WaitStatus},
+    },
+    unistd::Pid,
+};
+use overlay_core::plane::Namespace;
+
+use super::{
+    files,
+    output::Output,
+    programs::Programs,
+    record::Record,
+    wire::{Connection, Description, Reply, Request, Setup},
+};
+use crate::{
+    command::ProcessId,
+    failure::{Doing, Failure},
+    namespace,
+    netlink::Netlink,
+    port::{self, Made},
+};
+
+/// A holder at work.
+#[derive(Debug)]
+pub(crate) struct Server {
+    setup: Setup,
+    /// Whether the namespaces are ours, so that all that lives in them is, too.
+    own: bool,
+    made: Made,
+    sockets: BTreeMap<SocketAddr, (UdpSocket, TcpListener)>,
+    programs: Programs,
+    output: Output,
+    listener: UnixListener,
+    children: SignalFd,
+    clients: BTreeMap<u64, Connection>,
+    last_client: u64,
+    removed: bool,
+}
+
+/// What the loop waits for.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Listener,
+    Children,
+    Client(u64),
+    Stream(ProcessId),
+}
+
+impl Server {
+    /// Furnishes the namespaces and makes the port.
+    pub(crate) fn set_up(setup: Setup, own: bool) -> Result<Self, Failure> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        signals.thread_block().doing(|| "block SIGCHLD".into())?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children =
+            SignalFd::with_flags(&signals, flags).doing(|| "open a signal descriptor".into())?;
+        let spec = &setup.spec;
+        if own {
+            files::furnish(spec, &setup.folder)?;
+            let mut netlink = Netlink::open().doing(|| "open a netlink socket".into())?;
+            namespace::raise_loopback(&mut netlink)?;
+            let has_ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
+            namespace::quieten_ipv6("default", has_ipv6);
+        } else if let Namespace::Path(path) = &spec.namespace {
+            let doing = || format!("enter {}", path.display());
+            let target = fs::File::open(path).doing(doing)?;
+            namespace::enter(&target).map_err(|failure| Failure {
+                operation: doing(),
+                ..failure
+            })?;
+        }
+        let listener = listen(&setup.folder)?;
+        let output = Output::open(&setup.folder, setup.output_bytes_max)
+            .doing(|| "open the output file".into())?;
+        let made = port::make(spec, setup.kind)?;
+        let server = Self {
+            own,
+            made,
+            sockets: BTreeMap::new(),
+            programs: Programs::default(),
+            output,
+            listener,
+            children,
+            clients: BTreeMap::new(),
+            last_client: 0,
+            removed: false,
+            setup,
+        };
+        server.write_record();
+        Ok(server)
+    }
+
+    /// Answers the daemon that started this holder.
+    pub(crate) fn greet(&mut self, connection: Connection) -> Result<(), Failure> {
+        let kind = self.made.port.kind();
+        connection
+            .send(&Reply::Ready(kind), &[self.made.port.as_fd()])
+            .doing(|| "answer the daemon".into())?;
+        let unblocked = connection.stream().set_nonblocking(true);
+        unblocked.doing(|| "set a connection non-blocking".into())?;
+        self.last_client += 1;
+        self.clients.insert(self.last_client, connection);
+        Ok(())
+    }
+
+    /// Serves until the port is removed.
+    pub(crate) fn run(&mut self) -> Result<(), Failure> {
+        while !self.removed {
+            for source in self.wait().doing(|| "wait for anything".into())? {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Children => self.reap(),
+                    Source::Client(client) => self.on_client(client),
+                    Source::Stream(id) => self.programs.drain(id, &mut self.output),
+                }
+            }
+            if self.programs.kill_overdue(now()) {
+                self.end_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<Vec<Source>> {
+        let fixed = [
+            (Source::Listener, self.listener.as_fd()),
+            (Source::Children, self.children.as_fd()),
+        ];
+        let clients = self.clients.iter();
+        let clients = clients.map(|(id, connection)| (Source::Client(*id), connection.as_fd()));
+        let streams = self.programs.unread();
+        let streams = streams.map(|(id, stream)| (Source::Stream(id), stream));
+        let (sources, descriptors): (Vec<Source>, Vec<BorrowedFd<'_>>) =
+            fixed.into_iter().chain(clients).chain(streams).unzip();
+        let watched = descriptors.iter();
+        let mut watched: Vec<_> = watched
+            .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
+            .collect();
+        let timeout = self.programs.deadline().map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut watched, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = watched.iter().map(|one| one.any().unwrap_or(true));
+        let sources = sources.into_iter().zip(ready);
+        Ok(sources
+            .filter_map(|(source, ready)| ready.then_some(source))
+            .collect())
+    }
+
+    fn accept(&mut self) {
+        let Ok((stream, _)) = self.listener.accept() else {
+            return;
+        };
+        // One that comes when there are too many is closed at once.
+        if self.clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
+            self.last_client += 1;
+            self.clients
+                .insert(self.last_client, Connection::new(stream));
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        for id in self.programs.reap(&mut self.output) {
+            let Ok(program) = self.programs.get(id) else {
+                continue;
+            };
+            let (main, follower, exit) =
+                (program.status.main, program.follower, program.status.exit);
+            if let (Some(follower), Some(exit)) = (follower, exit) {
+                self.tell(follower, &Reply::Exited(exit), &[]);
+            }
+            if main {
+                self.end_all();
+                self.write_record();
+            }
+        }
+    }
+
+    fn on_client(&mut self, client: u64) {
+        let Some(connection) = self.clients.get_mut(&client) else {
+            return;
+        };
+        match connection.fill() {
+            Ok(true) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(false) | Err(_) => return self.drop_client(client),
+        }
+        loop {
+            let Some(connection) = self.clients.get_mut(&client) else {
+                return;
+            };
+            match connection.next::<Request>() {
+                Ok(Some((request, _))) => self.answer(client, request),
+                Ok(None) => return,
+                Err(error) => {
+                    let failure = Failure::new("understand the daemon", &error);
+                    self.tell(client, &Reply::Failed(failure), &[]);
+                    return self.drop_client(client);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, client: u64, request: Request) {
+        let answered = self.carry_out(client, request);
+        let (reply, descriptors) =
+            answered.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.tell(client, &reply, &borrowed);
+        // One that ended before its follower came.
+        if let Reply::Started(_, id) = reply {
+            let exit = self.programs.get(id).ok().and_then(|p| p.status.exit);
+            if let Some(exit) = exit {
+                self.tell(client, &Reply::Exited(exit), &[]);
+            }
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        client: u64,
+        request: Request,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let reply = match request {
+            Request::Setup(_) => {
+                let error = Errno::EALREADY.into();
+                return Err(Failure::new("set up a second time", &error));
+            }
+            Request::Describe => {
+                let description = Description {
+                    spec: self.setup.spec.clone(),
+                    kind: self.made.port.kind(),
+                    processes: self.programs.statuses(),
+                };
+                let port = self.made.port.as_fd().try_clone_to_owned();
+                let port = port.doing(|| "copy the port's descriptor".into())?;
+                return Ok((Reply::Description(Box::new(description)), vec![port]));
+            }
+            Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
+            Request::Actual => Reply::Actual(self.made.actual()?),
+            Request::Repair(spec) => {
+                let done = self.made.repair(&spec)?;
+                if self.setup.spec != *spec {
+                    self.setup.spec = *spec;
+                    self.write_record();
+                }
+                Reply::Repaired(done)
+            }
+            Request::Start { command, main } => {
+                let (id, streams, descriptors) = self.programs.start(command, main, client)?;
+                if main {
+                    self.write_record();
+                }
+                return Ok((Reply::Started(streams, id), descriptors));
+            }
+            Request::Follow(id) => {
+                let (streams, descriptors) = self.programs.follow(id, client)?;
+                return Ok((Reply::Started(streams, id), descriptors));
+            }
+            Request::Signal {
+                process,
+                signal,
+                group,
+            } => {
+                self.programs.get(process)?.signal(signal, group)?;
+                Reply::Done
+            }
+            Request::Stop {
+                process,
+                signal,
+                grace,
+            } => {
+                let kill_at = now() + grace.min(GRACE_MAX);
+                self.programs.get(process)?.stop(signal, kill_at)?;
+                Reply::Done
+            }
+            Request::Remove => {
+                self.end_all();
+                self.await_all();
+                let removed = self.made.remove();
+                self.removed = true;
+                removed?;
+                Reply::Done
+            }
+        };
+        Ok((reply, Vec::new()))
+    }
+
+    /// Datagram and listening sockets in the namespace. They are kept, so that queries wait while no daemon is there.
+    fn sockets(&mut self, address: SocketAddr) -> Result<Vec<OwnedFd>, Failure> {
+        if !self.sockets.contains_key(&address) {
+            if self.sockets.len() >= SOCKETS_MAX {
+                return Err(Failure::new("open more sockets", &Errno::EMFILE.into()));
+            }
+            let datagram = UdpSocket::bind(address).doing(|| format!("bind UDP {address}"))?;
+            let stream = TcpListener::bind(address).doing(|| format!("bind TCP {address}"))?;
+            for unblocked in [datagram.set_nonblocking(true), stream.set_nonblocking(true)] {
+                unblocked.doing(|| "set a socket non-blocking".into())?;
+            }
+            self.sockets.insert(address, (datagram, stream));
+        }
+        let Some((datagram, stream)) = self.sockets.get(&address) else {
+            return Ok(Vec::new());
+        };
+        let copies = [datagram.as_fd(), stream.as_fd()].map(|one| one.try_clone_to_owned());
+        let copies: io::Result<Vec<_>> = copies.into_iter().collect();
+        copies.doing(|| "copy sockets".into())
+    }
+
+    /// Kills everything that lives in the endpoint's namespaces, as far as that is ours to do.
+    fn end_all(&mut self) {
+        self.programs.kill_all();
+        if self.own {
+            // From process 1 this is all others of its namespace; there may be none.
+            let _ = signal::kill(Pid::from_raw(-1), Signal::SIGKILL);
+        }
+    }
+
+    /// Waits until all children are reaped, for a bounded time: one may hang in the kernel.
+    fn await_all(&mut self) {
+        let limit = now() + REMOVE_TIME_MAX;
+        while now() < limit {
+            for id in self.programs.reap(&mut self.output) {
+                let program = self.programs.get(id).ok();
+                let ended = program.and_then(|p| Some((p.follower?, p.status.exit?)));
+                if let Some((follower, exit)) = ended {
+                    self.tell(follower, &Reply::Exited(exit), &[]);
+                }
+            }
+            // Only looks: reaping is what knows whose end it is.
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            match wait::waitid(Id::All, look) {
+                Ok(WaitStatus::StillAlive) => {
+                    let mut watched = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut watched, PollTimeout::from(50_u8));
+                    while let Ok(Some(_)) = self.children.read_signal() {}
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn tell(&mut self, client: u64, reply: &Reply, descriptors: &[BorrowedFd<'_>]) {
+        let told = self
+            .clients
+            .get(&client)
+            .map(|connection| connection.send(reply, descriptors));
+        if let Some(Err(_)) = told {
+            self.drop_client(client);
+        }
+    }
+
+    fn drop_client(&mut self, client: u64) {
+        self.clients.remove(&client);
+        self.programs.unfollow(client);
+    }
+
+    /// A full disk must not stop the endpoint.
+    fn write_record(&self) {
+        let record = Record {
+            spec: self.setup.spec.clone(),
+            main: self.programs.main().map(|main| main.status.clone()),
+        };
+        if let Err(failure) = record
+            .write(&self.setup.folder)
+            .doing(|| "write the record".into())
+        {
+            super::log(&failure);
+        }
+    }
+}
+
+/// Binds the socket by a relative path, because an absolute one may be longer than an address holds.
+fn listen(folder: &Path) -> Result<UnixListener, Failure> {
+    let doing = || format!("listen in {}", folder.display());
+    env::set_current_dir(folder).doing(doing)?;
+    match fs::remove_file(SOCKET) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
+        _ => {}
+    }
+    let listener = UnixListener::bind(SOCKET).doing(doing)?;
+    listener.set_nonblocking(true).doing(doing)?;
+    env::set_current_dir("/").doing(|| "change to /".into())?;
+    Ok(listener)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a holder is no machine: its programs run in real time"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The socket's name in the holder's folder.
+pub(crate) const SOCKET: &str = "holder.sock";
+/// Daemons and followers at a time.
+const CLIENTS_MAX: usize = 512;
+/// Addresses with sockets.
+const SOCKETS_MAX: usize = 16;
+/// The longest grace before a kill.
+const GRACE_MAX: Duration = Duration::from_secs(3_600);
+/// How long a removal waits for killed children.
+const REMOVE_TIME_MAX: Duration = Duration::from_secs(2);

@@ -1,0 +1,260 @@
+//! What a daemon and a holder say to each other, and how: messages with descriptors over a Unix stream.
+//!
+//! ```text
+//! 0         1         2         3             4              8
+//! +---------+---------+---------+-------------+--------------+---------
+//! | 'O'     | 'H'     | version | descriptors | length (BE)  | postcard
+//! +---------+---------+---------+-------------+--------------+---------
+//! ```
+//! The descriptors come with the first octet of their message. A holder outlives daemons, also those of an older
+//! release, so variants are only ever appended, and whatever else changes raises the version.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice, IoSliceMut, Write},
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    time::Duration,
+};
+
+use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
+use overlay_core::plane::{ActualPort, PortSpec};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    command::{CommandSpec, Exit, ProcessId, ProcessStatus},
+    failure::Failure,
+    port::PortKind,
+    sys,
+};
+
+/// What a daemon asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// First of all, and once: make the port. Answer: `Ready` and the port.
+    Setup(Box<Setup>),
+    /// Answer: `Description` and the port.
+    Describe,
+    /// Answer: `Done`, a datagram socket and a listening one, bound to the address.
+    Sockets(SocketAddr),
+    /// Answer: `Actual`.
+    Actual,
+    /// Make the port's interface as this says. Answer: `Repaired`.
+    Repair(Box<PortSpec>),
+    /// Start a program. Answer: `Started` and its streams; later `Exited`.
+    Start { command: CommandSpec, main: bool },
+    /// Take up a program that was started earlier. Answer: `Started` and its streams; later `Exited`.
+    Follow(ProcessId),
+    /// Send a signal to a program, or to all of its process group. Answer: `Done`.
+    Signal {
+        process: ProcessId,
+        signal: i32,
+        group: bool,
+    },
+    /// Send a signal to a program's process group, and kill it if it still runs after the grace. Answer: `Done`.
+    Stop {
+        process: ProcessId,
+        signal: i32,
+        grace: Duration,
+    },
+    /// Kill all programs, remove the port and end. Answer: `Done`.
+    Remove,
+}
+
+/// What a holder is made for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// The port.
+    pub(crate) spec: PortSpec,
+    /// The kind of port, where only one will do.
+    pub(crate) kind: Option<PortKind>,
+    /// The holder's own folder.
+    pub(crate) folder: PathBuf,
+    /// How much output is kept, in octets; twice that for a moment.
+    pub(crate) output_bytes_max: u64,
+}
+
+/// What a holder answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Failed(Failure),
+    Done,
+    Ready(PortKind),
+    Description(Box<Description>),
+    Actual(ActualPort),
+    Repaired(Vec<String>),
+    Started(Streams, ProcessId),
+    Exited(Exit),
+}
+
+/// What a holder holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub(crate) spec: PortSpec,
+    pub(crate) kind: PortKind,
+    pub(crate) processes: Vec<ProcessStatus>,
+}
+
+/// Which streams come with a started program, in this order.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Streams {
+    pub(crate) terminal: bool,
+    pub(crate) input: bool,
+    pub(crate) output: bool,
+    pub(crate) error: bool,
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    inbox: Vec<u8>,
+    received: VecDeque<OwnedFd>,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            inbox: Vec::new(),
+            received: VecDeque::new(),
+        }
+    }
+
+    /// Sends a message with its descriptors. Blocks as the stream does.
+    pub(crate) fn send<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let octets = encode(message, descriptors.len())?;
+        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let control = if numbers.is_empty() { &[] } else { &rights[..] };
+        let sent = socket::sendmsg::<UnixAddr>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(&octets)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+        let rest = octets.get(sent..).unwrap_or_default();
+        (&self.stream).write_all(rest)
+    }
+
+    /// Waits for a message, as long as the stream's time limit says.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<(T, Vec<OwnedFd>)> {
+        loop {
+            if let Some(message) = self.next()? {
+                return Ok(message);
+            }
+            if !self.fill()? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Takes in what has arrived; false at the end of the stream.
+    pub(crate) fn fill(&mut self) -> io::Result<bool> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut control = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_MAX]);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let message = socket::recvmsg::<UnixAddr>(
+            self.stream.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        for part in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(numbers) = part {
+                self.received.extend(sys::adopt(&numbers));
+            }
+        }
+        let read = message.bytes;
+        self.inbox
+            .extend_from_slice(buffer.get(..read).unwrap_or_default());
+        Ok(read > 0)
+    }
+
+    /// Takes the next whole message, if there is one.
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let Some((descriptors, length)) = self.header()? else {
+            return Ok(None);
+        };
+        let end = HEADER_BYTES + length;
+        let Some(body) = self.inbox.get(HEADER_BYTES..end) else {
+            return Ok(None);
+        };
+        let message = postcard::from_bytes(body)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if self.received.len() < descriptors {
+            return Err(invalid("descriptors are missing"));
+        }
+        self.inbox.drain(..end);
+        let descriptors = self.received.drain(..descriptors).collect();
+        Ok(Some((message, descriptors)))
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    fn header(&self) -> io::Result<Option<(usize, usize)>> {
+        let Some(header) = self.inbox.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let [o, h, version, descriptors, a, b, c, d] = *header;
+        if [o, h] != MAGIC {
+            return Err(invalid("this is no holder's conversation"));
+        }
+        if version != VERSION {
+            return Err(invalid("the holder is of another release"));
+        }
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if length > MESSAGE_BYTES_MAX {
+            return Err(invalid("the message is too long"));
+        }
+        Ok(Some((usize::from(descriptors), length)))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn encode<T: Serialize>(message: &T, descriptors: usize) -> io::Result<Vec<u8>> {
+    let body = postcard::to_allocvec(message)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    if body.len() > MESSAGE_BYTES_MAX || descriptors > DESCRIPTORS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let descriptors = u8::try_from(descriptors).map_err(io::Error::other)?;
+    let mut octets = Vec::with_capacity(HEADER_BYTES + body.len());
+    octets.extend_from_slice(&MAGIC);
+    octets.extend_from_slice(&[VERSION, descriptors]);
+    octets.extend_from_slice(&length.to_be_bytes());
+    octets.extend_from_slice(&body);
+    Ok(octets)
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+const MAGIC: [u8; 2] = *b"OH";
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 8;
+const READ_BYTES: usize = 16_384;
+
+/// Arguments and environment of a program fit in.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// The port, or the streams of a program.
+const DESCRIPTORS_MAX: usize = 8;

@@ -1,0 +1,557 @@
+//! [`Platform`] for Linux: a holder for each endpoint.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt, OpenOptionsExt},
+            net::UnixStream,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use overlay_core::{
+    EndpointId,
+    plane::{ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec},
+};
+
+use crate::{
+    command::{CommandSpec, ProcessId, ProcessStatus},
+    failure::Failure,
+    holder::{
+        self, output,
+        record::Record,
+        server::SOCKET,
+        wire::{Connection, Description, Reply, Request, Setup},
+    },
+    port::{Port, PortKind},
+    process::Process,
+};
+
+/// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
+///
+/// The value itself holds nothing but where that is: all state is in the holders, so that a restarted daemon has it by
+/// making another `Linux` over the same folder. One daemon at a time uses a folder.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    folder: PathBuf,
+    holder: PathBuf,
+    kind: Option<PortKind>,
+    output_bytes_max: u64,
+}
+
+/// The sockets of an endpoint's resolver, non-blocking. The holder keeps copies: what arrives between two lives of a
+/// daemon waits.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Datagrams.
+    pub udp: UdpSocket,
+    /// Streams.
+    pub tcp: TcpListener,
+}
+
+/// An endpoint that an earlier life of the daemon left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The port, as its holder has it.
+    pub spec: PortSpec,
+    /// By what means it is attached; `None` if the holder is gone, and with it namespaces, port and programs.
+    pub kind: Option<PortKind>,
+    /// The programs; of a holder that is gone, the newest main program only.
+    pub processes: Vec<ProcessStatus>,
+}
+
+impl Linux {
+    /// Makes a platform that keeps its holders' folders in `folder`, and starts `holder` (a binary that calls
+    /// [`main_if_holder`](crate::holder::main_if_holder) first of all) as such.
+    pub fn new(folder: impl Into<PathBuf>, holder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            holder: holder.into(),
+            kind: None,
+            output_bytes_max: 1 << 20,
+        }
+    }
+
+    /// Makes ports of this kind only, rather than the first that is to be had.
+    #[must_use]
+    pub fn with_kind(mut self, kind: PortKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Keeps at most this many octets of each endpoint's output. Default 1 MiB.
+    #[must_use]
+    pub fn with_output_bytes_max(mut self, octets: u64) -> Self {
+        self.output_bytes_max = octets;
+        self
+    }
+
+    /// Starts the endpoint's main program: with it all others of the endpoint end, and its output is kept.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` while another main program runs; what the system said if it cannot be started (`ENOENT`, `EACCES`).
+    pub fn start(
+        &self,
+        endpoint: EndpointId,
+        command: CommandSpec,
+    ) -> Result<Process, PlatformError> {
+        self.run(
+            endpoint,
+            Request::Start {
+                command,
+                main: true,
+            },
+        )
+    }
+
+    /// Starts another program beside the main one.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn exec(
+        &self,
+        endpoint: EndpointId,
+        command: CommandSpec,
+    ) -> Result<Process, PlatformError> {
+        let main = false;
+        self.run(endpoint, Request::Start { command, main })
+    }
+
+    /// Takes up a program that was started earlier, perhaps by an earlier life of the daemon. Whoever followed it
+    /// before hears no more of it.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if there is no such program.
+    pub fn follow(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+    ) -> Result<Process, PlatformError> {
+        self.run(endpoint, Request::Follow(process))
+    }
+
+    /// Sends a signal to a program, or to its whole process group.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has ended, `EINVAL` for a number that is no signal.
+    pub fn signal(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+        signal: i32,
+        group: bool,
+    ) -> Result<(), PlatformError> {
+        self.call(
+            endpoint,
+            &Request::Signal {
+                process,
+                signal,
+                group,
+            },
+        )
+        .map(drop)
+    }
+
+    /// Sends a signal to a program's process group; what still runs of it after `grace` is killed. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn stop(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+        signal: i32,
+        grace: Duration,
+    ) -> Result<(), PlatformError> {
+        self.call(
+            endpoint,
+            &Request::Stop {
+                process,
+                signal,
+                grace,
+            },
+        )
+        .map(drop)
+    }
+
+    /// Returns the endpoint's programs, ended ones among them.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn processes(&self, endpoint: EndpointId) -> Result<Vec<ProcessStatus>, PlatformError> {
+        let (description, _) = self.describe(endpoint)?;
+        Ok(description.processes)
+    }
+
+    /// Returns what is kept of the endpoint's output.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
+        let folder = self.folder_of(endpoint);
+        output::read(&folder)
+            .map_err(|error| system(&format!("read the output in {}", folder.display()), &error))
+    }
+
+    /// Lists what earlier lives of the daemon left in the folder.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read. Entries that are no endpoint's are passed over.
+    pub fn list(&self) -> Result<Vec<Found>, PlatformError> {
+        let mut found = Vec::new();
+        for endpoint in self.endpoints()? {
+            match self.describe(endpoint) {
+                Ok((description, _)) => found.push(Found {
+                    spec: description.spec,
+                    kind: Some(description.kind),
+                    processes: description.processes,
+                }),
+                Err(_) => {
+                    if let Ok(record) = Record::read(&self.folder_of(endpoint)) {
+                        found.push(lost(record));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn run(&self, endpoint: EndpointId, request: Request) -> Result<Process, PlatformError> {
+        let mut connection = self.connect(endpoint)?;
+        let (reply, descriptors) = exchange(&mut connection, &request)?;
+        match reply {
+            Reply::Started(streams, id) => Process::new(id, streams, descriptors, connection)
+                .map_err(|error| system("take up a program", &error)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn describe(
+        &self,
+        endpoint: EndpointId,
+    ) -> Result<(Description, Option<OwnedFd>), PlatformError> {
+        match self.call(endpoint, &Request::Describe)? {
+            (Reply::Description(description), descriptors) => {
+                Ok((*description, descriptors.into_iter().next()))
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn call(
+        &self,
+        endpoint: EndpointId,
+        request: &Request,
+    ) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
+        let mut connection = self.connect(endpoint)?;
+        exchange(&mut connection, request)
+    }
+
+    fn connect(&self, endpoint: EndpointId) -> Result<Connection, PlatformError> {
+        let folder = self.folder_of(endpoint);
+        let connected = connect_in(&folder).and_then(|stream| {
+            stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+            stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => Ok(Connection::new(stream)),
+            Err(error) if is_gone(&error) => Err(PlatformError::UnknownEndpoint { endpoint }),
+            Err(error) => Err(system(
+                &format!("connect to the holder in {}", folder.display()),
+                &error,
+            )),
+        }
+    }
+
+    /// Starts a holder and waits until it has made the port.
+    fn launch(&self, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
+        let folder = self.folder_of(spec.endpoint);
+        let doing = format!("make {}", folder.display());
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+            .create(&folder)
+            .map_err(|error| system(&doing, &error))?;
+        // The holder's working directory is another one.
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| system(&doing, &error))?;
+        let made = self.launch_in(&folder, spec, mode);
+        if made.is_err() {
+            // Nothing half made is left; the first failure says more than this one.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        made
+    }
+
+    fn launch_in(&self, folder: &Path, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
+        let (ours, theirs) =
+            UnixStream::pair().map_err(|error| system("make a socket pair", &error))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(folder.join(LOG))
+            .map_err(|error| system("open the holder's log", &error))?;
+        let mut child = Command::new(&self.holder)
+            .args([holder::HOLDER, mode])
+            .env_clear()
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| system(&format!("start {}", self.holder.display()), &error))?;
+        let setup = Setup {
+            spec: spec.clone(),
+            kind: self.kind,
+            folder: folder.to_owned(),
+            output_bytes_max: self.output_bytes_max,
+        };
+        let mut connection = Connection::new(ours);
+        let limited = connection.stream().set_read_timeout(Some(ANSWER_TIME_MAX));
+        let answer = limited
+            .map_err(|error| system("limit the time to answer", &error))
+            .and_then(|()| exchange(&mut connection, &Request::Setup(Box::new(setup))));
+        // It ends as soon as it has started the process that stays.
+        let _ = child.wait();
+        match answer? {
+            (Reply::Ready(kind), descriptors) => port_of(descriptors.into_iter().next(), kind),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn endpoints(&self) -> Result<Vec<EndpointId>, PlatformError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(system(&format!("read {}", self.folder.display()), &error)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut endpoints: Vec<EndpointId> = names.filter_map(|name| name.parse().ok()).collect();
+        endpoints.sort_unstable();
+        Ok(endpoints)
+    }
+
+    fn folder_of(&self, endpoint: EndpointId) -> PathBuf {
+        self.folder.join(endpoint.to_string())
+    }
+}
+
+impl Platform for Linux {
+    type Port = Port;
+    type Sockets = Sockets;
+
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Port, PlatformError> {
+        let mode = match &spec.namespace {
+            Namespace::Own => holder::OWN,
+            Namespace::Path(path) => {
+                check_namespace(path)?;
+                holder::JOIN
+            }
+            Namespace::InProcess => {
+                return Err(PlatformError::Unsupported {
+                    what: "an endpoint inside the process",
+                    reason: "this platform makes ports of the kernel; use the in-memory one".into(),
+                });
+            }
+        };
+        match self.describe(spec.endpoint) {
+            Ok((description, port)) if description.spec == *spec => {
+                return port_of(port, description.kind);
+            }
+            Ok(_) => self.remove_port(spec.endpoint)?,
+            Err(PlatformError::UnknownEndpoint { .. }) => self.clear(spec.endpoint)?,
+            Err(error) => return Err(error),
+        }
+        self.launch(spec, mode)
+    }
+
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        match self.connect(endpoint) {
+            Ok(mut connection) => {
+                exchange(&mut connection, &Request::Remove)?;
+                // The end of the stream is the end of the process.
+                while connection.receive::<Reply>().is_ok() {}
+            }
+            Err(PlatformError::UnknownEndpoint { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.clear(endpoint)
+    }
+
+    fn open_sockets(
+        &mut self,
+        endpoint: EndpointId,
+        address: SocketAddr,
+    ) -> Result<Sockets, PlatformError> {
+        let (_, descriptors) = self.call(endpoint, &Request::Sockets(address))?;
+        match <[OwnedFd; 2]>::try_from(descriptors) {
+            Ok([udp, tcp]) => Ok(Sockets {
+                udp: udp.into(),
+                tcp: tcp.into(),
+            }),
+            Err(_) => Err(unexpected(&Reply::Done)),
+        }
+    }
+
+    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        let mut changes = Vec::new();
+        for network in desired.networks.values() {
+            for (endpoint, port) in &network.ports {
+                let mut spec = match self.describe(*endpoint) {
+                    Ok((description, _)) => description.spec,
+                    // Ports are made by `create_port` alone.
+                    Err(PlatformError::UnknownEndpoint { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
+                spec.mtu = network.mtu;
+                spec.mac = port.mac;
+                spec.addresses.clone_from(&port.addresses);
+                match self.call(*endpoint, &Request::Repair(Box::new(spec)))? {
+                    (Reply::Repaired(done), _) => {
+                        let repairs = done.into_iter();
+                        changes.extend(repairs.map(|done| Change::new(Some(*endpoint), done)));
+                    }
+                    (other, _) => return Err(unexpected(&other)),
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
+        let mut ports = BTreeMap::new();
+        for endpoint in self.endpoints()? {
+            match self.call(endpoint, &Request::Actual) {
+                Ok((Reply::Actual(actual), _)) => {
+                    ports.insert(endpoint, actual);
+                }
+                Ok((other, _)) => return Err(unexpected(&other)),
+                Err(PlatformError::UnknownEndpoint { .. }) => {}
+                // A holder whose interface somebody deleted has no port.
+                Err(PlatformError::System { code, .. }) if code == nix::libc::ENODEV => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ports)
+    }
+}
+
+impl Linux {
+    /// Removes what a holder that is gone has left.
+    fn clear(&self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        let folder = self.folder_of(endpoint);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(system(&format!("remove {}", folder.display()), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Connects by a short path, because the folder's may be longer than an address holds.
+fn connect_in(folder: &Path) -> io::Result<UnixStream> {
+    let directory = File::open(folder)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+    match UnixStream::connect(path) {
+        // Without a /proc of our own process namespace only the plain way is left.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            UnixStream::connect(folder.join(SOCKET))
+        }
+        other => other,
+    }
+}
+
+fn exchange(
+    connection: &mut Connection,
+    request: &Request,
+) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
+    connection
+        .send(request, &[])
+        .and_then(|()| connection.receive::<Reply>())
+        .map_err(|error| system("talk with the holder", &error))
+        .and_then(|(reply, descriptors)| match reply {
+            Reply::Failed(failure) => Err(failure.into()),
+            reply => Ok((reply, descriptors)),
+        })
+}
+
+fn check_namespace(path: &Path) -> Result<(), PlatformError> {
+    use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+    let opened = File::open(path).and_then(|file| Ok(fstatfs(&file)?.filesystem_type()));
+    match opened {
+        Ok(NSFS_MAGIC) => Ok(()),
+        Ok(_) => Err(PlatformError::Namespace {
+            path: path.to_owned(),
+            kind: io::ErrorKind::InvalidInput,
+        }),
+        Err(error) => Err(PlatformError::Namespace {
+            path: path.to_owned(),
+            kind: error.kind(),
+        }),
+    }
+}
+
+fn port_of(descriptor: Option<OwnedFd>, kind: PortKind) -> Result<Port, PlatformError> {
+    match descriptor {
+        Some(descriptor) => Ok(Port::new(descriptor, kind)),
+        None => Err(unexpected(&Reply::Ready(kind))),
+    }
+}
+
+fn lost(record: Record) -> Found {
+    let ended = record.main.map(|mut main| {
+        main.exit.get_or_insert(crate::command::Exit::Unknown);
+        main
+    });
+    Found {
+        spec: record.spec,
+        kind: None,
+        processes: ended.into_iter().collect(),
+    }
+}
+
+/// No folder, no socket in it, or nobody behind it.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn system(operation: &str, error: &io::Error) -> PlatformError {
+    Failure::new(operation, error).into()
+}
+
+fn unexpected(reply: &Reply) -> PlatformError {
+    let error = io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("unexpected answer {reply:?}"),
+    );
+    system("talk with the holder", &error)
+}
+
+/// Where holders say what went wrong.
+const LOG: &str = "holder.log";
+
+/// Making a port takes milliseconds; removing one waits up to 2 s for killed programs.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,136 @@
+//! The frame side of an endpoint's port.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::offload::{self, HEADER_BYTES, Offload};
+
+mod make;
+
+pub(crate) use make::{Made, make};
+
+/// The frame side of an endpoint's port: what the endpoint sends is read here, what it is to receive is written here.
+///
+/// Reading and writing never block; wait for readiness by the descriptor ([`AsFd`]). The port lives on in its holder, so
+/// dropping this closes only this side. The namespace behind it cannot vanish entirely while a `Port` is open.
+#[derive(Debug)]
+pub struct Port {
+    file: File,
+    kind: PortKind,
+}
+
+/// By what means a port is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortKind {
+    /// A TAP interface inside the endpoint's namespace.
+    Tap,
+    /// A veth pair; its outer end lives in a hidden namespace, with a packet socket bound to it.
+    Packet,
+}
+
+impl Port {
+    pub(crate) fn new(descriptor: OwnedFd, kind: PortKind) -> Self {
+        let file = File::from(descriptor);
+        Self { file, kind }
+    }
+
+    /// Reads one frame (Ethernet II, without FCS) into `frame`, which is cut or grown to its length.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if none waits; else what the system says. `frame` is empty then. An endpoint that is gone shows as
+    /// an error other than `WouldBlock`.
+    pub fn read_frame(&self, frame: &mut Vec<u8>) -> io::Result<Offload> {
+        frame.resize(FRAME_BYTES_MAX, 0);
+        let read = self.read_into(frame);
+        let length = read.as_ref().map_or(0, |(length, _)| *length);
+        frame.truncate(length);
+        read.map(|(_, offload)| offload)
+    }
+
+    /// Reads one frame to the beginning of `place` and returns its length; longer ones are dropped.
+    ///
+    /// For callers that keep headroom before the frame. [`FRAME_BYTES_MAX`] octets are always enough.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_frame`](Self::read_frame).
+    pub fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)> {
+        let room = place.len();
+        loop {
+            // One octet more than there is room for tells a frame that does not fit from one that just fits.
+            let (mut header, mut beyond) = ([0; HEADER_BYTES], [0; 1]);
+            let parts = &mut [
+                IoSliceMut::new(&mut header),
+                IoSliceMut::new(place),
+                IoSliceMut::new(&mut beyond),
+            ];
+            let read = match (&self.file).read_vectored(parts) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(length) = read.checked_sub(HEADER_BYTES) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            match offload::parse(&header) {
+                Some(offload) if length <= room => return Ok((length, offload)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands one frame to the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the endpoint's queue is full (drop the frame); else what the system says.
+    pub fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
+        let header = offload::emit(offload);
+        loop {
+            match (&self.file).write_vectored(&[IoSlice::new(&header), IoSlice::new(frame)]) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// By what means the port is attached.
+    pub fn kind(&self) -> PortKind {
+        self.kind
+    }
+
+    /// Makes another handle for the same port. Each frame is read by one of them only.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let file = self.file.try_clone()?;
+        Ok(Self {
+            file,
+            kind: self.kind,
+        })
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Port {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Octets that any frame of a port has room in: the largest IP packet, Ethernet header and a VLAN tag.
+pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 4;

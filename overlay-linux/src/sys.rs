@@ -1,0 +1,173 @@
+//! The system calls that have no safe wrapper, each behind a safe function. The only module with `unsafe`.
+#![expect(
+    unsafe_code,
+    reason = "device ioctls, packet sockets, adopted descriptors and the moment between fork and exec"
+)]
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::{fs::OpenOptionsExt, process::CommandExt},
+    },
+    process::Command,
+};
+
+use nix::{libc, pty::Winsize, sys::socket, unistd};
+
+/// Opens `/dev/net/tun` and makes the TAP interface `name` in the calling thread's network namespace.
+///
+/// Frames carry a virtio header of 10 octets; the kernel may leave the checksums of outgoing ones partial, and
+/// makes no super-frames. The interface vanishes with the last copy of the descriptor.
+pub(crate) fn open_tap(name: &str) -> io::Result<File> {
+    let tun = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let mut request = InterfaceRequest {
+        name: interface_name(name)?,
+        flags: i16::try_from(flags).map_err(io::Error::other)?,
+        rest: [0; 22],
+    };
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`; `InterfaceRequest` has its size and its first two fields.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    let header_bytes: libc::c_int = 10;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    check(unsafe {
+        libc::ioctl(
+            tun.as_raw_fd(),
+            libc::TUNSETVNETHDRSZ,
+            &raw const header_bytes,
+        )
+    })?;
+    let offload = libc::c_ulong::from(libc::TUN_F_CSUM);
+    // SAFETY: TUNSETOFFLOAD takes its flags by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, offload) })?;
+    Ok(tun)
+}
+
+/// The head of `struct ifreq`, padded to its size.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() >= size_of::<libc::ifreq>());
+
+fn interface_name(name: &str) -> io::Result<[u8; libc::IFNAMSIZ]> {
+    let mut octets = [0; libc::IFNAMSIZ];
+    let fits = !name.is_empty() && name.len() < octets.len() && !name.contains(['\0', '/', '%']);
+    match octets.get_mut(..name.len()) {
+        Some(place) if fits => place.copy_from_slice(name.as_bytes()),
+        _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+    Ok(octets)
+}
+
+/// Opens a raw packet socket of the calling thread's network namespace, bound to nothing yet.
+///
+/// Frames carry a virtio header of 10 octets in both directions; what the socket itself sends does not come back.
+pub(crate) fn open_packet() -> io::Result<File> {
+    let flags = socket::SockFlag::SOCK_CLOEXEC | socket::SockFlag::SOCK_NONBLOCK;
+    // Protocol 0: nothing is received before `bind_packet`.
+    let opened = socket::socket(
+        socket::AddressFamily::Packet,
+        socket::SockType::Raw,
+        flags,
+        None,
+    )?;
+    for option in [libc::PACKET_VNET_HDR, libc::PACKET_IGNORE_OUTGOING] {
+        set_option(&opened, libc::SOL_PACKET, option, 1)?;
+    }
+    let wanted = RECEIVE_BYTES;
+    // Beyond the system's limit where that is allowed, else up to it.
+    if set_option(&opened, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+        set_option(&opened, libc::SOL_SOCKET, libc::SO_RCVBUF, wanted)?;
+    }
+    Ok(File::from(opened))
+}
+
+/// A few milliseconds at full speed.
+const RECEIVE_BYTES: libc::c_int = 4 << 20;
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the options used here read one int, whose address and length are given.
+    check(unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), length) })
+}
+
+/// Binds a packet socket to all frames of the interface `index` of the socket's own namespace.
+pub(crate) fn bind_packet(packet: &File, index: u32) -> io::Result<()> {
+    let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+        sll_protocol: all.to_be(),
+        sll_ifindex: i32::try_from(index).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of::<libc::sockaddr_ll>();
+    let length = libc::socklen_t::try_from(length).map_err(io::Error::other)?;
+    // SAFETY: `address` is a whole `sockaddr_ll` of the given length.
+    check(unsafe { libc::bind(packet.as_raw_fd(), (&raw const address).cast(), length) })
+}
+
+/// Takes ownership of descriptors that a message brought.
+///
+/// Only for numbers that `recvmsg` has just put into this process: nobody else knows them.
+pub(crate) fn adopt(received: &[RawFd]) -> Vec<OwnedFd> {
+    let adopt = |&descriptor| {
+        // SAFETY: the kernel has just made this descriptor for us, and the caller hands it over once.
+        unsafe { OwnedFd::from_raw_fd(descriptor) }
+    };
+    received.iter().map(adopt).collect()
+}
+
+/// Lets the program lead a session of its own, with its standard input as controlling terminal if `terminal`.
+pub(crate) fn lead_session(command: &mut Command, terminal: bool) {
+    let between = move || {
+        unistd::setsid()?;
+        if terminal {
+            // SAFETY: TIOCSCTTY takes its argument by value.
+            check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: `setsid` and `ioctl` are async-signal-safe, and nothing is allocated between fork and exec.
+    unsafe { command.pre_exec(between) };
+}
+
+/// Tells a terminal how large its window is.
+pub(crate) fn set_window(terminal: &impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let descriptor = terminal.as_fd().as_raw_fd();
+    // SAFETY: TIOCSWINSZ reads one `struct winsize`.
+    check(unsafe { libc::ioctl(descriptor, libc::TIOCSWINSZ, &raw const size) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
