@@ -142,6 +142,21 @@ impl SimDisk {
         state.crash_point = None;
     }
 
+    /// Ends the process that used the disk; the system lives on, and so does what was written and not synced.
+    ///
+    /// Only files in doubt show what the disk really holds. A later crash can still lose the rest, so the next process
+    /// must sync what it builds upon.
+    pub fn kill(&self) {
+        let state = &mut *self.lock();
+        state.files.settle_doubts(&mut state.rng);
+        state.down = false;
+    }
+
+    /// Keeps destructors from writing what a dead process could not have written.
+    pub(crate) fn power_off(&self) {
+        self.lock().down = true;
+    }
+
     /// Takes the power away at the `nth` sync point from now, the next one being 1; 0 disarms.
     pub fn crash_at_sync(&self, nth: u64, side: CrashPoint) {
         let mut state = self.lock();
@@ -156,6 +171,11 @@ impl SimDisk {
     /// Returns whether the power went at a crash point and [`crash`](Self::crash) did not follow yet.
     pub fn is_down(&self) -> bool {
         self.lock().down
+    }
+
+    /// Returns whether a [`crash_at_sync`](Self::crash_at_sync) has yet to strike.
+    pub fn is_armed(&self) -> bool {
+        self.lock().crash_point.is_some()
     }
 
     /// Makes the `nth` append from now fail, the next one being 1; 0 disarms. A part of it may be written.

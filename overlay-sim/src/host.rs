@@ -48,6 +48,8 @@ pub enum Channel {
 pub struct Outbox {
     pub(crate) orders: Vec<Order>,
     rng: Rng,
+    /// The host ended its process.
+    pub(crate) ended: bool,
 }
 
 impl Outbox {
@@ -55,17 +57,31 @@ impl Outbox {
         Self {
             orders: Vec::new(),
             rng: seed.derive("outbox").rng(),
+            ended: false,
         }
     }
 
     /// Sends `bytes` to `to`.
     pub fn send(&mut self, to: HostId, channel: Channel, bytes: Vec<u8>) {
-        self.orders.push(Order::Send { to, channel, bytes });
+        self.order(Order::Send { to, channel, bytes });
     }
 
     /// Has [`Host::handle_deferred`] called with `token` after `delay`: a slow disk, a slow operator.
     pub fn after(&mut self, delay: Duration, token: u64) {
-        self.orders.push(Order::After { delay, token });
+        self.order(Order::After { delay, token });
+    }
+
+    /// Ends the host's process, as a program does that met a fatal error; what it ordered before is still done.
+    ///
+    /// The host is down until [`World::restart`](crate::World::restart) or the plan of faults starts it again.
+    pub fn exit(&mut self) {
+        self.ended = true;
+    }
+
+    fn order(&mut self, order: Order) {
+        if !self.ended {
+            self.orders.push(order);
+        }
     }
 
     /// Returns a generator for what the environment decides at random, such as how long a write takes.

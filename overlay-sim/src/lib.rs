@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod contract;
 mod disk;
+pub mod faults;
 mod host;
 mod network;
 mod queue;

@@ -144,9 +144,13 @@ impl Network {
         }
     }
 
+    pub(crate) fn rejoin(&mut self) {
+        self.parts.clear();
+    }
+
     pub(crate) fn heal(&mut self) {
         self.blocked.clear();
-        self.parts.clear();
+        self.rejoin();
     }
 
     pub(crate) fn config(&self) -> &NetworkConfig {

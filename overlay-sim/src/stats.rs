@@ -101,6 +101,10 @@ pub enum FaultKind {
     Absent,
     /// A host crashed.
     Crash,
+    /// A host's process was killed.
+    Kill,
+    /// A host ended its process itself.
+    Exit,
     /// A host crashed at a sync point.
     CrashAtSync,
     /// A host was paused.
@@ -113,9 +117,9 @@ pub enum FaultKind {
     Burst,
     /// A host's clock was made slow or fast.
     ClockRate,
-    /// An append failed.
+    /// An append was made to fail.
     AppendError,
-    /// A sync failed.
+    /// A sync was made to fail.
     SyncError,
 }
 
@@ -132,6 +136,8 @@ impl fmt::Display for FaultKind {
             Self::Cut => "cut",
             Self::Absent => "absent",
             Self::Crash => "crash",
+            Self::Kill => "kill",
+            Self::Exit => "exit",
             Self::CrashAtSync => "crash-at-sync",
             Self::Pause => "pause",
             Self::Partition => "partition",

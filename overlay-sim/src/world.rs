@@ -1,22 +1,21 @@
 //! Hosts on virtual time.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use overlay_core::{Instant, Seed};
 
 use crate::{
     Boot, Channel, FaultKind, Host, HostId, NetworkConfig, Outbox, SimDisk, Stats,
-    disk::PowerLoss,
-    host::Order,
     network::Network,
     queue::Queue,
+    runner,
     trace::{Trace, TraceEvent, TraceKind},
 };
+use drive::Event;
+use slot::Slot;
+
+mod drive;
+mod slot;
 
 /// Hosts, their disks and the network between them, on virtual time and from one seed.
 ///
@@ -27,56 +26,13 @@ pub struct World<H: Host> {
     now: Instant,
     queue: Queue<Event<H>>,
     hosts: Vec<Slot<H>>,
+    /// How many hosts are down.
+    down: usize,
     network: Network,
     outbox: Outbox,
     stats: Stats,
     trace: Trace,
 }
-
-type BootFn<H> = Box<dyn FnMut(Boot<'_>) -> H>;
-type CallFn<H> = Box<dyn FnOnce(&mut World<H>)>;
-
-struct Slot<H: Host> {
-    boot: BootFn<H>,
-    disk: SimDisk,
-    machine: Option<H>,
-    /// How often it was booted.
-    life: u64,
-    /// The wake-up that stands in the queue.
-    wake: Option<Instant>,
-    /// Wake-ups at one instant, without which a machine that makes no progress would spin for ever.
-    spins: (Instant, u32),
-    paused: bool,
-    /// What came while it was paused.
-    held: VecDeque<Event<H>>,
-}
-
-enum Event<H: Host> {
-    Deliver {
-        from: HostId,
-        to: HostId,
-        channel: Channel,
-        /// The life that the receiver had when a stream message was sent.
-        life: u64,
-        bytes: Vec<u8>,
-    },
-    Deferred {
-        host: HostId,
-        life: u64,
-        token: u64,
-    },
-    Wake {
-        host: HostId,
-    },
-    Call(CallFn<H>),
-}
-
-/// A host that wakes up so often without time going on makes no progress.
-const SPINS_MAX: u32 = 10_000;
-/// A machine that queues so many outputs for one event never stops.
-const OUTPUTS_MAX: u64 = 10_000_000;
-/// Datagrams that wait for a paused host, as in a socket's buffer; more are lost.
-const HELD_MAX: usize = 4_096;
 
 impl<H: Host> World<H> {
     /// Makes a world without hosts.
@@ -85,6 +41,7 @@ impl<H: Host> World<H> {
             now: Instant::EPOCH,
             queue: Queue::new(),
             hosts: Vec::new(),
+            down: 0,
             network: Network::new(&seed, config),
             outbox: Outbox::new(&seed),
             stats: Stats::default(),
@@ -106,16 +63,8 @@ impl<H: Host> World<H> {
         boot: impl FnMut(Boot<'_>) -> H + 'static,
     ) -> HostId {
         let host = HostId(self.hosts.len());
-        self.hosts.push(Slot {
-            boot: Box::new(boot),
-            disk,
-            machine: None,
-            life: 0,
-            wake: None,
-            spins: (Instant::EPOCH, 0),
-            paused: false,
-            held: VecDeque::new(),
-        });
+        self.hosts.push(Slot::new(disk, Box::new(boot)));
+        self.down += 1;
         self.restart(host);
         host
     }
@@ -170,41 +119,22 @@ impl<H: Host> World<H> {
         }
     }
 
+    /// Ends a host's process, as SIGKILL does: its disk keeps what was written, synced or not.
+    ///
+    /// Nothing happens to a host that is down.
+    pub fn kill(&mut self, host: HostId) {
+        if self.slot(host).machine.is_some() {
+            self.stats.count(FaultKind::Kill);
+            self.stop(host);
+        }
+    }
+
     /// Starts a host that is down, from its disk; crashes it first if it is up.
     pub fn restart(&mut self, host: HostId) {
         if self.slot(host).machine.is_some() {
             self.crash(host);
         }
-        self.trace.note(self.now, TraceKind::Boot { host });
-        self.stats.boots += 1;
-        let now = self.now;
-        let slot = &mut self.hosts[host.0];
-        let boot = Boot {
-            host,
-            disk: slot.disk.clone(),
-            now,
-            seed: self
-                .seed
-                .derive(&format!("host {} life {}", host.0, slot.life)),
-            life: slot.life,
-            outbox: &mut self.outbox,
-        };
-        slot.life += 1;
-        slot.disk.set_running(true);
-        let booted = catch_unwind(AssertUnwindSafe(|| (slot.boot)(boot)));
-        slot.disk.set_running(false);
-        match booted {
-            Ok(machine) => {
-                slot.machine = Some(machine);
-                self.drive(host, |_, _| ());
-            }
-            Err(payload) if payload.is::<PowerLoss>() => {
-                self.outbox.orders.clear();
-                self.stats.count(FaultKind::CrashAtSync);
-                self.take_down(host);
-            }
-            Err(payload) => resume_unwind(payload),
-        }
+        self.boot(host);
     }
 
     /// Stops a host without its knowledge, as SIGSTOP does: what comes for it waits, its deadlines pass.
@@ -232,10 +162,39 @@ impl<H: Host> World<H> {
         self.schedule_wake(host);
     }
 
+    /// Makes a host's clock run slow or fast from now on, in parts of a million; 1,000,000 is exact.
+    pub fn set_clock_rate(&mut self, host: HostId, rate_ppm: u32) {
+        let now = self.now;
+        let slot = self.slot_mut(host);
+        slot.clock.set_rate(now, rate_ppm);
+        slot.wake = None;
+        self.stats.count(FaultKind::ClockRate);
+        self.schedule_wake(host);
+    }
+
+    /// Puts a host's clock forward, as after the move of a virtual machine.
+    pub fn advance_clock(&mut self, host: HostId, by: Duration) {
+        let slot = self.slot_mut(host);
+        slot.clock.advance(by);
+        slot.wake = None;
+        self.stats.count(FaultKind::ClockRate);
+        self.schedule_wake(host);
+    }
+
     /// Blocks the path from one host to another; the way back stays open.
     pub fn block(&mut self, from: HostId, to: HostId) {
         self.stats.count(FaultKind::OneWay);
         self.network.block(from, to);
+    }
+
+    pub(crate) fn block_paths(&mut self, paths: &[(HostId, HostId)]) {
+        for &(from, to) in paths {
+            self.network.block(from, to);
+        }
+    }
+
+    pub(crate) fn count_fault(&mut self, kind: FaultKind) {
+        self.stats.count(kind);
     }
 
     /// Opens a path that was blocked.
@@ -249,6 +208,11 @@ impl<H: Host> World<H> {
     pub fn partition(&mut self, group: &[HostId]) {
         self.stats.count(FaultKind::Partition);
         self.network.partition(group);
+    }
+
+    /// Ends all partitions; blocked paths stay blocked.
+    pub fn rejoin(&mut self) {
+        self.network.rejoin();
     }
 
     /// Ends all partitions and opens all blocked paths.
@@ -304,6 +268,16 @@ impl<H: Host> World<H> {
         self.slot(host).machine.is_some()
     }
 
+    /// Returns how many hosts are down.
+    pub fn down(&self) -> usize {
+        self.down
+    }
+
+    /// Returns the time that a host's clock shows.
+    pub fn clock(&self, host: HostId) -> Instant {
+        self.slot(host).clock.local(self.now)
+    }
+
     /// Returns whether a host is paused.
     pub fn is_paused(&self, host: HostId) -> bool {
         self.slot(host).paused
@@ -339,215 +313,18 @@ impl<H: Host> World<H> {
         self.trace.hash()
     }
 
-    fn process(&mut self, event: Event<H>) {
-        self.stats.events += 1;
-        match event {
-            Event::Deliver {
-                from,
-                to,
-                channel,
-                life,
-                bytes,
-            } => self.deliver(from, to, channel, life, bytes),
-            Event::Deferred { host, life, token } => {
-                let slot = self.slot_mut(host);
-                if slot.life != life || slot.machine.is_none() {
-                    return;
-                }
-                if slot.paused {
-                    slot.held.push_back(Event::Deferred { host, life, token });
-                    return;
-                }
-                self.trace
-                    .note(self.now, TraceKind::Deferred { host, token });
-                self.drive(host, |machine, now| machine.handle_deferred(now, token));
-            }
-            Event::Wake { host } => self.wake(host),
-            Event::Call(f) => f(self),
-        }
-    }
-
-    fn deliver(&mut self, from: HostId, to: HostId, channel: Channel, life: u64, bytes: Vec<u8>) {
-        let slot = &mut self.hosts[to.0];
-        let old_stream = channel == Channel::Stream && slot.life != life;
-        if slot.machine.is_none() || old_stream {
-            self.stats.count(FaultKind::Absent);
-            return;
-        }
-        if self.network.is_cut(from, to) {
-            self.stats.count(FaultKind::Cut);
-            return;
-        }
-        if slot.paused {
-            if channel == Channel::Datagram && slot.held.len() >= HELD_MAX {
-                self.stats.count(FaultKind::Loss);
-                return;
-            }
-            slot.held.push_back(Event::Deliver {
-                from,
-                to,
-                channel,
-                life,
-                bytes,
-            });
-            return;
-        }
-        self.stats.delivered += 1;
-        self.stats.delivered_bytes += bytes.len() as u64;
-        let kind = TraceKind::Deliver {
-            from,
-            to,
-            channel,
-            bytes: &bytes,
-        };
-        self.trace.note(self.now, kind);
-        self.drive(to, |machine, now| {
-            machine.deliver(now, from, channel, &bytes);
-        });
-    }
-
-    fn wake(&mut self, host: HostId) {
-        let now = self.now;
-        let slot = &mut self.hosts[host.0];
-        if slot.wake != Some(now) {
-            return; // an earlier wake-up took its place
-        }
-        slot.wake = None;
-        let Some(machine) = &slot.machine else { return };
-        if slot.paused {
-            return; // `resume` sets it again
-        }
-        if machine.poll_timeout().is_none_or(|at| at > now) {
-            return self.schedule_wake(host);
-        }
-        slot.spins = match slot.spins {
-            (at, count) if at == now => (now, count + 1),
-            _ => (now, 1),
-        };
-        let spins = slot.spins.1;
-        assert!(
-            spins < SPINS_MAX,
-            "{host} makes no progress: {spins} wake-ups at {now} (contract, line 5)"
-        );
-        self.stats.timeouts += 1;
-        self.trace.note(now, TraceKind::Timeout { host });
-        self.drive(host, |machine, now| machine.handle_timeout(now));
-    }
-
-    /// Runs `f` on a machine, drains it, sends what it sends, and sets its next wake-up.
-    fn drive<R>(&mut self, host: HostId, f: impl FnOnce(&mut H, Instant) -> R) -> Option<R> {
-        let now = self.now;
-        let slot = &mut self.hosts[host.0];
-        let machine = slot.machine.as_mut()?;
-        let (outbox, stats) = (&mut self.outbox, &mut self.stats);
-        // What was ordered before a call that the power loss cuts short still counts.
-        let mut whole = outbox.orders.len();
-        slot.disk.set_running(true);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let result = f(machine, now);
-            let before = stats.outputs;
-            while let Some(output) = machine.poll_output() {
-                stats.outputs += 1;
-                assert!(stats.outputs - before < OUTPUTS_MAX, "{host} never drains");
-                whole = outbox.orders.len();
-                machine.route(now, output, outbox);
-            }
-            result
-        }));
-        slot.disk.set_running(false);
-        match result {
-            Ok(result) => {
-                self.flush(host);
-                self.schedule_wake(host);
-                Some(result)
-            }
-            Err(payload) if payload.is::<PowerLoss>() => {
-                self.outbox.orders.truncate(whole);
-                self.flush(host);
-                self.stats.count(FaultKind::CrashAtSync);
-                self.take_down(host);
-                None
-            }
-            Err(payload) => resume_unwind(payload),
-        }
-    }
-
-    fn flush(&mut self, from: HostId) {
-        let mut orders = std::mem::take(&mut self.outbox.orders);
-        let life = self.slot(from).life;
-        for order in orders.drain(..) {
-            match order {
-                Order::Send { to, channel, bytes } => self.send(from, to, channel, bytes),
-                Order::After { delay, token } => {
-                    let event = Event::Deferred {
-                        host: from,
-                        life,
-                        token,
-                    };
-                    self.queue.push(self.now + delay, event);
-                }
-            }
-        }
-        self.outbox.orders = orders; // keeps its room
-    }
-
-    fn send(&mut self, from: HostId, to: HostId, channel: Channel, bytes: Vec<u8>) {
-        self.stats.sent += 1;
-        let life = self.slot(to).life;
-        let queue = &mut self.queue;
-        let arrive = |at, bytes| {
-            let event = Event::Deliver {
-                from,
-                to,
-                channel,
-                life,
-                bytes,
-            };
-            queue.push(at, event);
-        };
-        self.network.send(
-            self.now,
-            (from, to),
-            channel,
-            bytes,
-            &mut self.stats,
-            arrive,
-        );
-    }
-
-    fn schedule_wake(&mut self, host: HostId) {
-        let slot = &mut self.hosts[host.0];
-        let Some(machine) = &slot.machine else { return };
-        if slot.paused {
-            return;
-        }
-        let Some(at) = machine.poll_timeout() else {
-            return;
-        };
-        let at = at.max(self.now);
-        // A wake-up that stands earlier looks again when it comes, so that a moved deadline costs nothing.
-        if slot.wake.is_none_or(|wake| at < wake) {
-            slot.wake = Some(at);
-            self.queue.push(at, Event::Wake { host });
-        }
-    }
-
-    fn take_down(&mut self, host: HostId) {
-        self.trace.note(self.now, TraceKind::Crash { host });
-        let slot = self.slot_mut(host);
-        slot.machine = None;
-        slot.paused = false;
-        slot.held.clear();
-        slot.wake = None;
-        slot.disk.crash();
-    }
-
     fn slot(&self, host: HostId) -> &Slot<H> {
         &self.hosts[host.0]
     }
 
     fn slot_mut(&mut self, host: HostId) -> &mut Slot<H> {
         &mut self.hosts[host.0]
+    }
+}
+
+impl<H: Host> Drop for World<H> {
+    fn drop(&mut self) {
+        runner::tally(&self.stats, self.now);
     }
 }
 

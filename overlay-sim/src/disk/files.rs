@@ -119,6 +119,27 @@ impl Files {
 
     /// Loses what was not synced, in the way that `unsynced` says.
     pub(super) fn crash(&mut self, unsynced: Unsynced, rng: &mut Rng) {
+        self.crash_directory(unsynced, rng);
+        for content in self.contents.values_mut() {
+            content.crash(unsynced, self.holes_ppm, rng);
+        }
+        self.forget_nameless();
+    }
+
+    /// Loses what was not synced of all that a failed sync left in doubt.
+    pub(super) fn settle_doubts(&mut self, rng: &mut Rng) {
+        for content in self.contents.values_mut() {
+            if content.doubtful {
+                content.crash(Unsynced::Random, self.holes_ppm, rng);
+            }
+        }
+        if self.doubtful {
+            self.crash_directory(Unsynced::Random, rng);
+            self.forget_nameless();
+        }
+    }
+
+    fn crash_directory(&mut self, unsynced: Unsynced, rng: &mut Rng) {
         let mut names = std::mem::take(&mut self.durable_names);
         let changes = std::mem::take(&mut self.changes);
         // Half of the crashes keep a prefix, as a journal would; the others keep any subset.
@@ -138,13 +159,9 @@ impl Files {
                 change.apply(&mut names);
             }
         }
-        for content in self.contents.values_mut() {
-            content.crash(unsynced, self.holes_ppm, rng);
-        }
         self.durable_names.clone_from(&names);
         self.names = names;
         self.doubtful = false;
-        self.forget_nameless();
     }
 
     pub(super) fn sync_all(&mut self) {
@@ -268,7 +285,6 @@ impl Content {
             Unsynced::Random => rng.index(undo.len() + 1).unwrap_or(0),
             Unsynced::Torn { octets } => return self.tear(undo, octets),
         };
-        let start = self.bytes.len();
         while undo.len() > kept {
             let Some(step) = undo.pop() else { break };
             let torn = undo.len() == kept && unsynced == Unsynced::Random;
@@ -282,7 +298,6 @@ impl Content {
                 Undo::Append { length } => self.bytes.truncate(length),
             }
         }
-        let _ = start;
         if unsynced == Unsynced::Random && holes_ppm > 0 {
             self.punch(&undo, holes_ppm, rng);
         }
