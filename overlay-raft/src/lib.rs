@@ -1,3 +1,106 @@
-//! Sans-IO Raft consensus with its wire codec and its log on a disk
+//! Raft consensus as a value: messages, acknowledgements and the time go in, what to do comes out.
+//!
+//! Election with pre-vote and check-quorum, replication in batches and pipelines, membership changes of one member at a
+//! time, learners, snapshots that travel inside the messages, linearizable reads (ReadIndex), transfer of leadership;
+//! its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk) ([`storage`]). What must be durable
+//! before something leaves is kept inside until the [`PersistTicket`] comes back.
+//!
+//! It does no I/O, reads no clock and starts no thread. It does not authenticate: the driver vouches for the sender of a
+//! message. It does not interpret commands, and it does not make a command that a client sends twice apply once: give
+//! requests an identity for that.
+//!
+//! # The loop that drives a member
+//!
+//! ```
+//! use bytes::Bytes;
+//! use overlay_core::{Instant, Machine, Seed};
+//! use overlay_raft::{Config, Event, Output, Raft, RaftId, Restored};
+//!
+//! let id = RaftId::new(1).expect("not zero");
+//! let mut now = Instant::EPOCH;
+//! let mut raft = Raft::new(Config::new(id, 7), Seed::from_u64(1), now, Restored::bootstrap([id]))?;
+//! let mut disk = Vec::new(); // a real driver writes with `storage::Log`
+//! let mut state = Vec::new(); // the application
+//! let mut proposed = false;
+//!
+//! while state.is_empty() {
+//!     raft.handle_timeout(now);
+//!     while let Some(output) = raft.poll_output() {
+//!         match output {
+//!             Output::Persist(batch) => {
+//!                 let (write, ticket) = batch.into_parts();
+//!                 disk.push(write);
+//!                 raft.handle_persisted(now, ticket); // or `handle_persist_failed`
+//!             }
+//!             Output::Send { to, bytes: _ } => unreachable!("there is nobody but {id}, least of all {to}"),
+//!             Output::Apply(committed) => state.push(committed.command),
+//!             Output::Restore(snapshot) => state = vec![snapshot.data],
+//!             Output::ReadReady { .. } => {}
+//!             Output::Event(Event::Fatal) => panic!("rebuild the member from its disk"),
+//!             Output::Event(_) => {}
+//!         }
+//!     }
+//!     if raft.is_leader() && !proposed {
+//!         raft.propose(now, Bytes::from_static(b"hello"))?;
+//!         proposed = true;
+//!     }
+//!     if let Some(deadline) = raft.poll_timeout() {
+//!         now = deadline; // a real driver sleeps until then, or until a message arrives
+//!     }
+//! }
+//! assert_eq!(state, ["hello"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `raft` | [`Raft`], the machine, and the order in which consequences are drawn |
+//! | `step` | which messages are admitted, and what their term says |
+//! | `election`, `leader`, `follower`, `replication` | Raft §5, from each side |
+//! | `read`, `transfer`, `change` | ReadIndex, transfer of leadership, membership and compaction |
+//! | `log`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
+//! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
+//! | `restore` | [`Restored`], what a member may start from |
+//! | `wire` | the messages as octets |
+//! | [`storage`] | the log on a disk |
 
 #![forbid(unsafe_code)]
+
+mod change;
+mod config;
+mod election;
+mod entry;
+mod error;
+mod follower;
+mod id;
+mod leader;
+mod log;
+mod membership;
+mod output;
+mod persist;
+mod progress;
+mod raft;
+mod read;
+mod replication;
+mod restore;
+mod snapshot;
+mod stats;
+mod step;
+pub mod storage;
+mod transfer;
+mod wire;
+
+pub use config::{Config, ConfigError};
+pub use entry::{Entry, Payload};
+pub use error::{
+    ChangeError, CompactError, DecodeError, ProposeError, ReadError, RestoreError, TransferError,
+};
+pub use id::{Incarnation, Index, ProposalId, RaftId, ReadId, Term};
+pub use membership::{Change, Membership};
+pub use output::{Committed, Event, Output};
+pub use persist::{PersistTicket, Write, WriteBatch};
+pub use progress::{FollowerStatus, Sending};
+pub use raft::{Raft, Role};
+pub use restore::{HardState, Restored};
+pub use snapshot::Snapshot;
+pub use stats::Stats;

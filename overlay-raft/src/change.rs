@@ -1,0 +1,155 @@
+//! Changing the membership one member at a time (thesis §4.1), and compacting the log (§5.1).
+
+use bytes::Bytes;
+use overlay_core::Instant;
+
+use crate::{
+    Change, ChangeError, CompactError, Index, Membership, Payload, ProposalId, ProposeError, Raft,
+    RaftId, Snapshot, raft::Standing,
+};
+
+impl Raft {
+    /// Proposes a membership that differs in one member. It is in force at once, and certain when committed.
+    ///
+    /// A member that was removed is sent entries until its removal is committed. A leader that removed or demoted
+    /// itself leads until then without counting itself, and hands over.
+    ///
+    /// # Errors
+    ///
+    /// Nothing changes on error. [`ChangeError::InProgress`], [`ChangeError::NotReady`] and
+    /// [`ChangeError::NotCaughtUp`] ask to retry later.
+    pub fn change(&mut self, now: Instant, change: Change) -> Result<ProposalId, ChangeError> {
+        self.touch(now);
+        let membership = self.changed(change)?;
+        let id = self.append_proposal(Payload::Membership(membership))?;
+        self.track_members(self.log.last_index());
+        self.tell_membership();
+        self.settle();
+        Ok(id)
+    }
+
+    /// Takes the application's state as of `index`, which must be applied, and forgets the log before it.
+    ///
+    /// Queues [`Output::Persist`](crate::Output::Persist).
+    ///
+    /// # Errors
+    ///
+    /// Nothing changes on error. [`CompactError`] says which indexes do not fit.
+    pub fn compact(
+        &mut self,
+        now: Instant,
+        index: Index,
+        snapshot: Bytes,
+    ) -> Result<(), CompactError> {
+        self.touch(now);
+        if self.stopped {
+            return Err(CompactError::Stopped);
+        }
+        if index > self.applied {
+            return Err(CompactError::NotApplied {
+                index,
+                applied: self.applied,
+            });
+        }
+        let Some(term) = self
+            .log
+            .term_at(index)
+            .filter(|_| index > self.snapshot_index())
+        else {
+            return Err(CompactError::AlreadyCompacted {
+                index,
+                snapshot: self.snapshot_index(),
+            });
+        };
+        let snapshot = Snapshot {
+            index,
+            term,
+            membership: self.log.membership_at(index).1.clone(),
+            data: snapshot,
+        };
+        if snapshot.data_bytes() > self.config.snapshot_bytes_max {
+            return Err(CompactError::TooLarge {
+                bytes: snapshot.data_bytes(),
+                bytes_max: self.config.snapshot_bytes_max,
+            });
+        }
+        self.log.compact(snapshot, self.config.trailing_entries_max);
+        self.writes.note_snapshot();
+        self.settle();
+        Ok(())
+    }
+
+    /// Returns the membership that `change` makes of the present one.
+    fn changed(&self, change: Change) -> Result<Membership, ChangeError> {
+        if self.stopped {
+            return Err(ProposeError::Stopped.into());
+        }
+        let Standing::Leader(leader) = &self.standing else {
+            let leader = self.leader();
+            return Err(ProposeError::NotLeader { leader }.into());
+        };
+        if self.commit() < leader.first {
+            return Err(ChangeError::NotReady { term: self.term() });
+        }
+        if !self.is_membership_committed() {
+            let index = self.log.membership_index();
+            return Err(ChangeError::InProgress { index });
+        }
+        let membership = self.membership();
+        match change {
+            Change::AddLearner(id) => self.with_learner(membership, id),
+            Change::Promote(id) => self.with_promoted(membership, id),
+            Change::Demote(id) if !membership.is_voter(id) => Err(ChangeError::NotVoter { id }),
+            Change::Remove(id) if !membership.contains(id) => Err(ChangeError::NotMember { id }),
+            Change::Demote(id) | Change::Remove(id) if membership.is_sole_voter(id) => {
+                Err(ChangeError::LastVoter { id })
+            }
+            Change::Demote(id) => Ok(membership.with_learner(id)),
+            Change::Remove(id) => Ok(membership.without(id)),
+        }
+    }
+
+    fn with_learner(&self, membership: &Membership, id: RaftId) -> Result<Membership, ChangeError> {
+        if membership.contains(id) {
+            return Err(ChangeError::AlreadyMember { id });
+        }
+        if membership.len() >= self.config.members_max {
+            return Err(ChangeError::TooMany {
+                members: membership.len(),
+                members_max: self.config.members_max,
+            });
+        }
+        Ok(membership.with_learner(id))
+    }
+
+    /// A learner is promoted when one more message brings it up to date, under the incarnation that it answers with.
+    fn with_promoted(
+        &self,
+        membership: &Membership,
+        id: RaftId,
+    ) -> Result<Membership, ChangeError> {
+        if !membership.contains(id) {
+            return Err(ChangeError::NotMember { id });
+        }
+        if !membership.is_learner(id) {
+            return Err(ChangeError::NotLearner { id });
+        }
+        let progress = match &self.standing {
+            Standing::Leader(leader) => leader.progress.get(&id),
+            _ => None,
+        };
+        let matched = progress.map_or(Index::ZERO, |progress| progress.matched);
+        let incarnation = progress.and_then(|progress| progress.incarnation);
+        let lag = self.last_index().distance(matched);
+        match incarnation {
+            Some(incarnation) if lag <= self.config.entries_per_append_max => {
+                Ok(membership.with_voter(id, incarnation))
+            }
+            _ => Err(ChangeError::NotCaughtUp {
+                id,
+                matched,
+                last: self.last_index(),
+            }),
+        }
+    }
+}

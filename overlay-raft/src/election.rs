@@ -1,0 +1,242 @@
+//! Elections: pre-vote, vote, and the loyalty that a live leader may expect (Raft §5.2, thesis §4.2.3 and §9.6).
+
+use std::collections::BTreeSet;
+
+use overlay_core::Instant;
+
+use crate::{
+    Event, Incarnation, Raft, RaftId, Term,
+    raft::Standing,
+    wire::{Envelope, Message, PreVote, PreVoteReply, Vote, VoteReply},
+};
+
+impl Raft {
+    /// Campaigns at once instead of waiting for the election time-out. Does nothing on a leader or without a vote.
+    pub fn campaign(&mut self, now: Instant) {
+        self.touch(now);
+        if self.stopped || self.is_leader() || !self.has_vote() {
+            return;
+        }
+        self.start_pre_vote();
+        self.settle();
+    }
+
+    /// Puts the next election off by a random time (Raft §5.2).
+    pub(crate) fn postpone_election(&mut self) {
+        let least = self.config.election_timeout;
+        self.election_deadline = self.now + self.rng.duration(least..least * 2);
+    }
+
+    /// Follows `leader`, or nobody, in `term`, which is not lower than the present one.
+    pub(crate) fn become_follower(&mut self, term: Term, leader: Option<RaftId>) {
+        if term > self.hard_state.term {
+            self.enter_term(term, None);
+        }
+        let was_follower = matches!(self.standing, Standing::Follower { .. });
+        self.end_leadership();
+        self.standing = Standing::Follower {
+            leader,
+            contact: self.now,
+        };
+        if !was_follower || leader.is_some() {
+            self.postpone_election();
+        }
+        self.announce();
+    }
+
+    /// Asks whether an election would be won, without entering a new term (thesis §9.6).
+    pub(crate) fn start_pre_vote(&mut self) {
+        let round = self.rng.next_u64();
+        self.standing = Standing::PreCandidate {
+            round,
+            granted: BTreeSet::from([self.config.id]),
+        };
+        self.stats.pre_votes += 1;
+        self.postpone_election();
+        self.announce();
+        let message = Message::PreVote(PreVote {
+            round,
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+        });
+        self.ask_voters(&message);
+        self.count_pre_votes();
+    }
+
+    /// Enters a new term and asks to be elected (Raft §5.2).
+    pub(crate) fn start_vote(&mut self, transfer: bool) {
+        if self.hard_state.term >= Term::MAX {
+            return;
+        }
+        self.enter_term(self.hard_state.term.next(), Some(self.config.id));
+        self.standing = Standing::Candidate {
+            granted: BTreeSet::new(),
+            ticket: self.writes.required(self.log.last_index()),
+        };
+        self.stats.elections += 1;
+        self.postpone_election();
+        self.announce();
+        let message = Message::Vote(Vote {
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+            transfer,
+        });
+        self.ask_voters(&message);
+    }
+
+    /// Counts the own vote once it is durable.
+    pub(crate) fn count_own_vote(&mut self) {
+        let (id, done) = (self.config.id, self.writes.done());
+        if let Standing::Candidate { granted, ticket } = &mut self.standing
+            && *ticket <= done
+            && granted.insert(id)
+        {
+            self.count_votes();
+        }
+    }
+
+    pub(crate) fn on_pre_vote(&mut self, from: RaftId, envelope: &Envelope, body: &PreVote) {
+        if self.is_loyal() {
+            return;
+        }
+        let granted = envelope.term >= self.hard_state.term
+            && self.is_meant(envelope)
+            && self.log.is_up_to_date(body.last_index, body.last_term);
+        let reply = PreVoteReply {
+            round: body.round,
+            granted,
+        };
+        self.send(from, None, &Message::PreVoteReply(reply));
+    }
+
+    /// Tells a candidate of an earlier term about the present one.
+    pub(crate) fn refuse_stale_pre_vote(&mut self, from: RaftId, body: &PreVote) {
+        let reply = PreVoteReply {
+            round: body.round,
+            granted: false,
+        };
+        self.send(from, None, &Message::PreVoteReply(reply));
+    }
+
+    pub(crate) fn on_pre_vote_reply(
+        &mut self,
+        from: RaftId,
+        envelope: &Envelope,
+        body: &PreVoteReply,
+    ) {
+        if !body.granted {
+            if envelope.term > self.hard_state.term {
+                self.become_follower(envelope.term, None);
+            }
+            return;
+        }
+        let counts = self.is_from_voter(from, envelope);
+        if let Standing::PreCandidate { round, granted } = &mut self.standing
+            && *round == body.round
+            && counts
+            && granted.insert(from)
+        {
+            self.count_pre_votes();
+        }
+    }
+
+    /// Answers a candidate of the present term.
+    pub(crate) fn on_vote(&mut self, from: RaftId, envelope: &Envelope, body: &Vote) {
+        let free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let granted = free
+            && self.leader().is_none()
+            && self.is_meant(envelope)
+            && self.log.is_up_to_date(body.last_index, body.last_term);
+        if granted {
+            if self.hard_state.vote.is_none() {
+                self.hard_state.vote = Some(from);
+                self.writes.note_hard_state();
+            }
+            self.postpone_election();
+        }
+        self.send(from, None, &Message::VoteReply(VoteReply { granted }));
+    }
+
+    pub(crate) fn on_vote_reply(&mut self, from: RaftId, envelope: &Envelope, body: &VoteReply) {
+        let counts = body.granted && self.is_from_voter(from, envelope);
+        if let Standing::Candidate { granted, .. } = &mut self.standing
+            && counts
+            && granted.insert(from)
+        {
+            self.count_votes();
+        }
+    }
+
+    /// Returns whether a leader is alive, so that other candidates are not listened to (thesis §4.2.3).
+    pub(crate) fn is_loyal(&self) -> bool {
+        match &self.standing {
+            Standing::Leader(_) => true,
+            Standing::Follower {
+                leader: Some(_),
+                contact,
+            } => self.now < *contact + self.config.election_timeout,
+            Standing::Follower { leader: None, .. }
+            | Standing::PreCandidate { .. }
+            | Standing::Candidate { .. } => false,
+        }
+    }
+
+    /// Enters a higher term; `vote` is only ever this member itself.
+    fn enter_term(&mut self, term: Term, vote: Option<RaftId>) {
+        debug_assert!(term > self.hard_state.term, "terms only rise");
+        self.hard_state.term = term;
+        self.hard_state.vote = vote;
+        self.writes.note_hard_state();
+        self.outbox.forget_withheld();
+        self.incoming = None;
+    }
+
+    /// Sends `message` to each other voter, naming the incarnation whose vote would count.
+    fn ask_voters(&mut self, message: &Message) {
+        let others: Vec<(RaftId, Option<Incarnation>)> = self
+            .membership()
+            .voters()
+            .filter(|id| *id != self.config.id)
+            .map(|id| (id, self.membership().incarnation(id)))
+            .collect();
+        for (id, incarnation) in others {
+            self.send(id, incarnation, message);
+        }
+    }
+
+    fn count_pre_votes(&mut self) {
+        if let Standing::PreCandidate { granted, .. } = &self.standing
+            && self.membership().has_quorum(|id, _| granted.contains(&id))
+        {
+            self.start_vote(false);
+        }
+    }
+
+    fn count_votes(&mut self) {
+        if let Standing::Candidate { granted, .. } = &self.standing
+            && self.membership().has_quorum(|id, _| granted.contains(&id))
+        {
+            self.become_leader();
+        }
+    }
+
+    /// Returns whether the sender means this very incarnation of this member. The candidate's membership decides who
+    /// votes, not the voter's, which may lag; but a disk that forgot its votes is somebody else.
+    fn is_meant(&self, envelope: &Envelope) -> bool {
+        envelope.means == Some(self.hard_state.incarnation)
+    }
+
+    /// Returns whether a vote from this sender counts in the membership in force.
+    fn is_from_voter(&self, from: RaftId, envelope: &Envelope) -> bool {
+        self.membership().incarnation(from) == Some(envelope.incarnation)
+    }
+
+    /// Gives up what only a leader has. Reads that wait are lost.
+    fn end_leadership(&mut self) {
+        if let Standing::Leader(leader) = &mut self.standing {
+            for read in leader.reads.drain() {
+                self.outbox.event(Event::ReadLost(read));
+            }
+        }
+    }
+}

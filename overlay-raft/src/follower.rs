@@ -1,0 +1,171 @@
+//! Following: appends, heartbeats and snapshots from the leader (Raft §5.3, §7).
+
+use crate::{
+    Event, Index, Payload, ProposalId, Raft, RaftId, Snapshot,
+    raft::Standing,
+    snapshot::{Chunk, Incoming},
+    wire::{
+        Append, AppendReply, Envelope, Heartbeat, HeartbeatReply, Message, SnapshotReply, Verdict,
+    },
+};
+
+impl Raft {
+    /// Takes `from` as the leader of the present term; returns whether it can be.
+    pub(crate) fn follow(&mut self, from: RaftId) -> bool {
+        match &mut self.standing {
+            Standing::Leader(_) => {
+                self.stats.conflicting_leaders += 1;
+                return false;
+            }
+            Standing::Follower {
+                leader: Some(leader),
+                contact,
+            } => {
+                if *leader != from {
+                    self.stats.conflicting_leaders += 1;
+                    return false;
+                }
+                *contact = self.now;
+                self.postpone_election();
+            }
+            Standing::Follower { leader: None, .. }
+            | Standing::PreCandidate { .. }
+            | Standing::Candidate { .. } => self.become_follower(self.hard_state.term, Some(from)),
+        }
+        true
+    }
+
+    pub(crate) fn on_append(&mut self, from: RaftId, append: Append) {
+        let commit = self.commit();
+        let known = append.previous < commit
+            || self.log.term_at(append.previous) == Some(append.previous_term);
+        if !known {
+            let (hint, hint_term) = self
+                .log
+                .last_not_above(append.previous, append.previous_term);
+            let verdict = Verdict::Rejected {
+                previous: append.previous,
+                hint,
+                hint_term,
+            };
+            self.send(from, None, &Message::AppendReply(AppendReply { verdict }));
+            return;
+        }
+        self.incoming = None;
+        // What is committed here is in the leader's log, so only what comes after it is looked at.
+        let matched = append.previous.plus(append.entries.len()).max(commit);
+        let mut truncated = false;
+        for entry in append.entries {
+            if entry.index <= commit {
+                continue;
+            }
+            match self.log.term_at(entry.index) {
+                Some(term) if term == entry.term => continue,
+                Some(_) => truncated |= self.truncate_from(entry.index),
+                None => {}
+            }
+            self.append_received(entry);
+        }
+        if truncated {
+            self.tell_membership();
+        }
+        self.commit_to(append.commit.min(matched));
+        self.accept(from, matched);
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, from: RaftId, envelope: &Envelope, body: &Heartbeat) {
+        // The leader's books may be about an earlier disk of this member.
+        if envelope.means == Some(self.hard_state.incarnation) {
+            self.commit_to(body.commit);
+        }
+        let reply = HeartbeatReply { round: body.round };
+        self.send(from, None, &Message::HeartbeatReply(reply));
+    }
+
+    pub(crate) fn on_chunk(&mut self, from: RaftId, chunk: Chunk) {
+        if chunk.index <= self.commit() {
+            self.incoming = None;
+            self.accept(from, self.commit());
+            return;
+        }
+        if self.log.term_at(chunk.index) == Some(chunk.term) {
+            // The log holds the very entry, hence everything before it too: nothing to replace (Raft §5.3).
+            self.incoming = None;
+            self.commit_to(chunk.index);
+            self.accept(from, chunk.index);
+            return;
+        }
+        let mut incoming = self
+            .incoming
+            .take()
+            .filter(|incoming| incoming.matches(from, &chunk))
+            .unwrap_or_else(|| Incoming::new(from, &chunk));
+        let wanted = incoming.take(&chunk);
+        if wanted == chunk.total_bytes {
+            let index = chunk.index;
+            self.install(Snapshot {
+                index,
+                term: chunk.term,
+                membership: chunk.membership,
+                data: incoming.into_data(),
+            });
+            self.accept(from, index);
+            return;
+        }
+        self.incoming = Some(incoming);
+        let reply = SnapshotReply {
+            index: chunk.index,
+            wanted,
+        };
+        self.send(from, None, &Message::SnapshotReply(reply));
+    }
+
+    /// Replaces the whole log by a snapshot that it contradicts or does not reach.
+    fn install(&mut self, snapshot: Snapshot) {
+        let index = snapshot.index;
+        self.stats.snapshots_installed += 1;
+        self.log.install(snapshot);
+        self.writes.note_install(index);
+        self.hard_state.commit = index;
+        self.restoring = Some(self.writes.required(index));
+        let open = self.proposals.split_off(&index.next());
+        for (index, term) in std::mem::replace(&mut self.proposals, open) {
+            self.outbox
+                .event(Event::ProposalUnknown(ProposalId { term, index }));
+        }
+        self.tell_membership();
+    }
+
+    /// Acknowledges that the log agrees with the leader's up to `matched`; leaves once that is durable.
+    fn accept(&mut self, to: RaftId, matched: Index) {
+        let verdict = Verdict::Accepted { matched };
+        self.send(to, None, &Message::AppendReply(AppendReply { verdict }));
+    }
+
+    fn append_received(&mut self, entry: crate::Entry) {
+        let changes = matches!(entry.payload, Payload::Membership(_));
+        self.log.append(entry);
+        if changes {
+            self.tell_membership();
+        }
+    }
+
+    /// Removes entries that the leader does not have; returns whether a membership was among them.
+    fn truncate_from(&mut self, index: Index) -> bool {
+        let removed = self.log.truncate_from(index);
+        self.writes.note_truncated(index);
+        removed
+            .iter()
+            .any(|entry| matches!(entry.payload, Payload::Membership(_)))
+    }
+
+    /// Tells the driver which membership is in force.
+    pub(crate) fn tell_membership(&mut self) {
+        let (index, membership) = (self.log.membership_index(), self.log.membership().clone());
+        self.outbox.event(Event::MembershipChanged {
+            index,
+            membership,
+            committed: index <= self.hard_state.commit,
+        });
+    }
+}

@@ -1,0 +1,272 @@
+//! Leading: taking office, committing, and the deadlines of a leader.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use overlay_core::Instant;
+
+use crate::{
+    Entry, Event, Index, Payload, ProposalId, ProposeError, Raft, RaftId,
+    progress::{Mode, Progress},
+    raft::Standing,
+    read::Reads,
+    transfer::Transfer,
+    wire::Message,
+};
+
+/// What only a leader has.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// The first entry of its own term. Before it is committed, nothing is known to be (Raft §5.4.2, §8).
+    pub(crate) first: Index,
+    pub(crate) progress: BTreeMap<RaftId, Progress>,
+    pub(crate) heartbeat_deadline: Instant,
+    pub(crate) reads: Reads,
+    pub(crate) transfer: Option<Transfer>,
+    pub(crate) uncommitted_bytes: u64,
+}
+
+impl Raft {
+    /// Appends `command` to the leader's log and starts replicating it.
+    ///
+    /// Queues [`Output::Persist`](crate::Output::Persist) and [`Output::Send`](crate::Output::Send); with
+    /// [`Config::writes_inflight_max`](crate::Config::writes_inflight_max) writes under way the entry goes into the
+    /// next one. It is applied once a quorum holds it durably (Raft §5.3, §5.4.2).
+    ///
+    /// # Errors
+    ///
+    /// Nothing changes on error. [`ProposeError::NotLeader`] carries the leader if one is known;
+    /// [`ProposeError::Busy`] asks to retry after more was applied.
+    pub fn propose(&mut self, now: Instant, command: Bytes) -> Result<ProposalId, ProposeError> {
+        self.touch(now);
+        let bytes_max = self.config.command_bytes_max;
+        if command.len() > bytes_max {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                bytes_max,
+            });
+        }
+        let id = self.append_proposal(Payload::Command(command))?;
+        self.settle();
+        Ok(id)
+    }
+
+    /// Appends a proposal of this member, if it leads and there is room.
+    pub(crate) fn append_proposal(&mut self, payload: Payload) -> Result<ProposalId, ProposeError> {
+        if self.stopped {
+            return Err(ProposeError::Stopped);
+        }
+        let known = self.leader();
+        let Standing::Leader(leader) = &self.standing else {
+            return Err(ProposeError::NotLeader { leader: known });
+        };
+        if let Some(transfer) = &leader.transfer {
+            return Err(ProposeError::Transferring { to: transfer.to });
+        }
+        let entry = Entry {
+            index: self.log.last_index().next(),
+            term: self.term(),
+            payload,
+        };
+        let weight = entry.weight_bytes();
+        let bytes = leader.uncommitted_bytes.saturating_add(weight);
+        if bytes > self.config.uncommitted_bytes_max && leader.uncommitted_bytes > 0 {
+            return Err(ProposeError::Busy {
+                bytes: leader.uncommitted_bytes,
+                bytes_max: self.config.uncommitted_bytes_max,
+            });
+        }
+        if self.log.bytes().saturating_add(weight) > self.config.log_bytes_max {
+            return Err(ProposeError::LogFull {
+                bytes: self.log.bytes(),
+                bytes_max: self.config.log_bytes_max,
+            });
+        }
+        let id = ProposalId {
+            term: entry.term,
+            index: entry.index,
+        };
+        self.append_own(entry);
+        self.proposals.insert(id.index, id.term);
+        Ok(id)
+    }
+
+    /// Takes office: the first entry of the term is an empty one (Raft §8).
+    pub(crate) fn become_leader(&mut self) {
+        let next = self.log.last_index().next();
+        let uncommitted_bytes = self
+            .log
+            .after(self.commit())
+            .map(Entry::weight_bytes)
+            .fold(0, u64::saturating_add);
+        self.standing = Standing::Leader(Box::new(Leader {
+            first: next,
+            progress: BTreeMap::new(),
+            heartbeat_deadline: self.now + self.config.heartbeat_interval,
+            reads: Reads::default(),
+            transfer: None,
+            uncommitted_bytes,
+        }));
+        self.stats.elections_won += 1;
+        self.incoming = None;
+        self.track_members(next);
+        self.append_own(Entry {
+            index: next,
+            term: self.term(),
+            payload: Payload::Noop,
+        });
+        self.announce();
+    }
+
+    /// Keeps a [`Progress`] for each member of every membership that may yet hold, and for nobody else.
+    ///
+    /// A member that leaves is sent entries until its removal is committed.
+    pub(crate) fn track_members(&mut self, next: Index) {
+        let (own, now, commit) = (self.config.id, self.now, self.hard_state.commit);
+        let Standing::Leader(leader) = &mut self.standing else {
+            return;
+        };
+        let wanted = |id: RaftId| {
+            self.log
+                .memberships_from(commit)
+                .any(|membership| membership.contains(id))
+        };
+        leader.progress.retain(|id, _| wanted(*id));
+        for id in self
+            .log
+            .memberships_from(commit)
+            .flat_map(|membership| membership.members())
+        {
+            if id != own {
+                leader
+                    .progress
+                    .entry(id)
+                    .or_insert_with(|| Progress::new(next, now));
+            }
+        }
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term (Raft §5.4.2).
+    pub(crate) fn advance_commit(&mut self) {
+        let Standing::Leader(leader) = &self.standing else {
+            return;
+        };
+        let index = self.membership().quorum_value(|id, incarnation| {
+            if id == self.config.id {
+                return self.writes.durable();
+            }
+            leader
+                .progress
+                .get(&id)
+                .filter(|progress| progress.counts(incarnation))
+                .map_or(Index::ZERO, |progress| progress.matched)
+        });
+        if index > self.commit() && self.log.term_at(index) == Some(self.term()) {
+            self.commit_to(index);
+        }
+    }
+
+    /// Runs what is due on a leader.
+    pub(crate) fn lead_on(&mut self) {
+        let Standing::Leader(leader) = &mut self.standing else {
+            return;
+        };
+        let transfer_failed = leader
+            .transfer
+            .take_if(|transfer| self.now >= transfer.deadline);
+        let heartbeat_due = self.now >= leader.heartbeat_deadline;
+        if let Some(transfer) = transfer_failed {
+            self.outbox.event(Event::TransferFailed { to: transfer.to });
+        }
+        if let Standing::Leader(leader) = &self.standing
+            && self.now >= self.quorum_deadline(leader)
+        {
+            self.stats.quorums_lost += 1;
+            self.become_follower(self.hard_state.term, None);
+            return;
+        }
+        if let Some(since) = self.stalled_since()
+            && self.now >= since + self.config.election_timeout
+        {
+            self.outbox.event(Event::DiskStalled { since });
+            self.hand_over();
+            return;
+        }
+        if heartbeat_due {
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// Returns when a leader is next due.
+    pub(crate) fn leader_deadline(&self, leader: &Leader) -> Instant {
+        let stalled = self
+            .stalled_since()
+            .map(|since| since + self.config.election_timeout);
+        let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+        [stalled, transfer]
+            .into_iter()
+            .flatten()
+            .fold(leader.heartbeat_deadline, Instant::min)
+            .min(self.quorum_deadline(leader))
+    }
+
+    /// Gives up leadership, to the voter that holds the most of the log if one answers.
+    pub(crate) fn hand_over(&mut self) {
+        if let Standing::Leader(leader) = &self.standing {
+            let best = self
+                .membership()
+                .voters()
+                .filter_map(|id| {
+                    let progress = leader.progress.get(&id)?;
+                    let meant = self.membership().incarnation(id);
+                    let answers = progress.incarnation == meant
+                        && self.now < progress.contact + self.config.election_timeout;
+                    let replicates = matches!(progress.mode, Mode::Replicate { .. });
+                    (answers && replicates).then_some((progress.matched, id))
+                })
+                .max();
+            if let Some((_, id)) = best {
+                self.send(id, None, &Message::TimeoutNow);
+            }
+        }
+        self.become_follower(self.hard_state.term, None);
+    }
+
+    /// Steps down once a membership is committed in which this leader has no vote (thesis §4.2.2).
+    pub(crate) fn leave_if_removed(&mut self) {
+        if self.is_leader() && !self.has_vote() && self.is_membership_committed() {
+            self.hand_over();
+        }
+    }
+
+    fn append_own(&mut self, entry: Entry) {
+        if let Standing::Leader(leader) = &mut self.standing {
+            leader.uncommitted_bytes = leader
+                .uncommitted_bytes
+                .saturating_add(entry.weight_bytes());
+        }
+        self.log.append(entry);
+    }
+
+    /// Returns when the leader will not have heard from a quorum for an election time-out (thesis §6.2).
+    fn quorum_deadline(&self, leader: &Leader) -> Instant {
+        let contact = self.membership().quorum_value(|id, incarnation| {
+            if id == self.config.id {
+                return Instant::MAX;
+            }
+            leader
+                .progress
+                .get(&id)
+                .filter(|progress| progress.incarnation.is_none() || progress.counts(incarnation))
+                .map_or(Instant::EPOCH, |progress| progress.contact)
+        });
+        contact + self.config.election_timeout
+    }
+
+    /// Returns since when the oldest write is under way, unless nobody else could lead.
+    fn stalled_since(&self) -> Option<Instant> {
+        self.writes
+            .oldest()
+            .filter(|_| !self.membership().is_sole_voter(self.config.id))
+    }
+}

@@ -1,0 +1,142 @@
+//! What a leader knows about one follower (Raft figure 2: `nextIndex`, `matchIndex`), and how it sends to it.
+
+use std::collections::VecDeque;
+
+use overlay_core::Instant;
+
+use crate::{Incarnation, Index, RaftId, Snapshot};
+
+/// What the leader knows about one follower.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) mode: Mode,
+    /// The last entry that the follower holds durably.
+    pub(crate) matched: Index,
+    /// The next entry to send.
+    pub(crate) next: Index,
+    /// The commit index that it was last told with entries.
+    pub(crate) told_commit: Index,
+    /// The incarnation that it answered with; `None` before the first answer.
+    pub(crate) incarnation: Option<Incarnation>,
+    /// When it last answered.
+    pub(crate) contact: Instant,
+    /// The last heartbeat round that it acknowledged.
+    pub(crate) round: u64,
+    /// What was matched at the last acknowledged heartbeat: without progress since, something was lost.
+    pub(crate) matched_at_heartbeat: Index,
+}
+
+/// How entries are sent to a follower.
+#[derive(Clone, Debug)]
+pub(crate) enum Mode {
+    /// One message at a time, until it is known where the logs agree.
+    Probe {
+        /// A message is on its way.
+        waiting: bool,
+    },
+    /// Several messages at a time; the last index of each.
+    Replicate { inflight: VecDeque<Index> },
+    /// A snapshot, piece by piece.
+    Snapshot {
+        snapshot: Snapshot,
+        /// Where the piece begins that is on its way.
+        offset: u64,
+        sent: Instant,
+    },
+}
+
+/// How a leader sends to a follower, as [`Raft::followers`](crate::Raft::followers) shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Sending {
+    /// It looks for the point where the logs agree.
+    Probe,
+    /// It sends entries as they come.
+    Replicate,
+    /// It sends a snapshot.
+    Snapshot {
+        /// Octets that the follower has acknowledged.
+        sent_bytes: u64,
+        /// The size of the whole.
+        total_bytes: u64,
+    },
+}
+
+/// What a leader knows about one follower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FollowerStatus {
+    /// Who.
+    pub id: RaftId,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// The last entry that it holds durably.
+    pub matched: Index,
+    /// How it is sent to.
+    pub sending: Sending,
+    /// When it last answered.
+    pub contact: Instant,
+    /// Whether it answers with another disk than the one that was promoted; it has no vote then.
+    pub lost_disk: bool,
+}
+
+impl Progress {
+    /// Starts to probe at `next`.
+    pub(crate) fn new(next: Index, now: Instant) -> Self {
+        Self {
+            mode: Mode::Probe { waiting: false },
+            matched: Index::ZERO,
+            next,
+            told_commit: Index::ZERO,
+            incarnation: None,
+            contact: now,
+            round: 0,
+            matched_at_heartbeat: Index::ZERO,
+        }
+    }
+
+    /// Returns whether the follower's answers come from the incarnation that the membership means.
+    ///
+    /// `expected` is `None` for a learner, whose acknowledgements count nowhere.
+    pub(crate) fn counts(&self, expected: Incarnation) -> bool {
+        self.incarnation == Some(expected)
+    }
+
+    /// Goes back to probing, at `next`.
+    pub(crate) fn probe(&mut self, next: Index) {
+        self.mode = Mode::Probe { waiting: false };
+        self.next = next.max(self.matched.next());
+    }
+
+    /// Notes that the follower holds everything up to `matched`.
+    pub(crate) fn accept(&mut self, matched: Index) {
+        self.matched = self.matched.max(matched);
+        self.next = self.next.max(self.matched.next());
+        match &mut self.mode {
+            Mode::Probe { .. } => {
+                self.mode = Mode::Replicate {
+                    inflight: VecDeque::new(),
+                };
+                self.next = self.matched.next();
+            }
+            Mode::Replicate { inflight } => {
+                while inflight.front().is_some_and(|last| *last <= matched) {
+                    inflight.pop_front();
+                }
+            }
+            Mode::Snapshot { .. } => {}
+        }
+    }
+
+    pub(crate) fn sending(&self) -> Sending {
+        match &self.mode {
+            Mode::Probe { .. } => Sending::Probe,
+            Mode::Replicate { .. } => Sending::Replicate,
+            Mode::Snapshot {
+                snapshot, offset, ..
+            } => Sending::Snapshot {
+                sent_bytes: *offset,
+                total_bytes: snapshot.data_bytes(),
+            },
+        }
+    }
+}

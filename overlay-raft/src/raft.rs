@@ -1,0 +1,539 @@
+//! The machine: its state, its four kinds of method, and the order in which consequences are drawn.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use overlay_core::{Instant, Machine, Rng, Seed};
+
+use crate::{
+    Committed, Config, DecodeError, Event, HardState, Incarnation, Index, Membership, Output,
+    Payload, PersistTicket, ProposalId, RaftId, RestoreError, Restored, Snapshot, Stats, Term,
+    leader::Leader,
+    log::Log,
+    output::Outbox,
+    persist::{Write, WriteBatch, Writes},
+    progress::FollowerStatus,
+    snapshot::Incoming,
+    wire::{self, Envelope, Message},
+};
+
+/// One member of a Raft cluster.
+///
+/// A [`Machine`]: it is handed messages, acknowledgements of writes and the time, and hands back what to do. The
+/// [crate documentation](crate) shows the loop.
+#[derive(Debug)]
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) hard_state: HardState,
+    pub(crate) log: Log,
+    pub(crate) writes: Writes,
+    pub(crate) outbox: Outbox,
+    pub(crate) standing: Standing,
+    pub(crate) election_deadline: Instant,
+    /// The last entry that was handed to the application, or skipped because it is none of its business.
+    pub(crate) applied: Index,
+    /// The ticket that makes an installed snapshot durable; the application gets it then.
+    pub(crate) restoring: Option<u64>,
+    pub(crate) incoming: Option<Incoming>,
+    /// Proposals of this member whose fate is open.
+    pub(crate) proposals: BTreeMap<Index, Term>,
+    pub(crate) stats: Stats,
+    pub(crate) stopped: bool,
+}
+
+/// What the member is at the moment, with what it needs for that.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    Follower {
+        leader: Option<RaftId>,
+        /// When the leader was last heard.
+        contact: Instant,
+    },
+    PreCandidate {
+        round: u64,
+        granted: BTreeSet<RaftId>,
+    },
+    Candidate {
+        granted: BTreeSet<RaftId>,
+        /// The ticket that makes its vote for itself durable; only then does it count.
+        ticket: u64,
+    },
+    Leader(Box<Leader>),
+}
+
+/// What a member is at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It has no vote: a learner, one that was removed, one that waits to be added.
+    Learner,
+    /// It follows a leader or waits for one.
+    Follower,
+    /// It asks whether it would be elected.
+    PreCandidate,
+    /// It asks to be elected.
+    Candidate,
+    /// It leads.
+    Leader,
+}
+
+impl Raft {
+    /// Starts a member from what its disk holds. `seed` must be a fresh one for every life.
+    ///
+    /// Queues [`Output::Restore`] and [`Output::Apply`] for what is known to be committed.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`] if the settings cannot work, or the disk is empty or belongs to somebody else.
+    pub fn new(
+        config: Config,
+        seed: Seed,
+        now: Instant,
+        restored: Restored,
+    ) -> Result<Self, RestoreError> {
+        config.check()?;
+        let mut rng = seed.derive("raft").rng();
+        let incarnation = Incarnation::new(rng.next_u64() | 1);
+        let state = restored.into_state(&config, incarnation)?;
+        let log = Log::new(state.snapshot, state.entries);
+        let mut writes = Writes::new(rng.next_u64(), log.last_index());
+        if state.is_new {
+            writes.note_install(log.snapshot().index);
+        }
+        let mut raft = Self {
+            now,
+            hard_state: state.hard_state,
+            writes,
+            outbox: Outbox::default(),
+            standing: Standing::Follower {
+                leader: None,
+                contact: now,
+            },
+            election_deadline: now,
+            applied: log.snapshot().index,
+            restoring: None,
+            incoming: None,
+            proposals: BTreeMap::new(),
+            stats: Stats::default(),
+            stopped: false,
+            config,
+            rng,
+            log,
+        };
+        raft.outbox.announced = (None, raft.hard_state.term);
+        if raft.applied > Index::ZERO {
+            let snapshot = raft.log.snapshot().clone();
+            raft.outbox.push(Output::Restore(snapshot));
+        }
+        if !raft.membership().is_sole_voter(raft.config.id) {
+            raft.postpone_election();
+        }
+        raft.settle();
+        Ok(raft)
+    }
+
+    /// Takes a message that `from` sent; the driver vouches for who that is.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if it is malformed, for somebody else, or contradicts what is committed. Nothing changes then.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        from: RaftId,
+        bytes: &[u8],
+    ) -> Result<(), DecodeError> {
+        self.touch(now);
+        if self.stopped {
+            return Ok(());
+        }
+        let admitted = wire::decode(bytes).and_then(|(envelope, message)| {
+            self.admit(from, &envelope, &message)?;
+            Ok((envelope, message))
+        });
+        match admitted {
+            Ok((envelope, message)) => {
+                self.stats.messages_received += 1;
+                self.step(from, &envelope, message);
+                self.settle();
+                Ok(())
+            }
+            Err(error) => {
+                self.stats.messages_refused += 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back the ticket of a write that is durable now. Covers all earlier ones.
+    ///
+    /// Queues what waited for it. A ticket of another machine, or one that a later one covered, does nothing.
+    pub fn handle_persisted(&mut self, now: Instant, ticket: PersistTicket) {
+        self.touch(now);
+        if self.stopped || !self.writes.complete(&ticket) {
+            return;
+        }
+        let done = self.writes.done();
+        self.outbox.release(done);
+        self.count_own_vote();
+        self.settle();
+    }
+
+    /// Takes back the ticket of a write that failed: what the disk holds is unknown.
+    ///
+    /// Queues [`Event::Fatal`] and nothing else ever after; what was queued is forgotten. Rebuild the machine from
+    /// what the disk really holds.
+    pub fn handle_persist_failed(&mut self, now: Instant, ticket: PersistTicket) {
+        self.touch(now);
+        if self.stopped || !self.writes.is_known(&ticket) {
+            return;
+        }
+        self.stopped = true;
+        self.outbox.clear();
+        self.incoming = None;
+        self.standing = Standing::Follower {
+            leader: None,
+            contact: self.now,
+        };
+        self.outbox.event(Event::Fatal);
+    }
+
+    /// Returns who leads, if known.
+    pub fn leader(&self) -> Option<RaftId> {
+        match &self.standing {
+            Standing::Follower { leader, .. } => *leader,
+            Standing::PreCandidate { .. } | Standing::Candidate { .. } => None,
+            Standing::Leader(_) => Some(self.config.id),
+        }
+    }
+
+    /// Returns what this member is.
+    pub fn role(&self) -> Role {
+        match &self.standing {
+            Standing::Follower { .. } if !self.has_vote() => Role::Learner,
+            Standing::Follower { .. } => Role::Follower,
+            Standing::PreCandidate { .. } => Role::PreCandidate,
+            Standing::Candidate { .. } => Role::Candidate,
+            Standing::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// Returns whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.standing, Standing::Leader(_))
+    }
+
+    /// Returns who this member is.
+    pub fn id(&self) -> RaftId {
+        self.config.id
+    }
+
+    /// Returns the settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the present term.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// Returns the last entry that is known to be committed.
+    pub fn commit(&self) -> Index {
+        self.hard_state.commit
+    }
+
+    /// Returns the last entry whose effect was handed to the application.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Returns the last entry of the log, committed or not.
+    pub fn last_index(&self) -> Index {
+        self.log.last_index()
+    }
+
+    /// Returns the term of an entry, `None` if it is not in memory.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term_at(index)
+    }
+
+    /// Returns the last entry that this member holds durably.
+    pub fn durable(&self) -> Index {
+        self.writes.durable()
+    }
+
+    /// Returns where the newest snapshot is; zero without one.
+    pub fn snapshot_index(&self) -> Index {
+        self.log.snapshot().index
+    }
+
+    /// Returns what the log in memory weighs: [`Config::log_bytes_max`] bounds it.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// Returns the membership in force, committed or not.
+    pub fn membership(&self) -> &Membership {
+        self.log.membership()
+    }
+
+    /// Returns whether the membership in force is committed.
+    pub fn is_membership_committed(&self) -> bool {
+        self.log.membership_index() <= self.commit()
+    }
+
+    /// Returns which life of its disk this member is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.hard_state.incarnation
+    }
+
+    /// Returns whether a write failed.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Returns the counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Returns what proposals weigh that wait to be committed; zero if this member does not lead.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        match &self.standing {
+            Standing::Leader(leader) => leader.uncommitted_bytes,
+            _ => 0,
+        }
+    }
+
+    /// Returns what a leader knows about the others; nothing if this member does not lead.
+    pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> + '_ {
+        let leader = match &self.standing {
+            Standing::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        let membership = self.membership();
+        leader
+            .into_iter()
+            .flat_map(|leader| leader.progress.iter())
+            .map(|(&id, progress)| {
+                let meant = membership.incarnation(id);
+                FollowerStatus {
+                    id,
+                    is_voter: meant.is_some(),
+                    matched: progress.matched,
+                    sending: progress.sending(),
+                    contact: progress.contact,
+                    lost_disk: meant.is_some()
+                        && progress.incarnation.is_some()
+                        && progress.incarnation != meant,
+                }
+            })
+    }
+
+    /// Notes the time; it never goes back.
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Returns whether this member, in this incarnation, is a voter of the membership in force.
+    pub(crate) fn has_vote(&self) -> bool {
+        self.membership().incarnation(self.config.id) == Some(self.hard_state.incarnation)
+    }
+
+    /// Queues a message. All but a leader's own wait until everything that came before them is durable.
+    pub(crate) fn send(&mut self, to: RaftId, means: Option<Incarnation>, message: &Message) {
+        if self.outbox.len() >= self.config.messages_max {
+            self.stats.messages_dropped += 1;
+            return;
+        }
+        let envelope = Envelope {
+            group: self.config.group,
+            to,
+            term: self.hard_state.term,
+            incarnation: self.hard_state.incarnation,
+            means,
+        };
+        let output = Output::Send {
+            to,
+            bytes: wire::encode(&envelope, message),
+        };
+        let done = self.writes.done();
+        let required = if message.is_of_leader() {
+            done
+        } else {
+            self.writes.required(self.log.last_index())
+        };
+        self.stats.messages_sent += 1;
+        self.outbox.send_after(required, done, output);
+    }
+
+    /// Draws all consequences of what just happened. Every public method that changes something ends here.
+    pub(crate) fn settle(&mut self) {
+        self.advance_commit();
+        self.apply();
+        self.answer_reads();
+        self.replicate();
+        self.flush();
+        self.check();
+    }
+
+    /// Sets the commit index and tells what became certain by it.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        let index = index.min(self.log.last_index());
+        if index <= self.hard_state.commit {
+            return;
+        }
+        let before = std::mem::replace(&mut self.hard_state.commit, index);
+        let (at, membership) = self.log.membership_at(index);
+        if at > before {
+            let membership = membership.clone();
+            self.outbox.event(Event::MembershipChanged {
+                index: at,
+                membership,
+                committed: true,
+            });
+        }
+        if let Standing::Leader(leader) = &mut self.standing {
+            for entry in self.log.after(before).take(index.distance(before)) {
+                leader.uncommitted_bytes = leader
+                    .uncommitted_bytes
+                    .saturating_sub(entry.weight_bytes());
+            }
+        }
+        let open = self.proposals.split_off(&index.next());
+        for (index, term) in std::mem::replace(&mut self.proposals, open) {
+            if self.log.term_at(index) != Some(term) {
+                self.outbox
+                    .event(Event::ProposalLost(ProposalId { term, index }));
+            }
+        }
+    }
+
+    /// Hands out what is committed and durable here.
+    fn apply(&mut self) {
+        if let Some(ticket) = self.restoring {
+            if self.writes.done() < ticket {
+                return;
+            }
+            self.restoring = None;
+            let snapshot: Snapshot = self.log.snapshot().clone();
+            self.applied = snapshot.index;
+            self.outbox.push(Output::Restore(snapshot));
+        }
+        let until = self.hard_state.commit.min(self.writes.durable());
+        for entry in self.log.after(self.applied) {
+            if entry.index > until {
+                break;
+            }
+            if let Payload::Command(command) = &entry.payload {
+                self.outbox.push(Output::Apply(Committed {
+                    index: entry.index,
+                    term: entry.term,
+                    command: command.clone(),
+                }));
+            }
+            self.applied = entry.index;
+        }
+    }
+
+    /// Hands out the next write, unless enough are out already.
+    fn flush(&mut self) {
+        let last = self.log.last_index();
+        if !self.writes.is_dirty(last)
+            || self.writes.outstanding() >= self.config.writes_inflight_max
+        {
+            return;
+        }
+        let (parts, ticket) = self.writes.issue(self.now, last);
+        let snapshot = parts.snapshot.then(|| self.log.snapshot().clone());
+        let after = snapshot
+            .as_ref()
+            .map_or(parts.after, |snapshot| snapshot.index);
+        let write = Write {
+            truncate_from: parts.truncate_from,
+            entries: self.log.after(after).cloned().collect(),
+            hard_state: self.hard_state.clone(),
+            snapshot,
+        };
+        self.stats.writes += 1;
+        self.outbox
+            .push(Output::Persist(WriteBatch::new(write, ticket)));
+    }
+
+    /// Tells the driver about leader and term if it does not know yet.
+    pub(crate) fn announce(&mut self) {
+        let now = (self.leader(), self.hard_state.term);
+        if self.outbox.announced != now {
+            self.outbox.announced = now;
+            let (leader, term) = now;
+            self.outbox.event(Event::LeaderChanged { leader, term });
+        }
+    }
+
+    /// Invariants that are worth more than speed.
+    fn check(&self) {
+        if cfg!(debug_assertions) {
+            let (commit, last) = (self.hard_state.commit, self.log.last_index());
+            assert!(commit <= last, "commit {commit} past the last entry {last}");
+            assert!(
+                self.log.base() <= self.log.snapshot().index,
+                "the log goes back to the snapshot at least"
+            );
+            assert!(
+                self.log.snapshot().index <= commit,
+                "only committed entries are in a snapshot"
+            );
+            assert!(
+                self.applied <= commit,
+                "applied {} past commit {commit}",
+                self.applied
+            );
+            assert!(
+                self.writes.durable() <= last && self.writes.handed() <= last,
+                "durable {} or handed out {} past the last entry {last}",
+                self.writes.durable(),
+                self.writes.handed()
+            );
+            assert!(
+                self.log.last_term() <= self.hard_state.term,
+                "no entry is from the future"
+            );
+        }
+    }
+}
+
+impl Machine for Raft {
+    type Output = Output;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.touch(now);
+        if self.stopped {
+            return;
+        }
+        if self.is_leader() {
+            self.lead_on();
+        } else if self.has_vote() && self.now >= self.election_deadline {
+            self.start_pre_vote();
+        }
+        self.settle();
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if !self.outbox.is_empty() {
+            return Some(self.now);
+        }
+        if self.stopped {
+            return None;
+        }
+        match &self.standing {
+            Standing::Leader(leader) => Some(self.leader_deadline(leader)),
+            _ if self.has_vote() => Some(self.election_deadline),
+            _ => None,
+        }
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.pop()
+    }
+}

@@ -1,0 +1,267 @@
+//! Replication from the leader's side (Raft §5.3): probing, pipelining, heartbeats, snapshots in pieces.
+
+use crate::{
+    Event, Incarnation, Index, Raft, RaftId,
+    progress::{Mode, Progress},
+    raft::Standing,
+    snapshot::Chunk,
+    wire::{
+        Append, AppendReply, Envelope, Heartbeat, HeartbeatReply, Message, SnapshotReply, Verdict,
+    },
+};
+
+impl Raft {
+    /// Sends to each follower what it lacks and may be sent now.
+    pub(crate) fn replicate(&mut self) {
+        let Standing::Leader(leader) = &self.standing else {
+            return;
+        };
+        let ids: Vec<RaftId> = leader.progress.keys().copied().collect();
+        for id in ids {
+            while self.send_next(id) {}
+        }
+        self.continue_transfer();
+        if self.is_membership_committed() {
+            self.track_members(self.log.last_index().next());
+        }
+        self.leave_if_removed();
+    }
+
+    /// Starts a new round of heartbeats.
+    pub(crate) fn broadcast_heartbeat(&mut self) {
+        let next = self.now + self.config.heartbeat_interval;
+        let commit = self.commit();
+        let Standing::Leader(leader) = &mut self.standing else {
+            return;
+        };
+        leader.heartbeat_deadline = next;
+        let round = leader.reads.next_round();
+        let heartbeats: Vec<(RaftId, Option<Incarnation>, Heartbeat)> = leader
+            .progress
+            .iter()
+            .map(|(&id, progress)| {
+                let commit = progress.matched.min(commit);
+                (id, progress.incarnation, Heartbeat { commit, round })
+            })
+            .collect();
+        for (id, incarnation, heartbeat) in heartbeats {
+            self.send(id, incarnation, &Message::Heartbeat(heartbeat));
+        }
+    }
+
+    pub(crate) fn on_append_reply(
+        &mut self,
+        from: RaftId,
+        envelope: &Envelope,
+        reply: &AppendReply,
+    ) {
+        let base = self.log.base();
+        let Some(progress) = self.hear(from, envelope) else {
+            return;
+        };
+        match reply.verdict {
+            Verdict::Accepted { matched } => {
+                if let Mode::Snapshot { snapshot, .. } = &progress.mode
+                    && matched >= base.min(snapshot.index)
+                {
+                    progress.mode = Mode::Probe { waiting: false };
+                }
+                progress.accept(matched);
+            }
+            Verdict::Rejected {
+                previous,
+                hint,
+                hint_term,
+            } => match progress.mode {
+                Mode::Probe { .. } if previous == progress.next.previous() => {
+                    let (agreed, _) = self.log.last_not_above(hint, hint_term);
+                    let next = agreed.next().min(previous).max(Index::ZERO.next());
+                    if let Some(progress) = self.progress_mut(from) {
+                        progress.probe(next);
+                    }
+                }
+                Mode::Replicate { .. } if previous > progress.matched => {
+                    progress.probe(progress.matched.next());
+                }
+                // An answer to something that was sent before the leader knew better.
+                Mode::Probe { .. } | Mode::Replicate { .. } | Mode::Snapshot { .. } => {}
+            },
+        }
+    }
+
+    pub(crate) fn on_heartbeat_reply(
+        &mut self,
+        from: RaftId,
+        envelope: &Envelope,
+        reply: &HeartbeatReply,
+    ) {
+        let (now, last) = (self.now, self.log.last_index());
+        let patience = self.config.heartbeat_interval * 2;
+        let Some(progress) = self.hear(from, envelope) else {
+            return;
+        };
+        progress.round = progress.round.max(reply.round);
+        let stuck = progress.matched < last && progress.matched == progress.matched_at_heartbeat;
+        progress.matched_at_heartbeat = progress.matched;
+        match &mut progress.mode {
+            Mode::Probe { waiting } => *waiting = false,
+            Mode::Replicate { .. } if stuck => self.send_append(from, 0),
+            Mode::Replicate { .. } => {}
+            Mode::Snapshot { sent, .. } if now >= *sent + patience => self.send_chunk(from),
+            Mode::Snapshot { .. } => {}
+        }
+    }
+
+    pub(crate) fn on_snapshot_reply(
+        &mut self,
+        from: RaftId,
+        envelope: &Envelope,
+        reply: &SnapshotReply,
+    ) {
+        let Some(progress) = self.hear(from, envelope) else {
+            return;
+        };
+        let Mode::Snapshot {
+            snapshot, offset, ..
+        } = &mut progress.mode
+        else {
+            return;
+        };
+        let total = snapshot.data_bytes();
+        if snapshot.index != reply.index || reply.wanted >= total {
+            return;
+        }
+        // Zero: the follower was restarted and has lost what it had. Anything else that is not ahead is a repetition.
+        if reply.wanted > *offset || (reply.wanted == 0 && *offset > 0) {
+            *offset = reply.wanted;
+            self.send_chunk(from);
+        }
+    }
+
+    pub(crate) fn progress_mut(&mut self, id: RaftId) -> Option<&mut Progress> {
+        match &mut self.standing {
+            Standing::Leader(leader) => leader.progress.get_mut(&id),
+            _ => None,
+        }
+    }
+
+    /// Notes that a follower answered, and whether with another disk than before.
+    fn hear(&mut self, from: RaftId, envelope: &Envelope) -> Option<&mut Progress> {
+        let (now, next) = (self.now, self.log.last_index().next());
+        let meant = self.membership().incarnation(from);
+        let progress = self.progress_mut(from)?;
+        if progress.incarnation != Some(envelope.incarnation) {
+            if progress.incarnation.is_some() {
+                *progress = Progress::new(next, now);
+            }
+            progress.incarnation = Some(envelope.incarnation);
+            if meant.is_some_and(|meant| meant != envelope.incarnation) {
+                self.outbox.event(Event::VoterLostDisk { id: from });
+            }
+        }
+        let progress = self.progress_mut(from)?;
+        progress.contact = now;
+        Some(progress)
+    }
+
+    /// Sends one message to a follower if one is due; returns whether another may be.
+    fn send_next(&mut self, id: RaftId) -> bool {
+        let (commit, last) = (self.commit(), self.log.last_index());
+        let (inflight_max, entries_max) =
+            (self.config.inflight_max, self.config.entries_per_append_max);
+        let Some(progress) = self.progress_mut(id) else {
+            return false;
+        };
+        match &mut progress.mode {
+            Mode::Probe { waiting: true } | Mode::Snapshot { .. } => false,
+            Mode::Probe { waiting } => {
+                *waiting = true;
+                self.send_append(id, entries_max);
+                false
+            }
+            Mode::Replicate { inflight } => {
+                let full = inflight.len() >= inflight_max;
+                let more = progress.next <= last;
+                if full || (!more && progress.told_commit >= commit) {
+                    return false;
+                }
+                self.send_append(id, entries_max);
+                more
+            }
+        }
+    }
+
+    /// Sends entries from the follower's next one on; a snapshot if they are gone.
+    fn send_append(&mut self, id: RaftId, entries_max: usize) {
+        let commit = self.commit();
+        let bytes_max = self.config.append_bytes_max;
+        let Some(progress) = self.progress_mut(id) else {
+            return;
+        };
+        let (previous, incarnation) = (progress.next.previous(), progress.incarnation);
+        let Some(previous_term) = self.log.term_at(previous) else {
+            self.begin_snapshot(id);
+            return;
+        };
+        let entries = self.log.batch_after(previous, entries_max, bytes_max);
+        if let Some(progress) = self.progress_mut(id) {
+            progress.told_commit = commit;
+            if let Mode::Replicate { inflight } = &mut progress.mode
+                && let Some(last) = entries.last()
+            {
+                inflight.push_back(last.index);
+                progress.next = last.index.next();
+            }
+        }
+        let append = Append {
+            previous,
+            previous_term,
+            commit,
+            entries,
+        };
+        self.send(id, incarnation, &Message::Append(append));
+    }
+
+    fn begin_snapshot(&mut self, id: RaftId) {
+        let (snapshot, sent) = (self.log.snapshot().clone(), self.now);
+        if let Some(progress) = self.progress_mut(id) {
+            progress.mode = Mode::Snapshot {
+                snapshot,
+                offset: 0,
+                sent,
+            };
+            self.stats.snapshots_sent += 1;
+            self.send_chunk(id);
+        }
+    }
+
+    fn send_chunk(&mut self, id: RaftId) {
+        let (now, length) = (self.now, self.config.snapshot_chunk_bytes_max);
+        let Some(progress) = self.progress_mut(id) else {
+            return;
+        };
+        let incarnation = progress.incarnation;
+        let Mode::Snapshot {
+            snapshot,
+            offset,
+            sent,
+        } = &mut progress.mode
+        else {
+            return;
+        };
+        *sent = now;
+        let start = usize::try_from(*offset)
+            .unwrap_or(usize::MAX)
+            .min(snapshot.data.len());
+        let end = start.saturating_add(length).min(snapshot.data.len());
+        let chunk = Chunk {
+            index: snapshot.index,
+            term: snapshot.term,
+            membership: snapshot.membership.clone(),
+            total_bytes: snapshot.data_bytes(),
+            offset: *offset,
+            data: snapshot.data.slice(start..end),
+        };
+        self.send(id, incarnation, &Message::Chunk(chunk));
+    }
+}

@@ -1,0 +1,223 @@
+//! What happens to a message before its own handler: is it admitted, and what does its term say (Raft §5.1).
+
+use crate::{
+    DecodeError, Index, Membership, Payload, Raft, RaftId, Term,
+    snapshot::Chunk,
+    wire::{Append, AppendReply, Envelope, Message, Verdict, VoteReply},
+};
+
+impl Raft {
+    /// Refuses what no correct member of this cluster would send, before anything changes.
+    pub(crate) fn admit(
+        &self,
+        from: RaftId,
+        envelope: &Envelope,
+        message: &Message,
+    ) -> Result<(), DecodeError> {
+        if envelope.group != self.config.group {
+            return Err(DecodeError::WrongGroup {
+                expected: self.config.group,
+                found: envelope.group,
+            });
+        }
+        if envelope.to != self.config.id {
+            return Err(DecodeError::WrongRecipient {
+                expected: self.config.id,
+                found: envelope.to,
+            });
+        }
+        if from == self.config.id {
+            return Err(DecodeError::FromSelf { id: from });
+        }
+        at_most("term", envelope.term.get(), Term::MAX.get())?;
+        match message {
+            Message::Append(append) => self.admit_append(envelope.term, append),
+            Message::Chunk(chunk) => self.admit_chunk(envelope.term, chunk),
+            Message::AppendReply(AppendReply {
+                verdict: Verdict::Accepted { matched },
+            }) if self.is_leader() && envelope.term == self.term() => {
+                at_most("matched", matched.get(), self.last_index().get())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Acts on an admitted message.
+    pub(crate) fn step(&mut self, from: RaftId, envelope: &Envelope, message: Message) {
+        if envelope.term > self.term() && !self.enters_term_of(from, envelope, &message) {
+            return;
+        }
+        if envelope.term < self.term() {
+            self.answer_stale(from, envelope, &message);
+            return;
+        }
+        match message {
+            Message::PreVote(body) => self.on_pre_vote(from, envelope, &body),
+            Message::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, &body),
+            Message::Vote(body) => self.on_vote(from, envelope, &body),
+            Message::VoteReply(body) => self.on_vote_reply(from, envelope, &body),
+            Message::Append(body) => {
+                if self.follow(from) {
+                    self.on_append(from, body);
+                }
+            }
+            Message::Heartbeat(body) => {
+                if self.follow(from) {
+                    self.on_heartbeat(from, envelope, &body);
+                }
+            }
+            Message::Chunk(body) => {
+                if self.follow(from) {
+                    self.on_chunk(from, body);
+                }
+            }
+            Message::TimeoutNow => self.on_timeout_now(from),
+            Message::AppendReply(body) => self.on_append_reply(from, envelope, &body),
+            Message::HeartbeatReply(body) => self.on_heartbeat_reply(from, envelope, &body),
+            Message::SnapshotReply(body) => self.on_snapshot_reply(from, envelope, &body),
+        }
+    }
+
+    /// Enters the higher term of a message where that is due; returns whether the message still matters.
+    fn enters_term_of(&mut self, from: RaftId, envelope: &Envelope, message: &Message) -> bool {
+        match message {
+            // Answered without entering the term: that is the point of asking first (thesis §9.6).
+            Message::PreVote(_) | Message::PreVoteReply(_) => true,
+            Message::Vote(body) => {
+                if self.is_loyal() && !body.transfer {
+                    return false;
+                }
+                self.become_follower(envelope.term, None);
+                true
+            }
+            Message::Append(_)
+            | Message::Heartbeat(_)
+            | Message::Chunk(_)
+            | Message::TimeoutNow => {
+                self.become_follower(envelope.term, Some(from));
+                true
+            }
+            Message::VoteReply(_)
+            | Message::AppendReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::SnapshotReply(_) => {
+                self.become_follower(envelope.term, None);
+                false
+            }
+        }
+    }
+
+    /// Tells the sender of an earlier term about the present one, where it asked for something.
+    fn answer_stale(&mut self, from: RaftId, envelope: &Envelope, message: &Message) {
+        match message {
+            Message::PreVote(body) => self.refuse_stale_pre_vote(from, body),
+            // Given by a voter that did not enter the candidate's term, so its own is lower.
+            Message::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, body),
+            Message::Vote(_) => self.send(
+                from,
+                None,
+                &Message::VoteReply(VoteReply { granted: false }),
+            ),
+            Message::Append(_) | Message::Heartbeat(_) | Message::Chunk(_) => {
+                let verdict = Verdict::Rejected {
+                    previous: Index::ZERO,
+                    hint: Index::ZERO,
+                    hint_term: Term::ZERO,
+                };
+                self.send(from, None, &Message::AppendReply(AppendReply { verdict }));
+            }
+            Message::VoteReply(_)
+            | Message::AppendReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::SnapshotReply(_)
+            | Message::TimeoutNow => {}
+        }
+    }
+
+    fn admit_append(&self, leader_term: Term, append: &Append) -> Result<(), DecodeError> {
+        let last = append.previous.plus(append.entries.len());
+        at_most("index", last.get(), Index::MAX.get())?;
+        let mut least = append.previous_term;
+        for entry in &append.entries {
+            at_most("term of the entry before", least.get(), entry.term.get())?;
+            least = entry.term;
+            if let Payload::Membership(membership) = &entry.payload {
+                self.admit_membership(membership)?;
+            }
+        }
+        at_most("term of the last entry", least.get(), leader_term.get())?;
+        if leader_term < self.term() {
+            return Ok(());
+        }
+        let before = (append.previous, append.previous_term);
+        let positions = append.entries.iter().map(|entry| (entry.index, entry.term));
+        for (index, found) in [before].into_iter().chain(positions) {
+            if let Some(expected) = self.log.term_at(index)
+                && index <= self.commit()
+                && found != expected
+            {
+                return Err(DecodeError::CommittedConflict {
+                    index,
+                    expected,
+                    found,
+                });
+            }
+        }
+        let new = append
+            .entries
+            .iter()
+            .filter(|entry| entry.index > self.last_index())
+            .fold(0, |sum: u64, entry| {
+                sum.saturating_add(entry.weight_bytes())
+            });
+        let bytes = self.log.bytes().saturating_add(new);
+        if new > 0 && bytes > self.config.log_bytes_max {
+            return Err(DecodeError::LogFull {
+                bytes,
+                bytes_max: self.config.log_bytes_max,
+            });
+        }
+        Ok(())
+    }
+
+    fn admit_chunk(&self, leader_term: Term, chunk: &Chunk) -> Result<(), DecodeError> {
+        at_most("index", chunk.index.get(), Index::MAX.get())?;
+        at_most("term of the snapshot", chunk.term.get(), leader_term.get())?;
+        at_most(
+            "size of the snapshot",
+            chunk.total_bytes,
+            self.config.snapshot_bytes_max,
+        )?;
+        let length = u64::try_from(chunk.data.len()).unwrap_or(u64::MAX);
+        at_most(
+            "end of the chunk",
+            chunk.offset.saturating_add(length),
+            chunk.total_bytes,
+        )?;
+        self.admit_membership(&chunk.membership)
+    }
+
+    fn admit_membership(&self, membership: &Membership) -> Result<(), DecodeError> {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        at_most(
+            "members",
+            count(membership.len()),
+            count(self.config.members_max),
+        )?;
+        if membership.voters().next().is_none() || !membership.is_disjoint() {
+            return Err(DecodeError::OutOfRange {
+                field: "learners of a membership",
+                found: count(membership.learners().count()),
+                max: 0,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn at_most(field: &'static str, found: u64, max: u64) -> Result<(), DecodeError> {
+    if found > max {
+        return Err(DecodeError::OutOfRange { field, found, max });
+    }
+    Ok(())
+}

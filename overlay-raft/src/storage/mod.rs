@@ -1,0 +1,261 @@
+//! The log on a disk: checksummed records in segments, over any [`Disk`].
+//!
+//! # Format
+//!
+//! Segments are named `segment-` and a number of 20 digits, which rises by one. A segment is a row of records:
+//!
+//! ```text
+//!  0        1        2        3        4                8
+//! +--------+--------+--------+--------+----------------+--------------------------------+
+//! |  kind  | version| flags  |   0    |  length (LE)   |       number of the write      |
+//! +--------+--------+--------+--------+----------------+--------------------------------+
+//! 16               20
+//! +----------------+---------------
+//! |  CRC-32C (LE)  |  body …        over the segment's number, octets 0..16 and the body
+//! +----------------+---------------
+//! ```
+//!
+//! The records of one [`Write`](crate::Write) carry the same number, which rises by one from write to write, and the
+//! last of them is flagged. A write counts only if all its records are whole, so that it is atomic; it is synced before
+//! the next one begins. A write that holds a snapshot begins a new segment and replaces everything before it, whereupon
+//! the older segments are removed.
+//!
+//! # What a damaged disk does
+//!
+//! A crash can only tear the write that was not synced, the very last one: it is cut off. If a later write follows, or
+//! a later segment, the damage is no crash's doing, and [`Log::open`] refuses with the file and the offset: what is
+//! lost there may have been acknowledged, and the cluster counts on it. What a crash cannot be told from, and is
+//! therefore cut as well, is damage in the very last write.
+
+mod crc;
+mod record;
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+use overlay_core::{Disk, DiskError};
+use thiserror::Error;
+
+use crate::{RestoreError, Restored, persist::Write};
+
+/// The settings of a log on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StorageConfig {
+    /// The size in octets at which a new segment is begun. Default 16 MiB. Lower makes many files; higher makes
+    /// [`Log::open`] hold more in memory at once. A single write may exceed it.
+    pub segment_bytes_max: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// The log of one member on a disk that it has for itself.
+#[derive(Debug)]
+pub struct Log<D> {
+    disk: D,
+    config: StorageConfig,
+    /// The number of the segment that is written to, zero before the first.
+    segment: u64,
+    segment_bytes: u64,
+    /// The number of the last write.
+    write: u64,
+    failed: bool,
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens what the disk holds: cuts a torn tail, removes what a snapshot replaced, checks the rest.
+    ///
+    /// An empty disk gives [`Restored::empty`]. Files with other names are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if the disk fails, holds damage, or contradicts itself. Nothing that could be evidence is removed.
+    pub fn open(disk: D, config: StorageConfig) -> Result<(Self, Restored), OpenError> {
+        recovery::open(disk, config)
+    }
+
+    /// Makes a write durable: appends and syncs. Afterwards its ticket may be given back.
+    ///
+    /// # Errors
+    ///
+    /// After any error what the disk holds is unknown: the log takes no more writes. Tell the machine with
+    /// [`handle_persist_failed`](crate::Raft::handle_persist_failed), then [`open`](Self::open) the disk again.
+    pub fn write(&mut self, write: &Write) -> Result<(), DiskError> {
+        if self.failed {
+            return Err(DiskError::Failed {
+                operation: "write after a failed write",
+                name: name_of(self.segment),
+                kind: std::io::ErrorKind::Other,
+            });
+        }
+        self.failed = true;
+        self.append(write)?;
+        self.failed = false;
+        if write.snapshot.is_some() {
+            self.remove_older();
+        }
+        Ok(())
+    }
+
+    /// Returns the disk.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// Gives the disk back.
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    fn append(&mut self, write: &Write) -> Result<(), DiskError> {
+        let fresh = self.segment == 0
+            || write.snapshot.is_some()
+            || self.segment_bytes >= self.config.segment_bytes_max;
+        if fresh {
+            self.segment += 1;
+            self.segment_bytes = 0;
+        }
+        self.write += 1;
+        let bytes = record::encode(self.segment, self.write, write);
+        let name = name_of(self.segment);
+        self.disk.append(&name, &bytes)?;
+        self.disk.sync(&name)?;
+        if fresh {
+            self.disk.sync_directory()?;
+        }
+        self.segment_bytes = self
+            .segment_bytes
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// Removes the segments before the present one. A failure leaves files behind that the next snapshot, or the next
+    /// start, removes: nothing reads them any more.
+    fn remove_older(&mut self) {
+        let Ok(names) = self.disk.list() else {
+            return;
+        };
+        let older = names
+            .iter()
+            .filter(|name| number_of(name).is_some_and(|number| number < self.segment));
+        let mut removed = false;
+        for name in older {
+            removed |= self.disk.remove(name).is_ok();
+        }
+        if removed {
+            let _ = self.disk.sync_directory();
+        }
+    }
+}
+
+/// A disk could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Something that was durable is damaged.
+    #[error(
+        "{file} is damaged at offset {offset} ({damage}) although later writes follow: what was there may have been \
+         acknowledged. Restore the file from a copy, or remove this member from the cluster and let it join again \
+         with an empty disk"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong there.
+        damage: Damage,
+    },
+    /// A segment is missing.
+    #[error(
+        "{file} is missing although later segments are there. Restore the file from a copy, or remove this member from \
+         the cluster and let it join again with an empty disk"
+    )]
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// Everything is readable but contradicts itself.
+    #[error(
+        "{file} holds a state that cannot be: {reason}. Restore the files from a copy, or remove this member from the \
+         cluster and let it join again with an empty disk"
+    )]
+    Inconsistent {
+        /// The last file that was read.
+        file: String,
+        /// What contradicts what.
+        reason: RestoreError,
+    },
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The file ends within it.
+    #[error("record of {need} octets where {have} are left")]
+    Truncated {
+        /// How many octets it takes.
+        need: u64,
+        /// How many there are.
+        have: u64,
+    },
+    /// Its checksum does not fit.
+    #[error("checksum {found:#010x}, {expected:#010x} expected")]
+    Checksum {
+        /// What the octets give.
+        expected: u32,
+        /// What the record says.
+        found: u32,
+    },
+    /// Its kind is not known, although its checksum fits: a later release wrote it.
+    #[error("unknown kind of record {kind}, version {version}")]
+    Unknown {
+        /// The kind.
+        kind: u8,
+        /// The version.
+        version: u8,
+    },
+    /// Its body does not follow its schema.
+    #[error("malformed record of kind {kind}")]
+    Malformed {
+        /// The kind.
+        kind: u8,
+    },
+    /// It belongs to another write than the one that is due.
+    #[error("write {found} where {expected} was expected")]
+    OutOfOrder {
+        /// The number that is due.
+        expected: u64,
+        /// The number that is there.
+        found: u64,
+    },
+    /// The write is not finished, but another one follows.
+    #[error("write {write} is not finished")]
+    Unfinished {
+        /// Its number.
+        write: u64,
+    },
+}
+
+/// Returns the name of a segment.
+fn name_of(number: u64) -> String {
+    format!("{PREFIX}{number:020}")
+}
+
+/// Returns the number of a segment, `None` for a file that is none.
+fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(PREFIX)?;
+    let number = digits.parse().ok()?;
+    (digits.len() == 20 && number > 0).then_some(number)
+}
+
+const PREFIX: &str = "segment-";
