@@ -90,7 +90,8 @@ impl Subnet {
                 prefix: self.config.prefix,
                 usage: self.usage(),
             })?;
-        self.cursor = at.checked_add(1).unwrap_or_default();
+        let last = self.layout.block.span();
+        self.cursor = if at == last { 0 } else { at + 1 };
         Ok(self.give(owner, at))
     }
 

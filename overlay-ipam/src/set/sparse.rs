@@ -136,3 +136,23 @@ fn within(number: u128) -> u16 {
 fn join(block: u128, within: u16) -> Option<u128> {
     (block < 1 << 116).then(|| block << 12 | u128::from(within))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_full_leaves_are_joined_and_split() {
+        let mut sparse = Sparse::default();
+        for block in [3, 1, 2, 5] {
+            (0..4_096).for_each(|within| {
+                sparse.insert(block << 12 | within);
+            });
+        }
+        assert!(sparse.runs().eq([(1, 3), (5, 5)]));
+        assert_eq!(sparse.leaves().count(), 0);
+        assert!(sparse.remove(2 << 12));
+        assert!(sparse.runs().eq([(1, 1), (3, 3), (5, 5)]));
+        assert!(sparse.leaves().map(|(block, _)| block).eq([2]));
+    }
+}

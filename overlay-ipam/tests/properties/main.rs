@@ -1,0 +1,15 @@
+//! Random operations against naive models: ordered collections and linear scans.
+
+mod pools;
+mod set;
+mod snapshots;
+mod subnet;
+mod vni;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Stores and restores a value.
+fn stored<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    let bytes = postcard::to_allocvec(value).expect("memory is the only limit");
+    postcard::from_bytes(&bytes).expect("what was stored is well-formed")
+}
