@@ -1,0 +1,90 @@
+//! Bounds of a switch and properties of a network.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::limit::Rate;
+
+/// The bounds of a [`Switch`](crate::Switch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Networks at once. Default 4,096. Too low: [`add_network`](crate::Switch::add_network) fails.
+    pub networks_max: u16,
+    /// Ports at once, over all networks. Default 4,096. Too low: [`add_port`](crate::Switch::add_port) fails.
+    pub ports_max: u16,
+    /// Remote rows of one network. Default 65,536, about 15 MB. Too low: endpoints are unreachable.
+    pub remotes_max: usize,
+    /// VTEPs of one network. Default 4,096. Too high: each flooded frame is replicated that often.
+    pub vteps_max: usize,
+    /// Addresses of one endpoint. Default 32.
+    pub addresses_max: usize,
+    /// Rows that a network with learning may learn. Default 1,024; room for them is reserved when the network is added.
+    pub learned_rows_max: u16,
+    /// Events that wait for [`poll_output`](overlay_core::Machine::poll_output). Default 1,024; more are counted and lost.
+    pub events_max: usize,
+    /// Flooded frames of one port (broadcast, multicast, unknown unicast), before replication. Default 1,000 a second,
+    /// 2,000 at once. Too high: one endpoint loads the whole network; too low: multicast applications lose frames.
+    pub flood_rate_max: Rate,
+    /// Requests of one port for addresses that nobody has (ARP and ND), before replication. Default 20 a second, 50 at
+    /// once. Too high: a scan loads the network; too low: a peer that the tables lack yet is found later.
+    pub resolve_rate_max: Rate,
+    /// Flooded frames that one network takes from its VTEPs. Default 10,000 a second, 20,000 at once.
+    pub remote_flood_rate_max: Rate,
+    /// ICMP errors to one port (RFC 4443 §2.4 asks for a limit). Default 100 a second, 200 at once. Too low: path MTU
+    /// discovery of many flows takes longer.
+    pub icmp_rate_max: Rate,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let rate = |per_second, burst| Rate { per_second, burst };
+        Self {
+            networks_max: 4_096,
+            ports_max: 4_096,
+            remotes_max: 65_536,
+            vteps_max: 4_096,
+            addresses_max: 32,
+            learned_rows_max: 1_024,
+            events_max: 1_024,
+            flood_rate_max: rate(1_000, 2_000),
+            resolve_rate_max: rate(20, 50),
+            remote_flood_rate_max: rate(10_000, 20_000),
+            icmp_rate_max: rate(100, 200),
+        }
+    }
+}
+
+/// The properties of one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Largest IP packet, in octets; a VLAN tag counts. Default 1,450: 1,500 less VXLAN over IPv4.
+    pub mtu: u16,
+    /// Subnets; IP packets from or to elsewhere are dropped, but for link-local and multicast. Default none: not checked.
+    pub subnets: Vec<IpNet>,
+    /// How long a row that was learned from a frame lives. Default `None`: nothing is learned, and frames from MAC
+    /// addresses that no row has are dropped.
+    pub learning: Option<Duration>,
+    /// Whether frames with a VLAN tag pass. Default false: they are dropped (RFC 7348 §6.1).
+    pub vlan_tags: bool,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            mtu: 1_450,
+            subnets: Vec::new(),
+            learning: None,
+            vlan_tags: false,
+        }
+    }
+}
+
+/// What a port takes as it is, so that nobody has to do it in software.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCapabilities {
+    /// Frames with a partial checksum. Default false: it is completed first.
+    pub partial_checksum: bool,
+    /// Super-frames. Default false: they are segmented first.
+    pub segmentation: bool,
+}

@@ -1,0 +1,515 @@
+//! The way of a frame through the switch: admit, decide, carry out.
+
+use std::net::IpAddr;
+
+use overlay_core::{Instant, MacAddr, Vni};
+
+use crate::{
+    admit,
+    fdb::{Learned, NetworkIndex, NextHop},
+    flow,
+    frame::Frame,
+    headers::Headers,
+    meters::{Limit, Meters},
+    reply,
+    segment::segment,
+    stats::DropReason,
+    switch::{Event, PortId, Sink, Switch},
+    tables::{Network, Port, Tables, Vtep},
+    verdict::{Request, Verdict, View},
+    wire::vxlan,
+};
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It went to a local port.
+    ToPort,
+    /// It went to a VTEP.
+    ToVtep,
+    /// It went to all others of its network.
+    Flooded,
+    /// It asked for an address, and the switch answered.
+    Answered,
+    /// It was dropped.
+    Dropped(DropReason),
+}
+
+type Stage<T> = Result<T, DropReason>;
+
+impl Switch {
+    /// Takes a frame from a local port, checks and forwards it. Where it goes, `sink` is told before this returns.
+    ///
+    /// `frame` needs [`vxlan::HEADER_BYTES`] of headroom (an ICMP error needs 48); what is left of it is unspecified.
+    pub fn handle_local(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Outcome {
+        self.now = self.now.max(now);
+        match self.admit_from_port(port, frame) {
+            Ok((from, headers)) => self.forward_from_port(from, &headers, frame, sink),
+            Err(reason) => Outcome::Dropped(reason),
+        }
+    }
+
+    /// Takes the payload of a UDP datagram from a VTEP (VXLAN header and inner frame), checks and forwards it.
+    pub fn handle_remote(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Outcome {
+        match self.admit_remote(now, from, frame) {
+            Ok(vni) => self.forward_remote(now, vni, frame, sink),
+            Err(reason) => Outcome::Dropped(reason),
+        }
+    }
+
+    /// The first half of [`handle_local`](Self::handle_local), for stages that come in between: only checks the frame.
+    ///
+    /// # Errors
+    ///
+    /// Why the frame is to be dropped; it is counted.
+    pub fn admit_local(&mut self, now: Instant, port: PortId, frame: &Frame) -> Stage<()> {
+        self.now = self.now.max(now);
+        self.admit_from_port(port, frame).map(|_| ())
+    }
+
+    /// The second half of [`handle_local`](Self::handle_local): forwards a frame that was admitted.
+    pub fn forward_local(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Outcome {
+        self.now = self.now.max(now);
+        let Some(from) = self.tables.port_index(port) else {
+            return self.drop(None, DropReason::UnknownPort);
+        };
+        let network = self.tables.ports.get(from).map(|port| port.network);
+        match Headers::read(frame.bytes()) {
+            Ok(headers) => self.forward_from_port(from, &headers, frame, sink),
+            Err(_) => self.drop(network, DropReason::Malformed),
+        }
+    }
+
+    /// The first half of [`handle_remote`](Self::handle_remote): removes the VXLAN header and checks the inner frame.
+    ///
+    /// # Errors
+    ///
+    /// Why the frame is to be dropped; it is counted.
+    pub fn admit_remote(&mut self, now: Instant, from: IpAddr, frame: &mut Frame) -> Stage<Vni> {
+        self.now = self.now.max(now);
+        let header = vxlan::Packet::new_checked(frame.bytes()).map(|packet| packet.vni());
+        let Ok(vni) = header else {
+            return Err(self.count_drop(None, DropReason::VxlanHeader));
+        };
+        let Some(index) = self.tables.network_index(vni) else {
+            return Err(self.count_drop(None, DropReason::UnknownNetwork));
+        };
+        let admitted = self.admit_from_vtep(index, from.to_canonical(), frame);
+        admitted.map_err(|reason| self.count_drop(Some(index), reason))?;
+        Ok(vni)
+    }
+
+    /// The second half of [`handle_remote`](Self::handle_remote): forwards an inner frame that was admitted.
+    pub fn forward_remote(
+        &mut self,
+        now: Instant,
+        vni: Vni,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Outcome {
+        self.now = self.now.max(now);
+        let Some(index) = self.tables.network_index(vni) else {
+            return self.drop(None, DropReason::UnknownNetwork);
+        };
+        let Ok(headers) = Headers::read(frame.bytes()) else {
+            return self.drop(Some(index), DropReason::Malformed);
+        };
+        match self.carry_from_vtep(index, &headers, frame, sink) {
+            Ok(outcome) => outcome,
+            Err(reason) => self.drop(Some(index), reason),
+        }
+    }
+
+    pub(crate) fn queue(&mut self, network: NetworkIndex, event: Event) {
+        if self.events.len() < self.config.events_max {
+            self.events.push_back(event);
+        } else {
+            self.meters.count(network, |stats| stats.events_lost += 1);
+        }
+    }
+
+    fn admit_from_port(&mut self, port: PortId, frame: &Frame) -> Stage<(u32, Headers)> {
+        let index = self.tables.port_index(port);
+        let found = index.and_then(|index| Some((index, self.tables.ports.get(index)?)));
+        let Some((index, port)) = found else {
+            return Err(self.count_drop(None, DropReason::UnknownPort));
+        };
+        let (id, octets) = (port.network, frame.len());
+        self.meters.count(id, |stats| stats.from_ports.add(octets));
+        let admitted = self
+            .tables
+            .network(id)
+            .map_or(Err(DropReason::UnknownNetwork), |network| {
+                let headers = Headers::read(frame.bytes()).map_err(|_| DropReason::Malformed)?;
+                admit::local(network, port, &headers, frame)?;
+                Ok((index, headers))
+            });
+        admitted.map_err(|reason| self.count_drop(Some(id), reason))
+    }
+
+    fn admit_from_vtep(
+        &mut self,
+        index: NetworkIndex,
+        from: IpAddr,
+        frame: &mut Frame,
+    ) -> Stage<()> {
+        let network = self
+            .tables
+            .network(index)
+            .ok_or(DropReason::UnknownNetwork)?;
+        let vtep = network.is_member(from).ok_or(DropReason::UnknownVtep)?;
+        frame
+            .pull_header(vxlan::HEADER_BYTES)
+            .ok_or(DropReason::VxlanHeader)?;
+        let octets = frame.len();
+        self.meters.count_from_vtep(index, vtep, octets);
+        let headers = Headers::read(frame.bytes()).map_err(|_| DropReason::Malformed)?;
+        admit::remote(network, &headers, frame)?;
+        let hop = NextHop::Vtep(vtep);
+        match self.tables.lookup(self.now, index, headers.source) {
+            Some(known) if known == hop && network.config.learning.is_none() => Ok(()),
+            // While an endpoint moves, its former VTEP has a row, too; an endpoint of this node is nowhere else.
+            Some(NextHop::Vtep(_)) if network.is_held(headers.source, hop) => Ok(()),
+            _ => self.learn(index, &headers, hop, from),
+        }
+    }
+
+    /// Learns where a MAC address is, if the network learns and no static row says otherwise.
+    fn learn(
+        &mut self,
+        index: NetworkIndex,
+        headers: &Headers,
+        hop: NextHop,
+        vtep: IpAddr,
+    ) -> Stage<()> {
+        let network = self
+            .tables
+            .network(index)
+            .ok_or(DropReason::UnknownNetwork)?;
+        let age = network.config.learning.ok_or(DropReason::SourceMac)?;
+        let (vni, mac) = (network.vni, headers.source);
+        match self
+            .tables
+            .fdb
+            .learn(self.now, index, mac, hop, self.now + age)
+        {
+            Learned::Refused => Err(DropReason::SourceMac),
+            Learned::Refreshed => Ok(()),
+            Learned::Full => {
+                self.meters.count(index, |stats| stats.learning_full += 1);
+                Ok(())
+            }
+            Learned::New | Learned::Moved { .. } => {
+                self.meters.count(index, |stats| stats.learned += 1);
+                self.queue(index, Event::Learned { vni, mac, vtep });
+                Ok(())
+            }
+        }
+    }
+
+    fn forward_from_port(
+        &mut self,
+        from: u32,
+        headers: &Headers,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Outcome {
+        let network = self.tables.ports.get(from).map(|port| port.network);
+        match self.carry_from_port(from, headers, frame, sink) {
+            Ok(outcome) => outcome,
+            Err(reason) => self.drop(network, reason),
+        }
+    }
+
+    fn carry_from_port(
+        &mut self,
+        from: u32,
+        headers: &Headers,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Stage<Outcome> {
+        let Self {
+            tables,
+            meters,
+            scratch,
+            flow_key,
+            now,
+            ..
+        } = self;
+        let (tables, now) = (&*tables, *now);
+        let port = tables.ports.get(from).ok_or(DropReason::UnknownPort)?;
+        let index = port.network;
+        let network = tables.network(index).ok_or(DropReason::UnknownNetwork)?;
+        let view = View {
+            tables,
+            now,
+            index,
+            network,
+            headers,
+            frame,
+        };
+        let verdict = view.decide_local(from, port);
+        let mut exit = Exit {
+            index,
+            network,
+            tables,
+            meters,
+            scratch,
+            sink,
+        };
+        match verdict {
+            Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
+            Verdict::Vtep(to, vtep) => {
+                let source_port = flow::source_port(flow_key, headers, frame.bytes());
+                exit.send_to_vtep(to, vtep, source_port, frame)
+                    .map(|()| Outcome::ToVtep)
+            }
+            Verdict::Flood { to_ports, limit } => {
+                if !exit.meters.admit(now, from, limit) {
+                    return Err(match limit {
+                        Limit::Resolve => DropReason::ResolveRate,
+                        Limit::Flood | Limit::Icmp => DropReason::FloodRate,
+                    });
+                }
+                let source_port = flow::source_port(flow_key, headers, frame.bytes());
+                let ports = to_ports.then_some(Some(from));
+                exit.flood(ports, Some(source_port), frame)
+                    .map(|()| Outcome::Flooded)
+            }
+            Verdict::Answer { request, mac } => exit
+                .answer(port, headers, &request, mac, frame)
+                .map(|()| Outcome::Answered),
+            Verdict::TooBig(ip) => {
+                if !exit.meters.admit(now, from, Limit::Icmp) {
+                    return Err(DropReason::TooBig);
+                }
+                let answer = reply::too_big(frame, headers, &ip, network.config.mtu);
+                answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
+                exit.send_to_port(port, frame)?;
+                Err(DropReason::TooBigAnswered)
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    fn carry_from_vtep(
+        &mut self,
+        index: NetworkIndex,
+        headers: &Headers,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Stage<Outcome> {
+        let Self {
+            tables,
+            meters,
+            scratch,
+            now,
+            ..
+        } = self;
+        let (tables, now) = (&*tables, *now);
+        let network = tables.network(index).ok_or(DropReason::UnknownNetwork)?;
+        let view = View {
+            tables,
+            now,
+            index,
+            network,
+            headers,
+            frame,
+        };
+        let verdict = view.decide_remote();
+        let mut exit = Exit {
+            index,
+            network,
+            tables,
+            meters,
+            scratch,
+            sink,
+        };
+        match verdict {
+            Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
+            Verdict::Flood { .. } => {
+                if !exit.meters.admit_remote_flood(now, index) {
+                    return Err(DropReason::FloodRate);
+                }
+                exit.flood(Some(None), None, frame)
+                    .map(|()| Outcome::Flooded)
+            }
+            Verdict::Drop(reason) => Err(reason),
+            Verdict::Vtep(..) | Verdict::Answer { .. } | Verdict::TooBig(_) => {
+                Err(DropReason::NotLocal)
+            }
+        }
+    }
+
+    fn drop(&mut self, network: Option<NetworkIndex>, reason: DropReason) -> Outcome {
+        Outcome::Dropped(self.count_drop(network, reason))
+    }
+
+    fn count_drop(&mut self, network: Option<NetworkIndex>, reason: DropReason) -> DropReason {
+        self.meters.count_drop(network, reason);
+        reason
+    }
+}
+
+/// Carries a verdict out.
+struct Exit<'a, S> {
+    index: NetworkIndex,
+    network: &'a Network,
+    tables: &'a Tables,
+    meters: &'a mut Meters,
+    scratch: &'a mut Frame,
+    sink: &'a mut S,
+}
+
+impl<S: Sink> Exit<'_, S> {
+    fn send_to_port(&mut self, port: &Port, frame: &mut Frame) -> Stage<()> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            ..
+        } = self;
+        let offload = frame.offload();
+        let mut send = |frame: &mut Frame| {
+            let octets = frame.len();
+            meters.count(*index, |stats| stats.to_ports.add(octets));
+            sink.to_port(port.id, frame);
+        };
+        let capable = port.capabilities;
+        if (offload.segment.is_none() || capable.segmentation)
+            && (offload.checksum.is_none() || capable.partial_checksum)
+        {
+            send(frame);
+            return Ok(());
+        }
+        let sent = segment(frame, scratch, Frame::HEADROOM, send);
+        sent.map(|_| ()).map_err(|_| DropReason::Offload)
+    }
+
+    fn send_to_vtep(
+        &mut self,
+        to: u32,
+        vtep: &Vtep,
+        source_port: u16,
+        frame: &mut Frame,
+    ) -> Stage<()> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            network,
+            ..
+        } = self;
+        let mut sent = Ok(());
+        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+            let octets = frame.len();
+            if encapsulate(network.vni, frame).is_err() {
+                sent = Err(DropReason::Headroom);
+                return;
+            }
+            meters.count_to_vtep(*index, to, octets);
+            sink.to_vtep(vtep.address, source_port, frame);
+        });
+        done.map_err(|_| DropReason::Offload)?;
+        sent
+    }
+
+    /// Sends copies to the ports of the network but one, and to its VTEPs.
+    fn flood(
+        &mut self,
+        ports: Option<Option<u32>>,
+        source_port: Option<u16>,
+        frame: &mut Frame,
+    ) -> Stage<()> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            network,
+            tables,
+        } = self;
+        meters.count(*index, |stats| stats.flooded += 1);
+        let mut sent = Ok(());
+        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+            let octets = frame.len();
+            for &to in network
+                .ports
+                .iter()
+                .filter(|to| ports.is_some_and(|but| but != Some(**to)))
+            {
+                if let Some(port) = tables.ports.get(to) {
+                    meters.count(*index, |stats| stats.to_ports.add(octets));
+                    sink.copy_to_port(port.id, frame);
+                }
+            }
+            let Some(source_port) = source_port else {
+                return;
+            };
+            if encapsulate(network.vni, frame).is_err() {
+                sent = Err(DropReason::Headroom);
+                return;
+            }
+            for &(vtep, to) in &network.vteps {
+                meters.count_to_vtep(*index, to, octets);
+                sink.copy_to_vtep(vtep, source_port, frame);
+            }
+        });
+        done.map_err(|_| DropReason::Offload)?;
+        sent
+    }
+
+    fn answer(
+        &mut self,
+        port: &Port,
+        headers: &Headers,
+        request: &Request,
+        mac: MacAddr,
+        frame: &mut Frame,
+    ) -> Stage<()> {
+        let answer = match request {
+            Request::Arp(packet) => {
+                self.meters
+                    .count(self.index, |stats| stats.arp_answered += 1);
+                reply::arp(frame, headers, packet, mac)
+            }
+            Request::Neighbour { asker, target } => {
+                self.meters
+                    .count(self.index, |stats| stats.nd_answered += 1);
+                reply::neighbour(frame, headers, *asker, *target, mac)
+            }
+        };
+        answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
+        self.send_to_port(port, frame)
+    }
+}
+
+/// Puts the VXLAN header in front.
+fn encapsulate(vni: Vni, frame: &mut Frame) -> Stage<()> {
+    let header = frame
+        .push_header(vxlan::HEADER_BYTES)
+        .ok_or(DropReason::Headroom)?;
+    header.copy_from_slice(&vxlan::Repr::new(vni).octets());
+    Ok(())
+}
