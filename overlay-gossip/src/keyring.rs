@@ -1,0 +1,207 @@
+//! The key ring: an ordered list of keys of which the first encrypts and each decrypts.
+
+use std::{fmt, sync::Arc};
+
+use overlay_core::aead::{Aead, AeadProvider, NONCE_BYTES, TAG_BYTES};
+use zeroize::Zeroizing;
+
+use crate::{DecodeError, KeyError};
+
+/// The keys of a cluster. `Debug` shows how many there are and nothing of them.
+///
+/// Rotation: install the new key on every member, use it on every member, then remove the old one.
+#[derive(Clone)]
+pub struct Keyring {
+    provider: Arc<dyn AeadProvider>,
+    keys: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    secret: Zeroizing<Vec<u8>>,
+    cipher: Arc<dyn Aead>,
+}
+
+impl Keyring {
+    /// Makes a ring with one key of 16, 24 or 32 octets: AES-128, AES-192, AES-256.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Length`] for a key that the provider has no cipher for.
+    pub fn new(provider: Arc<dyn AeadProvider>, primary: &[u8]) -> Result<Self, KeyError> {
+        let mut ring = Self {
+            provider,
+            keys: Vec::new(),
+        };
+        ring.install(primary)?;
+        Ok(ring)
+    }
+
+    /// Adds a key that decrypts from now on. A key that is there already stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Length`], or [`KeyError::Full`] with [`KEYS_MAX`] keys.
+    pub fn install(&mut self, key: &[u8]) -> Result<(), KeyError> {
+        if self.position(key).is_some() {
+            return Ok(());
+        }
+        if self.keys.len() >= KEYS_MAX {
+            return Err(KeyError::Full { limit: KEYS_MAX });
+        }
+        let cipher = self
+            .provider
+            .aes_gcm(key)
+            .map_err(|_| KeyError::Length { found: key.len() })?;
+        self.keys.push(Key {
+            secret: Zeroizing::new(key.to_vec()),
+            cipher: Arc::from(cipher),
+        });
+        Ok(())
+    }
+
+    /// Makes an installed key the primary one, which encrypts.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unknown`] if it was not installed.
+    pub fn make_primary(&mut self, key: &[u8]) -> Result<(), KeyError> {
+        let at = self.position(key).ok_or(KeyError::Unknown)?;
+        let key = self.keys.remove(at);
+        self.keys.insert(0, key);
+        Ok(())
+    }
+
+    /// Removes a key, which decrypts no more.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Primary`] for the primary key, [`KeyError::Unknown`] if it was not installed.
+    pub fn remove(&mut self, key: &[u8]) -> Result<(), KeyError> {
+        match self.position(key) {
+            None => Err(KeyError::Unknown),
+            Some(0) => Err(KeyError::Primary),
+            Some(at) => {
+                self.keys.remove(at);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns how many keys are installed, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "a ring is never empty")]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Returns whether `key` is installed.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.position(key).is_some()
+    }
+
+    /// Returns whether `key` is the primary one.
+    pub fn is_primary(&self, key: &[u8]) -> bool {
+        self.position(key) == Some(0)
+    }
+
+    /// Encrypts with the primary key: version, nonce, ciphertext, tag.
+    pub(crate) fn seal(
+        &self,
+        framing: Framing,
+        nonce: [u8; NONCE_BYTES],
+        associated: &[u8],
+        text: &[u8],
+    ) -> Option<Vec<u8>> {
+        let mut frame = Vec::with_capacity(text.len().saturating_add(SEAL_BYTES_MAX));
+        frame.push(framing.version());
+        frame.extend_from_slice(&nonce);
+        frame.extend_from_slice(text);
+        if framing == Framing::Padded {
+            let pad = BLOCK_BYTES.saturating_sub(text.len() % BLOCK_BYTES);
+            let octet = u8::try_from(pad).unwrap_or_default();
+            frame.resize(frame.len().saturating_add(pad), octet);
+        }
+        let primary = self.keys.first()?;
+        let sealed = primary
+            .cipher
+            .seal(nonce, associated, &mut frame, HEAD_BYTES);
+        sealed.ok().map(|()| frame)
+    }
+
+    /// Decrypts a frame with whichever key fits.
+    pub(crate) fn open(&self, associated: &[u8], frame: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        let (&version, rest) = frame.split_first().ok_or(DecodeError::Sealed)?;
+        let framing = Framing::of(version).ok_or(DecodeError::Sealed)?;
+        let (nonce, text) = rest
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or(DecodeError::Sealed)?;
+        if text.len() < TAG_BYTES {
+            return Err(DecodeError::Sealed);
+        }
+        for key in &self.keys {
+            let mut buffer = text.to_vec();
+            if key.cipher.open(*nonce, associated, &mut buffer, 0).is_ok() {
+                return framing.strip(buffer);
+            }
+        }
+        Err(DecodeError::Sealed)
+    }
+
+    fn position(&self, key: &[u8]) -> Option<usize> {
+        self.keys.iter().position(|known| *known.secret == key)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a text becomes a frame; the first octet of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Version 0: padded to blocks of 16 octets (PKCS#7). Only accepted, never sent.
+    Padded,
+    /// Version 1: as it is.
+    Plain,
+}
+
+impl Framing {
+    const fn version(self) -> u8 {
+        match self {
+            Self::Padded => 0,
+            Self::Plain => 1,
+        }
+    }
+
+    const fn of(version: u8) -> Option<Self> {
+        match version {
+            0 => Some(Self::Padded),
+            1 => Some(Self::Plain),
+            _ => None,
+        }
+    }
+
+    fn strip(self, mut text: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
+        if self == Self::Padded {
+            let pad = text.last().copied().map_or(0, usize::from);
+            let kept = text.len().checked_sub(pad);
+            match kept {
+                Some(kept) if (1..=BLOCK_BYTES).contains(&pad) => text.truncate(kept),
+                _ => return Err(DecodeError::Sealed),
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// Most keys on a ring; each costs a try on every foreign packet.
+pub const KEYS_MAX: usize = 16;
+/// Octets that sealing a packet adds.
+pub(crate) const SEAL_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+const HEAD_BYTES: usize = 1 + NONCE_BYTES;
+const BLOCK_BYTES: usize = 16;
+const SEAL_BYTES_MAX: usize = SEAL_BYTES + BLOCK_BYTES;

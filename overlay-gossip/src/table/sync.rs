@@ -1,0 +1,566 @@
+//! News from others, and the exchange that finds what was missed.
+//!
+//! ```text
+//! A: Digest ── equal: silence ──▶ B
+//! A ◀── Summary: a digest for each owner ── B
+//! A: Versions of the owners that differ ──▶ B
+//! A ◀── Rows that A lacks, and which B wants ── B
+//! A: Rows ──▶ B
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use overlay_core::{EndpointId, NetworkId};
+
+use super::{
+    Ask, TableOutput, Tables, ZERO,
+    message::{
+        Attachment, Digest, OwnerHash, Purpose, RecordVersion, Rows, Summary, TableMessage,
+        Version, Versions, WireRecord, Wish,
+    },
+    network::{OwnerTable, Record, record_digest},
+};
+use crate::{Event, Name};
+
+impl Tables {
+    /// An attachment of somebody became known. `from` is set if its owner said it itself.
+    pub(super) fn on_attachment(&mut self, attachment: Attachment, from: Option<SocketAddr>) {
+        if self.is_own(&attachment.owner) {
+            self.on_own_attachment(&attachment);
+            return;
+        }
+        let (network, name) = (attachment.network, attachment.owner.clone());
+        let forget_at = self.now + self.timing.tombstone_memory;
+        let stranger = !self.members.contains_key(&name);
+        let Some(owner) = self.owner_place(network, &name) else {
+            return;
+        };
+        if let Some(known) = owner.attachment.clone() {
+            let newer = attachment.version > known.version;
+            let conflict = attachment.version == known.version && attachment.life != known.life;
+            if !newer {
+                // Its owner forgot what it said in a former life: remind it.
+                if from.is_some() && (conflict || attachment.version < known.version) {
+                    self.send(&name, from, &TableMessage::Attachments(vec![known]));
+                }
+                return;
+            }
+        }
+        let was = owner.is_attached();
+        let joined = attachment.joined;
+        let message = TableMessage::Attachments(vec![attachment.clone()]);
+        owner.attachment = Some(attachment);
+        if !stranger {
+            owner.expires = (!joined).then_some(forget_at);
+        }
+        self.void_older(network, &name, joined);
+        if self.is_up(&name) {
+            match (was, joined) {
+                (false, true) => self.network_member_joined(network, &name),
+                (true, false) => self.network_member_left(network, &name),
+                // It began anew: fetch its rows.
+                (true, true) => self.sync_with(network, &name),
+                (false, false) => {}
+            }
+        }
+        self.outputs.push_back(TableOutput::Broadcast {
+            owner: name,
+            network,
+            bytes: message.encode(),
+            own: false,
+        });
+    }
+
+    /// Voids what an owner said before its last attachment.
+    fn void_older(&mut self, network: NetworkId, name: &Name, joined: bool) {
+        let visible = self.is_owner_visible(network, name);
+        let expires = self.now + self.timing.row_grace;
+        let Some(owner) = self.owner_mut(network, name) else {
+            return;
+        };
+        let floor = owner.floor();
+        let older = owner.which(|record| record.version < floor);
+        for endpoint in older {
+            let live = self
+                .owner(network, name)
+                .and_then(|owner| owner.get(endpoint))
+                .is_some_and(|record| record.content.is_some());
+            if joined && visible && live {
+                if let Some(owner) = self.owner_mut(network, name) {
+                    owner.outdate(endpoint, expires);
+                }
+            } else {
+                self.forget(network, name, endpoint);
+            }
+        }
+    }
+
+    pub(super) fn on_rows(&mut self, from: SocketAddr, rows: Rows) {
+        let network = rows.network;
+        if !self.is_joined(network) {
+            self.stats.rows_not_joined += 1;
+            return;
+        }
+        let relay = rows.purpose == Purpose::News || rows.records.len() <= RELAYED_MAX;
+        for record in rows.records {
+            self.apply(network, record, &rows.sender, from, relay);
+        }
+        self.answer_wanted(network, &rows.sender, from, &rows.wanted);
+        match rows.purpose {
+            Purpose::News => {}
+            Purpose::Part => {
+                self.synced(network);
+                self.sync_with(network, &rows.sender);
+            }
+            Purpose::Whole => {
+                self.confirm(network, &rows.sender);
+                self.synced(network);
+            }
+        }
+    }
+
+    /// Takes a record if it is newer than what is there.
+    fn apply(
+        &mut self,
+        network: NetworkId,
+        wire: WireRecord,
+        sender: &Name,
+        from: SocketAddr,
+        relay: bool,
+    ) {
+        if self.is_own(&wire.owner) {
+            self.on_own_record(network, &wire);
+            return;
+        }
+        let (name, endpoint) = (wire.owner.clone(), wire.endpoint);
+        let digest = record_digest(&name, endpoint, wire.version, wire.row.as_deref());
+        let Some(owner) = self.owner_place(network, &name) else {
+            return;
+        };
+        if wire.version < owner.floor() {
+            // Said before it attached anew. If it says so itself, it forgot a former life: remind it.
+            let known = owner.attachment.clone().filter(|_| *sender == name);
+            if let Some(known) = known {
+                self.send(&name, Some(from), &TableMessage::Attachments(vec![known]));
+            }
+            return;
+        }
+        if let Some(known) = owner.get(endpoint)
+            && (known.version, known.digest) >= (wire.version, digest)
+        {
+            let differs = (known.version, known.digest) != (wire.version, digest);
+            if differs && *sender == name {
+                let reminder = known.on_wire(&name, endpoint);
+                let reminder = self.news(network, vec![reminder]);
+                self.send(&name, Some(from), &reminder);
+            }
+            return;
+        }
+        let Some(content) = self.admit(network, &wire) else {
+            return;
+        };
+        let forget_at = self.now + self.timing.tombstone_memory;
+        let record = Record::new(&name, endpoint, wire.version, content, forget_at);
+        if self.store(network, &name, endpoint, record).is_some() && relay {
+            self.queue(network, &wire, false);
+        }
+    }
+
+    pub(super) fn on_digest(&mut self, from: SocketAddr, digest: Digest) {
+        let (network, sender) = (digest.attachment.network, digest.attachment.owner.clone());
+        self.on_attachment(digest.attachment, Some(from));
+        if self.is_own(&sender) {
+            return;
+        }
+        if !self.is_joined(network) {
+            self.deny(network, &sender, from);
+            return;
+        }
+        let held = self.owner(network, &sender).map_or(0, OwnerTable::digest);
+        if held == digest.own {
+            self.confirm(network, &sender);
+        }
+        let equal = self.digest(network) == digest.table;
+        match digest.wish {
+            Wish::Everything => self.answer_everything(network, &sender, from),
+            Wish::Differences if equal => self.stats.digests_equal += 1,
+            Wish::Differences | Wish::Word => {
+                self.stats.digests_unequal += u64::from(!equal);
+                self.send_summary(network, &sender, from);
+            }
+        }
+    }
+
+    /// Somebody believes that we are in a network: we are not.
+    fn deny(&mut self, network: NetworkId, sender: &Name, from: SocketAddr) {
+        let name = self.identity.name.clone();
+        if self.owner(network, &name).is_none() {
+            self.attach(network, false);
+        }
+        let known = self.owner(network, &name);
+        if let Some(attachment) = known.and_then(|owner| owner.attachment.clone()) {
+            let message = TableMessage::Attachments(vec![attachment]);
+            self.send(sender, Some(from), &message);
+        }
+    }
+
+    fn answer_everything(&mut self, network: NetworkId, sender: &Name, from: SocketAddr) {
+        let Some(place) = self.networks.get(&network) else {
+            return;
+        };
+        let mut records = Vec::new();
+        for (name, owner) in &place.owners {
+            if name != sender && self.is_visible(name, owner) {
+                let live = owner
+                    .records()
+                    .filter(|(_, record)| record.content.is_some() && !record.outdated);
+                records.extend(live.map(|(endpoint, record)| record.on_wire(name, endpoint)));
+            }
+        }
+        self.send_records(network, sender, from, records, Vec::new(), true);
+    }
+
+    fn send_summary(&mut self, network: NetworkId, to: &Name, from: SocketAddr) {
+        let Some((place, attachment)) = self.place(network) else {
+            return;
+        };
+        let visible = place
+            .owners
+            .iter()
+            .filter(|(name, owner)| self.is_visible(name, owner) && owner.digest() != 0);
+        let owners = visible.map(|(_, owner)| (owner.hash, owner.digest()));
+        let summary = Summary {
+            attachment,
+            owners: owners.collect(),
+        };
+        self.send(to, Some(from), &TableMessage::Summary(summary));
+    }
+
+    pub(super) fn on_summary(&mut self, from: SocketAddr, summary: Summary) {
+        let (network, sender) = (summary.attachment.network, summary.attachment.owner.clone());
+        self.on_attachment(summary.attachment, Some(from));
+        if !self.is_joined(network) || self.is_own(&sender) {
+            return;
+        }
+        let theirs: BTreeMap<OwnerHash, u64> = summary.owners.into_iter().collect();
+        let Some(place) = self.networks.get(&network) else {
+            return;
+        };
+        let sender_hash = OwnerHash::of(&sender);
+        let (mut differing, mut known) = (Vec::new(), BTreeSet::new());
+        for (name, owner) in &place.owners {
+            known.insert(owner.hash);
+            // Owners that wait for their own word are not judged by hearsay.
+            let judged = *name == sender || self.is_visible(name, owner);
+            let digest = theirs.get(&owner.hash).copied().unwrap_or(0);
+            if judged && owner.digest() != digest {
+                let versions = versions_of(owner);
+                differing.push((owner.hash, versions));
+            }
+        }
+        let unknown = theirs.keys().filter(|hash| !known.contains(hash));
+        differing.extend(unknown.map(|hash| (*hash, Vec::new())));
+        if !differing.iter().any(|(hash, _)| *hash == sender_hash) {
+            self.confirm(network, &sender);
+        }
+        if differing.is_empty() {
+            self.synced(network);
+            return;
+        }
+        let message = TableMessage::Versions(Versions {
+            sender: self.identity.name.clone(),
+            network,
+            owners: self.cut(differing),
+        });
+        self.send(&sender, Some(from), &message);
+    }
+
+    pub(super) fn on_versions(&mut self, from: SocketAddr, versions: Versions) {
+        let (network, sender) = (versions.network, versions.sender);
+        if !self.is_joined(network) {
+            self.deny(network, &sender, from);
+            return;
+        }
+        let (mut records, mut wanted, mut own) = (Vec::new(), Vec::new(), false);
+        for (hash, theirs) in versions.owners {
+            let name = self.networks.get(&network).and_then(|n| n.owner_of(hash));
+            let Some(name) = name else {
+                let live = theirs.iter().filter(|version| version.digest != 0);
+                wanted.extend(live.map(|version| (hash, version.endpoint)));
+                continue;
+            };
+            if self.is_own(&name) {
+                own = true;
+                for version in &theirs {
+                    self.on_own_version(network, version.endpoint, version.version, version.digest);
+                }
+            }
+            self.compare(network, &name, &theirs, &mut records, &mut wanted);
+        }
+        if own || !records.is_empty() || !wanted.is_empty() {
+            self.send_records(network, &sender, from, records, wanted, own);
+        }
+    }
+
+    /// Finds what the other side lacks of an owner's records, and what we lack.
+    fn compare(
+        &self,
+        network: NetworkId,
+        name: &Name,
+        theirs: &[RecordVersion],
+        records: &mut Vec<WireRecord>,
+        wanted: &mut Vec<(OwnerHash, EndpointId)>,
+    ) {
+        let Some(owner) = self.owner(network, name) else {
+            return;
+        };
+        let listed: BTreeMap<EndpointId, (Version, u64)> = theirs
+            .iter()
+            .map(|listed| (listed.endpoint, (listed.version, listed.digest)))
+            .collect();
+        for (endpoint, record) in owner.records().filter(|(_, record)| !record.outdated) {
+            let ours = (record.version, record.digest);
+            let lacks = match listed.get(&endpoint) {
+                Some(theirs) => *theirs < ours,
+                None => record.content.is_some() && self.is_visible(name, owner),
+            };
+            if lacks {
+                records.push(record.on_wire(name, endpoint));
+            }
+        }
+        if self.is_own(name) {
+            return;
+        }
+        for (endpoint, theirs) in listed {
+            let lack = match owner.get(endpoint) {
+                Some(record) => (record.version, record.digest) < theirs,
+                None => theirs.1 != 0 && theirs.0 >= owner.floor(),
+            };
+            if lack {
+                wanted.push((owner.hash, endpoint));
+            }
+        }
+    }
+
+    fn answer_wanted(
+        &mut self,
+        network: NetworkId,
+        sender: &Name,
+        from: SocketAddr,
+        wanted: &[(OwnerHash, EndpointId)],
+    ) {
+        if wanted.is_empty() {
+            return;
+        }
+        let Some(place) = self.networks.get(&network) else {
+            return;
+        };
+        let names: BTreeMap<OwnerHash, &Name> = place
+            .owners
+            .iter()
+            .map(|(name, owner)| (owner.hash, name))
+            .collect();
+        let found = wanted.iter().filter_map(|(hash, endpoint)| {
+            let name = *names.get(hash)?;
+            let record = place.owners.get(name)?.get(*endpoint)?;
+            Some(record.on_wire(name, *endpoint))
+        });
+        let records = found.collect();
+        self.send_records(network, sender, from, records, Vec::new(), false);
+    }
+
+    /// Sends rows as an answer; as much as one answer may hold. The rest comes with the next digest.
+    fn send_records(
+        &mut self,
+        network: NetworkId,
+        to: &Name,
+        from: SocketAddr,
+        records: Vec<WireRecord>,
+        wanted: Vec<(OwnerHash, EndpointId)>,
+        whole: bool,
+    ) {
+        let (count, mut left) = (records.len(), self.limits.sync_bytes_max);
+        let mut sent = Vec::new();
+        for record in records {
+            let need = record.row.as_ref().map_or(0, bytes::Bytes::len) + RECORD_BYTES;
+            let Some(rest) = left.checked_sub(need) else {
+                break;
+            };
+            left = rest;
+            sent.push(record);
+        }
+        let purpose = if whole && sent.len() == count {
+            Purpose::Whole
+        } else {
+            Purpose::Part
+        };
+        let wanted = wanted.into_iter().take(left / WANTED_BYTES).collect();
+        let message = TableMessage::Rows(Rows {
+            sender: self.identity.name.clone(),
+            network,
+            purpose: if whole { purpose } else { Purpose::News },
+            records: sent,
+            wanted,
+        });
+        self.send(to, Some(from), &message);
+    }
+
+    /// Keeps of a list of versions what one message may hold.
+    fn cut(
+        &self,
+        owners: Vec<(OwnerHash, Vec<RecordVersion>)>,
+    ) -> Vec<(OwnerHash, Vec<RecordVersion>)> {
+        let mut left = self.limits.sync_bytes_max;
+        let fits = |(_, versions): &(OwnerHash, Vec<RecordVersion>)| {
+            let need = WANTED_BYTES + versions.len() * RECORD_BYTES;
+            let rest = left.checked_sub(need);
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        owners.into_iter().filter(fits).collect()
+    }
+
+    /// The rows that are held of an owner are its present word.
+    fn confirm(&mut self, network: NetworkId, name: &Name) {
+        let up = self.is_up(name);
+        let Some(owner) = self.owner_mut(network, name) else {
+            return;
+        };
+        if owner.confirmed || !up {
+            return;
+        }
+        owner.confirmed = true;
+        self.asks.remove(&(network, name.clone()));
+        self.announce_rows(network, name, true);
+    }
+
+    fn synced(&mut self, network: NetworkId) {
+        let place = self.networks.get_mut(&network);
+        let Some(joined) = place.and_then(|network| network.joined.as_mut()) else {
+            return;
+        };
+        if !joined.synced {
+            joined.synced = true;
+            joined.sync_at = self.now + self.rng.duration(ZERO..self.timing.sync_interval);
+            let event = Event::NetworkSynced { network };
+            self.outputs.push_back(TableOutput::Event(event));
+        }
+    }
+
+    /// Compares tables with `peer` soon.
+    fn sync_with(&mut self, network: NetworkId, peer: &Name) {
+        let soon = self.now + self.rng.duration(ZERO..self.timing.gossip_interval);
+        let place = self.networks.get_mut(&network);
+        if let Some(joined) = place.and_then(|network| network.joined.as_mut()) {
+            joined.sync_at = joined.sync_at.min(soon);
+            joined.next_peer = Some(peer.clone());
+        }
+    }
+
+    /// Sends the digests that are due.
+    pub(super) fn sync_due(&mut self) {
+        let now = self.now;
+        let due: Vec<NetworkId> = self
+            .networks
+            .iter()
+            .filter(|(_, n)| n.joined.as_ref().is_some_and(|j| j.sync_at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for network in due {
+            self.sync(network);
+        }
+    }
+
+    fn sync(&mut self, network: NetworkId) {
+        let interval = self.timing.sync_interval;
+        let wait = interval / 2 + self.rng.duration(ZERO..interval);
+        let place = self.networks.get_mut(&network);
+        let Some(joined) = place.and_then(|network| network.joined.as_mut()) else {
+            return;
+        };
+        let (synced, next_peer) = (joined.synced, joined.next_peer.take());
+        joined.sync_at = self.now + if synced { wait } else { self.timing.sync_retry };
+        if synced {
+            let up = next_peer.filter(|peer| self.is_up(peer));
+            let peer = up.or_else(|| self.random_members(network, 1).pop());
+            if let Some(peer) = peer {
+                self.send_digest(network, &peer, Wish::Differences);
+            }
+            return;
+        }
+        let peers = self.random_members(network, self.timing.sync_fanout);
+        for peer in &peers {
+            self.send_digest(network, peer, Wish::Everything);
+        }
+        if peers.is_empty() {
+            self.synced(network);
+        }
+    }
+
+    pub(super) fn send_digest(&mut self, network: NetworkId, to: &Name, wish: Wish) {
+        let Some((place, attachment)) = self.place(network) else {
+            return;
+        };
+        let own = place.owners.get(&self.identity.name);
+        let digest = Digest {
+            attachment,
+            table: self.digest(network),
+            own: own.map_or(0, OwnerTable::digest),
+            wish,
+        };
+        self.stats.digests_sent += 1;
+        self.send(to, None, &TableMessage::Digest(digest));
+    }
+
+    /// Asks an owner that is up again for its word on its rows.
+    pub(super) fn ask(&mut self, network: NetworkId, owner: &Name) {
+        if self.is_joined(network) {
+            let at = self.now + self.rng.duration(ZERO..self.timing.sync_retry / 4);
+            let ask = Ask { at, tries: 0 };
+            self.asks.insert((network, owner.clone()), ask);
+        }
+    }
+
+    pub(super) fn ask_due(&mut self) {
+        let now = self.now;
+        let due: Vec<_> = self
+            .asks
+            .iter()
+            .filter(|(_, ask)| ask.at <= now)
+            .map(|(key, ask)| (key.clone(), *ask))
+            .collect();
+        for ((network, owner), ask) in due {
+            let wait = self.timing.sync_retry * (1 << ask.tries.min(ASK_BACKOFF_MAX));
+            let at = now + wait / 2 + self.rng.duration(ZERO..wait);
+            let tries = ask.tries.saturating_add(1);
+            self.asks
+                .insert((network, owner.clone()), Ask { at, tries });
+            self.send_digest(network, &owner, Wish::Word);
+        }
+    }
+
+    fn place(&self, network: NetworkId) -> Option<(&super::Network, Attachment)> {
+        let place = self.networks.get(&network)?;
+        let own = place.owners.get(&self.identity.name)?;
+        Some((place, own.attachment.clone()?))
+    }
+}
+
+fn versions_of(owner: &OwnerTable) -> Vec<RecordVersion> {
+    owner
+        .records()
+        .filter(|(_, record)| !record.outdated)
+        .map(|(endpoint, record)| record.identity(endpoint))
+        .collect()
+}
+
+/// Answers with more rows than these are not passed on: others will find them by their own digests.
+const RELAYED_MAX: usize = 64;
+/// Octets around a row in an answer.
+const RECORD_BYTES: usize = crate::NAME_BYTES_MAX + 36;
+const WANTED_BYTES: usize = 32;
+/// Largest exponent of the back-off of an ask.
+const ASK_BACKOFF_MAX: u32 = 3;
