@@ -6,6 +6,8 @@ mod answer;
 mod cache;
 mod config;
 mod directory;
+#[cfg(feature = "tokio")]
+pub mod driver;
 mod error;
 mod event;
 mod exchange;

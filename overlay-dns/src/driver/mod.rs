@@ -1,0 +1,349 @@
+//! The socket half, on tokio: it reads queries from the sockets of endpoints and asks upstream servers.
+//!
+//! [`Sockets`] owns every socket and no protocol; the resolver stays with its driver, which may be a part of a larger
+//! machine. What arrives comes out of one channel as [`Input`]; what the resolver wants done goes into
+//! [`Sockets::carry_out`]. Where a resolver is all there is, [`Sockets::drive`] is the whole loop body:
+//!
+//! ```no_run
+//! # async fn run(
+//! #     mut resolver: overlay_dns::Resolver,
+//! #     client: overlay_core::EndpointId,
+//! #     clock: impl Fn() -> overlay_core::Instant,
+//! # ) -> std::io::Result<()> {
+//! use overlay_core::Machine;
+//! use overlay_dns::driver::{Sockets, SocketsConfig};
+//!
+//! let (sockets, mut inputs) = Sockets::new(SocketsConfig::default());
+//! let udp = std::net::UdpSocket::bind("127.0.0.11:53")?;
+//! let tcp = std::net::TcpListener::bind("127.0.0.11:53")?;
+//! sockets.serve(client, udp, Some(tcp))?;
+//! loop {
+//!     let pause = resolver.poll_timeout().map_or(std::time::Duration::MAX, |due| due - clock());
+//!     let input = tokio::time::timeout(pause, inputs.recv()).await.ok().flatten();
+//!     for event in sockets.drive(&mut resolver, clock(), input) {
+//!         println!("{event:?}");
+//!     }
+//! }
+//! # }
+//! ```
+
+mod serve;
+mod upstream;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use overlay_core::{EndpointId, Instant, Machine};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::AbortHandle,
+};
+
+use crate::{Event, Output, QueryToken, Resolver, Transport, UpstreamToken};
+
+/// Limits of the sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketsConfig {
+    /// How many inputs wait in the channel; datagrams beyond it are dropped, streams wait. Default 1,024.
+    pub inputs_max: usize,
+    /// How many queries wait for an answer; beyond it the oldest is forgotten. Default 4,096.
+    pub queries_max: usize,
+    /// How many TCP connections one client may have; more are closed at once. Default 64.
+    pub connections_max: usize,
+    /// How many queries of one connection are answered at the same time; more wait unread. Default 32.
+    pub pipelined_max: usize,
+    /// How long a connection may be silent between queries. Default 10 s (RFC 7766 §6.2.3).
+    pub idle_timeout: Duration,
+    /// How long a message, once begun, may take to arrive or to be sent. Default 5 s.
+    pub message_timeout: Duration,
+}
+
+impl Default for SocketsConfig {
+    fn default() -> Self {
+        Self {
+            inputs_max: 1_024,
+            queries_max: 4_096,
+            connections_max: 64,
+            pipelined_max: 32,
+            idle_timeout: Duration::from_secs(10),
+            message_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Something for the resolver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// For [`Resolver::handle_query`].
+    Query {
+        /// Who asks.
+        client: EndpointId,
+        /// Names the query.
+        token: QueryToken,
+        /// How it came.
+        transport: Transport,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// For [`Resolver::handle_upstream`].
+    Upstream {
+        /// The forward that is answered.
+        upstream: UpstreamToken,
+        /// Who answers.
+        from: SocketAddr,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// For [`Resolver::handle_upstream_failed`].
+    UpstreamFailed {
+        /// The forward that failed.
+        upstream: UpstreamToken,
+    },
+}
+
+/// A handle to all sockets of a resolver. Clones are handles to the same; nothing blocks.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: SocketsConfig,
+    runtime: Handle,
+    inputs: mpsc::Sender<Input>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_token: u64,
+    /// Where answers go.
+    paths: BTreeMap<QueryToken, Path>,
+    clients: BTreeMap<EndpointId, Vec<AbortHandle>>,
+    forwards: BTreeMap<UpstreamToken, AbortHandle>,
+    dropped: u64,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+enum Path {
+    Datagram {
+        client: EndpointId,
+        socket: Arc<UdpSocket>,
+        peer: SocketAddr,
+    },
+    Stream {
+        client: EndpointId,
+        answers: mpsc::Sender<Vec<u8>>,
+        /// Lets the connection read on when the answer has gone.
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Path {
+    fn client(&self) -> EndpointId {
+        match self {
+            Self::Datagram { client, .. } | Self::Stream { client, .. } => *client,
+        }
+    }
+}
+
+impl Sockets {
+    /// Makes the handle and the channel out of which the inputs come. The tasks run on the present runtime.
+    ///
+    /// # Panics
+    ///
+    /// If called outside a tokio runtime.
+    pub fn new(config: SocketsConfig) -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(config.inputs_max.max(1));
+        let shared = Shared {
+            config,
+            runtime: Handle::current(),
+            inputs,
+            state: Mutex::default(),
+        };
+        let shared = Arc::new(shared);
+        (Self { shared }, receiver)
+    }
+
+    /// Reads the queries of a client from sockets that were opened in its namespace, until [`stop`](Self::stop).
+    ///
+    /// # Errors
+    ///
+    /// What the system says when the sockets are made non-blocking or registered; nothing is read then.
+    pub fn serve(
+        &self,
+        client: EndpointId,
+        udp: UdpSocket,
+        tcp: Option<TcpListener>,
+    ) -> io::Result<()> {
+        let _context = self.shared.runtime.enter();
+        udp.set_nonblocking(true)?;
+        let sender = Arc::new(udp.try_clone()?);
+        let udp = tokio::net::UdpSocket::from_std(udp)?;
+        let listener = match tcp {
+            Some(tcp) => {
+                tcp.set_nonblocking(true)?;
+                Some(tokio::net::TcpListener::from_std(tcp)?)
+            }
+            None => None,
+        };
+        let mut tasks = vec![self.spawn(serve::datagrams(self.clone(), client, udp, sender))];
+        if let Some(listener) = listener {
+            tasks.push(self.spawn(serve::connections(self.clone(), client, listener)));
+        }
+        self.state()
+            .clients
+            .entry(client)
+            .or_default()
+            .extend(tasks);
+        Ok(())
+    }
+
+    /// Closes the sockets of a client.
+    pub fn stop(&self, client: EndpointId) {
+        let mut state = self.state();
+        for task in state.clients.remove(&client).unwrap_or_default() {
+            task.abort();
+        }
+        state.paths.retain(|_, path| path.client() != client);
+    }
+
+    /// Closes everything. The tasks hold handles of their own: without this they end with the runtime.
+    pub fn close(&self) {
+        let mut state = self.state();
+        let clients = std::mem::take(&mut state.clients);
+        let forwards = std::mem::take(&mut state.forwards);
+        for task in clients
+            .into_values()
+            .flatten()
+            .chain(forwards.into_values())
+        {
+            task.abort();
+        }
+        state.paths.clear();
+    }
+
+    /// Hands `input`, or the time alone, to the resolver, and carries out all that it wants. Returns its events.
+    pub fn drive(&self, resolver: &mut Resolver, now: Instant, input: Option<Input>) -> Vec<Event> {
+        match input {
+            Some(Input::Query {
+                client,
+                token,
+                transport,
+                bytes,
+            }) => {
+                let taken = resolver.handle_query(now, client, token, transport, &bytes);
+                if taken.is_err() {
+                    self.forget(token);
+                }
+            }
+            Some(Input::Upstream {
+                upstream,
+                from,
+                bytes,
+            }) => {
+                // What is ignored is counted by the resolver.
+                let _ = resolver.handle_upstream(now, upstream, from, &bytes);
+            }
+            Some(Input::UpstreamFailed { upstream }) => {
+                let _ = resolver.handle_upstream_failed(now, upstream);
+            }
+            None => {}
+        }
+        resolver.handle_timeout(now);
+        let mut events = Vec::new();
+        while let Some(output) = resolver.poll_output() {
+            events.extend(self.carry_out(output));
+        }
+        events
+    }
+
+    /// Carries out one output; an event comes back.
+    pub fn carry_out(&self, output: Output) -> Option<Event> {
+        match output {
+            Output::Answer { token, bytes, .. } => self.answer(token, bytes),
+            Output::Forward {
+                upstream,
+                to,
+                transport,
+                bytes,
+            } => self.forward(upstream, to, transport, bytes),
+            Output::CloseForward { upstream } => {
+                if let Some(task) = self.state().forwards.remove(&upstream) {
+                    task.abort();
+                }
+            }
+            Output::Event(event) => return Some(event),
+        }
+        None
+    }
+
+    /// Forgets a query that the resolver did not take: nobody will answer it.
+    pub fn forget(&self, token: QueryToken) {
+        self.state().paths.remove(&token);
+    }
+
+    /// Returns how many datagrams and answers were dropped because something was full or gone.
+    pub fn dropped(&self) -> u64 {
+        self.state().dropped
+    }
+
+    fn answer(&self, token: QueryToken, bytes: Vec<u8>) {
+        let Some(path) = self.state().paths.remove(&token) else {
+            return;
+        };
+        let sent = match path {
+            // A full buffer loses the answer, as any datagram can be lost; the client asks again.
+            Path::Datagram { socket, peer, .. } => socket.send_to(&bytes, peer).is_ok(),
+            // There is room for as many answers as there are permits.
+            Path::Stream { answers, .. } => answers.try_send(bytes).is_ok(),
+        };
+        if !sent {
+            self.state().dropped += 1;
+        }
+    }
+
+    fn forward(
+        &self,
+        upstream: UpstreamToken,
+        to: SocketAddr,
+        transport: Transport,
+        bytes: Vec<u8>,
+    ) {
+        let inputs = self.shared.inputs.clone();
+        let mut state = self.state(); // held, so that the task cannot be closed before it is known
+        let task = self.spawn(upstream::exchange(inputs, upstream, to, transport, bytes));
+        state.forwards.insert(upstream, task);
+    }
+
+    /// Remembers where the answer to a query goes.
+    fn register(&self, path: Path) -> QueryToken {
+        let mut state = self.state();
+        state.last_token += 1;
+        let token = QueryToken(state.last_token);
+        if state.paths.len() >= self.shared.config.queries_max {
+            state.paths.pop_first();
+            state.dropped += 1;
+        }
+        state.paths.insert(token, path);
+        token
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.shared.runtime.spawn(task).abort_handle()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code under the lock panics half way.
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
