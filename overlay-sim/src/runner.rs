@@ -244,7 +244,7 @@ pub fn replay_command(name: &str, seed: u64) -> String {
         command.push(' ');
         command.push_str(&target);
     }
-    format!("{command} {test} -- --exact")
+    format!("{command} {test} -- --exact --include-ignored")
 }
 
 /// Says which target of its package a test binary is: `deps/simulation-0123456789abcdef`.
