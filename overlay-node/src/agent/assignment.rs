@@ -1,0 +1,63 @@
+//! What a manager tells a node to run and to know.
+
+use ipnet::IpNet;
+use overlay_core::{NetworkId, NodeId, Vni};
+use overlay_gossip::Lease;
+use overlay_raft::RaftId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::Role,
+    identity::LeaseKey,
+    state::{EndpointRecord, Secret},
+    wire::ManagerAddress,
+};
+
+/// Everything that a node has to run and to know, complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Index of the log that it stands for; a lower one is out of date.
+    pub version: u64,
+    /// The cluster's identity.
+    pub cluster: NodeId,
+    /// The node's role.
+    pub role: Role,
+    /// The node's part in the consensus, for managers.
+    pub raft: Option<RaftId>,
+    /// All managers.
+    pub managers: Vec<ManagerAddress>,
+    /// Gossip keys, oldest first.
+    pub gossip_keys: Vec<Secret<16>>,
+    /// Checks the signatures on leases.
+    pub lease_key: LeaseKey,
+    /// The networks that the node has endpoints on.
+    pub networks: Vec<AssignedNetwork>,
+    /// The endpoints that the node runs.
+    pub endpoints: Vec<AssignedEndpoint>,
+}
+
+/// A network that the node has endpoints on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedNetwork {
+    /// Its identity.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its subnets.
+    pub subnets: Vec<IpNet>,
+    /// Largest inner packet asked for, in octets.
+    pub mtu: Option<u16>,
+    /// Whether it has no way out.
+    pub internal: bool,
+}
+
+/// An endpoint that the node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedEndpoint {
+    /// The endpoint.
+    pub record: EndpointRecord,
+    /// Its address lease, signed.
+    pub lease: Lease,
+}

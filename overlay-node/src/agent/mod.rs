@@ -1,0 +1,381 @@
+//! The part of a node that runs what it was assigned: endpoints, their rows, names and ports.
+//!
+//! It works from its last assignment alone, so it goes on without any manager. It holds no session and no socket: the
+//! [`Node`](crate::Node) that owns it carries its wishes out.
+
+mod assignment;
+mod session;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use overlay_core::{
+    EndpointId, Instant, NetworkId,
+    plane::{
+        Desired, DesiredNetwork, DesiredPort, Namespace, PlatformError, PortSpec, RemoteEndpoint,
+    },
+};
+use overlay_dns::{Records, View};
+use overlay_gossip::{Row, RowState};
+use serde::{Deserialize, Serialize};
+
+pub use assignment::{AssignedEndpoint, AssignedNetwork, Assignment};
+pub(crate) use session::Session;
+
+use crate::{Config, api::EndpointInfo, state::EndpointRecord};
+
+/// What a node needs in order to go on after a restart without any manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentMemory {
+    /// The last assignment.
+    pub assignment: Option<Assignment>,
+    /// Where the ports of the node's endpoints go.
+    pub namespaces: BTreeMap<EndpointId, Namespace>,
+}
+
+/// A wish of the agent, carried out by the node that owns it.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    JoinNetwork(NetworkId),
+    LeaveNetwork(NetworkId),
+    PutRow(NetworkId, Box<Row>),
+    DeleteRow(NetworkId, EndpointId),
+    SetZone(NetworkId, String, Vec<IpNet>),
+    RemoveZone(NetworkId),
+    SetClient(EndpointId, View),
+    RemoveClient(EndpointId),
+    CreatePort(Box<PortSpec>),
+    RemovePort(EndpointId),
+}
+
+/// How far the port of an endpoint is.
+#[derive(Clone, Debug)]
+enum PortState {
+    Creating,
+    Ready,
+    Failed(PlatformError),
+}
+
+/// An endpoint that runs here.
+#[derive(Debug)]
+struct LocalEndpoint {
+    assigned: AssignedEndpoint,
+    port: PortState,
+    retry_at: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    config: Config,
+    memory: AgentMemory,
+    endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    joined: BTreeSet<NetworkId>,
+    wishes: VecDeque<Wish>,
+    /// Assigned endpoints that nobody here knows of, with the time from which they count as orphans.
+    orphans: BTreeMap<EndpointId, Instant>,
+    memory_changed: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(config: Config, memory: AgentMemory, now: Instant) -> Self {
+        let mut agent = Self {
+            config,
+            memory: AgentMemory { assignment: None, namespaces: memory.namespaces },
+            endpoints: BTreeMap::new(),
+            joined: BTreeSet::new(),
+            wishes: VecDeque::new(),
+            orphans: BTreeMap::new(),
+            memory_changed: false,
+        };
+        if let Some(assignment) = memory.assignment {
+            agent.assign(now, assignment);
+        }
+        agent.memory_changed = false;
+        agent
+    }
+
+    /// Says where the port of an endpoint will go, before it is asked for.
+    pub(crate) fn expect(&mut self, endpoint: EndpointId, namespace: Namespace) {
+        self.memory.namespaces.insert(endpoint, namespace);
+        self.memory_changed = true;
+    }
+
+    /// Takes back what [`expect`](Self::expect) said.
+    pub(crate) fn forget(&mut self, endpoint: EndpointId) {
+        if !self.endpoints.contains_key(&endpoint) {
+            self.memory.namespaces.remove(&endpoint);
+            self.memory_changed = true;
+        }
+    }
+
+    /// Takes a new assignment; one that is out of date is ignored.
+    pub(crate) fn assign(&mut self, now: Instant, assignment: Assignment) {
+        let present = self.memory.assignment.as_ref();
+        if present.is_some_and(|present| {
+            present.cluster == assignment.cluster && present.version > assignment.version
+        }) {
+            return;
+        }
+        if present == Some(&assignment) {
+            return;
+        }
+        self.memory.assignment = Some(assignment);
+        self.memory_changed = true;
+        self.settle_networks();
+        self.settle_endpoints(now);
+    }
+
+    pub(crate) fn handle_port(
+        &mut self,
+        now: Instant,
+        endpoint: EndpointId,
+        result: Result<(), PlatformError>,
+    ) {
+        let Some(local) = self.endpoints.get_mut(&endpoint) else { return };
+        match result {
+            Ok(()) => {
+                local.port = PortState::Ready;
+                let record = &local.assigned.record;
+                let row = row(record, &local.assigned, self.config.address);
+                self.wishes.push_back(Wish::PutRow(record.network, Box::new(row)));
+            }
+            Err(error) => {
+                local.port = PortState::Failed(error);
+                local.retry_at = now + RETRY;
+            }
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<_> = self
+            .endpoints
+            .iter()
+            .filter(|(_, local)| {
+                matches!(local.port, PortState::Failed(_)) && local.retry_at <= now
+            })
+            .map(|(endpoint, _)| *endpoint)
+            .collect();
+        for endpoint in due {
+            self.create_port(endpoint);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let failed = |local: &&LocalEndpoint| matches!(local.port, PortState::Failed(_));
+        let retries = self.endpoints.values().filter(failed).map(|local| local.retry_at);
+        retries.chain(self.orphans.values().copied()).min()
+    }
+
+    pub(crate) fn poll_wish(&mut self) -> Option<Wish> {
+        self.wishes.pop_front()
+    }
+
+    /// Returns what has to be written down, if it changed since the last call.
+    pub(crate) fn poll_memory(&mut self) -> Option<AgentMemory> {
+        std::mem::take(&mut self.memory_changed).then(|| self.memory.clone())
+    }
+
+    /// Returns the endpoints that the managers keep for this node but nobody here knows of; each is due once.
+    pub(crate) fn take_orphans(&mut self, now: Instant) -> Vec<EndpointId> {
+        let due: Vec<_> =
+            self.orphans.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for endpoint in &due {
+            self.orphans.insert(*endpoint, now + ORPHAN);
+        }
+        due
+    }
+
+    pub(crate) fn assignment(&self) -> Option<&Assignment> {
+        self.memory.assignment.as_ref()
+    }
+
+    /// Returns how the port of an endpoint is: `None` while it is being made or unknown.
+    pub(crate) fn port(&self, endpoint: EndpointId) -> Option<Result<(), PlatformError>> {
+        match &self.endpoints.get(&endpoint)?.port {
+            PortState::Creating => None,
+            PortState::Ready => Some(Ok(())),
+            PortState::Failed(error) => Some(Err(error.clone())),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Describes the endpoints that run here.
+    pub(crate) fn endpoints(&self) -> Vec<EndpointInfo> {
+        let describe = |local: &LocalEndpoint| {
+            let record = &local.assigned.record;
+            let network = self.network(record.network);
+            EndpointInfo {
+                id: record.id,
+                name: record.name.clone(),
+                aliases: record.aliases.clone(),
+                network: record.network,
+                network_name: network.map(|network| network.name.clone()).unwrap_or_default(),
+                node: record.node,
+                mac: record.mac,
+                addresses: record.addresses.clone(),
+                namespace: self.memory.namespaces.get(&record.id).cloned(),
+                ready: matches!(local.port, PortState::Ready),
+            }
+        };
+        self.endpoints.values().map(describe).collect()
+    }
+
+    /// Computes the data plane from the assignment and the rows of the tables.
+    pub(crate) fn desired<'a>(
+        &self,
+        rows: impl Fn(NetworkId) -> Vec<&'a Row>,
+        members: impl Fn(NetworkId) -> BTreeSet<IpAddr>,
+    ) -> Desired {
+        let mut desired = Desired::default();
+        for network in self.assignment().into_iter().flat_map(|assignment| &assignment.networks) {
+            let ports: BTreeMap<_, _> = self
+                .endpoints
+                .values()
+                .map(|local| &local.assigned.record)
+                .filter(|record| record.network == network.id)
+                .map(|record| {
+                    let (mac, addresses) = (record.mac, record.addresses.clone());
+                    (record.id, DesiredPort { mac, addresses })
+                })
+                .collect();
+            let remotes: BTreeMap<_, _> = rows(network.id)
+                .into_iter()
+                .filter(|row| !ports.contains_key(&row.endpoint))
+                .filter(|row| row.vtep != self.config.address)
+                .map(|row| {
+                    let (mac, addresses, vtep) = (row.mac, row.addresses.clone(), row.vtep);
+                    (row.endpoint, RemoteEndpoint { mac, addresses, vtep })
+                })
+                .collect();
+            let mut vteps = members(network.id);
+            vteps.extend(remotes.values().map(|remote| remote.vtep));
+            vteps.remove(&self.config.address);
+            let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
+            let network_plane = DesiredNetwork { vni, subnets, mtu, ports, remotes, vteps };
+            desired.networks.insert(network.id, network_plane);
+        }
+        desired
+    }
+
+    fn settle_networks(&mut self) {
+        let Some(assignment) = &self.memory.assignment else { return };
+        let wanted: BTreeSet<_> = assignment.networks.iter().map(|network| network.id).collect();
+        for network in self.joined.difference(&wanted) {
+            self.wishes.push_back(Wish::LeaveNetwork(*network));
+            self.wishes.push_back(Wish::RemoveZone(*network));
+        }
+        for network in &assignment.networks {
+            if !self.joined.contains(&network.id) {
+                let (name, subnets) = (network.name.clone(), network.subnets.clone());
+                self.wishes.push_back(Wish::SetZone(network.id, name, subnets));
+                self.wishes.push_back(Wish::JoinNetwork(network.id));
+            }
+        }
+        self.joined = wanted;
+    }
+
+    fn settle_endpoints(&mut self, now: Instant) {
+        let Some(assignment) = &self.memory.assignment else { return };
+        let wanted: BTreeMap<_, _> = assignment
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.record.id, endpoint.clone()))
+            .collect();
+        let gone: Vec<_> =
+            self.endpoints.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for endpoint in gone {
+            if let Some(local) = self.endpoints.remove(&endpoint) {
+                let network = local.assigned.record.network;
+                self.wishes.push_back(Wish::DeleteRow(network, endpoint));
+                self.wishes.push_back(Wish::RemoveClient(endpoint));
+                self.wishes.push_back(Wish::RemovePort(endpoint));
+                self.memory.namespaces.remove(&endpoint);
+            }
+        }
+        self.orphans.retain(|endpoint, _| wanted.contains_key(endpoint));
+        for (endpoint, assigned) in wanted {
+            if !self.memory.namespaces.contains_key(&endpoint) {
+                self.orphans.entry(endpoint).or_insert(now + ORPHAN);
+            } else if !self.endpoints.contains_key(&endpoint) {
+                let (port, retry_at) = (PortState::Creating, now);
+                self.endpoints.insert(endpoint, LocalEndpoint { assigned, port, retry_at });
+                self.create_port(endpoint);
+            }
+        }
+    }
+
+    fn create_port(&mut self, endpoint: EndpointId) {
+        let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else { return };
+        let Some(record) = self.endpoints.get(&endpoint).map(|local| local.assigned.record.clone())
+        else {
+            return;
+        };
+        let Some(network) = self.network(record.network) else { return };
+        let (mtu, internal) = (self.mtu(network), network.internal);
+        let view = View { networks: vec![record.network], forward: !internal };
+        let spec = PortSpec {
+            endpoint,
+            namespace,
+            interface: INTERFACE.to_owned(),
+            mac: record.mac,
+            addresses: record.addresses,
+            gateway: None,
+            mtu,
+            hostname: record.name,
+        };
+        if let Some(local) = self.endpoints.get_mut(&endpoint) {
+            local.port = PortState::Creating;
+        }
+        self.wishes.push_back(Wish::SetClient(endpoint, view));
+        self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
+    }
+
+    fn network(&self, network: NetworkId) -> Option<&AssignedNetwork> {
+        self.assignment()?.networks.iter().find(|candidate| candidate.id == network)
+    }
+
+    /// The underlay's MTU less the encapsulation's octets: outer IP, UDP and VXLAN headers and the inner Ethernet header.
+    fn mtu(&self, network: &AssignedNetwork) -> u16 {
+        let overhead = if self.config.address.is_ipv4() { 50 } else { 70 };
+        let most = self.config.underlay_mtu.saturating_sub(overhead);
+        network.mtu.map_or(most, |wanted| wanted.min(most))
+    }
+}
+
+/// Makes the row that tells the network's members of an endpoint.
+fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr) -> Row {
+    let mut names = vec![record.name.clone()];
+    names.extend(record.aliases.iter().cloned());
+    names.push(record.id.short());
+    Row {
+        endpoint: record.id,
+        mac: record.mac,
+        addresses: record.addresses.iter().map(IpNet::addr).collect(),
+        vtep,
+        names,
+        service: None,
+        service_name: String::new(),
+        ports: Vec::new(),
+        weight: 1,
+        state: RowState::Live,
+        lease: assigned.lease.clone(),
+    }
+}
+
+/// Makes the DNS records of a row.
+pub(crate) fn records(row: &Row) -> Records {
+    Records { names: row.names.clone(), addresses: row.addresses.clone(), ..Records::default() }
+}
+
+/// Name of the interface inside an endpoint's namespace.
+const INTERFACE: &str = "eth0";
+/// How long the agent waits before it tries again to make a port.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long an endpoint that nobody here knows of is left alone, before its address is given back.
+const ORPHAN: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,0 +1,111 @@
+//! The agent's session with the leader: whom to talk to, when to speak, when to look for another manager.
+
+use std::{net::SocketAddr, time::Duration};
+
+use overlay_core::{Instant, NodeId};
+
+use crate::{Timers, wire::ManagerAddress};
+
+/// Which manager the node talks to.
+#[derive(Debug)]
+pub(crate) struct Session {
+    node: NodeId,
+    interval: Duration,
+    patience: Duration,
+    managers: Vec<ManagerAddress>,
+    /// Managers to begin with, before an assignment says which there are.
+    seeds: Vec<(NodeId, SocketAddr)>,
+    target: Option<NodeId>,
+    heard_at: Instant,
+    next_heartbeat: Instant,
+}
+
+impl Session {
+    pub(crate) fn new(node: NodeId, timers: &Timers, now: Instant) -> Self {
+        let interval = timers.heartbeat_interval;
+        Self {
+            node,
+            interval,
+            patience: interval * timers.heartbeats_missing_max,
+            managers: Vec::new(),
+            seeds: Vec::new(),
+            target: None,
+            heard_at: now,
+            next_heartbeat: now,
+        }
+    }
+
+    /// Names a manager to begin with.
+    pub(crate) fn add_seed(&mut self, node: NodeId, address: SocketAddr) {
+        self.seeds.push((node, address));
+    }
+
+    /// Takes the list of managers.
+    pub(crate) fn set_managers(&mut self, managers: &[ManagerAddress]) {
+        if self.managers != managers {
+            self.managers = managers.to_vec();
+        }
+        if self.target.is_some_and(|target| self.address(target).is_none() && target != self.node) {
+            self.target = None;
+        }
+    }
+
+    /// Says who leads, as far as somebody knows.
+    pub(crate) fn redirect(&mut self, now: Instant, leader: NodeId) {
+        if self.target != Some(leader) {
+            self.target = Some(leader);
+            self.heard_at = now;
+            self.next_heartbeat = now;
+        }
+    }
+
+    /// Notes that the leader answered.
+    pub(crate) fn heard(&mut self, now: Instant, from: NodeId) {
+        if self.target == Some(from) {
+            self.heard_at = now;
+        }
+    }
+
+    /// Returns the manager to send a heartbeat to, if one is due.
+    pub(crate) fn poll_heartbeat(&mut self, now: Instant) -> Option<NodeId> {
+        if now < self.next_heartbeat {
+            return None;
+        }
+        self.next_heartbeat = now + self.interval;
+        if self.target.is_none() || now.duration_since(self.heard_at) > self.patience {
+            self.target = self.next_target();
+            self.heard_at = now;
+        }
+        self.target
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        self.next_heartbeat
+    }
+
+    pub(crate) fn target(&self) -> Option<NodeId> {
+        self.target
+    }
+
+    pub(crate) fn managers(&self) -> &[ManagerAddress] {
+        &self.managers
+    }
+
+    /// Returns where a manager takes sessions.
+    pub(crate) fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        let known = self.managers.iter().find(|manager| manager.node == node);
+        let seed = || self.seeds.iter().find(|(seed, _)| *seed == node).map(|(_, address)| *address);
+        known.map(|manager| manager.management).or_else(seed)
+    }
+
+    /// Takes the manager after the present one, so that all are tried in turn.
+    fn next_target(&self) -> Option<NodeId> {
+        let mut all: Vec<_> = self.managers.iter().map(|manager| manager.node).collect();
+        if all.is_empty() {
+            all = self.seeds.iter().map(|(node, _)| *node).collect();
+        }
+        all.sort_unstable();
+        let after = |target| all.iter().copied().find(|node| *node > target);
+        self.target.and_then(after).or_else(|| all.first().copied())
+    }
+}

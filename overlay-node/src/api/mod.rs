@@ -1,0 +1,17 @@
+//! What a local client may ask of a node, what it gets, and how refusals read.
+//!
+//! The daemon carries these as JSON over its unix socket; an embedder calls them directly. A manager that does not lead
+//! forwards what it gets, and a worker answers what it knows and refuses the rest with the reason.
+
+mod error;
+mod request;
+mod response;
+
+pub use error::{Error, ErrorKind};
+pub use request::{
+    AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, Request, Role, SubnetSpec,
+};
+pub use response::{
+    EndpointInfo, Info, IpamConfig, Joined, LocalState, ManagerInfo, ManagerStatus, NetworkInfo,
+    NodeInfo, NodeStatus, Response, TokenInfo,
+};

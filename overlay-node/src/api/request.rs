@@ -1,0 +1,193 @@
+//! Requests of the local API.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, plane::Namespace};
+use serde::{Deserialize, Serialize};
+
+/// What a local client asks for.
+///
+/// References to nodes, networks and endpoints are text: the whole identity, the whole name, or an unambiguous prefix of
+/// the identity, tried in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Describes this node. Every node answers.
+    Info,
+    /// Makes a new cluster with this node as its first manager.
+    Init(InitRequest),
+    /// Joins an existing cluster.
+    Join(JoinRequest),
+    /// Leaves the cluster. A manager needs `force` unless it was demoted before.
+    Leave {
+        /// Leave although this node is a manager.
+        force: bool,
+    },
+    /// Reads a join token, after replacing it if `rotate`.
+    JoinToken {
+        /// Whose token.
+        role: Role,
+        /// Replace it first; the old one stops working.
+        rotate: bool,
+    },
+    /// Lists the nodes.
+    NodeList,
+    /// Describes one node.
+    NodeInspect {
+        /// The node.
+        node: String,
+    },
+    /// Changes the role of a node.
+    NodeSetRole {
+        /// The node.
+        node: String,
+        /// Its new role.
+        role: Role,
+    },
+    /// Removes a node that is down, or any with `force`.
+    NodeRemove {
+        /// The node.
+        node: String,
+        /// Remove it although it is not down.
+        force: bool,
+    },
+    /// Creates a network.
+    NetworkCreate(NetworkCreate),
+    /// Lists the networks.
+    NetworkList,
+    /// Describes one network.
+    NetworkInspect {
+        /// The network.
+        network: String,
+    },
+    /// Removes a network that nothing uses.
+    NetworkRemove {
+        /// The network.
+        network: String,
+    },
+    /// Attaches an endpoint of this node to an attachable network, and waits until it is ready.
+    Attach(AttachRequest),
+    /// Detaches an endpoint of this node.
+    Detach {
+        /// The endpoint: identity or name.
+        endpoint: String,
+    },
+    /// Lists the endpoints that this node runs.
+    EndpointList,
+}
+
+/// See [`Request::Init`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitRequest {
+    /// The address that other nodes reach this one at; the daemon's own setting if `None`.
+    pub advertise: Option<IpAddr>,
+    /// Pools that networks take their subnets from; 10.0.0.0/8 if empty.
+    pub pools: Vec<IpNet>,
+    /// Prefix length of a subnet cut from a pool; 24 if `None`.
+    pub pool_split: Option<u8>,
+}
+
+/// See [`Request::Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// A join token, as [`Request::JoinToken`] gave it to somebody.
+    pub token: String,
+    /// A manager's address and port.
+    pub remote: SocketAddr,
+    /// The address that other nodes reach this one at; the daemon's own setting if `None`.
+    pub advertise: Option<IpAddr>,
+}
+
+/// What a node is allowed to do.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Runs endpoints and tasks.
+    #[default]
+    Worker,
+    /// Keeps the cluster state, too.
+    Manager,
+}
+
+impl Role {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Manager => "manager",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Whether a node gets new tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// It does.
+    #[default]
+    Active,
+    /// No new ones.
+    Pause,
+    /// No new ones, and its present ones move away.
+    Drain,
+}
+
+/// See [`Request::NetworkCreate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkCreate {
+    /// Its name, unique in the cluster: letters, digits, `_`, `-` and `.`, at most 63 octets.
+    pub name: String,
+    /// Its driver; `overlay` if empty.
+    pub driver: String,
+    /// Whether standalone endpoints may attach.
+    pub attachable: bool,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// Its subnets; one from the pools if empty.
+    pub subnets: Vec<SubnetSpec>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// Free metadata.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One subnet of a new network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetSpec {
+    /// The prefix; with an unspecified address any free one of that length.
+    pub subnet: Option<IpNet>,
+    /// Its gateway; the first usable address if `None`.
+    pub gateway: Option<IpAddr>,
+    /// Addresses are chosen from this part only.
+    pub ip_range: Option<IpNet>,
+}
+
+/// See [`Request::Attach`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// The network.
+    pub network: String,
+    /// Name of the endpoint, unique on this network.
+    pub name: String,
+    /// More names that resolve to it; other endpoints may share them.
+    pub aliases: Vec<String>,
+    /// The address to have; any free one if `None`.
+    pub address: Option<IpAddr>,
+    /// Where the inner end of its port goes.
+    pub namespace: Namespace,
+    /// The identity to have, drawn by the caller, so that it can prepare a namespace; a fresh one if `None`.
+    pub endpoint: Option<EndpointId>,
+}

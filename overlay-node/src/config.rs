@@ -1,0 +1,93 @@
+//! What a node is made with.
+
+use std::{net::IpAddr, time::Duration};
+
+use overlay_core::NodeId;
+
+/// How a node takes part in its cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its identity.
+    pub node: NodeId,
+    /// Its host's name, for people.
+    pub hostname: String,
+    /// The address that others reach it at; also its VTEP.
+    pub address: IpAddr,
+    /// Its port for cluster management. Default 2377.
+    pub management_port: u16,
+    /// Its port for gossip. Default 7946.
+    pub gossip_port: u16,
+    /// MTU of the underlay, in octets. Default 1500. Too high: large packets vanish; too low: throughput.
+    pub underlay_mtu: u16,
+    /// Unix time of the driver's epoch, so that records can carry a date for people.
+    pub unix_epoch: Duration,
+    /// How often and how long.
+    pub timers: Timers,
+    /// How many local requests may wait for an answer. Default 1,024; more are refused.
+    pub requests_max: usize,
+    /// How long a local request waits for a leader. Default 10 s.
+    pub request_timeout: Duration,
+    /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
+    pub snapshot_interval: u64,
+}
+
+impl Config {
+    /// Makes a configuration with the default of each field.
+    pub fn new(node: NodeId, hostname: impl Into<String>, address: IpAddr) -> Self {
+        Self {
+            node,
+            hostname: hostname.into(),
+            address,
+            management_port: 2_377,
+            gossip_port: 7_946,
+            underlay_mtu: 1_500,
+            unix_epoch: Duration::ZERO,
+            timers: Timers::default(),
+            requests_max: 1_024,
+            request_timeout: Duration::from_secs(10),
+            snapshot_interval: 10_000,
+        }
+    }
+}
+
+/// How often and how long. The defaults suit a LAN and answer failures within a second or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// How often gossip probes a member. Default 500 ms.
+    pub probe_interval: Duration,
+    /// How long a probe waits before it asks others. Default 200 ms.
+    pub probe_timeout: Duration,
+    /// How long a suspected member has at least to answer. Default 1 s.
+    pub suspicion_min: Duration,
+    /// How often gossip sends what is queued. Default 100 ms.
+    pub gossip_interval: Duration,
+    /// How often the whole membership is exchanged with one member. Default 15 s.
+    pub push_pull_interval: Duration,
+    /// How often the tables of a network are compared with one member's. Default 2 s.
+    pub sync_interval: Duration,
+    /// How often an agent says to the leader that it is there. Default 500 ms.
+    pub heartbeat_interval: Duration,
+    /// How many heartbeats may be missing before a node counts as down. Default 3.
+    pub heartbeats_missing_max: u32,
+    /// How often a leader shows its followers that it leads. Default 100 ms.
+    pub raft_heartbeat_interval: Duration,
+    /// How long a follower waits for a leader at least; at the most twice as long. Default 500 ms.
+    pub raft_election_timeout: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_millis(500),
+            probe_timeout: Duration::from_millis(200),
+            suspicion_min: Duration::from_secs(1),
+            gossip_interval: Duration::from_millis(100),
+            sync_interval: Duration::from_secs(2),
+            push_pull_interval: Duration::from_secs(15),
+            heartbeat_interval: Duration::from_millis(500),
+            heartbeats_missing_max: 3,
+            raft_heartbeat_interval: Duration::from_millis(100),
+            raft_election_timeout: Duration::from_millis(500),
+        }
+    }
+}

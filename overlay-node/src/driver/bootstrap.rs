@@ -1,0 +1,136 @@
+//! Joining: a node without a certificate shows a token's secret to a manager whose authority the token pins.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{active::Input, session::invalid};
+use crate::{
+    Peer,
+    agent::Assignment,
+    api::{self, ErrorKind},
+    identity::{
+        JoinToken,
+        tls::{Credentials, joining_client, manager_name},
+    },
+    state::{AddNode, Secret},
+    wire,
+};
+
+/// What a node asks a manager for outside of a session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Bootstrap {
+    /// Let me in.
+    Join { secret: Secret<16>, request: String, node: AddNode },
+    /// Sign my key again, for the role that I have by now. Only with a certificate.
+    Renew { request: String },
+}
+
+/// What a node gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Admission {
+    pub(crate) authority: String,
+    pub(crate) certificate: String,
+    pub(crate) assignment: Option<Box<Assignment>>,
+}
+
+type Answer = Result<Admission, api::Error>;
+
+/// Asks the manager at `remote` to let `node` in.
+pub(crate) async fn join(
+    token: &JoinToken,
+    remote: SocketAddr,
+    request: String,
+    node: AddNode,
+) -> Answer {
+    let untrusted = |error: &dyn std::fmt::Display| {
+        let text = format!("no TLS session with {remote} could be prepared: {error}");
+        api::Error::new(ErrorKind::Untrusted, text)
+    };
+    let config = joining_client(token.ca_digest).map_err(|error| untrusted(&error))?;
+    let ask = Bootstrap::Join { secret: token.secret.clone(), request, node };
+    exchange(remote, config, &ask).await
+}
+
+/// Asks the manager at `remote` to sign this node's key again.
+pub(crate) async fn renew(remote: SocketAddr, credentials: &Credentials, request: String) -> Answer {
+    let config = credentials
+        .client()
+        .map_err(|error| api::Error::new(ErrorKind::Untrusted, error.to_string()))?;
+    exchange(remote, config, &Bootstrap::Renew { request }).await
+}
+
+async fn exchange(remote: SocketAddr, config: rustls::ClientConfig, ask: &Bootstrap) -> Answer {
+    let talk = async {
+        let stream = TcpStream::connect(remote).await?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(manager_name(), stream).await?;
+        stream.write_all(&wire::encode_body(KIND, ask)).await?;
+        stream.flush().await?;
+        receive::<Answer>(&mut stream).await
+    };
+    match timeout(PATIENCE, talk).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => Err(explain(remote, &error)),
+        Err(_) => {
+            let text = format!("{remote} did not answer within {PATIENCE:?}: check the address and that TCP port {} is open", remote.port());
+            Err(api::Error::new(ErrorKind::Unavailable, text))
+        }
+    }
+}
+
+fn explain(remote: SocketAddr, error: &std::io::Error) -> api::Error {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(rustls::Error::InvalidCertificate(_)) = tls {
+        let text = format!(
+            "{remote} is not a manager of the cluster that the token is for (its certificate authority has another digest): \
+             get a fresh token with `join-token` and check the address"
+        );
+        return api::Error::new(ErrorKind::Untrusted, text);
+    }
+    let text = format!(
+        "manager {remote} cannot be reached ({error}): check the address, that the daemon runs there, and that TCP port {} is open",
+        remote.port()
+    );
+    api::Error::new(ErrorKind::Unavailable, text)
+}
+
+/// Answers one ask.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    peer: Option<Peer>,
+    inputs: &mpsc::Sender<Input>,
+) -> std::io::Result<()> {
+    let ask: Bootstrap = receive(&mut stream).await?;
+    let (reply, answer) = oneshot::channel();
+    inputs.send(Input::Bootstrap { peer, ask, reply }).await.map_err(invalid)?;
+    let answer: Answer = answer.await.map_err(invalid)?;
+    stream.write_all(&wire::encode_body(KIND, &answer)).await?;
+    stream.flush().await?;
+    stream.shutdown().await
+}
+
+async fn receive<T: for<'a> Deserialize<'a>>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> std::io::Result<T> {
+    let mut header = [0; wire::HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let length = wire::length_of(KIND, header).map_err(invalid)?;
+    let mut body = Vec::new();
+    let taken = stream.take(length as u64).read_to_end(&mut body).await?;
+    if taken < length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    wire::decode_body(&body).map_err(invalid)
+}
+
+pub(crate) const KIND: u8 = b'B';
+/// How long a join may take, finding the leader included.
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,60 @@
+//! The log on disk, in a thread of its own: syncing blocks.
+
+use std::{path::Path, sync::mpsc as sync, thread};
+
+use overlay_raft::{
+    PersistTicket, Restored, WriteBatch,
+    storage::{Log, OpenError, StorageConfig},
+};
+use tokio::sync::mpsc;
+
+use super::{FileDisk, active::Input};
+
+/// Where writes go in; the thread ends with it.
+#[derive(Debug)]
+pub(crate) struct LogWriter(sync::Sender<WriteBatch>);
+
+/// The log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    #[error("the log's directory cannot be used: {0}")]
+    Directory(#[from] std::io::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl LogWriter {
+    /// Opens the log in `directory` and returns what it holds.
+    #[expect(clippy::disallowed_methods, reason = "a blocked disk must not block the node")]
+    pub(crate) fn open(
+        directory: &Path,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<(Self, Restored), LogError> {
+        let disk = FileDisk::open(directory)?;
+        let (mut log, restored) = Log::open(disk, StorageConfig::default())?;
+        let (sender, batches) = sync::channel::<WriteBatch>();
+        thread::Builder::new().name("overlay-log".to_owned()).spawn(move || {
+            while let Ok(batch) = batches.recv() {
+                let (write, ticket) = batch.into_parts();
+                let written = log.write(&write);
+                if let Err(error) = &written {
+                    tracing::error!(%error, "the log could not be written");
+                }
+                if inputs.blocking_send(persisted(ticket, written.is_ok())).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok((Self(sender), restored))
+    }
+
+    /// Writes a batch; how it went comes back as an input.
+    pub(crate) fn write(&self, batch: WriteBatch) {
+        // The thread ends only with the node that owns this end.
+        let _ = self.0.send(batch);
+    }
+}
+
+fn persisted(ticket: PersistTicket, durable: bool) -> Input {
+    Input::Persisted { ticket, durable }
+}

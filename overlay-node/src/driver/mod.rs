@@ -1,0 +1,24 @@
+//! Sockets, clock and disk under a [`Node`](crate::Node), on tokio.
+//!
+//! A [`Daemon`] keeps a data directory, takes requests through its [`Handle`], and once its node is part of a cluster
+//! drives it: management sessions over TLS, gossip, names, the log on disk, ports from any
+//! [`Platform`](overlay_core::plane::Platform), and the frame path in a thread of its own.
+
+mod active;
+mod bootstrap;
+mod clock;
+mod daemon;
+mod disk;
+mod inprocess;
+mod log;
+mod names;
+mod plane;
+mod platform;
+mod session;
+mod store;
+
+pub use daemon::{Daemon, Handle, Options, StartError};
+pub use disk::FileDisk;
+pub use inprocess::InProcess;
+pub use plane::PortIo;
+pub use store::StoreError;

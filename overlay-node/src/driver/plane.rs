@@ -1,0 +1,301 @@
+//! The frame path's thread: it owns the [`Plane`], the ports and the socket of UDP 4789, and waits on all of them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, AsRawFd as _},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
+use overlay_core::{EndpointId, Seed, plane::Desired};
+use overlay_vxlan::{Frame, Offload, PortId, Sink};
+
+use super::clock::Clock;
+use crate::plane::Plane;
+
+/// The frame side of an endpoint's port. Neither call blocks.
+pub trait PortIo: AsFd + Send + 'static {
+    /// Reads one frame (Ethernet II, without FCS) to the beginning of `place` and returns its length.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if none waits; any other error says that the port is gone.
+    fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)>;
+
+    /// Writes one frame.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is no room: the frame is lost. Any other error says that the port is gone.
+    fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()>;
+}
+
+enum Order {
+    Add(EndpointId, Box<dyn PortIo>),
+    Remove(EndpointId),
+    Apply(Arc<Desired>),
+    Stop,
+}
+
+/// Orders for the thread; it ends when this is dropped.
+pub(crate) struct PlaneThread {
+    orders: mpsc::Sender<Order>,
+    waker: Waker,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl PlaneThread {
+    /// Starts the thread on a socket that is bound to the data port.
+    #[expect(clippy::disallowed_methods, reason = "frames do not wait for the node")]
+    pub(crate) fn start(socket: UdpSocket, clock: Clock, seed: Seed) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        poll.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            UNDERLAY,
+            Interest::READABLE,
+        )?;
+        let (orders, receiver) = mpsc::channel();
+        let port = socket.local_addr()?.port();
+        let path = FramePath {
+            plane: Plane::new(seed),
+            out: Out {
+                socket,
+                port,
+                endpoints: BTreeMap::new(),
+                ports: BTreeMap::new(),
+                lost: 0,
+            },
+            poll,
+            clock,
+            orders: receiver,
+            tokens: BTreeMap::new(),
+            next_token: 0,
+            frame: Frame::new(),
+        };
+        let thread =
+            thread::Builder::new().name("overlay-plane".to_owned()).spawn(move || path.run())?;
+        Ok(Self { orders, waker, thread: Some(thread) })
+    }
+
+    pub(crate) fn add(&self, endpoint: EndpointId, port: Box<dyn PortIo>) {
+        self.order(Order::Add(endpoint, port));
+    }
+
+    pub(crate) fn remove(&self, endpoint: EndpointId) {
+        self.order(Order::Remove(endpoint));
+    }
+
+    pub(crate) fn apply(&self, desired: Arc<Desired>) {
+        self.order(Order::Apply(desired));
+    }
+
+    fn order(&self, order: Order) {
+        let sent = self.orders.send(order).is_ok();
+        if !sent || self.waker.wake().is_err() {
+            tracing::error!("the frame path's thread is gone");
+        }
+    }
+}
+
+impl std::fmt::Debug for PlaneThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PlaneThread(..)")
+    }
+}
+
+impl Drop for PlaneThread {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct FramePath {
+    plane: Plane,
+    out: Out,
+    poll: Poll,
+    clock: Clock,
+    orders: mpsc::Receiver<Order>,
+    tokens: BTreeMap<Token, EndpointId>,
+    next_token: usize,
+    frame: Frame,
+}
+
+/// Where frames leave.
+struct Out {
+    socket: UdpSocket,
+    port: u16,
+    endpoints: BTreeMap<EndpointId, Box<dyn PortIo>>,
+    ports: BTreeMap<PortId, EndpointId>,
+    lost: u64,
+}
+
+impl Sink for Out {
+    fn to_port(&mut self, port: PortId, frame: &mut Frame) {
+        let endpoint = self.ports.get(&port);
+        if let Some(port) = endpoint.and_then(|endpoint| self.endpoints.get(endpoint)) {
+            let written = port.write_frame(frame.bytes(), frame.offload());
+            self.lost += u64::from(written.is_err());
+        }
+    }
+
+    fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
+        let sent = self.socket.send_to(frame.bytes(), SocketAddr::new(vtep, self.port));
+        self.lost += u64::from(sent.is_err());
+    }
+}
+
+impl FramePath {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            match self.poll.poll(&mut events, Some(HOUSEKEEPING)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return tracing::error!(%error, "the frame path cannot wait"),
+                Ok(()) => {}
+            }
+            if !self.obey() {
+                return;
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    UNDERLAY => self.receive(),
+                    token => self.read(token),
+                }
+            }
+        }
+    }
+
+    /// Carries out what was ordered; returns false when it is time to stop.
+    fn obey(&mut self) -> bool {
+        let mut latest = None;
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Add(endpoint, port)) => self.add(endpoint, port),
+                Ok(Order::Remove(endpoint)) => self.remove(endpoint),
+                // Only the newest state counts.
+                Ok(Order::Apply(desired)) => latest = Some(desired),
+                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
+                Err(mpsc::TryRecvError::Empty) => break,
+            }
+        }
+        if let Some(desired) = latest {
+            self.plane.apply(&desired);
+        }
+        self.connect();
+        true
+    }
+
+    fn add(&mut self, endpoint: EndpointId, port: Box<dyn PortIo>) {
+        self.remove(endpoint);
+        let token = Token(FIRST_PORT + self.next_token);
+        self.next_token += 1;
+        let descriptor = port.as_fd().as_raw_fd();
+        let source = &mut SourceFd(&descriptor);
+        if let Err(error) = self.poll.registry().register(source, token, Interest::READABLE) {
+            return tracing::error!(%endpoint, %error, "a port cannot be waited on");
+        }
+        self.out.endpoints.insert(endpoint, port);
+        self.tokens.insert(token, endpoint);
+        // Registration is edge-triggered: what was sent before it would wait for the next frame.
+        self.connect();
+        self.read(token);
+    }
+
+    fn remove(&mut self, endpoint: EndpointId) {
+        if let Some(port) = self.out.endpoints.remove(&endpoint) {
+            let descriptor = port.as_fd().as_raw_fd();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
+            self.tokens.retain(|_, other| *other != endpoint);
+        }
+        self.connect();
+    }
+
+    /// Brings the switch's ports and their descriptors together.
+    fn connect(&mut self) {
+        self.out.ports = self
+            .out
+            .endpoints
+            .keys()
+            .filter_map(|endpoint| Some((self.plane.port(*endpoint)?, *endpoint)))
+            .collect();
+    }
+
+    fn receive(&mut self) {
+        for _ in 0..BATCH {
+            let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
+            match self.out.socket.recv_from(place) {
+                Ok((length, from)) => {
+                    self.frame.truncate(length);
+                    let now = self.clock.now();
+                    self.plane.handle_remote(now, from.ip(), &mut self.frame, &mut self.out);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An ICMP error of an earlier datagram; the next read goes on.
+                Err(_) => {}
+            }
+        }
+        self.again(UNDERLAY);
+    }
+
+    fn read(&mut self, token: Token) {
+        let Some(endpoint) = self.tokens.get(&token).copied() else { return };
+        let id = self.plane.port(endpoint);
+        for _ in 0..BATCH {
+            let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
+            let Some(port) = self.out.endpoints.get(&endpoint) else { return };
+            match port.read_into(place) {
+                Ok((length, offload)) => {
+                    self.frame.truncate(length);
+                    self.frame.set_offload(offload);
+                    if let Some(id) = id {
+                        let now = self.clock.now();
+                        self.plane.handle_local(now, id, &mut self.frame, &mut self.out);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%endpoint, %error, "a port is gone");
+                    return self.remove(endpoint);
+                }
+            }
+        }
+        self.again(token);
+    }
+
+    /// Asks to be woken for a source that was not read to its end, so that no source starves the others.
+    fn again(&mut self, token: Token) {
+        let descriptor = match self.tokens.get(&token) {
+            Some(endpoint) => {
+                self.out.endpoints.get(endpoint).map(|port| port.as_fd().as_raw_fd())
+            }
+            None => Some(self.out.socket.as_raw_fd()),
+        };
+        if let Some(descriptor) = descriptor {
+            let source = &mut SourceFd(&descriptor);
+            let _ = self.poll.registry().reregister(source, token, Interest::READABLE);
+        }
+    }
+}
+
+const WAKE: Token = Token(0);
+const UNDERLAY: Token = Token(1);
+const FIRST_PORT: usize = 2;
+/// Frames read from one source before the next has its turn.
+const BATCH: usize = 64;
+/// Room in front of a frame for the headers of the overlay.
+const HEADROOM: usize = Frame::HEADROOM;
+/// Largest frame that is read: a super-frame of 64 KiB and its header.
+const FRAME_BYTES_MAX: usize = 65_536 + 64;
+/// The thread wakes at least this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);

@@ -1,0 +1,104 @@
+//! The platform's thread: making and removing ports blocks for as long as system calls do.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    sync::mpsc as sync,
+    thread,
+};
+
+use overlay_core::{
+    EndpointId,
+    plane::{Namespace, Platform, PlatformError, PortSpec},
+};
+use tokio::sync::mpsc;
+
+use super::{PortIo, active::Input};
+
+/// Sockets of an endpoint's resolver, bound inside its namespace.
+pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
+
+enum Order {
+    Create(Box<PortSpec>, mpsc::Sender<Input>),
+    Remove(EndpointId),
+}
+
+/// Orders for the thread; it ends when the last of these is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct PlatformThread(sync::Sender<Order>);
+
+impl PlatformThread {
+    #[expect(clippy::disallowed_methods, reason = "system calls of the platform block")]
+    pub(crate) fn start<P>(mut platform: P) -> std::io::Result<Self>
+    where
+        P: Platform<Sockets = ResolverSockets> + Send + 'static,
+        P::Port: PortIo,
+    {
+        let (sender, orders) = sync::channel();
+        thread::Builder::new().name("overlay-platform".to_owned()).spawn(move || {
+            while let Ok(order) = orders.recv() {
+                match order {
+                    Order::Create(spec, inputs) => {
+                        let result = create(&mut platform, &spec);
+                        let made = Input::Port { endpoint: spec.endpoint, result };
+                        if inputs.blocking_send(made).is_err() {
+                            tracing::debug!("a port was made for a node that stopped");
+                        }
+                    }
+                    Order::Remove(endpoint) => {
+                        if let Err(error) = platform.remove_port(endpoint) {
+                            tracing::warn!(%endpoint, %error, "a port could not be removed");
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    pub(crate) fn create(&self, spec: Box<PortSpec>, inputs: mpsc::Sender<Input>) {
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Create(spec, inputs));
+    }
+
+    pub(crate) fn remove(&self, endpoint: EndpointId) {
+        let _ = self.0.send(Order::Remove(endpoint));
+    }
+}
+
+/// A port that was made, and its resolver's sockets where there are any.
+pub(crate) struct MadePort {
+    pub(crate) port: Box<dyn PortIo>,
+    pub(crate) sockets: Option<ResolverSockets>,
+}
+
+impl std::fmt::Debug for MadePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MadePort(..)")
+    }
+}
+
+fn create<P>(platform: &mut P, spec: &PortSpec) -> Result<MadePort, PlatformError>
+where
+    P: Platform<Sockets = ResolverSockets>,
+    P::Port: PortIo,
+{
+    let port = platform.create_port(spec)?;
+    let sockets = match (&spec.namespace, platform.open_sockets(spec.endpoint, RESOLVER)) {
+        (_, Ok(sockets)) => Some(sockets),
+        (Namespace::Own, Err(error)) => {
+            // An endpoint of our own without names would be half made.
+            platform.remove_port(spec.endpoint)?;
+            return Err(error);
+        }
+        (Namespace::Path(_) | Namespace::InProcess, Err(error)) => {
+            let endpoint = spec.endpoint;
+            tracing::info!(%endpoint, %error, "no resolver in this endpoint's namespace");
+            None
+        }
+    };
+    Ok(MadePort { port: Box::new(port), sockets })
+}
+
+/// Where an endpoint's programs ask for names, as in Docker.
+const RESOLVER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);

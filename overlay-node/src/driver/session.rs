@@ -1,0 +1,226 @@
+//! Management sessions: one TLS connection carries frames both ways.
+//!
+//! Whoever has something to say dials; the other side answers on the same connection. A frame that cannot be sent is
+//! dropped, for everything is repeated where it matters.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use overlay_core::NodeId;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{active::Input, bootstrap};
+use crate::{
+    Peer,
+    identity::{
+        certificate,
+        tls::{Credentials, manager_name},
+    },
+    wire,
+};
+
+/// Names one connection, so that the end of an old one does not end its successor.
+pub(crate) type SessionId = u64;
+
+/// Where frames for a peer go in.
+pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
+
+/// Takes connections until the node stops.
+pub(crate) async fn listen(
+    listener: TcpListener,
+    credentials: watch::Receiver<Credentials>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a management connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (credentials, inputs) = (credentials.borrow().clone(), inputs.clone());
+        tokio::spawn(async move {
+            if let Err(error) = accept(stream, &credentials, inputs).await {
+                tracing::debug!(%from, %error, "a management connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Dials a manager and carries what comes through `frames`.
+pub(crate) async fn dial(
+    to: NodeId,
+    address: SocketAddr,
+    id: SessionId,
+    credentials: Credentials,
+    frames: mpsc::Receiver<Vec<u8>>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let connected = timeout(HANDSHAKE, connect(address, &credentials)).await;
+    let result = match connected {
+        Ok(Ok((stream, peer))) if peer.node == to => pump(stream, peer, frames, &inputs).await,
+        Ok(Ok((_, peer))) => Err(invalid(format!("{} answered", peer.node))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    if let Err(error) = result {
+        tracing::debug!(%to, %address, %error, "a management session ended");
+    }
+    let _ = inputs.send(Input::SessionClosed { node: to, id }).await;
+}
+
+async fn connect(
+    address: SocketAddr,
+    credentials: &Credentials,
+) -> std::io::Result<(tokio_rustls::client::TlsStream<TcpStream>, Peer)> {
+    let config = credentials.client().map_err(invalid)?;
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(manager_name(), stream).await?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = certificate::peer(leaf.ok_or_else(|| invalid("no certificate"))?);
+    Ok((stream, peer.map_err(invalid)?))
+}
+
+async fn accept(
+    stream: TcpStream,
+    credentials: &Credentials,
+    inputs: mpsc::Sender<Input>,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let acceptor = TlsAcceptor::from(Arc::new(credentials.server().map_err(invalid)?));
+    let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let Some(leaf) = leaf else {
+        // No certificate: it can only ask to join.
+        return timeout(HANDSHAKE, bootstrap::serve(stream, None, &inputs)).await?;
+    };
+    let peer = certificate::peer(leaf).map_err(invalid)?;
+    let mut stream = stream;
+    let mut kind = [0; 1];
+    stream.read_exact(&mut kind).await?;
+    match kind {
+        [bootstrap::KIND] => {
+            let stream = Prefixed { first: Some(bootstrap::KIND), stream };
+            timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
+        }
+        [first] => {
+            let stream = Prefixed { first: Some(first), stream };
+            let (frames, receiver) = mpsc::channel(FRAMES_MAX);
+            let opened = Input::SessionOpened { peer, frames: frames.clone() };
+            inputs.send(opened).await.map_err(invalid)?;
+            let result = pump(stream, peer, receiver, &inputs).await;
+            let _ = inputs.send(Input::PeerGone { node: peer.node, frames }).await;
+            result
+        }
+    }
+}
+
+/// Carries frames both ways until either side ends.
+async fn pump<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    peer: Peer,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    inputs: &mpsc::Sender<Input>,
+) -> std::io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let read = async {
+        loop {
+            let mut header = [0; wire::HEADER_BYTES];
+            reader.read_exact(&mut header).await?;
+            let length = wire::body_length(header).map_err(invalid)?;
+            let mut frame = header.to_vec();
+            // Grows with what arrives, not with what the header claims.
+            let taken = (&mut reader).take(length as u64).read_to_end(&mut frame).await?;
+            if taken < length {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if inputs.send(Input::Peer { peer, frame }).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let write = async {
+        while let Some(frame) = frames.recv().await {
+            timeout(WRITE, writer.write_all(&frame)).await??;
+            if frames.is_empty() {
+                timeout(WRITE, writer.flush()).await??;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = read => result,
+        result = write => result,
+    }
+}
+
+/// A stream whose first octet was read already.
+struct Prefixed<S> {
+    first: Option<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if buffer.remaining() > 0 {
+            if let Some(first) = self.first.take() {
+                buffer.put_slice(&[first]);
+                return std::task::Poll::Ready(Ok(()));
+            }
+        }
+        std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+pub(crate) fn invalid(reason: impl std::fmt::Display) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string())
+}
+
+/// How many connections are taken at a time, before it is known whose they are.
+const CONNECTIONS_MAX: usize = 4_096;
+/// How many frames may wait for a peer; more are dropped.
+pub(crate) const FRAMES_MAX: usize = 1_024;
+/// How long dialling, a handshake or joining may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a peer may leave its window closed.
+const WRITE: Duration = Duration::from_secs(5);

@@ -1,0 +1,46 @@
+//! Signatures on address leases: made by the leader once, checked by whoever hears of the endpoint.
+
+use std::fmt;
+
+use overlay_gossip::{Lease, LeaseVerifier};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+
+use crate::state::Secret;
+
+/// Signs leases with the cluster's Ed25519 key. Signatures are deterministic: any leader makes the same one.
+pub struct LeaseSigner(Ed25519KeyPair);
+
+impl LeaseSigner {
+    /// Makes a signer from the 32 octets in the cluster state; `None` if they are no key.
+    pub fn new(seed: &Secret<32>) -> Option<Self> {
+        Ed25519KeyPair::from_seed_unchecked(seed.expose()).ok().map(Self)
+    }
+
+    /// Signs `lease`, replacing whatever signature it has.
+    pub fn sign(&self, lease: &mut Lease) {
+        lease.signature = self.0.sign(&lease.signed_bytes()).as_ref().to_vec().into();
+    }
+
+    /// Returns the key that checks the signatures.
+    pub fn public_key(&self) -> LeaseKey {
+        let mut key = [0; 32];
+        key.copy_from_slice(self.0.public_key().as_ref());
+        LeaseKey(key)
+    }
+}
+
+impl fmt::Debug for LeaseSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseSigner(..)")
+    }
+}
+
+/// Checks signatures on leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LeaseKey([u8; 32]);
+
+impl LeaseVerifier for LeaseKey {
+    fn verify(&self, signed: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0).verify(signed, signature).is_ok()
+    }
+}

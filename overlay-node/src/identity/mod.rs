@@ -1,0 +1,13 @@
+//! Who is who: join tokens, address leases, and behind the feature `tokio` certificates and TLS.
+
+pub mod cipher;
+mod lease;
+mod token;
+
+#[cfg(feature = "tokio")]
+pub mod certificate;
+#[cfg(feature = "tokio")]
+pub mod tls;
+
+pub use lease::{LeaseSigner, LeaseKey};
+pub use token::{JoinToken, TokenError, ca_digest};

@@ -1,0 +1,140 @@
+//! What each node has to run and to know, computed from the state, and the agents' sessions.
+
+use overlay_core::{Instant, NodeId};
+use overlay_gossip::Lease;
+
+use super::{Action, AgentSession, Manager};
+use crate::{
+    agent::{AssignedEndpoint, AssignedNetwork, Assignment},
+    state::{EndpointRecord, NetworkRecord},
+    wire::ManagerAddress,
+};
+
+impl Manager {
+    /// Takes an agent's heartbeat; returns false if the node is none of the cluster.
+    pub(crate) fn handle_heartbeat(&mut self, now: Instant, node: NodeId, version: u64) -> bool {
+        if !self.state.nodes().contains_key(&node) {
+            return self.state.cluster().is_none();
+        }
+        let session = self.sessions.entry(node).or_insert(AgentSession {
+            heard_at: now,
+            sent: None,
+            acknowledged: 0,
+            sent_at: now,
+        });
+        session.heard_at = now;
+        session.acknowledged = version;
+        self.assign(now, node);
+        true
+    }
+
+    /// Returns whether the agent of `node` was heard within its time.
+    pub(super) fn is_heard(&self, now: Instant, node: NodeId) -> bool {
+        let timers = &self.config.timers;
+        let patience = timers.heartbeat_interval * timers.heartbeats_missing_max;
+        self.sessions
+            .get(&node)
+            .is_some_and(|session| now.duration_since(session.heard_at) <= patience)
+    }
+
+    pub(super) fn assign_all(&mut self, now: Instant) {
+        let nodes: Vec<_> = self.sessions.keys().copied().collect();
+        for node in nodes {
+            self.assign(now, node);
+        }
+    }
+
+    /// Sends the node its assignment if it has another one, again if it did not acknowledge it.
+    fn assign(&mut self, now: Instant, node: NodeId) {
+        let Some(assignment) = self.assignment(node) else { return };
+        let retry = self.config.timers.heartbeat_interval;
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        let version = session.sent.as_ref().map_or(0, |sent| sent.version);
+        let same = session.sent.as_ref().is_some_and(|sent| {
+            let unchanged = Assignment { version: sent.version, ..assignment.clone() };
+            *sent == unchanged
+        });
+        let lost = session.acknowledged != version && now.duration_since(session.sent_at) >= retry;
+        if same && !lost {
+            return;
+        }
+        session.sent_at = now;
+        let assignment = if same { session.sent.clone().unwrap_or(assignment) } else { assignment };
+        session.sent = Some(assignment.clone());
+        let assignment = Box::new(assignment);
+        self.actions.push_back(Action::Assign { to: node, assignment });
+    }
+
+    /// Computes the assignment of a node, `None` if it is none of the cluster.
+    pub(super) fn assignment(&self, node: NodeId) -> Option<Assignment> {
+        let cluster = self.state.cluster()?;
+        let record = self.state.nodes().get(&node)?;
+        let signer = self.signer.as_ref()?;
+        let own: Vec<_> =
+            self.state.endpoints().values().filter(|endpoint| endpoint.node == node).collect();
+        let networks = self
+            .state
+            .networks()
+            .values()
+            .filter(|network| own.iter().any(|endpoint| endpoint.network == network.id))
+            .filter_map(assigned_network)
+            .collect();
+        let endpoints = own
+            .into_iter()
+            .map(|record| {
+                let mut lease = lease(record);
+                signer.sign(&mut lease);
+                AssignedEndpoint { record: record.clone(), lease }
+            })
+            .collect();
+        Some(Assignment {
+            version: self.state.applied(),
+            cluster: cluster.id,
+            role: record.role,
+            raft: record.raft,
+            managers: self.managers(),
+            gossip_keys: cluster.gossip_keys.clone(),
+            lease_key: signer.public_key(),
+            networks,
+            endpoints,
+        })
+    }
+
+    /// Returns where the managers are reached.
+    pub(crate) fn managers(&self) -> Vec<ManagerAddress> {
+        self.state
+            .voters()
+            .map(|(raft, node)| ManagerAddress {
+                node: node.id,
+                raft,
+                management: node.management(),
+                gossip: node.gossip(),
+            })
+            .collect()
+    }
+}
+
+fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
+    // One VNI carries all subnets of a network: they share one broadcast domain.
+    let vni = network.subnets.first()?.vni;
+    Some(AssignedNetwork {
+        id: network.id,
+        name: network.name.clone(),
+        vni,
+        subnets: network.subnets.iter().map(|subnet| subnet.prefix).collect(),
+        mtu: network.mtu,
+        internal: network.internal,
+    })
+}
+
+fn lease(record: &EndpointRecord) -> Lease {
+    Lease {
+        network: record.network,
+        endpoint: record.id,
+        node: record.node,
+        addresses: record.addresses.iter().map(ipnet::IpNet::addr).collect(),
+        mac: record.mac,
+        generation: record.generation,
+        signature: Vec::new().into(),
+    }
+}

@@ -1,0 +1,369 @@
+//! The part of a node that keeps the cluster state: consensus, and while it leads, requests and agents' sessions.
+
+mod assign;
+mod query;
+mod serve;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use overlay_core::{Instant, Machine as _, NodeId, Rng, Seed};
+use overlay_raft::{
+    Change, Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
+    Restored, RestoreError, WriteBatch,
+};
+
+use crate::{
+    Config,
+    agent::Assignment,
+    api,
+    identity::LeaseSigner,
+    state::{ClusterState, Proposal, RequestId},
+    wire::{Answer, Ask},
+};
+
+/// What the manager wants done by the node that owns it.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Raft { to: RaftId, bytes: Bytes },
+    Persist(WriteBatch),
+    Answer { to: NodeId, request: RequestId, result: Result<Answer, api::Error> },
+    Assign { to: NodeId, assignment: Box<Assignment> },
+    LeaderChanged,
+    Failed,
+}
+
+/// Whether a request was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// It will be answered, or is to be sent again when it is not.
+    Taken,
+    /// This manager does not lead.
+    NotLeader,
+}
+
+/// The session of one agent with the leader.
+#[derive(Debug)]
+struct AgentSession {
+    heard_at: Instant,
+    /// What was last sent, and which version of it the agent said it has.
+    sent: Option<Assignment>,
+    acknowledged: u64,
+    sent_at: Instant,
+}
+
+/// A read that waits for the log to be applied.
+#[derive(Debug)]
+struct Read {
+    origin: NodeId,
+    request: RequestId,
+    body: api::Request,
+}
+
+#[derive(Debug)]
+pub(crate) struct Manager {
+    config: Config,
+    raft: Raft,
+    raft_id: RaftId,
+    state: ClusterState,
+    signer: Option<LeaseSigner>,
+    rng: Rng,
+    proposals: BTreeMap<RequestId, NodeId>,
+    reads: BTreeMap<ReadId, Read>,
+    ready: Vec<(Index, Read)>,
+    sessions: BTreeMap<NodeId, AgentSession>,
+    led_since: Option<Instant>,
+    actions: VecDeque<Action>,
+    applied: Index,
+    since_snapshot: u64,
+    next_tick: Instant,
+    /// The making of the cluster, until this manager leads and has proposed it.
+    initial: Option<Proposal>,
+    failed: bool,
+}
+
+impl Manager {
+    pub(crate) fn new(
+        config: Config,
+        raft_id: RaftId,
+        group: u64,
+        seed: &Seed,
+        now: Instant,
+        restored: Restored,
+    ) -> Result<Self, RestoreError> {
+        let mut raft_config = overlay_raft::Config::new(raft_id, group);
+        raft_config.election_timeout = config.timers.raft_election_timeout;
+        raft_config.heartbeat_interval = config.timers.raft_heartbeat_interval;
+        let raft = Raft::new(raft_config, seed.derive("raft"), now, restored)?;
+        let mut manager = Self {
+            config,
+            raft,
+            raft_id,
+            state: ClusterState::new(),
+            signer: None,
+            rng: seed.derive("manager").rng(),
+            proposals: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            ready: Vec::new(),
+            sessions: BTreeMap::new(),
+            led_since: None,
+            actions: VecDeque::new(),
+            applied: Index::default(),
+            since_snapshot: 0,
+            next_tick: now,
+            initial: None,
+            failed: false,
+        };
+        manager.settle(now);
+        Ok(manager)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.raft.handle_timeout(now);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            if self.leads() {
+                self.propose_initial(now);
+                self.reconcile_membership(now);
+                self.assign_all(now);
+            }
+        }
+        self.settle(now);
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let tick = self.leads().then_some(self.next_tick);
+        tick.into_iter().chain(self.raft.poll_timeout()).min()
+    }
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn handle_raft(&mut self, now: Instant, from: RaftId, bytes: &[u8]) -> bool {
+        let taken = self.raft.handle_message(now, from, bytes).is_ok();
+        self.settle(now);
+        taken
+    }
+
+    pub(crate) fn handle_persisted(&mut self, now: Instant, ticket: PersistTicket) {
+        self.raft.handle_persisted(now, ticket);
+        self.settle(now);
+    }
+
+    pub(crate) fn handle_persist_failed(&mut self, now: Instant, ticket: PersistTicket) {
+        self.raft.handle_persist_failed(now, ticket);
+        self.settle(now);
+    }
+
+    /// Hands leadership to another manager, if there is one and this one leads.
+    pub(crate) fn step_aside(&mut self, now: Instant) {
+        let others: Vec<_> = self
+            .raft
+            .membership()
+            .voters()
+            .filter(|voter| *voter != self.raft_id)
+            .collect();
+        for other in others {
+            if self.raft.transfer(now, other).is_ok() {
+                break;
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Makes the cluster as soon as this manager leads its own log.
+    pub(crate) fn initialize(&mut self, now: Instant, proposal: Proposal) {
+        self.initial = Some(proposal);
+        self.propose_initial(now);
+        self.settle(now);
+    }
+
+    fn propose_initial(&mut self, now: Instant) {
+        if !self.leads() || self.state.cluster().is_some() {
+            return;
+        }
+        let Some(proposal) = self.initial.clone() else { return };
+        let bytes = postcard::to_allocvec(&proposal).expect("every command serializes");
+        if self.raft.propose(now, Bytes::from(bytes)).is_ok() {
+            self.proposals.insert(proposal.request, proposal.actor);
+            self.initial = None;
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.leader() == Some(self.raft_id)
+    }
+
+    /// Returns the leader's node, as far as it is known.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.node_of(self.raft.leader()?)
+    }
+
+    pub(crate) fn raft_id(&self) -> RaftId {
+        self.raft_id
+    }
+
+    pub(crate) fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
+        self.state.voters().find(|(id, _)| *id == raft).map(|(_, node)| node.id)
+    }
+
+    /// Drains the consensus until it has nothing more to say.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        while let Some(output) = self.raft.poll_output() {
+            self.on_raft(now, output);
+        }
+        self.answer_reads(now);
+    }
+
+    fn on_raft(&mut self, now: Instant, output: RaftOutput) {
+        match output {
+            RaftOutput::Persist(batch) => self.actions.push_back(Action::Persist(batch)),
+            RaftOutput::Send { to, bytes } => self.actions.push_back(Action::Raft { to, bytes }),
+            RaftOutput::Apply(committed) => {
+                self.applied = committed.index;
+                match postcard::from_bytes(&committed.command) {
+                    Ok(proposal) => self.apply(now, committed.index, proposal),
+                    // A later version's command: this manager's state would differ from the others' from here on.
+                    Err(_) => self.fail(),
+                }
+            }
+            RaftOutput::Restore(snapshot) => match ClusterState::restore(&snapshot.data) {
+                Ok(state) => {
+                    self.state = state;
+                    self.applied = snapshot.index;
+                    self.since_snapshot = 0;
+                    self.learn_signer();
+                }
+                Err(_) => self.fail(),
+            },
+            RaftOutput::ReadReady { read, index } => {
+                if let Some(read) = self.reads.remove(&read) {
+                    self.ready.push((index, read));
+                }
+            }
+            RaftOutput::Event(event) => self.on_raft_event(now, event),
+        }
+    }
+
+    fn on_raft_event(&mut self, now: Instant, event: RaftEvent) {
+        match event {
+            RaftEvent::LeaderChanged { .. } => {
+                self.led_since = self.leads().then_some(now);
+                self.sessions.clear();
+                if !self.leads() {
+                    // Whoever asked asks the new leader; what was applied meanwhile is remembered there.
+                    self.proposals.clear();
+                    self.reads.clear();
+                    self.ready.clear();
+                }
+                self.propose_initial(now);
+                self.next_tick = now;
+                self.actions.push_back(Action::LeaderChanged);
+            }
+            RaftEvent::ReadLost(read) => {
+                self.reads.remove(&read);
+            }
+            RaftEvent::Fatal { .. } => self.fail(),
+            _ => {}
+        }
+    }
+
+    fn apply(&mut self, now: Instant, index: Index, proposal: Proposal) {
+        let request = proposal.request;
+        let outcome = self.state.apply(index.get(), proposal);
+        self.learn_signer();
+        if let Some(origin) = self.proposals.remove(&request) {
+            let result = self.respond(origin, outcome);
+            self.actions.push_back(Action::Answer { to: origin, request, result });
+        }
+        if self.leads() {
+            self.reconcile_membership(now);
+            self.assign_all(now);
+        }
+        self.since_snapshot += 1;
+        if self.since_snapshot >= self.config.snapshot_interval {
+            self.since_snapshot = 0;
+            let snapshot = Bytes::from(self.state.snapshot());
+            // A snapshot that cannot be taken now is taken after the next interval.
+            let _ = self.raft.compact(now, index, snapshot);
+        }
+    }
+
+    fn learn_signer(&mut self) {
+        if self.signer.is_none() {
+            let cluster = self.state.cluster();
+            self.signer = cluster.and_then(|cluster| LeaseSigner::new(&cluster.lease_key));
+        }
+    }
+
+    fn fail(&mut self) {
+        if !self.failed {
+            self.failed = true;
+            self.actions.push_back(Action::Failed);
+        }
+    }
+
+    /// Brings the consensus' membership one step nearer to what the state says.
+    fn reconcile_membership(&mut self, now: Instant) {
+        let wanted: BTreeSet<_> = self.state.voters().map(|(id, _)| id).collect();
+        let membership = self.raft.membership();
+        let voters: BTreeSet<_> = membership.voters().collect();
+        let learners: BTreeSet<_> = membership.learners().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let add = wanted.iter().find(|id| !voters.contains(id) && !learners.contains(id));
+        let promote = wanted.iter().find(|id| learners.contains(id));
+        let remove = voters.union(&learners).find(|id| !wanted.contains(id)).copied();
+        let change = match (add, promote, remove) {
+            (Some(id), _, _) => Change::AddLearner(*id),
+            (None, Some(id), _) => Change::Promote(*id),
+            (None, None, Some(id)) if id == self.raft_id => {
+                // The next leader takes this manager out; if there is no other, nobody can.
+                return self.step_aside_for_removal(now);
+            }
+            (None, None, Some(id)) => Change::Remove(id),
+            (None, None, None) => return,
+        };
+        // Refused while another change is under way or a learner lags; the next tick tries again.
+        let _ = self.raft.change(now, change);
+    }
+
+    fn step_aside_for_removal(&mut self, now: Instant) {
+        let membership = self.raft.membership();
+        let other = membership.voters().find(|voter| *voter != self.raft_id);
+        if let Some(other) = other {
+            let _ = self.raft.transfer(now, other);
+        }
+    }
+}
+
+/// How often a leader compares what is with what shall be.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Whether `ask` is one that a worker's certificate allows.
+pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
+    match ask {
+        Ask::Api(request) => matches!(
+            request,
+            api::Request::Attach(_)
+                | api::Request::Detach { .. }
+                | api::Request::Leave { .. }
+                | api::Request::NetworkList
+                | api::Request::NetworkInspect { .. }
+        ),
+        Ask::AddNode(_) => false,
+    }
+}

@@ -1,0 +1,119 @@
+//! What gossip says, turned into names and the data plane.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use overlay_gossip::{Event as GossipEvent, Gossip, Keyring, Member, Output as GossipOutput};
+
+use super::{Event, Node, Output};
+use crate::{agent, identity::cipher::Ciphers, state::Secret};
+
+impl Node {
+    /// Starts gossip once its keys are known: never without.
+    pub(super) fn start_gossip(&mut self) {
+        if self.gossip.is_some() {
+            return;
+        }
+        let Some(assignment) = self.agent.assignment() else { return };
+        let Some(keyring) = keyring(&assignment.gossip_keys) else { return };
+        let timers = &self.config.timers;
+        let advertise = (self.config.address, self.config.gossip_port).into();
+        let mut config = overlay_gossip::Config::lan(self.config.node.to_string(), advertise);
+        config.timing.probe_interval = timers.probe_interval;
+        config.timing.probe_timeout = timers.probe_timeout;
+        config.timing.suspicion_min = timers.suspicion_min;
+        config.timing.suspicion_mult = 2;
+        config.timing.gossip_interval = timers.gossip_interval;
+        config.timing.push_pull_interval = timers.push_pull_interval;
+        config.timing.sync_interval = timers.sync_interval;
+        config.keyring = Some(keyring);
+        config.verifier = Some(Arc::new(assignment.lease_key));
+        let seeds: Vec<_> = assignment
+            .managers
+            .iter()
+            .filter(|manager| manager.node != self.config.node)
+            .map(|manager| manager.gossip)
+            .collect();
+        let networks: Vec<_> = assignment.networks.iter().map(|network| network.id).collect();
+        let Ok(mut gossip) = Gossip::new(config, self.seed.derive("gossip"), self.now) else {
+            return;
+        };
+        gossip.join(self.now, &seeds);
+        for network in networks {
+            gossip.join_network(self.now, network);
+        }
+        self.gossip = Some(gossip);
+    }
+
+    pub(super) fn on_gossip(&mut self, output: GossipOutput) {
+        match output {
+            GossipOutput::Event(event) => self.on_gossip_event(event),
+            output @ (GossipOutput::Datagram { .. }
+            | GossipOutput::Dial { .. }
+            | GossipOutput::StreamSend { .. }
+            | GossipOutput::StreamClose { .. }) => self.outputs.push_back(Output::Gossip(output)),
+        }
+    }
+
+    /// Hands out the data plane if it changed.
+    pub(super) fn settle_plane(&mut self) {
+        if !std::mem::take(&mut self.plane_dirty) {
+            return;
+        }
+        let gossip = self.gossip.as_ref();
+        let rows = |network| match gossip {
+            Some(gossip) => gossip.rows(network).map(|(_, row)| row).collect(),
+            None => Vec::new(),
+        };
+        let members = |network| -> BTreeSet<IpAddr> {
+            gossip.map_or_else(BTreeSet::new, |gossip| {
+                gossip.network_members(network).map(|member| member.address.ip()).collect()
+            })
+        };
+        let desired = self.agent.desired(rows, members);
+        if *self.plane != desired {
+            self.plane = Arc::new(desired);
+            self.outputs.push_back(Output::Plane(Arc::clone(&self.plane)));
+        }
+    }
+
+    fn on_gossip_event(&mut self, event: GossipEvent) {
+        match event {
+            GossipEvent::RowChanged { network, endpoint, row, .. } => {
+                match row {
+                    Some(row) => {
+                        let records = agent::records(&row);
+                        self.resolver.set_records(self.now, network, endpoint, records);
+                    }
+                    None => self.resolver.remove_records(self.now, network, endpoint),
+                }
+                self.plane_dirty = true;
+            }
+            GossipEvent::MemberAlive(member) => self.member(&member, "alive"),
+            GossipEvent::MemberUpdated(member) => self.member(&member, "updated"),
+            GossipEvent::MemberSuspect { member, .. } => self.member(&member, "suspect"),
+            GossipEvent::MemberRefuted(member) => self.member(&member, "refuted"),
+            GossipEvent::MemberDown(member) => self.member(&member, "down"),
+            GossipEvent::MemberLeft(member) => self.member(&member, "left"),
+            GossipEvent::NetworkMemberJoined { .. } | GossipEvent::NetworkMemberLeft { .. } => {
+                self.plane_dirty = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn member(&mut self, member: &Member, state: &'static str) {
+        self.plane_dirty = true;
+        let node = member.name.to_string();
+        self.outputs.push_back(Output::Event(Event::Member { node, state }));
+    }
+}
+
+/// Makes the ring: all keys open, the second oldest seals (the oldest if there is one only), as in Docker.
+fn keyring(keys: &[Secret<16>]) -> Option<Keyring> {
+    let primary = keys.get(1).or_else(|| keys.first())?;
+    let mut ring = Keyring::new(Arc::new(Ciphers), primary.expose()).ok()?;
+    for key in keys {
+        ring.install(key.expose()).ok()?;
+    }
+    Some(ring)
+}

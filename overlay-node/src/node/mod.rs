@@ -1,0 +1,528 @@
+//! The node: every part put together, as one machine.
+
+mod gossip;
+mod peers;
+mod requests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use overlay_core::{
+    EndpointId, Instant, Machine, NodeId, Rng, Seed,
+    plane::{Desired, PlatformError, PortSpec},
+};
+use overlay_dns::{QueryToken, Resolver, Transport, UpstreamToken};
+use overlay_gossip::{Gossip, StreamId};
+use overlay_raft::{PersistTicket, RaftId, Restored, RestoreError, WriteBatch};
+use thiserror::Error;
+
+use crate::{
+    Config,
+    agent::{Agent, AgentMemory, Session, Wish},
+    api::{self, Role},
+    manager::{Action, Manager},
+    state::{Cluster, ClusterState, RequestId},
+    wire::Message,
+};
+pub use peers::group;
+use requests::{Attaching, Pending};
+
+/// Names a local request; drawn by the caller, given back with the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestToken(pub u64);
+
+/// What a node begins with.
+#[derive(Debug)]
+pub struct Boot {
+    /// The last assignment and where ports go; empty for the first node of a new cluster.
+    pub memory: AgentMemory,
+    /// Its part in the consensus, for managers.
+    pub manager: Option<ManagerBoot>,
+    /// Managers to begin with, before an assignment says which there are.
+    pub seeds: Vec<(NodeId, SocketAddr)>,
+}
+
+/// What a manager begins with.
+#[derive(Debug)]
+pub struct ManagerBoot {
+    /// Its part in the consensus.
+    pub raft: RaftId,
+    /// The cluster's number, on each consensus message.
+    pub group: u64,
+    /// What its log holds.
+    pub restored: Restored,
+}
+
+/// Who is at the other end of a management session, as its certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
+}
+
+/// What a node asks its driver to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send `frame` over a management session to `to`: a present one, or one dialled to `address` if it is known. What
+    /// cannot be sent is dropped; everything is repeated where it matters.
+    Peer {
+        /// The node.
+        to: NodeId,
+        /// Where it takes sessions; `None` if it only dials.
+        address: Option<SocketAddr>,
+        /// The frame, see [`wire`](crate::wire).
+        frame: Vec<u8>,
+    },
+    /// Write to the log and say how it went.
+    Persist(WriteBatch),
+    /// Open an empty log: this node became a manager.
+    OpenLog(RaftId),
+    /// Remove the log: this node is no manager any more.
+    CloseLog,
+    /// Write down what the agent needs after a restart.
+    Remember(Box<AgentMemory>),
+    /// Gossip over UDP and TCP.
+    Gossip(overlay_gossip::Output),
+    /// Names: an answer for an endpoint, or a question for an upstream server.
+    Dns(overlay_dns::Output),
+    /// Make the port of an endpoint and say how it went.
+    CreatePort(Box<PortSpec>),
+    /// Remove the port of an endpoint.
+    RemovePort(EndpointId),
+    /// The data plane as it shall be from now on.
+    Plane(Arc<Desired>),
+    /// The answer to a local request.
+    Reply {
+        /// The request.
+        token: RequestToken,
+        /// The answer.
+        result: Result<Reply, api::Error>,
+    },
+    /// Something that an operator may want to know.
+    Event(Event),
+}
+
+/// The answer to a local request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a request of the local API.
+    Api(api::Response),
+    /// To [`Node::admit`]: what the new node has to know.
+    Admitted(Box<crate::agent::Assignment>),
+}
+
+/// Something that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Another manager leads, or nobody is known to.
+    LeaderChanged {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// A member of the gossip came, went or is in doubt.
+    Member {
+        /// The member.
+        node: String,
+        /// What gossip says of it.
+        state: &'static str,
+    },
+    /// This node was removed from the cluster: it keeps what runs, and gets nothing new.
+    Removed,
+    /// The role of this node changed: it needs a certificate that says so.
+    RoleChanged {
+        /// The new role.
+        role: Role,
+    },
+    /// The disk failed or the log cannot be understood: the manager's part stopped. Restart the node.
+    Failed,
+    /// The port of an endpoint could not be made; it is tried again.
+    PortFailed {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Why.
+        error: PlatformError,
+    },
+}
+
+/// A node could not be made.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// What the disk holds does not fit together.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// A node of a cluster: manager and agent, gossip, names, as one machine.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    now: Instant,
+    seed: Seed,
+    rng: Rng,
+    manager: Option<Manager>,
+    agent: Agent,
+    session: Session,
+    gossip: Option<Gossip>,
+    resolver: Resolver,
+    pending: BTreeMap<RequestId, Pending>,
+    attaching: BTreeMap<EndpointId, Attaching>,
+    loopback: VecDeque<Message>,
+    outputs: VecDeque<Output>,
+    plane: Arc<Desired>,
+    plane_dirty: bool,
+    removed: bool,
+}
+
+impl Node {
+    /// Makes a node from what it begins with.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Restore`] if the log and its hard state contradict each other.
+    pub fn new(config: Config, seed: Seed, now: Instant, boot: Boot) -> Result<Self, NodeError> {
+        let manager = boot
+            .manager
+            .map(|boot| {
+                let ManagerBoot { raft, group, restored } = boot;
+                Manager::new(config.clone(), raft, group, &seed, now, restored)
+            })
+            .transpose()?;
+        let mut session = Session::new(config.node, &config.timers, now);
+        for (node, address) in boot.seeds {
+            session.add_seed(node, address);
+        }
+        let agent = Agent::new(config.clone(), boot.memory, now);
+        if let Some(assignment) = agent.assignment() {
+            session.set_managers(&assignment.managers);
+        }
+        let resolver =
+            Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
+        let mut node = Self {
+            rng: seed.derive("node").rng(),
+            config,
+            now,
+            seed,
+            manager,
+            agent,
+            session,
+            gossip: None,
+            resolver,
+            pending: BTreeMap::new(),
+            attaching: BTreeMap::new(),
+            loopback: VecDeque::new(),
+            outputs: VecDeque::new(),
+            plane: Arc::default(),
+            plane_dirty: true,
+            removed: false,
+        };
+        node.settle();
+        Ok(node)
+    }
+
+    /// Takes the driver's word that a write is durable, and with it all earlier ones.
+    pub fn handle_persisted(&mut self, now: Instant, ticket: PersistTicket) {
+        self.advance(now);
+        if let Some(manager) = &mut self.manager {
+            manager.handle_persisted(self.now, ticket);
+        }
+        self.settle();
+    }
+
+    /// Takes the driver's word that a write failed. The manager's part stops: rebuild the node from what the disk holds.
+    pub fn handle_persist_failed(&mut self, now: Instant, ticket: PersistTicket) {
+        self.advance(now);
+        if let Some(manager) = &mut self.manager {
+            manager.handle_persist_failed(self.now, ticket);
+        }
+        self.settle();
+    }
+
+    /// Takes the driver's word on a port that [`Output::CreatePort`] asked for.
+    pub fn handle_port(
+        &mut self,
+        now: Instant,
+        endpoint: EndpointId,
+        result: Result<(), PlatformError>,
+    ) {
+        self.advance(now);
+        if let Err(error) = &result {
+            let error = error.clone();
+            self.outputs.push_back(Output::Event(Event::PortFailed { endpoint, error }));
+        }
+        self.agent.handle_port(self.now, endpoint, result);
+        self.plane_dirty = true;
+        self.settle();
+    }
+
+    /// Takes a query that an endpoint sent to its resolver.
+    pub fn handle_query(
+        &mut self,
+        now: Instant,
+        client: EndpointId,
+        token: QueryToken,
+        transport: Transport,
+        bytes: &[u8],
+    ) {
+        self.advance(now);
+        // A query that is no message gets no answer; the resolver counts it.
+        let _ = self.resolver.handle_query(self.now, client, token, transport, bytes);
+        self.settle();
+    }
+
+    /// Takes the answer of an upstream server.
+    pub fn handle_upstream(
+        &mut self,
+        now: Instant,
+        upstream: UpstreamToken,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) {
+        self.advance(now);
+        let _ = self.resolver.handle_upstream(self.now, upstream, from, bytes);
+        self.settle();
+    }
+
+    /// Says which servers know foreign names.
+    pub fn set_upstreams(&mut self, now: Instant, upstreams: Vec<SocketAddr>) {
+        self.advance(now);
+        self.resolver.set_upstreams(self.now, upstreams);
+        self.settle();
+    }
+
+    /// Takes a gossip datagram. Malformed ones are counted and dropped.
+    pub fn handle_gossip_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        self.with_gossip(now, |gossip, now| {
+            let _ = gossip.handle_datagram(now, from, bytes);
+        });
+    }
+
+    /// Takes a gossip stream that somebody dialled.
+    pub fn handle_stream_opened(&mut self, now: Instant, stream: StreamId, from: SocketAddr) {
+        self.with_gossip(now, |gossip, now| gossip.handle_stream_opened(now, stream, from));
+    }
+
+    /// Takes the driver's word that a stream it was told to dial stands.
+    pub fn handle_stream_connected(&mut self, now: Instant, stream: StreamId) {
+        self.with_gossip(now, |gossip, now| gossip.handle_stream_connected(now, stream));
+    }
+
+    /// Takes octets of a gossip stream.
+    pub fn handle_stream_data(&mut self, now: Instant, stream: StreamId, bytes: &[u8]) {
+        self.with_gossip(now, |gossip, now| gossip.handle_stream_data(now, stream, bytes));
+    }
+
+    /// Takes the end of a gossip stream, whoever ended it.
+    pub fn handle_stream_closed(&mut self, now: Instant, stream: StreamId) {
+        self.with_gossip(now, |gossip, now| gossip.handle_stream_closed(now, stream));
+    }
+
+    /// Returns how this node takes part in its cluster.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the cluster state as this manager applied it.
+    pub fn state(&self) -> Option<&ClusterState> {
+        self.manager.as_ref().map(Manager::state)
+    }
+
+    /// Returns what is true of the cluster as a whole, on a manager that has applied it.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.state()?.cluster()
+    }
+
+    /// Returns the leader, as far as it is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.manager {
+            Some(manager) => manager.leader(),
+            None => self.session.target(),
+        }
+    }
+
+    /// Returns whether this node leads.
+    pub fn leads(&self) -> bool {
+        self.manager.as_ref().is_some_and(Manager::leads)
+    }
+
+    /// Returns the consensus, for checks and figures.
+    pub fn raft(&self) -> Option<&overlay_raft::Raft> {
+        self.manager.as_ref().map(Manager::raft)
+    }
+
+    /// Returns the gossip, for checks and figures.
+    pub fn gossip(&self) -> Option<&Gossip> {
+        self.gossip.as_ref()
+    }
+
+    /// Returns the data plane as it shall be.
+    pub fn desired(&self) -> &Arc<Desired> {
+        &self.plane
+    }
+
+    /// Returns what was assigned to this node last.
+    pub fn assignment(&self) -> Option<&crate::agent::Assignment> {
+        self.agent.assignment()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn with_gossip(&mut self, now: Instant, act: impl FnOnce(&mut Gossip, Instant)) {
+        self.advance(now);
+        if let Some(gossip) = &mut self.gossip {
+            act(gossip, self.now);
+        }
+        self.settle();
+    }
+
+    /// Drains every child in a fixed order, until none has anything to say.
+    fn settle(&mut self) {
+        loop {
+            let before = self.outputs.len();
+            let mut quiet = self.loopback.is_empty();
+            while let Some(message) = self.loopback.pop_front() {
+                let peer = Peer { node: self.config.node, role: self.role() };
+                self.on_message(peer, message);
+            }
+            while let Some(action) = self.manager.as_mut().and_then(Manager::poll_action) {
+                quiet = false;
+                self.on_manager(action);
+            }
+            while let Some(wish) = self.agent.poll_wish() {
+                quiet = false;
+                self.on_wish(wish);
+            }
+            self.start_gossip();
+            while let Some(output) = self.gossip.as_mut().and_then(Machine::poll_output) {
+                quiet = false;
+                self.on_gossip(output);
+            }
+            while let Some(output) = self.resolver.poll_output() {
+                self.outputs.push_back(Output::Dns(output));
+            }
+            self.settle_attaching();
+            if quiet && self.outputs.len() == before && self.loopback.is_empty() {
+                break;
+            }
+        }
+        if let Some(memory) = self.agent.poll_memory() {
+            self.outputs.push_back(Output::Remember(Box::new(memory)));
+        }
+        self.settle_plane();
+    }
+
+    fn on_manager(&mut self, action: Action) {
+        match action {
+            Action::Raft { to, bytes } => self.send_raft(to, bytes),
+            Action::Persist(batch) => self.outputs.push_back(Output::Persist(batch)),
+            Action::Answer { to, request, result } => {
+                self.send(to, Message::Answer { request, result });
+            }
+            Action::Assign { to, assignment } => self.send(to, Message::Assignment(assignment)),
+            Action::LeaderChanged => {
+                let leader = self.leader();
+                if let Some(leader) = leader {
+                    self.session.redirect(self.now, leader);
+                }
+                self.hasten_requests();
+                self.outputs.push_back(Output::Event(Event::LeaderChanged { leader }));
+            }
+            Action::Failed => self.outputs.push_back(Output::Event(Event::Failed)),
+        }
+    }
+
+    fn on_wish(&mut self, wish: Wish) {
+        let now = self.now;
+        match wish {
+            Wish::JoinNetwork(network) => self.gossip_do(|gossip| gossip.join_network(now, network)),
+            Wish::LeaveNetwork(network) => {
+                self.gossip_do(|gossip| gossip.leave_network(now, network));
+            }
+            Wish::PutRow(network, row) => {
+                let records = crate::agent::records(&row);
+                self.resolver.set_records(now, network, row.endpoint, records);
+                self.gossip_do(|gossip| {
+                    // Names and addresses were bounded when the endpoint was attached; the row fits.
+                    let _ = gossip.put_row(now, network, *row);
+                });
+            }
+            Wish::DeleteRow(network, endpoint) => {
+                self.resolver.remove_records(now, network, endpoint);
+                self.gossip_do(|gossip| {
+                    gossip.delete_row(now, network, endpoint);
+                });
+            }
+            Wish::SetZone(network, name, subnets) => {
+                self.resolver.set_network(now, network, &name);
+                self.resolver.set_subnets(now, network, &subnets);
+            }
+            Wish::RemoveZone(network) => self.resolver.remove_network(now, network),
+            Wish::SetClient(endpoint, view) => self.resolver.set_client(now, endpoint, view),
+            Wish::RemoveClient(endpoint) => self.resolver.remove_client(now, endpoint),
+            Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
+            Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
+        }
+        self.plane_dirty = true;
+    }
+
+    fn gossip_do(&mut self, act: impl FnOnce(&mut Gossip)) {
+        self.start_gossip();
+        if let Some(gossip) = &mut self.gossip {
+            act(gossip);
+        }
+    }
+
+    fn role(&self) -> Role {
+        if self.manager.is_some() { Role::Manager } else { Role::Worker }
+    }
+}
+
+impl Machine for Node {
+    type Output = Output;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        let now = self.now;
+        if let Some(manager) = &mut self.manager {
+            manager.handle_timeout(now);
+        }
+        self.agent.handle_timeout(now);
+        if let Some(gossip) = &mut self.gossip {
+            gossip.handle_timeout(now);
+        }
+        self.resolver.handle_timeout(now);
+        self.beat();
+        self.retry_requests();
+        self.return_orphans();
+        self.settle();
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if !self.outputs.is_empty() {
+            return Some(self.now);
+        }
+        [
+            self.manager.as_ref().and_then(Manager::poll_timeout),
+            self.agent.poll_timeout(),
+            self.gossip.as_ref().and_then(Machine::poll_timeout),
+            self.resolver.poll_timeout(),
+            Some(self.session.poll_timeout()),
+            self.next_retry(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}

@@ -1,0 +1,186 @@
+//! What other nodes say over management sessions, and what is said to them.
+
+use bytes::Bytes;
+use overlay_core::{Instant, NodeId};
+use overlay_raft::{RaftId, Restored};
+
+use super::{Event, Node, Output, Peer};
+use crate::{
+    agent::Assignment,
+    api::Role,
+    manager::{Manager, Served, allowed_for_worker},
+    state::RequestId,
+    wire::{self, Ask, FrameError, Message},
+};
+
+impl Node {
+    /// Takes a frame of a management session with `peer`.
+    ///
+    /// A message that the peer's role does not allow is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`] if it is malformed; nothing changed.
+    pub fn handle_peer(&mut self, now: Instant, peer: Peer, frame: &[u8]) -> Result<(), FrameError> {
+        let message = wire::decode(frame)?;
+        self.advance(now);
+        self.on_message(peer, message);
+        self.settle();
+        Ok(())
+    }
+
+    pub(super) fn on_message(&mut self, peer: Peer, message: Message) {
+        let now = self.now;
+        let from_manager = peer.role == Role::Manager;
+        match message {
+            Message::Raft { from, to, bytes } if from_manager => {
+                self.on_raft_message(peer.node, from, to, &bytes);
+            }
+            Message::Ask { request, ask } if from_manager || allowed_for_worker(&ask) => {
+                self.on_ask(peer.node, request, ask);
+            }
+            Message::Answer { request, result } if from_manager => self.on_answer(request, result),
+            Message::NotLeader { leader, managers, .. } if from_manager => {
+                if !managers.is_empty() {
+                    self.session.set_managers(&managers);
+                }
+                if let Some(leader) = leader.filter(|leader| *leader != peer.node) {
+                    self.session.redirect(now, leader);
+                    self.hasten_requests();
+                }
+            }
+            Message::Heartbeat { version } => self.on_heartbeat(peer.node, version),
+            Message::HeartbeatAck if from_manager => self.session.heard(now, peer.node),
+            Message::Assignment(assignment) if from_manager => {
+                self.session.heard(now, peer.node);
+                self.on_assignment(*assignment);
+            }
+            Message::Removed if from_manager => self.note_removed(),
+            Message::Raft { .. }
+            | Message::Ask { .. }
+            | Message::Answer { .. }
+            | Message::NotLeader { .. }
+            | Message::HeartbeatAck
+            | Message::Assignment(_)
+            | Message::Removed => {}
+        }
+    }
+
+    /// Says to the leader that this node is there, when it is time.
+    pub(super) fn beat(&mut self) {
+        if let Some(target) = self.session.poll_heartbeat(self.now) {
+            let version = self.agent.assignment().map_or(0, |assignment| assignment.version);
+            self.send(target, Message::Heartbeat { version });
+        }
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        if to == self.config.node {
+            self.loopback.push_back(message);
+            return;
+        }
+        let address = self.address(to);
+        let frame = wire::encode(&message);
+        self.outputs.push_back(Output::Peer { to, address, frame });
+    }
+
+    pub(super) fn send_raft(&mut self, to: RaftId, bytes: Bytes) {
+        let Some(manager) = &self.manager else { return };
+        let from = manager.raft_id();
+        let known = || {
+            let managers = self.session.managers().iter();
+            managers.clone().find(|manager| manager.raft == to).map(|manager| manager.node)
+        };
+        if let Some(node) = manager.node_of(to).or_else(known) {
+            self.send(node, Message::Raft { from, to, bytes });
+        }
+    }
+
+    fn on_raft_message(&mut self, node: NodeId, from: RaftId, to: RaftId, bytes: &[u8]) {
+        let Some(manager) = &mut self.manager else { return };
+        if to == manager.raft_id() && manager.node_of(from).is_none_or(|known| known == node) {
+            manager.handle_raft(self.now, from, bytes);
+        }
+    }
+
+    fn on_ask(&mut self, from: NodeId, request: RequestId, ask: Ask) {
+        let served = match &mut self.manager {
+            Some(manager) => manager.serve(self.now, from, request, ask),
+            None => Served::NotLeader,
+        };
+        if served == Served::NotLeader {
+            self.refer(from, Some(request));
+        }
+    }
+
+    fn on_heartbeat(&mut self, from: NodeId, version: u64) {
+        let now = self.now;
+        match &mut self.manager {
+            Some(manager) if manager.leads() => {
+                let known = manager.handle_heartbeat(now, from, version);
+                let answer = if known { Message::HeartbeatAck } else { Message::Removed };
+                self.send(from, answer);
+            }
+            _ => self.refer(from, None),
+        }
+    }
+
+    /// Says who leads, as far as this node knows.
+    fn refer(&mut self, to: NodeId, request: Option<RequestId>) {
+        if to == self.config.node {
+            return;
+        }
+        let (leader, managers) = match &self.manager {
+            Some(manager) => (manager.leader(), manager.managers()),
+            None => (self.session.target(), self.session.managers().to_vec()),
+        };
+        self.send(to, Message::NotLeader { request, leader, managers });
+    }
+
+    fn on_assignment(&mut self, assignment: Assignment) {
+        self.session.set_managers(&assignment.managers);
+        let (raft, group, role) = (assignment.raft, group(assignment.cluster), assignment.role);
+        let newer = self
+            .agent
+            .assignment()
+            .is_none_or(|present| present.version <= assignment.version);
+        self.agent.assign(self.now, assignment);
+        if newer {
+            self.take_role(role, raft, group);
+        }
+    }
+
+    /// Becomes a manager or stops being one, as the assignment says.
+    fn take_role(&mut self, role: Role, raft: Option<RaftId>, group: u64) {
+        let present = self.manager.as_ref().map(Manager::raft_id);
+        if present == raft {
+            return;
+        }
+        if present.is_some() {
+            self.manager = None;
+            self.outputs.push_back(Output::CloseLog);
+        }
+        if let Some(raft) = raft {
+            self.outputs.push_back(Output::OpenLog(raft));
+            let seed = self.seed.derive("promoted");
+            let restored = Restored::joining();
+            let (config, now) = (self.config.clone(), self.now);
+            self.manager = Manager::new(config, raft, group, &seed, now, restored).ok();
+        }
+        self.outputs.push_back(Output::Event(Event::RoleChanged { role }));
+    }
+
+    fn address(&self, node: NodeId) -> Option<std::net::SocketAddr> {
+        let in_state = || {
+            let record = self.state()?.nodes().get(&node)?;
+            record.raft.map(|_| record.management())
+        };
+        in_state().or_else(|| self.session.address(node))
+    }
+}
+
+/// Returns the number that stands for a cluster on each consensus message.
+pub fn group(cluster: NodeId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *cluster.as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}

@@ -1,0 +1,327 @@
+//! Requests of local clients: sent to the leader until answered, retried over changes of leader.
+
+use std::time::Duration;
+
+use overlay_core::{EndpointId, Instant};
+
+use super::{Event, Node, Output, Reply, RequestToken};
+use crate::{
+    api::{self, AttachRequest, EndpointInfo, ErrorKind, Info, LocalState, Request, Response},
+    manager::{Manager, Served},
+    state::{AddNode, ClusterSeed, Command, Proposal, RequestId},
+    wire::{Answer, Ask, Message},
+};
+
+/// A request that waits for the leader's answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    token: Option<RequestToken>,
+    ask: Ask,
+    deadline: Instant,
+    resend_at: Instant,
+}
+
+/// An endpoint that was attached and whose port is being made.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    token: RequestToken,
+    info: EndpointInfo,
+    deadline: Instant,
+}
+
+impl Node {
+    /// Takes a request of a local client; the answer is an [`Output::Reply`] with the same token.
+    pub fn request(&mut self, now: Instant, token: RequestToken, request: Request) {
+        self.advance(now);
+        match request {
+            Request::Info => {
+                let info = Response::Info(Box::new(self.info()));
+                self.reply(token, Ok(Reply::Api(info)));
+            }
+            Request::EndpointList => {
+                let endpoints = Response::Endpoints(self.agent.endpoints());
+                self.reply(token, Ok(Reply::Api(endpoints)));
+            }
+            Request::Init(_) | Request::Join(_) => {
+                let text = "this node is part of a cluster already: run `leave` first";
+                self.reply(token, Err(api::Error::new(ErrorKind::AlreadyMember, text)));
+            }
+            Request::Attach(attach) => self.attach(token, attach),
+            request if self.needs_manager(&request) => {
+                let text = "this node is not a manager: run this on a manager, or promote this node there";
+                self.reply(token, Err(api::Error::new(ErrorKind::NotManager, text)));
+            }
+            request => self.ask(Some(token), Ask::Api(request)),
+        }
+        self.settle();
+    }
+
+    /// Lets a node in that showed a valid token; the answer is [`Reply::Admitted`].
+    pub fn admit(&mut self, now: Instant, token: RequestToken, node: AddNode) {
+        self.advance(now);
+        self.ask(Some(token), Ask::AddNode(node));
+        self.settle();
+    }
+
+    /// Makes a new cluster; the answer is [`Reply::Admitted`]. Only for a node that was made with an empty log of its own.
+    pub fn initialize(&mut self, now: Instant, token: RequestToken, seed: ClusterSeed) {
+        self.advance(now);
+        let request = RequestId::random(&mut self.rng);
+        let unix = self.config.unix_epoch.as_millis() + u128::from(self.now.as_millis());
+        let at_unix_ms = u64::try_from(unix).unwrap_or(u64::MAX);
+        let (actor, ask) = (self.config.node, Ask::AddNode(seed.manager.clone()));
+        let command = Command::InitCluster(Box::new(seed));
+        let proposal = Proposal { request, actor, at_unix_ms, command };
+        match &mut self.manager {
+            Some(manager) => manager.initialize(self.now, proposal),
+            None => {
+                let text = "this node has no log of its own to make a cluster in";
+                return self.reply(token, Err(api::Error::new(ErrorKind::Invalid, text)));
+            }
+        }
+        let deadline = self.now + self.config.request_timeout;
+        let pending = Pending { token: Some(token), ask, deadline, resend_at: Instant::MAX };
+        self.pending.insert(request, pending);
+        self.settle();
+    }
+
+    pub(super) fn on_answer(&mut self, request: RequestId, result: Result<Answer, api::Error>) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        let attach = match &pending.ask {
+            Ask::Api(Request::Attach(attach)) => attach.endpoint,
+            _ => None,
+        };
+        let (Some(token), result) = (pending.token, result) else { return };
+        match (attach, result) {
+            (Some(endpoint), Err(error)) => {
+                self.agent.forget(endpoint);
+                self.reply(token, Err(error));
+            }
+            (Some(endpoint), Ok(Answer::Api(Response::Endpoints(endpoints)))) => {
+                if let Some(info) = endpoints.into_iter().next() {
+                    let deadline = self.now + self.config.request_timeout;
+                    self.attaching.insert(endpoint, Attaching { token, info, deadline });
+                }
+            }
+            (_, result) => self.reply(
+                token,
+                result.map(|answer| match answer {
+                    Answer::Api(response) => Reply::Api(self.localize(response)),
+                    Answer::Admitted(assignment) => Reply::Admitted(assignment),
+                }),
+            ),
+        }
+    }
+
+    /// Answers those that waited for a port which is ready, or failed.
+    pub(super) fn settle_attaching(&mut self) {
+        let now = self.now;
+        let done: Vec<_> = self
+            .attaching
+            .iter()
+            .filter_map(|(endpoint, waiting)| match self.agent.port(*endpoint) {
+                Some(result) => Some((*endpoint, result.map_err(|error| error.to_string()))),
+                None if waiting.deadline <= now => {
+                    let text = "the port was not ready in time".to_owned();
+                    Some((*endpoint, Err(text)))
+                }
+                None => None,
+            })
+            .collect();
+        for (endpoint, result) in done {
+            let Some(waiting) = self.attaching.remove(&endpoint) else { continue };
+            match result {
+                Ok(()) => {
+                    let own = self.agent.endpoints().into_iter().find(|own| own.id == endpoint);
+                    let info = own.unwrap_or(waiting.info);
+                    self.reply(waiting.token, Ok(Reply::Api(Response::Endpoints(vec![info]))));
+                }
+                Err(reason) => {
+                    // Nothing half done is left behind: the address goes back.
+                    let endpoint = endpoint.to_string();
+                    self.ask(None, Ask::Api(Request::Detach { endpoint }));
+                    let text = format!("the endpoint's port could not be made: {reason}");
+                    self.reply(waiting.token, Err(api::Error::new(ErrorKind::Platform, text)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn retry_requests(&mut self) {
+        let now = self.now;
+        let due = |pending: &Pending| pending.deadline <= now || pending.resend_at <= now;
+        let requests: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| due(pending))
+            .map(|(request, _)| *request)
+            .collect();
+        for request in requests {
+            let expired =
+                self.pending.get(&request).is_some_and(|pending| pending.deadline <= now);
+            if expired { self.give_up(request) } else { self.send_ask(request) }
+        }
+    }
+
+    /// Sends what is pending at once: somebody new leads.
+    pub(super) fn hasten_requests(&mut self) {
+        let now = self.now;
+        for pending in self.pending.values_mut().filter(|pending| pending.resend_at < Instant::MAX) {
+            pending.resend_at = now;
+        }
+    }
+
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let pending = self.pending.values().map(|pending| pending.deadline.min(pending.resend_at));
+        pending.chain(self.attaching.values().map(|waiting| waiting.deadline)).min()
+    }
+
+    /// Gives back the addresses of endpoints that nobody here knows of.
+    pub(super) fn return_orphans(&mut self) {
+        for endpoint in self.agent.take_orphans(self.now) {
+            let endpoint = endpoint.to_string();
+            self.ask(None, Ask::Api(Request::Detach { endpoint }));
+        }
+    }
+
+    fn attach(&mut self, token: RequestToken, mut attach: AttachRequest) {
+        let drawn = EndpointId::random(&mut self.rng);
+        let endpoint = *attach.endpoint.get_or_insert(drawn);
+        self.agent.expect(endpoint, attach.namespace.clone());
+        self.ask(Some(token), Ask::Api(Request::Attach(attach)));
+    }
+
+    fn ask(&mut self, token: Option<RequestToken>, ask: Ask) {
+        if self.pending.len() >= self.config.requests_max {
+            if let Some(token) = token {
+                let text = format!(
+                    "{} requests wait for a leader already: try again later",
+                    self.pending.len()
+                );
+                self.reply(token, Err(api::Error::new(ErrorKind::Limit, text)));
+            }
+            return;
+        }
+        let request = RequestId::random(&mut self.rng);
+        let deadline = self.now + self.config.request_timeout;
+        let resend_at = self.now;
+        self.pending.insert(request, Pending { token, ask, deadline, resend_at });
+        self.send_ask(request);
+    }
+
+    fn send_ask(&mut self, request: RequestId) {
+        let now = self.now;
+        let Some(pending) = self.pending.get_mut(&request) else { return };
+        pending.resend_at = now + RESEND;
+        let ask = pending.ask.clone();
+        let own = self.config.node;
+        if let Some(manager) = &mut self.manager {
+            if manager.serve(now, own, request, ask.clone()) == Served::Taken {
+                return;
+            }
+        }
+        let leader = self.manager.as_ref().map_or(self.session.target(), Manager::leader);
+        if let Some(leader) = leader.filter(|leader| *leader != own) {
+            self.send(leader, Message::Ask { request, ask });
+        }
+    }
+
+    fn give_up(&mut self, request: RequestId) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        if let Ask::Api(Request::Attach(AttachRequest { endpoint: Some(endpoint), .. })) =
+            &pending.ask
+        {
+            self.agent.forget(*endpoint);
+        }
+        let Some(token) = pending.token else { return };
+        let managers: Vec<_> = self
+            .session
+            .managers()
+            .iter()
+            .map(|manager| format!("{} ({})", manager.node.short(), manager.management))
+            .collect();
+        let text = format!(
+            "no leader answered within {:?}: more than half of the managers must be up and reach each other; \
+             the managers are {}. It is unknown whether the request was carried out",
+            self.config.request_timeout,
+            managers.join(", "),
+        );
+        self.reply(token, Err(api::Error::new(ErrorKind::Unavailable, text)));
+    }
+
+    fn needs_manager(&self, request: &Request) -> bool {
+        self.manager.is_none()
+            && !crate::manager::allowed_for_worker(&Ask::Api(request.clone()))
+    }
+
+    fn reply(&mut self, token: RequestToken, result: Result<Reply, api::Error>) {
+        self.outputs.push_back(Output::Reply { token, result });
+    }
+
+    /// Fills in what only the answering node knows.
+    fn localize(&self, response: Response) -> Response {
+        match response {
+            Response::Nodes(mut nodes) => {
+                for node in &mut nodes {
+                    node.is_self = node.id == self.config.node;
+                }
+                Response::Nodes(nodes)
+            }
+            Response::Token(mut token) => {
+                token.remote = (self.config.address, self.config.management_port).into();
+                Response::Token(token)
+            }
+            other => other,
+        }
+    }
+
+    fn info(&self) -> Info {
+        let assignment = self.agent.assignment();
+        let mut warnings = Vec::new();
+        if self.removed {
+            warnings.push("this node was removed from the cluster: run `leave`".to_owned());
+        }
+        if self.manager.is_some() && self.leader().is_none() {
+            warnings.push("no leader is known: nothing can be changed".to_owned());
+        }
+        let alive = self.gossip.as_ref().map_or(1, |gossip| {
+            gossip
+                .members()
+                .filter(|member| member.state == overlay_gossip::MemberState::Alive)
+                .count()
+        });
+        Info {
+            state: LocalState::Active,
+            name: self.config.hostname.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: Some(self.config.node),
+            cluster: assignment.map(|assignment| assignment.cluster),
+            role: Some(self.role()),
+            address: Some(self.config.address),
+            leader: self.leader(),
+            managers: self
+                .session
+                .managers()
+                .iter()
+                .map(|manager| api::ManagerInfo {
+                    node: manager.node,
+                    address: manager.management,
+                })
+                .collect(),
+            nodes_alive: alive,
+            endpoints: self.agent.len(),
+            applied: self.state().map(crate::state::ClusterState::applied),
+            warnings,
+        }
+    }
+
+    pub(super) fn note_removed(&mut self) {
+        if !self.removed {
+            self.removed = true;
+            self.outputs.push_back(Output::Event(Event::Removed));
+        }
+    }
+}
+
+/// How long a request waits for an answer before it is sent again.
+const RESEND: Duration = Duration::from_millis(250);

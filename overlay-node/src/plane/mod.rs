@@ -1,0 +1,155 @@
+//! The frame path of one node: one value that one thread drives.
+//!
+//! Out of an endpoint: anti-spoof and switch (verdict), then encapsulation into the frame's headroom. Into one: decapsulate,
+//! member and anti-spoof checks, switch. Policy, balancer and sealing take their places between these stages.
+
+mod endpoint;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use overlay_core::{
+    EndpointId, Instant, NetworkId, Seed,
+    plane::{Desired, DesiredNetwork},
+};
+use overlay_vxlan::{Config, Frame, NetworkConfig, PortId, Sink, Switch};
+
+pub use endpoint::{EchoReply, Endpoint};
+
+/// The frame path of one node.
+#[derive(Debug)]
+pub struct Plane {
+    switch: Switch,
+    applied: Desired,
+    ports: BTreeMap<EndpointId, PortId>,
+    next_port: u32,
+    refused: u64,
+}
+
+impl Plane {
+    /// Makes a frame path that carries nothing.
+    pub fn new(seed: Seed) -> Self {
+        Self {
+            switch: Switch::new(Config::default(), seed),
+            applied: Desired::default(),
+            ports: BTreeMap::new(),
+            next_port: 0,
+            refused: 0,
+        }
+    }
+
+    /// Makes the tables what `desired` says; what does not differ is not touched.
+    ///
+    /// What the switch refuses (a bound of its configuration) is left out and counted by [`refused`](Self::refused).
+    pub fn apply(&mut self, desired: &Desired) {
+        let before = std::mem::take(&mut self.applied);
+        for (network, present) in &before.networks {
+            let kept = desired.networks.get(network).is_some_and(|next| next.vni == present.vni);
+            if !kept {
+                self.remove_network(present);
+            }
+        }
+        for (network, next) in &desired.networks {
+            let present =
+                before.networks.get(network).filter(|present| present.vni == next.vni);
+            if present != Some(next) {
+                self.set_network(*network, present, next);
+            }
+        }
+        self.applied = desired.clone();
+    }
+
+    /// Takes a frame that the endpoint behind `port` sent.
+    pub fn handle_local(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) {
+        self.switch.handle_local(now, port, frame, sink);
+    }
+
+    /// Takes the payload of a datagram that came from a VTEP: the VXLAN header and a frame.
+    pub fn handle_remote(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) {
+        self.switch.handle_remote(now, from, frame, sink);
+    }
+
+    /// Returns the port of an endpoint that runs here.
+    pub fn port(&self, endpoint: EndpointId) -> Option<PortId> {
+        self.ports.get(&endpoint).copied()
+    }
+
+    /// Returns the switch, for its tables and counters.
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// Returns how many rows and ports the switch refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn remove_network(&mut self, network: &DesiredNetwork) {
+        for endpoint in network.ports.keys() {
+            if let Some(port) = self.ports.remove(endpoint) {
+                self.switch.remove_port(port);
+            }
+        }
+        self.switch.remove_network(network.vni);
+    }
+
+    fn set_network(
+        &mut self,
+        _network: NetworkId,
+        present: Option<&DesiredNetwork>,
+        next: &DesiredNetwork,
+    ) {
+        let config =
+            NetworkConfig { mtu: next.mtu, subnets: next.subnets.clone(), ..NetworkConfig::default() };
+        let made = match present {
+            None => self.switch.add_network(next.vni, config),
+            Some(present) if present.mtu != next.mtu || present.subnets != next.subnets => {
+                self.switch.set_network(next.vni, config)
+            }
+            Some(_) => Ok(()),
+        };
+        self.count(made.is_ok());
+        let none = BTreeMap::new();
+        let before = present.map_or(&none, |present| &present.ports);
+        for (endpoint, port) in before {
+            if next.ports.get(endpoint) != Some(port) {
+                if let Some(port) = self.ports.remove(endpoint) {
+                    self.switch.remove_port(port);
+                }
+            }
+        }
+        for (endpoint, port) in &next.ports {
+            if before.get(endpoint) != Some(port) {
+                let id = PortId(self.next_port);
+                self.next_port = self.next_port.wrapping_add(1);
+                let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
+                let added = self.switch.add_port(id, next.vni, port.mac, &addresses);
+                self.count(added.is_ok());
+                self.ports.insert(*endpoint, id);
+            }
+        }
+        if present.is_none_or(|present| present.vteps != next.vteps) {
+            let set = self.switch.set_vteps(next.vni, &next.vteps);
+            self.count(set.is_ok());
+        }
+        if present.is_none_or(|present| present.remotes != next.remotes) {
+            let set = self.switch.set_remotes(next.vni, next.remotes.values());
+            self.count(set.is_ok());
+        }
+    }
+
+    fn count(&mut self, taken: bool) {
+        self.refused += u64::from(!taken);
+    }
+}

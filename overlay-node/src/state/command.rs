@@ -1,0 +1,223 @@
+//! What the log carries. Variants and fields are only ever appended; postcard writes them by position.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, NetworkId, NodeId, Rng};
+use overlay_raft::RaftId;
+use serde::{Deserialize, Serialize};
+
+use super::{CommandError, Secret};
+use crate::{
+    Config,
+    api::{NetworkCreate, Role},
+};
+
+/// Identifies a request over all its retries, so that it is applied once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId([u8; 16]);
+
+impl RequestId {
+    /// Draws a fresh one.
+    pub fn random(rng: &mut Rng) -> Self {
+        Self(rng.bytes())
+    }
+
+    /// Makes one from its octets.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({:08x})", u128::from_be_bytes(self.0) >> 96)
+    }
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The request that it carries out.
+    pub request: RequestId,
+    /// The node on whose behalf.
+    pub actor: NodeId,
+    /// The leader's wall clock when it proposed, in milliseconds since 1970; for people only.
+    pub at_unix_ms: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the cluster state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes the cluster; the first command of a log.
+    InitCluster(Box<ClusterSeed>),
+    /// Adds a node, or takes up one that is known.
+    AddNode(AddNode),
+    /// Changes the address of a node.
+    SetAddress {
+        /// The node.
+        node: NodeId,
+        /// Its new address.
+        address: IpAddr,
+    },
+    /// Changes the role of a node.
+    SetRole {
+        /// The node.
+        node: NodeId,
+        /// Its new role.
+        role: Role,
+    },
+    /// Removes a node and what it runs.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Replaces a join token's secret.
+    RotateToken {
+        /// Whose token.
+        role: Role,
+        /// The new secret.
+        secret: Secret<16>,
+    },
+    /// Creates a network.
+    CreateNetwork {
+        /// Its identity, drawn by whoever proposes.
+        id: NetworkId,
+        /// What was asked for.
+        spec: NetworkCreate,
+    },
+    /// Removes a network that nothing uses.
+    RemoveNetwork {
+        /// The network.
+        network: NetworkId,
+    },
+    /// Attaches an endpoint.
+    AttachEndpoint(AttachEndpoint),
+    /// Detaches an endpoint.
+    DetachEndpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Only if it is this node's.
+        node: Option<NodeId>,
+    },
+}
+
+/// See [`Command::InitCluster`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSeed {
+    /// The cluster's identity.
+    pub id: NodeId,
+    /// The certificate of its certificate authority, PEM.
+    pub ca_certificate: String,
+    /// The key of its certificate authority, PEM.
+    pub ca_key: Secret<0>,
+    /// The seed of the Ed25519 key that signs address leases.
+    pub lease_key: Secret<32>,
+    /// The first gossip key.
+    pub gossip_key: Secret<16>,
+    /// The secret of the workers' join token.
+    pub worker_token: Secret<16>,
+    /// The secret of the managers' join token.
+    pub manager_token: Secret<16>,
+    /// Pools that networks take their subnets from; 10.0.0.0/8 if empty.
+    pub pools: Vec<IpNet>,
+    /// Prefix length of a subnet cut from a pool.
+    pub pool_split: u8,
+    /// The identity of the network `ingress`.
+    pub ingress: NetworkId,
+    /// The first manager.
+    pub manager: AddNode,
+}
+
+impl ClusterSeed {
+    /// Draws the secrets and identities of a new cluster whose first manager is `config`'s node.
+    pub fn generate(
+        rng: &mut Rng,
+        config: &Config,
+        ca_certificate: String,
+        ca_key: String,
+    ) -> Self {
+        Self {
+            id: NodeId::random(rng),
+            ca_certificate,
+            ca_key: Secret::any(ca_key.into_bytes()),
+            lease_key: Secret::random(rng),
+            gossip_key: Secret::random(rng),
+            worker_token: Secret::random(rng),
+            manager_token: Secret::random(rng),
+            pools: Vec::new(),
+            pool_split: 24,
+            ingress: NetworkId::random(rng),
+            manager: AddNode::new(config, Role::Manager),
+        }
+    }
+}
+
+/// See [`Command::AddNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddNode {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its host's name.
+    pub hostname: String,
+    /// Its role.
+    pub role: Role,
+    /// The address that others reach it at.
+    pub address: IpAddr,
+    /// Its port for cluster management.
+    pub management_port: u16,
+    /// Its port for gossip.
+    pub gossip_port: u16,
+    /// Version of its program.
+    pub version: String,
+}
+
+impl AddNode {
+    /// Describes `config`'s node.
+    pub fn new(config: &Config, role: Role) -> Self {
+        Self {
+            id: config.node,
+            hostname: config.hostname.clone(),
+            role,
+            address: config.address,
+            management_port: config.management_port,
+            gossip_port: config.gossip_port,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// See [`Command::AttachEndpoint`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachEndpoint {
+    /// Its identity, drawn by the node that runs it.
+    pub id: EndpointId,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// Its network.
+    pub network: NetworkId,
+    /// Its name, unique on the network.
+    pub name: String,
+    /// More names.
+    pub aliases: Vec<String>,
+    /// The address to have; any free one if `None`.
+    pub address: Option<IpAddr>,
+}
+
+/// What an applied command answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is done; there is nothing to tell.
+    Done,
+    /// The node, and its part in the consensus if it is a manager.
+    Node(NodeId, Option<RaftId>),
+    /// The network.
+    Network(NetworkId),
+    /// The endpoint.
+    Endpoint(EndpointId),
+}
+
+/// What is remembered of a request.
+pub(super) type Applied = Result<Outcome, CommandError>;

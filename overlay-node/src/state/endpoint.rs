@@ -1,0 +1,153 @@
+//! Commands about endpoints.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId};
+use overlay_ipam::AllocateError;
+
+use super::{
+    AttachEndpoint, ClusterState, CommandError, EndpointRecord, NetworkRecord, Outcome,
+    node::{is_name, owner},
+};
+
+impl ClusterState {
+    pub(super) fn attach_endpoint(
+        &mut self,
+        index: u64,
+        attach: AttachEndpoint,
+    ) -> Result<Outcome, CommandError> {
+        self.check_attach(&attach)?;
+        let network = attach.network;
+        let record =
+            self.networks.get_mut(&network).ok_or(CommandError::UnknownNetwork { network })?;
+        let address = allocate(record, &attach, index)?;
+        let mac = match address.addr() {
+            IpAddr::V4(address) => MacAddr::from_ipv4(address),
+            IpAddr::V6(_) => mac_of(attach.id),
+        };
+        let endpoint = EndpointRecord {
+            id: attach.id,
+            node: attach.node,
+            network,
+            name: attach.name,
+            aliases: attach.aliases,
+            addresses: vec![address],
+            mac,
+            generation: index,
+        };
+        self.endpoints.insert(attach.id, endpoint);
+        Ok(Outcome::Endpoint(attach.id))
+    }
+
+    pub(super) fn detach_endpoint(
+        &mut self,
+        index: u64,
+        endpoint: EndpointId,
+        node: Option<NodeId>,
+    ) -> Result<Outcome, CommandError> {
+        let record =
+            self.endpoints.get(&endpoint).ok_or(CommandError::UnknownEndpoint { endpoint })?;
+        if let Some(node) = node.filter(|node| *node != record.node) {
+            debug_assert_ne!(node, record.node);
+            return Err(CommandError::NotOwner { endpoint, node: record.node });
+        }
+        let network = record.network;
+        if let Some(network) = self.networks.get_mut(&network) {
+            for subnet in &mut network.subnets {
+                subnet.addresses.release_owner(owner(endpoint.as_bytes()), index);
+            }
+        }
+        self.endpoints.remove(&endpoint);
+        Ok(Outcome::Done)
+    }
+
+    fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
+        for name in std::iter::once(&attach.name).chain(&attach.aliases) {
+            if !is_name(name) {
+                return Err(CommandError::InvalidName { name: name.chars().take(80).collect() });
+            }
+        }
+        if attach.aliases.len() > ALIASES_MAX {
+            let what = "aliases an endpoint".to_owned();
+            return Err(CommandError::Limit { what, limit: ALIASES_MAX as u64 });
+        }
+        if !self.nodes.contains_key(&attach.node) {
+            return Err(CommandError::UnknownNode { node: attach.node });
+        }
+        let network = attach.network;
+        let record = self.networks.get(&network).ok_or(CommandError::UnknownNetwork { network })?;
+        if !record.attachable {
+            return Err(CommandError::NotAttachable { name: record.name.clone() });
+        }
+        let same = |other: &&EndpointRecord| {
+            other.id == attach.id
+                || (other.network == network && other.name.eq_ignore_ascii_case(&attach.name))
+        };
+        if let Some(other) = self.endpoints.values().find(same) {
+            return Err(CommandError::NameInUse {
+                name: attach.name.clone(),
+                network: record.name.clone(),
+                endpoint: other.id,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Takes an address out of the first subnet that has one.
+fn allocate(
+    network: &mut NetworkRecord,
+    attach: &AttachEndpoint,
+    index: u64,
+) -> Result<IpNet, CommandError> {
+    let owner = owner(attach.id.as_bytes());
+    let name = network.name.clone();
+    let Some(address) = attach.address else {
+        let mut used = 0;
+        for subnet in &mut network.subnets {
+            match subnet.addresses.allocate(owner, index) {
+                Ok(lease) => return Ok(with_prefix(lease.address, subnet.prefix)),
+                Err(_) => used += subnet.addresses.used() as u64,
+            }
+        }
+        return Err(CommandError::SubnetFull { network: name, used });
+    };
+    let unusable = |reason: String| CommandError::AddressUnusable {
+        address,
+        network: name.clone(),
+        reason,
+    };
+    let subnet = network
+        .subnets
+        .iter_mut()
+        .find(|subnet| subnet.prefix.contains(&address))
+        .ok_or_else(|| unusable("it is in none of the network's subnets".to_owned()))?;
+    match subnet.addresses.reserve(owner, address, index) {
+        Ok(lease) => Ok(with_prefix(lease.address, subnet.prefix)),
+        Err(AllocateError::Taken { .. }) => {
+            Err(CommandError::AddressInUse { address, network: name })
+        }
+        Err(other) => Err(unusable(other.to_string())),
+    }
+}
+
+fn with_prefix(address: IpAddr, prefix: IpNet) -> IpNet {
+    IpNet::new(address, prefix.prefix_len()).expect("an address of the subnet has its family")
+}
+
+/// Derives a locally administered MAC address for an endpoint without an IPv4 address.
+fn mac_of(endpoint: EndpointId) -> MacAddr {
+    let [a, b, c, d, ..] = *endpoint.as_bytes();
+    MacAddr::new([0x02, 0x42, a, b, c, d])
+}
+
+impl ClusterState {
+    /// Returns the endpoints of a network.
+    pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &EndpointRecord> {
+        self.endpoints.values().filter(move |endpoint| endpoint.network == network)
+    }
+}
+
+/// How many aliases an endpoint has at the most.
+const ALIASES_MAX: usize = 16;

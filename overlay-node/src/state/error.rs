@@ -1,0 +1,225 @@
+//! Why a command changes nothing.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, NetworkId, NodeId, Vni};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::api::{self, ErrorKind};
+
+/// Why a command changes nothing. Part of the log's outcome: variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum CommandError {
+    /// The cluster was made already.
+    #[error("the cluster was made already")]
+    AlreadyInitialized,
+    /// The log does not begin with the making of the cluster.
+    #[error("the cluster was not made yet: run `init` on one node, then `join` on the others")]
+    NotInitialized,
+    /// There is no such node.
+    #[error("no node {node}: `node ls` shows them")]
+    UnknownNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// There is no such network.
+    #[error("no network {network}: `network ls` shows them")]
+    UnknownNetwork {
+        /// The network.
+        network: NetworkId,
+    },
+    /// There is no such endpoint.
+    #[error("no endpoint {endpoint}")]
+    UnknownEndpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// It is the only manager left.
+    #[error("node {node} is the last manager: promote another one first")]
+    LastManager {
+        /// The node.
+        node: NodeId,
+    },
+    /// A manager cannot be removed.
+    #[error("node {node} is a manager: demote it first, or use --force")]
+    IsManager {
+        /// The node.
+        node: NodeId,
+    },
+    /// A name has characters or a length that names cannot have.
+    #[error(
+        "{name:?} cannot be a name: 1 to 63 letters, digits, `_`, `-` and `.`, beginning with a letter or digit"
+    )]
+    InvalidName {
+        /// The name, cut to 80 characters.
+        name: String,
+    },
+    /// A network of this name exists.
+    #[error("a network named {name:?} exists already ({network}): choose another name or remove it")]
+    NetworkExists {
+        /// The name.
+        name: String,
+        /// The network that has it.
+        network: NetworkId,
+    },
+    /// The driver is not offered.
+    #[error("driver {driver:?} is not offered: only `overlay` is")]
+    UnknownDriver {
+        /// The driver.
+        driver: String,
+    },
+    /// An option is not known or its value is not valid.
+    #[error("option {option:?} with value {value:?} is not valid: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: String,
+        /// Its value.
+        value: String,
+        /// Why.
+        reason: String,
+    },
+    /// The subnet has bits set behind its prefix.
+    #[error("{subnet} has bits set behind its prefix: it should be {expected}")]
+    HostBits {
+        /// The subnet.
+        subnet: IpNet,
+        /// What was probably meant.
+        expected: IpNet,
+    },
+    /// The subnet overlaps another one.
+    #[error("subnet {subnet} overlaps {other} of network {name:?}: choose another one")]
+    SubnetOverlap {
+        /// The subnet.
+        subnet: IpNet,
+        /// The one it overlaps.
+        other: IpNet,
+        /// The network that has it; empty if it is the same request.
+        name: String,
+    },
+    /// No pool has room for the subnet.
+    #[error("all predefined address pools are fully subnetted: give --subnet or remove a network")]
+    PoolsExhausted,
+    /// The subnet is none that can be used.
+    #[error("subnet {subnet} cannot be used: {reason}")]
+    InvalidSubnet {
+        /// The subnet, or what stood for it.
+        subnet: String,
+        /// Why.
+        reason: String,
+    },
+    /// A VNI is in use or out of range.
+    #[error("VNI {vni} is in use already: choose another one")]
+    VniInUse {
+        /// The VNI.
+        vni: Vni,
+    },
+    /// Every VNI is in use.
+    #[error("every VNI is in use: remove a network")]
+    VnisExhausted,
+    /// Something uses the network.
+    #[error("network {name:?} is in use by {endpoints} endpoint(s), {first:?} among them: stop or detach them first")]
+    NetworkInUse {
+        /// The network.
+        name: String,
+        /// How many endpoints.
+        endpoints: u64,
+        /// The name of one of them.
+        first: String,
+    },
+    /// The network is kept for the cluster itself.
+    #[error("network {name:?} is predefined and cannot be removed")]
+    Predefined {
+        /// The network.
+        name: String,
+    },
+    /// Standalone endpoints may not attach.
+    #[error("network {name:?} is not attachable: create it with --attachable")]
+    NotAttachable {
+        /// The network.
+        name: String,
+    },
+    /// The name is taken on this network.
+    #[error("the name {name:?} is in use on network {network:?} by endpoint {endpoint}: choose another one or remove it")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The network.
+        network: String,
+        /// Who has it.
+        endpoint: EndpointId,
+    },
+    /// The address is taken.
+    #[error("address {address} is in use already on network {network:?}: choose another one")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: String,
+    },
+    /// The address is in none of the network's subnets, or reserved in it.
+    #[error("address {address} cannot be given out on network {network:?}: {reason}")]
+    AddressUnusable {
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: String,
+        /// Why.
+        reason: String,
+    },
+    /// No address is left.
+    #[error("no address is left on network {network:?} ({used} in use): remove endpoints or create a larger network")]
+    SubnetFull {
+        /// The network.
+        network: String,
+        /// How many are in use.
+        used: u64,
+    },
+    /// The endpoint is another node's.
+    #[error("endpoint {endpoint} runs on node {node}: detach it there")]
+    NotOwner {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The node that runs it.
+        node: NodeId,
+    },
+    /// A limit of the cluster was reached.
+    #[error("the limit of {limit} {what} is reached")]
+    Limit {
+        /// Of what.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+impl From<CommandError> for api::Error {
+    fn from(error: CommandError) -> Self {
+        use CommandError as E;
+        let kind = match &error {
+            E::AlreadyInitialized => ErrorKind::AlreadyMember,
+            E::NotInitialized => ErrorKind::NotMember,
+            E::UnknownNode { .. } | E::UnknownNetwork { .. } | E::UnknownEndpoint { .. } => {
+                ErrorKind::NotFound
+            }
+            E::LastManager { .. } => ErrorKind::QuorumLoss,
+            E::IsManager { .. } | E::NetworkInUse { .. } | E::Predefined { .. } => ErrorKind::InUse,
+            E::InvalidName { .. }
+            | E::UnknownDriver { .. }
+            | E::InvalidOption { .. }
+            | E::HostBits { .. }
+            | E::InvalidSubnet { .. }
+            | E::AddressUnusable { .. } => ErrorKind::Invalid,
+            E::NetworkExists { .. }
+            | E::SubnetOverlap { .. }
+            | E::VniInUse { .. }
+            | E::NameInUse { .. }
+            | E::AddressInUse { .. } => ErrorKind::Conflict,
+            E::PoolsExhausted | E::VnisExhausted | E::SubnetFull { .. } => ErrorKind::Exhausted,
+            E::NotAttachable { .. } | E::NotOwner { .. } => ErrorKind::Forbidden,
+            E::Limit { .. } => ErrorKind::Limit,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

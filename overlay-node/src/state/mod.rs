@@ -1,0 +1,139 @@
+//! The replicated state of the cluster: one deterministic value, changed by [`ClusterState::apply`] alone.
+//!
+//! Everything that a command needs travels in it or is in the state: no clock, no randomness, no hash order.
+
+mod command;
+mod endpoint;
+mod error;
+mod network;
+mod node;
+mod record;
+mod requests;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use overlay_core::{EndpointId, NetworkId, NodeId};
+use overlay_ipam::{Pools, VniAllocator};
+use overlay_raft::RaftId;
+use serde::{Deserialize, Serialize};
+
+pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Proposal, RequestId};
+pub use error::CommandError;
+pub use network::INGRESS;
+pub use record::{Cluster, EndpointRecord, NetworkRecord, NodeRecord, Secret, SubnetRecord};
+pub use snapshot::SnapshotError;
+
+use requests::Requests;
+
+/// The replicated state of the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterState {
+    cluster: Option<Cluster>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    networks: BTreeMap<NetworkId, NetworkRecord>,
+    endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    pools: Pools,
+    vnis: VniAllocator,
+    requests: Requests,
+    next_raft_id: u64,
+    applied: u64,
+}
+
+impl ClusterState {
+    /// Makes the empty state, before anything was applied.
+    pub fn new() -> Self {
+        Self {
+            cluster: None,
+            nodes: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            pools: Pools::docker_default(),
+            vnis: VniAllocator::new(),
+            requests: Requests::default(),
+            next_raft_id: 1,
+            applied: 0,
+        }
+    }
+
+    /// Applies the command at `index` of the log.
+    ///
+    /// A request that was applied before is not applied again: its outcome is returned as it was.
+    ///
+    /// # Errors
+    ///
+    /// Why the command changes nothing. The error is an outcome like any other: it is remembered with the request.
+    pub fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
+        debug_assert!(index > self.applied, "each index is applied once, in order");
+        self.applied = index;
+        if let Some(outcome) = self.requests.outcome(proposal.request) {
+            return outcome.clone();
+        }
+        let request = proposal.request;
+        let outcome = self.run(index, proposal);
+        self.requests.remember(request, outcome.clone());
+        outcome
+    }
+
+    /// Returns the index of the last command that was applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Returns what is true of the cluster as a whole, `None` before it was made.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// Returns all nodes.
+    pub fn nodes(&self) -> &BTreeMap<NodeId, NodeRecord> {
+        &self.nodes
+    }
+
+    /// Returns all networks.
+    pub fn networks(&self) -> &BTreeMap<NetworkId, NetworkRecord> {
+        &self.networks
+    }
+
+    /// Returns all endpoints.
+    pub fn endpoints(&self) -> &BTreeMap<EndpointId, EndpointRecord> {
+        &self.endpoints
+    }
+
+    /// Returns the outcome of a request that was applied, as long as it is remembered.
+    pub fn outcome(&self, request: RequestId) -> Option<&Result<Outcome, CommandError>> {
+        self.requests.outcome(request)
+    }
+
+    /// Returns the managers by their part in the consensus.
+    pub fn voters(&self) -> impl Iterator<Item = (RaftId, &NodeRecord)> {
+        self.nodes.values().filter_map(|node| Some((node.raft?, node)))
+    }
+
+    fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
+        let Proposal { command, actor: _, at_unix_ms, request: _ } = proposal;
+        match command {
+            Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
+            Command::AddNode(node) => self.add_node(node),
+            Command::SetAddress { node, address } => self.set_address(node, address),
+            Command::SetRole { node, role } => self.set_role(node, role),
+            Command::RemoveNode { node } => self.remove_node(index, node),
+            Command::RotateToken { role, secret } => self.rotate_token(role, secret),
+            Command::CreateNetwork { id, spec } => self.create_network(id, spec, at_unix_ms),
+            Command::RemoveNetwork { network } => self.remove_network(network),
+            Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
+            Command::DetachEndpoint { endpoint, node } => {
+                self.detach_endpoint(index, endpoint, node)
+            }
+        }
+    }
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,190 @@
+//! Commands about the cluster as a whole and its nodes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use overlay_core::NodeId;
+use overlay_ipam::{OwnerId, PoolConfig, Pools};
+use overlay_raft::RaftId;
+
+use super::{
+    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, INGRESS, NodeRecord, Outcome,
+    Secret,
+};
+use crate::api::{Availability, NetworkCreate, Role};
+
+impl ClusterState {
+    pub(super) fn init_cluster(
+        &mut self,
+        seed: ClusterSeed,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        if self.cluster.is_some() {
+            return Err(CommandError::AlreadyInitialized);
+        }
+        let mut made = self.clone();
+        if !seed.pools.is_empty() {
+            let pools: Vec<_> = seed
+                .pools
+                .iter()
+                .map(|prefix| PoolConfig { prefix: *prefix, split: seed.pool_split })
+                .collect();
+            made.pools = Pools::new(&pools).map_err(|error| CommandError::InvalidSubnet {
+                subnet: format!("{:?}", seed.pools),
+                reason: error.to_string(),
+            })?;
+        }
+        made.cluster = Some(Cluster {
+            id: seed.id,
+            ca_certificate: seed.ca_certificate,
+            ca_key: seed.ca_key,
+            lease_key: seed.lease_key,
+            gossip_keys: vec![seed.gossip_key],
+            worker_token: seed.worker_token,
+            manager_token: seed.manager_token,
+            created_unix_ms: at_unix_ms,
+        });
+        // The first subnet and VNI are kept for published ports from the start, as Docker does.
+        let ingress = NetworkCreate { name: INGRESS.to_owned(), ..NetworkCreate::default() };
+        made.create_network(seed.ingress, ingress, at_unix_ms)?;
+        let outcome = made.add_node(seed.manager)?;
+        *self = made;
+        Ok(outcome)
+    }
+
+    pub(super) fn add_node(&mut self, node: AddNode) -> Result<Outcome, CommandError> {
+        self.initialized()?;
+        if !is_hostname(&node.hostname) {
+            return Err(CommandError::InvalidName { name: node.hostname.chars().take(80).collect() });
+        }
+        if !self.nodes.contains_key(&node.id) && self.nodes.len() >= NODES_MAX {
+            return Err(CommandError::Limit { what: "nodes".to_owned(), limit: NODES_MAX as u64 });
+        }
+        let known = self.nodes.get(&node.id).and_then(|known| known.raft);
+        let raft = match (node.role, known) {
+            (Role::Worker, _) => None,
+            // A node that joins again has an empty log: its old part in the consensus must not vote with it.
+            (Role::Manager, _) => Some(self.draw_raft_id()),
+        };
+        let id = node.id;
+        let record = NodeRecord {
+            id,
+            hostname: node.hostname,
+            role: node.role,
+            raft,
+            address: node.address,
+            management_port: node.management_port,
+            gossip_port: node.gossip_port,
+            availability: Availability::Active,
+            version: node.version,
+            labels: BTreeMap::new(),
+        };
+        self.nodes.insert(id, record);
+        Ok(Outcome::Node(id, raft))
+    }
+
+    pub(super) fn set_address(
+        &mut self,
+        node: NodeId,
+        address: IpAddr,
+    ) -> Result<Outcome, CommandError> {
+        self.nodes.get_mut(&node).ok_or(CommandError::UnknownNode { node })?.address = address;
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn set_role(&mut self, node: NodeId, role: Role) -> Result<Outcome, CommandError> {
+        let record = self.nodes.get(&node).ok_or(CommandError::UnknownNode { node })?;
+        match (record.role, role) {
+            (Role::Manager, Role::Worker) => {
+                if self.voters().count() == 1 {
+                    return Err(CommandError::LastManager { node });
+                }
+                self.update_role(node, role, None)
+            }
+            (Role::Worker, Role::Manager) => {
+                let raft = self.draw_raft_id();
+                self.update_role(node, role, Some(raft))
+            }
+            (Role::Worker, Role::Worker) | (Role::Manager, Role::Manager) => Ok(Outcome::Done),
+        }
+    }
+
+    pub(super) fn remove_node(
+        &mut self,
+        index: u64,
+        node: NodeId,
+    ) -> Result<Outcome, CommandError> {
+        let record = self.nodes.get(&node).ok_or(CommandError::UnknownNode { node })?;
+        if record.role == Role::Manager && self.voters().count() == 1 {
+            return Err(CommandError::LastManager { node });
+        }
+        let endpoints: Vec<_> = self
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.node == node)
+            .map(|endpoint| endpoint.id)
+            .collect();
+        for endpoint in endpoints {
+            self.detach_endpoint(index, endpoint, None)?;
+        }
+        self.nodes.remove(&node);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn rotate_token(
+        &mut self,
+        role: Role,
+        secret: Secret<16>,
+    ) -> Result<Outcome, CommandError> {
+        let cluster = self.cluster.as_mut().ok_or(CommandError::NotInitialized)?;
+        match role {
+            Role::Worker => cluster.worker_token = secret,
+            Role::Manager => cluster.manager_token = secret,
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn initialized(&self) -> Result<(), CommandError> {
+        if self.cluster.is_some() { Ok(()) } else { Err(CommandError::NotInitialized) }
+    }
+
+    fn update_role(
+        &mut self,
+        node: NodeId,
+        role: Role,
+        raft: Option<RaftId>,
+    ) -> Result<Outcome, CommandError> {
+        let record = self.nodes.get_mut(&node).ok_or(CommandError::UnknownNode { node })?;
+        record.role = role;
+        record.raft = raft;
+        Ok(Outcome::Node(node, raft))
+    }
+
+    fn draw_raft_id(&mut self) -> RaftId {
+        let id = RaftId::new(self.next_raft_id).expect("the counter starts at one");
+        self.next_raft_id += 1;
+        id
+    }
+}
+
+/// Returns the owner under which addresses of an endpoint are leased.
+pub(super) fn owner(id: &[u8; 16]) -> OwnerId {
+    OwnerId::from_bytes(*id)
+}
+
+/// Returns whether `name` can be the name of a network, an endpoint or a host (RFC 1123 §2.1, with `_`).
+pub(super) fn is_name(name: &str) -> bool {
+    let body = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=63).contains(&name.len())
+        && name.bytes().all(body)
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !name.ends_with('.')
+        && !name.contains("..")
+}
+
+/// Returns whether `name` can be the name of a host: as [`is_name`], but up to 253 octets.
+fn is_hostname(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_name)
+}
+
+/// How many nodes a cluster has at the most.
+const NODES_MAX: usize = 10_000;

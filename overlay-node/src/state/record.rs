@@ -1,0 +1,180 @@
+//! What the state holds of each thing.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, Vni};
+use overlay_ipam::Subnet;
+use overlay_raft::RaftId;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Availability, Role};
+
+/// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret<const N: usize>(Vec<u8>);
+
+impl<const N: usize> Secret<N> {
+    /// Takes octets in; `None` if their number is not `N`.
+    pub fn new(bytes: Vec<u8>) -> Option<Self> {
+        (N == 0 || bytes.len() == N).then_some(Self(bytes))
+    }
+
+    /// Draws `N` octets.
+    pub fn random(rng: &mut Rng) -> Self {
+        let mut bytes = vec![0; N];
+        rng.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// Shows the octets.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Secret<0> {
+    /// Takes any number of octets in.
+    pub const fn any(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<const N: usize> fmt::Debug for Secret<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Keeps the writes above from being left out as dead.
+        std::hint::black_box(&self.0);
+    }
+}
+
+/// What is true of the cluster as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its identity.
+    pub id: NodeId,
+    /// The certificate of its certificate authority, PEM.
+    pub ca_certificate: String,
+    /// The key of its certificate authority, PEM.
+    pub ca_key: Secret<0>,
+    /// The seed of the Ed25519 key that signs address leases.
+    pub lease_key: Secret<32>,
+    /// Gossip keys, oldest first.
+    pub gossip_keys: Vec<Secret<16>>,
+    /// The secret of the workers' join token.
+    pub worker_token: Secret<16>,
+    /// The secret of the managers' join token.
+    pub manager_token: Secret<16>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its host's name.
+    pub hostname: String,
+    /// Its role.
+    pub role: Role,
+    /// Its part in the consensus, for managers. Assigned by `apply`, never used again.
+    pub raft: Option<RaftId>,
+    /// The address that others reach it at.
+    pub address: IpAddr,
+    /// Its port for cluster management.
+    pub management_port: u16,
+    /// Its port for gossip.
+    pub gossip_port: u16,
+    /// Whether it gets new tasks.
+    pub availability: Availability,
+    /// Version of its program.
+    pub version: String,
+    /// Free metadata.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl NodeRecord {
+    /// Returns where it is reached for cluster management.
+    pub fn management(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.management_port)
+    }
+
+    /// Returns where it is reached for gossip.
+    pub fn gossip(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.gossip_port)
+    }
+}
+
+/// One network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Its identity.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Whether standalone endpoints may attach.
+    pub attachable: bool,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// Whether it is the network of published ports.
+    pub ingress: bool,
+    /// Its subnets.
+    pub subnets: Vec<SubnetRecord>,
+    /// Largest inner packet asked for, in octets; the underlay's less the encapsulation's if `None`.
+    pub mtu: Option<u16>,
+    /// Driver options, as given.
+    pub options: BTreeMap<String, String>,
+    /// Free metadata.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+}
+
+/// One subnet of a network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubnetRecord {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Its gateway; the address is reserved.
+    pub gateway: Option<IpAddr>,
+    /// Addresses are chosen from this part only.
+    pub ip_range: Option<IpNet>,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Who has which address.
+    pub addresses: Subnet,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Its identity.
+    pub id: EndpointId,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// Its network.
+    pub network: NetworkId,
+    /// Its name, unique on the network.
+    pub name: String,
+    /// More names.
+    pub aliases: Vec<String>,
+    /// Its addresses with the prefix lengths of their subnets.
+    pub addresses: Vec<IpNet>,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The index at which it was attached; a later lease of the same address has a higher one.
+    pub generation: u64,
+}
