@@ -124,11 +124,13 @@ impl Outbox {
 
     /// Releases what waited for the tickets up to `done`.
     pub(crate) fn release(&mut self, done: u64) {
-        while let Some((_, output)) = self
+        while self
             .withheld
-            .pop_front_if(|(required, _)| *required <= done)
+            .front()
+            .is_some_and(|(required, _)| *required <= done)
         {
-            self.queue.push_back(output);
+            let released = self.withheld.pop_front().map(|(_, output)| output);
+            self.queue.extend(released);
         }
     }
 

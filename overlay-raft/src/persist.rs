@@ -208,11 +208,12 @@ impl Writes {
             return false;
         }
         self.done = ticket.number;
-        while let Some(write) = self
-            .outstanding
-            .pop_front_if(|write| write.number <= ticket.number)
-        {
+        while let Some(write) = self.outstanding.front() {
+            if write.number > ticket.number {
+                break;
+            }
             self.durable = self.durable.max(write.last);
+            self.outstanding.pop_front();
         }
         true
     }

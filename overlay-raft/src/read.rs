@@ -82,14 +82,15 @@ impl Raft {
                 return;
             };
             let reads = &mut leader.reads;
-            while let Some(ready) = reads
-                .waiting
-                .pop_front_if(|waiting| waiting.round <= confirmed && waiting.index <= reach)
-            {
+            while let Some(ready) = reads.waiting.front() {
+                if ready.round > confirmed || ready.index > reach {
+                    break;
+                }
                 self.outbox.push(Output::ReadReady {
                     read: ready.read,
                     index: ready.index,
                 });
+                reads.waiting.pop_front();
             }
             let unsent = reads
                 .waiting

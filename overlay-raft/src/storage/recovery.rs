@@ -25,16 +25,18 @@ pub(super) fn open<D: Disk>(
         Some(first) => Replay::run(&segments[first..])?,
         None => Replay::default(),
     };
-    cut(&mut disk, &segments, first.unwrap_or(0), &replay)?;
+    let end = replay.end;
+    let restored = replay.into_restored()?;
+    settle(&mut disk, &segments, first.unwrap_or(0), end)?;
     let log = Log {
         disk,
         config,
-        segment: replay.segment,
-        segment_bytes: replay.segment_bytes,
-        write: replay.write,
+        segment: end.segment,
+        segment_bytes: end.segment_bytes,
+        write: end.write,
         failed: false,
     };
-    Ok((log, replay.into_restored()?))
+    Ok((log, restored))
 }
 
 /// One file, read as far as its records are whole.
@@ -123,28 +125,39 @@ fn first_of(segments: &[Segment]) -> Result<Option<usize>, OpenError> {
     Ok(None)
 }
 
-/// Makes the disk hold what was read and nothing else: cuts the torn write and removes replaced segments.
-fn cut(
+/// Makes the disk hold, durably, what was read and nothing else.
+///
+/// The last segment is written anew, without its torn tail: a process that was killed, or a sync that failed, leaves
+/// octets that can be read and are not on the disk, and no later sync of that file proves that they are.
+fn settle(
     disk: &mut impl Disk,
     segments: &[Segment],
     first: usize,
-    replay: &Replay,
+    end: End,
 ) -> Result<(), OpenError> {
-    let mut removed = false;
+    if disk.list()?.iter().any(|name| name == REWRITTEN) {
+        disk.remove(REWRITTEN)?;
+    }
     for (position, segment) in segments.iter().enumerate() {
         let name = name_of(segment.number);
-        let length = u64::try_from(segment.bytes.len()).unwrap_or(u64::MAX);
-        if position < first || segment.number > replay.segment {
+        if segment.number == end.segment {
+            let whole = usize::try_from(end.segment_bytes).unwrap_or(usize::MAX);
+            disk.append(REWRITTEN, &segment.bytes[..whole.min(segment.bytes.len())])?;
+            disk.sync(REWRITTEN)?;
+            disk.rename(REWRITTEN, &name)?;
+            disk.sync_directory()?;
+        }
+        if segment.number > end.segment {
             disk.remove(&name)?;
-            removed = true;
-        } else if segment.number == replay.segment && length > replay.segment_bytes {
-            disk.truncate(&name, replay.segment_bytes)?;
-            disk.sync(&name)?;
+        }
+        // Only after the segment that replaces them is durable.
+        if segment.number == end.segment {
+            for older in &segments[..first.min(position)] {
+                disk.remove(&name_of(older.number))?;
+            }
         }
     }
-    if removed {
-        disk.sync_directory()?;
-    }
+    disk.sync_directory()?;
     Ok(())
 }
 
@@ -154,7 +167,12 @@ struct Replay {
     snapshot: Option<Snapshot>,
     entries: Vec<Entry>,
     hard_state: Option<HardState>,
-    /// Where the last whole write ended.
+    end: End,
+}
+
+/// Where the last whole write ended; zeroes before the first.
+#[derive(Clone, Copy, Default)]
+struct End {
     segment: u64,
     segment_bytes: u64,
     write: u64,
@@ -182,10 +200,10 @@ impl Replay {
         let mut begin = 0;
         let mut whole = 0;
         for (position, (offset, record)) in segment.records.iter().enumerate() {
-            let expected = if self.segment == 0 {
+            let expected = if self.end.segment == 0 {
                 record.write
             } else {
-                self.write + 1
+                self.end.write + 1
             };
             if record.write != expected {
                 let damage = if position > begin {
@@ -204,9 +222,9 @@ impl Replay {
                 }
                 begin = position + 1;
                 whole = offset + record.length;
-                self.write = record.write;
-                self.segment = segment.number;
-                self.segment_bytes = u64::try_from(whole).unwrap_or(u64::MAX);
+                self.end.write = record.write;
+                self.end.segment = segment.number;
+                self.end.segment_bytes = u64::try_from(whole).unwrap_or(u64::MAX);
             }
         }
         if whole == segment.bytes.len() && whole > 0 {
@@ -220,12 +238,12 @@ impl Replay {
         let (offset, damage) = segment.damage.unwrap_or((
             segment.bytes.len(),
             Damage::Unfinished {
-                write: self.write + 1,
+                write: self.end.write + 1,
             },
         ));
         // A checksum that fits proves that the record was written like this: no crash makes that.
         let foreign = matches!(damage, Damage::Unknown { .. } | Damage::Malformed { .. });
-        if foreign || !is_last || segment.holds_later_write(offset, self.write + 1) {
+        if foreign || !is_last || segment.holds_later_write(offset, self.end.write + 1) {
             return Err(segment.damaged(offset, damage));
         }
         Ok(())
@@ -254,9 +272,12 @@ impl Replay {
         };
         Restored::check(hard_state, snapshot, self.entries).map_err(|reason| {
             OpenError::Inconsistent {
-                file: name_of(self.segment),
+                file: name_of(self.end.segment),
                 reason,
             }
         })
     }
 }
+
+/// Where the last segment is written anew before it takes the place of the old one.
+const REWRITTEN: &str = "segment-rewritten";

@@ -1,0 +1,314 @@
+//! A member with its disk and its application: a list of the operations that were applied.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    collections::VecDeque,
+    ops::Range,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use overlay_core::{Instant, Machine, Rng};
+use overlay_raft::{
+    Config, Event, Incarnation, Index, Output, ProposalId, Raft, RaftId, ReadId, Restored, Term,
+    WriteBatch,
+    storage::{Log, StorageConfig},
+};
+use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk, runner::sometimes};
+
+use crate::checker::{Checker, decode};
+
+/// How a member of one seed is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub founders: usize,
+    /// Whether the last member's disk was lost: it must join then, not found.
+    pub wiped: Rc<Cell<bool>>,
+    pub storage: StorageConfig,
+    /// How long a write takes.
+    pub disk_delay: Range<Duration>,
+    /// How often one takes a second instead, in parts of a million.
+    pub stall_ppm: u32,
+    /// After how many applied entries the log is compacted.
+    pub compact_after: u64,
+    pub configure: fn(&mut Config, &mut Rng),
+}
+
+/// One life of one member.
+pub struct Member {
+    pub raft: Option<Raft>,
+    log: Option<Log<SimDisk>>,
+    writes: VecDeque<WriteBatch>,
+    /// A ticket that is given back only with a later one, which covers it.
+    pub operations: Vec<u64>,
+    pub applied: Index,
+    reads: BTreeMap<ReadId, Index>,
+    proposals: BTreeMap<ProposalId, u64>,
+    setup: Setup,
+    checker: Rc<RefCell<Checker>>,
+}
+
+pub fn id_of(host: HostId) -> RaftId {
+    RaftId::new(host.0 as u64 + 1).expect("not zero")
+}
+
+fn host_of(id: RaftId) -> HostId {
+    HostId(usize::try_from(id.get() - 1).expect("few hosts"))
+}
+
+impl Member {
+    pub fn boot(boot: Boot<'_>, setup: &Setup, checker: &Rc<RefCell<Checker>>) -> Self {
+        let mut member = Self {
+            raft: None,
+            log: None,
+            writes: VecDeque::new(),
+            operations: Vec::new(),
+            applied: Index::ZERO,
+            reads: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            setup: setup.clone(),
+            checker: Rc::clone(checker),
+        };
+        match Log::open(boot.disk.clone(), setup.storage) {
+            Ok((log, restored)) => {
+                let id = id_of(boot.host);
+                let founders = (0..setup.founders).map(|host| id_of(HostId(host)));
+                // Only a founder's very first life founds; whoever has no disk later has lost it.
+                let restored = match restored {
+                    restored if !restored.is_empty() => restored,
+                    _ if boot.host.0 < setup.founders && !setup.wiped.get() => {
+                        Restored::bootstrap(founders)
+                    }
+                    _ => Restored::joining(),
+                };
+                let mut config = Config::new(id, 7);
+                (setup.configure)(&mut config, &mut boot.seed.derive("configure").rng());
+                let raft = Raft::new(config, boot.seed.clone(), boot.now, restored);
+                member.raft = Some(raft.expect("what Log::open returns is consistent"));
+                member.log = Some(log);
+            }
+            Err(overlay_raft::storage::OpenError::Disk(_)) => boot.outbox.exit(),
+            Err(error) => panic!("{:?}: {error}", boot.host),
+        }
+        member
+    }
+
+    pub fn raft(&self) -> &Raft {
+        self.raft.as_ref().expect("a member that opened its disk")
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raft.as_ref().is_some_and(Raft::is_leader)
+    }
+
+    pub fn propose(&mut self, now: Instant) -> Option<u64> {
+        let raft = self.raft.as_mut()?;
+        let mut checker = self.checker.borrow_mut();
+        let operation = checker.operation();
+        let command = Bytes::copy_from_slice(&operation.to_le_bytes());
+        let id = raft.propose(now, command).ok()?;
+        checker.on_proposed(id, operation);
+        self.proposals.insert(id, operation);
+        Some(operation)
+    }
+
+    pub fn read(&mut self, now: Instant) {
+        if let Some(raft) = &mut self.raft
+            && let Ok(read) = raft.read_index(now)
+        {
+            let floor = self.checker.borrow().read_floor();
+            self.reads.insert(read, floor);
+        }
+    }
+
+    fn write_all(&mut self, now: Instant) {
+        let (Some(log), Some(raft)) = (&mut self.log, &mut self.raft) else {
+            return;
+        };
+        let mut newest = None;
+        while let Some(batch) = self.writes.pop_front() {
+            let (write, ticket) = batch.into_parts();
+            if log.write(&write).is_err() {
+                raft.handle_persist_failed(now, ticket);
+                return;
+            }
+            sometimes("one ticket covers several", newest.is_some());
+            newest = Some(ticket);
+        }
+        if let Some(ticket) = newest {
+            raft.handle_persisted(now, ticket);
+        }
+    }
+
+    fn on_event(&mut self, event: Event, outbox: &mut Outbox) {
+        let mut checker = self.checker.borrow_mut();
+        let raft = self.raft.as_ref().expect("an event comes from it");
+        match event {
+            Event::LeaderChanged { leader, .. }
+                if leader == Some(raft.id()) && raft.is_leader() =>
+            {
+                checker.on_elected(raft);
+            }
+            Event::ProposalLost(id) => {
+                sometimes("a proposal is lost", true);
+                checker.on_lost(id);
+            }
+            Event::ProposalUnknown(_) => {
+                sometimes("a snapshot takes a proposal's place", true);
+            }
+            Event::ReadLost(read) => {
+                self.reads.remove(&read);
+            }
+            Event::DiskStalled { .. } => {
+                sometimes("a leader with a slow disk hands over", true);
+            }
+            Event::VoterLostDisk { .. } => {
+                sometimes("a wiped voter is noticed", true);
+            }
+            Event::Fatal => {
+                sometimes("a write fails", true);
+                outbox.exit();
+            }
+            _ => {}
+        }
+    }
+
+    fn on_send(&self, to: RaftId, bytes: &[u8]) {
+        let (kind, body) = (bytes[0], &bytes[6..]);
+        if kind != 3 && kind != 4 {
+            return;
+        }
+        type Envelope = (u64, RaftId, Term, Incarnation, Option<Incarnation>);
+        let (envelope, rest): (Envelope, &[u8]) =
+            postcard::take_from_bytes(body).expect("the envelope as documented");
+        let own = self.raft().id();
+        let candidate = match kind {
+            3 => own,
+            _ if rest == [1] => to,
+            _ => return,
+        };
+        self.checker
+            .borrow_mut()
+            .on_vote(own, envelope.3, envelope.2, candidate);
+    }
+
+    fn on_apply(&mut self, committed: overlay_raft::Committed) {
+        assert!(committed.index > self.applied, "applied twice or backwards");
+        let raft = self.raft.as_ref().expect("it comes from it");
+        let mut checker = self.checker.borrow_mut();
+        let operation = checker.on_applied(raft, &committed);
+        self.operations.push(operation);
+        self.applied = committed.index;
+        let id = ProposalId {
+            term: committed.term,
+            index: committed.index,
+        };
+        if let Some(own) = self.proposals.remove(&id) {
+            assert_eq!(own, operation, "another command under the same proposal");
+            checker.on_acknowledged(operation, committed.index);
+        }
+    }
+
+    fn compact(&mut self, now: Instant) {
+        let after = self.setup.compact_after;
+        let (Some(raft), applied) = (&mut self.raft, self.applied) else {
+            return;
+        };
+        if applied.get() < raft.snapshot_index().get() + after {
+            return;
+        }
+        let state: Vec<u8> = self
+            .operations
+            .iter()
+            .flat_map(|operation| operation.to_le_bytes())
+            .collect();
+        raft.compact(now, applied, Bytes::from(state))
+            .expect("what is applied can be compacted");
+    }
+}
+
+impl Machine for Member {
+    type Output = Output;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some(raft) = &mut self.raft {
+            raft.handle_timeout(now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.raft.as_ref().and_then(Raft::poll_timeout)
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.raft.as_mut().and_then(Raft::poll_output)
+    }
+}
+
+impl Host for Member {
+    fn deliver(&mut self, now: Instant, from: HostId, _: Channel, bytes: &[u8]) {
+        if let Some(raft) = &mut self.raft {
+            let result = raft.handle_message(now, id_of(from), bytes);
+            // A replay of an old message may be about a log that is long compacted, but never a contradiction.
+            result.expect("members send each other what is admitted");
+        }
+    }
+
+    fn route(&mut self, now: Instant, output: Output, outbox: &mut Outbox) {
+        match output {
+            Output::Persist(batch) => {
+                let raft = self.raft.as_ref().expect("it comes from it");
+                let mut before = None;
+                for entry in &batch.write().entries {
+                    let before_term = before.or_else(|| raft.term_at(entry.index.previous()));
+                    if let Some(before_term) = before_term {
+                        self.checker.borrow_mut().on_entry(before_term, entry);
+                    }
+                    before = Some(entry.term);
+                }
+                let delay = if outbox.rng().chance(self.setup.stall_ppm) {
+                    Duration::from_secs(1)
+                } else {
+                    outbox.rng().duration(self.setup.disk_delay.clone())
+                };
+                self.writes.push_back(batch);
+                if self.writes.len() == 1 {
+                    outbox.after(delay, 0);
+                }
+            }
+            Output::Send { to, bytes } => {
+                self.on_send(to, &bytes);
+                outbox.send(host_of(to), Channel::Datagram, bytes.to_vec());
+            }
+            Output::Apply(committed) => {
+                self.on_apply(committed);
+                self.compact(now);
+            }
+            Output::Restore(snapshot) => {
+                sometimes("a snapshot is restored", true);
+                self.operations = snapshot.data.chunks(8).map(decode).collect();
+                self.applied = snapshot.index;
+                self.checker
+                    .borrow()
+                    .check_state(snapshot.index, &self.operations);
+            }
+            Output::ReadReady { read, index } => {
+                let floor = self.reads.remove(&read).expect("answered once");
+                sometimes("a read is answered", true);
+                assert!(
+                    index >= floor,
+                    "a read sees {index}, but {floor} was acknowledged before it began"
+                );
+                let applied = self.raft().applied();
+                assert!(applied >= index, "a read of {index} answered at {applied}");
+            }
+            Output::Event(event) => self.on_event(event, outbox),
+        }
+    }
+
+    fn handle_deferred(&mut self, now: Instant, _: u64) {
+        self.write_all(now);
+    }
+}
