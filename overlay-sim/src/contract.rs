@@ -78,9 +78,11 @@ use overlay_core::{Instant, Machine, Rng, Seed};
 use thiserror::Error;
 
 use crate::runner;
-use run::{Run, Script, Variant};
+use run::Run;
+use script::{Script, Variant};
 
 mod run;
+mod script;
 
 /// How the checker handles one kind of machine.
 ///
@@ -285,7 +287,7 @@ pub fn check<S: Subject>(
         let machine = subject.build(seed.derive("machine"), plan.start);
         Run::new(subject, machine, plan.start)
     };
-    let script = run::record(new(), &mut seed.derive("script").rng(), plan.steps)?;
+    let script = script::record(new(), &mut seed.derive("script").rng(), plan.steps)?;
     for variant in [
         Variant::Same,
         Variant::Same,
@@ -295,11 +297,11 @@ pub fn check<S: Subject>(
         Variant::WithoutRefused,
     ] {
         let rng = &mut seed.derive("variant").rng();
-        run::replay(new(), &script, variant, rng)?;
+        script::replay(new(), &script, variant, rng)?;
     }
     check_seed_matters(seed, plan, &script, &subject)?;
     let mut summary = script.summary();
-    run::feed(
+    script::feed(
         new(),
         &mut seed.derive("feed").rng(),
         plan.feeds,
@@ -322,7 +324,7 @@ fn check_seed_matters<S: Subject>(
         let mut subject = subject();
         let machine = subject.build(seed.derive(other), plan.start);
         let run = Run::new(subject, machine, plan.start);
-        if run::differs(run, script) {
+        if script::differs(run, script) {
             return Ok(());
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A run has two phases. In the *safety* phase ([`Chaos::run_for`]) anything may happen and the checks must hold after
 //! every event. Then [`Chaos::heal`] ends all faults, and in the *liveness* phase, plain
-//! [`World::run_until`], the hosts must make progress within a stated time.
+//! [`World::run_until`](crate::World::run_until), the hosts must make progress within a stated time.
 
 use std::{ops::Range, time::Duration};
 

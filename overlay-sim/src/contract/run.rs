@@ -1,4 +1,4 @@
-//! Drives one machine through a script and compares what it does with what another one did.
+//! Drives one machine: gives it inputs, polls and takes its outputs, and checks what holds at each single input.
 
 use std::{
     any::Any,
@@ -9,271 +9,29 @@ use std::{
 
 use overlay_core::{Instant, Machine, Rng, Seed};
 
-use super::{Acted, Line, Subject, Summary, Violation};
-use crate::{network::flip_bit, trace::Hash};
-
-/// What is changed in a replay, and must not matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variant {
-    /// Nothing.
-    Same,
-    /// The machine is polled only when its outputs are taken.
-    Lazy,
-    /// Inputs that come without time going on come with a time in the past.
-    Past,
-    /// Additional wake-ups before the deadline.
-    Early,
-    /// Refused inputs do not come.
-    WithoutRefused,
-}
-
-impl Variant {
-    fn line(self) -> Line {
-        match self {
-            Self::Same => Line::Determinism,
-            Self::Lazy => Line::Outputs,
-            Self::Past => Line::Time,
-            Self::Early => Line::Progress,
-            Self::WithoutRefused => Line::Errors,
-        }
-    }
-}
-
-/// What was done with the first machine, and what it did.
-pub(super) struct Script {
-    steps: Vec<Step>,
-    /// All outputs, described, in the order in which they were taken.
-    outputs: Vec<String>,
-    timeouts: u64,
-    footprint: usize,
-}
-
-struct Step {
-    at: Instant,
-    input: Input,
-    /// How many outputs are taken afterwards.
-    take: usize,
-    seen: Seen,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Input {
-    Act(u64),
-    Feed(u64),
-    Wake,
-}
-
-/// What can be seen of a machine after an input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    acted: Acted,
-    fingerprint: String,
-    /// After a full drain; `None` where the machine was not drained.
-    deadline: Option<Option<Instant>>,
-}
+use super::{
+    Acted, Line, Subject, Violation,
+    script::{Input, Seen, Step},
+};
+use crate::network::flip_bit;
 
 /// One machine under way.
 pub(super) struct Run<S: Subject> {
-    subject: S,
-    machine: S::Machine,
+    pub(super) subject: S,
+    pub(super) machine: S::Machine,
     /// The last seen time.
-    last: Instant,
+    pub(super) last: Instant,
     /// The latest time that an input came with: a machine need not have seen the time of an input that it refused.
-    latest: Instant,
+    pub(super) latest: Instant,
     /// Outputs that were polled, and not yet taken by the subject.
-    polled: VecDeque<<S::Machine as Machine>::Output>,
-    outputs: Vec<String>,
-    step: usize,
-    footprint: usize,
+    pub(super) polled: VecDeque<<S::Machine as Machine>::Output>,
+    pub(super) outputs: Vec<String>,
+    pub(super) step: usize,
+    pub(super) footprint: usize,
 }
 
 /// A machine that queues so many outputs for one input never stops.
 const OUTPUTS_MAX: usize = 1_000_000;
-
-impl Script {
-    pub(super) fn len(&self) -> usize {
-        self.steps.len()
-    }
-
-    pub(super) fn summary(&self) -> Summary {
-        let count = |acted| {
-            let steps = self.steps.iter();
-            let inputs = steps.filter(|step| !matches!(step.input, Input::Wake));
-            inputs.filter(|step| step.seen.acted == acted).count() as u64
-        };
-        let mut hash = Hash::new();
-        for step in &self.steps {
-            hash.mix(step.at.as_nanos());
-            hash.mix_bytes(step.seen.fingerprint.as_bytes());
-        }
-        for output in &self.outputs {
-            hash.mix_bytes(output.as_bytes());
-        }
-        Summary {
-            done: count(Acted::Done),
-            refused: count(Acted::Refused),
-            timeouts: self.timeouts,
-            outputs: self.outputs.len() as u64,
-            footprint: self.footprint,
-            trace_hash: hash.get(),
-        }
-    }
-}
-
-/// Drives a machine through random inputs and writes down what happens; checks lines 4, 5 and 6 on the way.
-pub(super) fn record<S: Subject>(
-    mut run: Run<S>,
-    rng: &mut Rng,
-    steps: usize,
-) -> Result<Script, Violation> {
-    let mut script = Script {
-        steps: Vec::with_capacity(steps),
-        outputs: Vec::new(),
-        timeouts: 0,
-        footprint: 0,
-    };
-    run.drain()?;
-    for _ in 0..steps {
-        let (at, input) = run.choose(rng);
-        script.timeouts += u64::from(matches!(input, Input::Wake));
-        let seen = run.eager(at, input, Line::Determinism)?;
-        let take = if rng.chance(700_000) {
-            run.polled.len()
-        } else {
-            rng.index(run.polled.len() + 1).unwrap_or(0)
-        };
-        run.take(take);
-        script.steps.push(Step {
-            at,
-            input,
-            take,
-            seen,
-        });
-    }
-    run.take(usize::MAX);
-    script.outputs = run.outputs;
-    script.footprint = run.footprint;
-    Ok(script)
-}
-
-/// Drives another machine through the same script and requires that it does the same.
-pub(super) fn replay<S: Subject>(
-    run: Run<S>,
-    script: &Script,
-    variant: Variant,
-    rng: &mut Rng,
-) -> Result<(), Violation> {
-    compare(run, script, variant, rng).map_err(|violation| {
-        // The first machine kept all lines that are checked on the way: what broke one now is the change.
-        if variant == Variant::Lazy || violation.line == variant.line() {
-            return violation;
-        }
-        let detail = format!(
-            "with {variant:?}: {} broken: {}",
-            violation.line, violation.detail
-        );
-        Violation {
-            line: variant.line(),
-            detail,
-            ..violation
-        }
-    })
-}
-
-fn compare<S: Subject>(
-    mut run: Run<S>,
-    script: &Script,
-    variant: Variant,
-    rng: &mut Rng,
-) -> Result<(), Violation> {
-    let line = variant.line();
-    if variant != Variant::Lazy {
-        run.drain()?;
-    }
-    for step in &script.steps {
-        let mut at = step.at;
-        match variant {
-            Variant::WithoutRefused if step.seen.acted == Acted::Refused => {
-                run.take(step.take);
-                run.step += 1;
-                continue;
-            }
-            Variant::Past if at <= run.last => at = past(at, rng),
-            Variant::Early => run.early(at, rng)?,
-            _ => {}
-        }
-        let seen = if variant == Variant::Lazy {
-            run.lazy(at, step)?
-        } else {
-            run.eager(at, step.input, line)?
-        };
-        run.take(step.take);
-        run.compare(line, &step.seen, &seen)?;
-        let taken = run.outputs.len();
-        if script.outputs.get(..taken) != Some(&run.outputs) {
-            return Err(run.first_difference(line, &script.outputs));
-        }
-    }
-    run.finish();
-    if script.outputs != run.outputs {
-        return Err(run.first_difference(line, &script.outputs));
-    }
-    Ok(())
-}
-
-/// Returns whether a machine with another seed can be told apart.
-pub(super) fn differs<S: Subject>(mut run: Run<S>, script: &Script) -> bool {
-    if run.drain().is_err() {
-        return true;
-    }
-    for step in &script.steps {
-        let seen = run.eager(step.at, step.input, Line::Determinism);
-        if seen.as_ref() != Ok(&step.seen) || run.polled.len() < step.take {
-            return true;
-        }
-        run.take(step.take);
-    }
-    run.take(usize::MAX);
-    script.outputs != run.outputs
-}
-
-/// Feeds a machine with what no peer should send.
-pub(super) fn feed<S: Subject>(
-    mut run: Run<S>,
-    rng: &mut Rng,
-    feeds: usize,
-    summary: &mut Summary,
-) -> Result<(), Violation> {
-    run.drain()?;
-    for _ in 0..feeds {
-        // Time hardly moves, so that what expires does not hide what grows.
-        let at = run.latest + rng.duration(Duration::ZERO..Duration::from_micros(10));
-        let seen = run.eager(at, Input::Feed(rng.next_u64()), Line::RemoteInput)?;
-        match seen.acted {
-            Acted::Done => summary.done += 1,
-            Acted::Refused => summary.refused += 1,
-            Acted::Skipped => {}
-        }
-        run.take(usize::MAX);
-        let footprint = run.subject.footprint(&run.machine);
-        summary.footprint = summary.footprint.max(footprint);
-        let max = run.subject.footprint_max();
-        if footprint > max {
-            let detail = format!("footprint {footprint} is above the bound {max}");
-            return Err(run.violation(Line::RemoteInput, detail));
-        }
-    }
-    Ok(())
-}
-
-/// Draws a time before `at`; the edges more often than others.
-fn past(at: Instant, rng: &mut Rng) -> Instant {
-    match rng.below(4) {
-        0 => Instant::EPOCH,
-        1 => at - Duration::from_nanos(1),
-        _ => Instant::from_nanos(rng.below(at.as_nanos().saturating_add(1))),
-    }
-}
 
 /// Makes remote input: samples as they are, damaged ones, and random octets.
 fn hostile_bytes<S: Subject>(subject: &mut S, rng: &mut Rng) -> Vec<u8> {
@@ -314,7 +72,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Draws when the next input comes, and what it is.
-    fn choose(&self, rng: &mut Rng) -> (Instant, Input) {
+    pub(super) fn choose(&self, rng: &mut Rng) -> (Instant, Input) {
         let deadline = self.machine.poll_timeout();
         let gap = deadline.map_or(Duration::from_secs(1), |at| at.duration_since(self.latest));
         let input = match rng.below(100) {
@@ -342,7 +100,12 @@ impl<S: Subject> Run<S> {
     }
 
     /// Gives one input and drains the machine at once.
-    fn eager(&mut self, at: Instant, input: Input, line: Line) -> Result<Seen, Violation> {
+    pub(super) fn eager(
+        &mut self,
+        at: Instant,
+        input: Input,
+        line: Line,
+    ) -> Result<Seen, Violation> {
         let before = self.subject.fingerprint(&self.machine);
         let deadline_before = self.machine.poll_timeout();
         let acted = self.input(at, input, line)?;
@@ -378,7 +141,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Gives one input, and polls only so many outputs as are taken.
-    fn lazy(&mut self, at: Instant, step: &Step) -> Result<Seen, Violation> {
+    pub(super) fn lazy(&mut self, at: Instant, step: &Step) -> Result<Seen, Violation> {
         let acted = self.input(at, step.input, Line::Outputs)?;
         let fingerprint = self.subject.fingerprint(&self.machine);
         for _ in 0..step.take {
@@ -395,7 +158,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Wakes the machine when nothing is due, and requires that this does nothing.
-    fn early(&mut self, before: Instant, rng: &mut Rng) -> Result<(), Violation> {
+    pub(super) fn early(&mut self, before: Instant, rng: &mut Rng) -> Result<(), Violation> {
         let deadline = self.machine.poll_timeout();
         let end = before.min(deadline.map_or(before, |at| at - Duration::from_nanos(1)));
         let start = self.latest;
@@ -452,7 +215,7 @@ impl<S: Subject> Run<S> {
     }
 
     /// Polls until nothing is left; returns how many outputs there were.
-    fn drain(&mut self) -> Result<usize, Violation> {
+    pub(super) fn drain(&mut self) -> Result<usize, Violation> {
         let mut count = 0;
         while self.poll()? {
             count += 1;
@@ -486,7 +249,7 @@ impl<S: Subject> Run<S> {
         Ok(true)
     }
 
-    fn take(&mut self, count: usize) {
+    pub(super) fn take(&mut self, count: usize) {
         for _ in 0..count {
             let Some(output) = self.polled.pop_front() else {
                 break;
@@ -495,14 +258,19 @@ impl<S: Subject> Run<S> {
         }
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             self.polled.push_back(output);
         }
         self.take(usize::MAX);
     }
 
-    fn compare(&self, line: Line, expected: &Seen, found: &Seen) -> Result<(), Violation> {
+    pub(super) fn compare(
+        &self,
+        line: Line,
+        expected: &Seen,
+        found: &Seen,
+    ) -> Result<(), Violation> {
         let same_deadline = found.deadline.is_none() || found.deadline == expected.deadline;
         if expected.acted == found.acted
             && expected.fingerprint == found.fingerprint
@@ -514,7 +282,7 @@ impl<S: Subject> Run<S> {
         Err(self.violation(line, detail))
     }
 
-    fn first_difference(&self, line: Line, expected: &[String]) -> Violation {
+    pub(super) fn first_difference(&self, line: Line, expected: &[String]) -> Violation {
         let pairs = expected.iter().zip(&self.outputs);
         let at = pairs
             .take_while(|(expected, found)| expected == found)
@@ -527,7 +295,7 @@ impl<S: Subject> Run<S> {
         self.violation(line, detail)
     }
 
-    fn violation(&self, line: Line, detail: String) -> Violation {
+    pub(super) fn violation(&self, line: Line, detail: String) -> Violation {
         Violation {
             line,
             step: self.step,
