@@ -17,13 +17,17 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    process::{Command, ExitCode, Stdio, exit},
+    path::Path,
+    process::{Command, Stdio, exit},
     time::Duration,
 };
 
 use nix::{sched::CloneFlags, unistd};
 
-use crate::failure::{Doing, Failure};
+use crate::{
+    failure::{Doing, Failure},
+    hosts, probe,
+};
 
 mod files;
 pub(crate) mod output;
@@ -42,10 +46,16 @@ pub fn main_if_holder() {
     let mut arguments = env::args_os().skip(1);
     let (name, mode) = (arguments.next(), arguments.next());
     let mode = mode.as_deref().and_then(OsStr::to_str).unwrap_or_default();
-    match name.as_deref().and_then(OsStr::to_str) {
-        Some(HOLDER) => exit(i32::from(run(mode) != ExitCode::SUCCESS)),
-        _ => {}
+    let done = match name.as_deref().and_then(OsStr::to_str) {
+        Some(HOLDER) => run(mode),
+        Some(hosts::KEEPER) => hosts::run(mode),
+        Some(probe::PROBE) => probe::run(mode),
+        _ => return,
+    };
+    if let Err(failure) = &done {
+        log(failure);
     }
+    exit(i32::from(done.is_err()));
 }
 
 /// The hidden argument.
@@ -57,22 +67,15 @@ pub(crate) const JOIN: &str = "join";
 /// Second argument of the process that stays.
 const SERVE: &str = "serve";
 
-fn run(mode: &str) -> ExitCode {
+fn run(mode: &str) -> Result<(), Failure> {
     match mode {
         SERVE => serve(),
         OWN | JOIN => launch(mode == OWN),
-        _ => Err(Failure::new(
-            "start a holder",
-            &io::ErrorKind::InvalidInput.into(),
-        )),
+        _ => {
+            let error = io::ErrorKind::InvalidInput.into();
+            Err(Failure::new("start a holder", &error))
+        }
     }
-    .map_or_else(
-        |failure| {
-            log(&failure);
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
 }
 
 /// The first process: makes the namespaces and starts the one that stays, as a child of whoever adopts orphans.
@@ -137,7 +140,8 @@ fn serve() -> Result<(), Failure> {
     }
 }
 
-fn standard_input() -> Result<UnixStream, Failure> {
+/// Takes the conversation that was handed over as standard input.
+pub(crate) fn standard_input() -> Result<UnixStream, Failure> {
     let descriptor: OwnedFd = io::stdin()
         .as_fd()
         .try_clone_to_owned()
@@ -147,12 +151,12 @@ fn standard_input() -> Result<UnixStream, Failure> {
 
 /// Says what went wrong in the holder's own log, which is its standard error.
 fn log(failure: &Failure) {
-    // Where that cannot be written there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "overlay-holder: {failure}");
+    // Where even that cannot be written there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "overlay: {failure}");
 }
 
 /// Writes a file so that it is either the old or the new one.
-fn replace(folder: &std::path::Path, name: &str, octets: &[u8]) -> io::Result<()> {
+fn replace(folder: &Path, name: &str, octets: &[u8]) -> io::Result<()> {
     let fresh = folder.join(format!("{name}.new"));
     fs::write(&fresh, octets)?;
     fs::rename(fresh, folder.join(name))

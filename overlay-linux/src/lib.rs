@@ -5,17 +5,19 @@
 mod command;
 mod failure;
 pub mod holder;
+pub mod hosts;
 mod linux;
 mod namespace;
 pub mod netlink;
-mod offload;
 mod port;
+mod probe;
 mod process;
 mod sys;
 
 pub use command::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio, WindowSize};
 pub use linux::{Found, Linux, Sockets};
 pub use namespace::Privilege;
-pub use offload::{Offload, PartialChecksum};
+pub use overlay_vxlan::{Frame, Offload};
 pub use port::{FRAME_BYTES_MAX, Port, PortKind};
+pub use probe::{Capabilities, Verdict, capabilities};
 pub use process::Process;

@@ -33,6 +33,7 @@ use crate::{
     },
     port::{Port, PortKind},
     process::Process,
+    sys,
 };
 
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
@@ -495,19 +496,19 @@ fn exchange(
         })
 }
 
+/// Refuses early, and in words, what the holder could not enter.
 fn check_namespace(path: &Path) -> Result<(), PlatformError> {
-    use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
-    let opened = File::open(path).and_then(|file| Ok(fstatfs(&file)?.filesystem_type()));
-    match opened {
-        Ok(NSFS_MAGIC) => Ok(()),
-        Ok(_) => Err(PlatformError::Namespace {
-            path: path.to_owned(),
-            kind: io::ErrorKind::InvalidInput,
-        }),
-        Err(error) => Err(PlatformError::Namespace {
-            path: path.to_owned(),
-            kind: error.kind(),
-        }),
+    let refused = |kind| PlatformError::Namespace {
+        path: path.to_owned(),
+        kind,
+    };
+    let file = File::open(path).map_err(|error| refused(error.kind()))?;
+    // On another kind of file the question itself is an error.
+    let network = sys::is_network(&file).unwrap_or(false);
+    if network {
+        Ok(())
+    } else {
+        Err(refused(io::ErrorKind::InvalidInput))
     }
 }
 

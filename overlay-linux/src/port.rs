@@ -6,9 +6,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
+use overlay_vxlan::{Offload, offload::HEADER_BYTES};
 use serde::{Deserialize, Serialize};
-
-use crate::offload::{self, HEADER_BYTES, Offload};
 
 mod make;
 
@@ -78,8 +77,8 @@ impl Port {
             let Some(length) = read.checked_sub(HEADER_BYTES) else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
-            match offload::parse(&header) {
-                Some(offload) if length <= room => return Ok((length, offload)),
+            match Offload::parse(&header) {
+                Ok(offload) if length <= room => return Ok((length, offload)),
                 _ => {}
             }
         }
@@ -91,9 +90,10 @@ impl Port {
     ///
     /// `WouldBlock` if the endpoint's queue is full (drop the frame); else what the system says.
     pub fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
-        let header = offload::emit(offload);
+        let header = offload.header();
+        let (header, _) = header.split_at(HEADER_BYTES);
         loop {
-            match (&self.file).write_vectored(&[IoSlice::new(&header), IoSlice::new(frame)]) {
+            match (&self.file).write_vectored(&[IoSlice::new(header), IoSlice::new(frame)]) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

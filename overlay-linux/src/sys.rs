@@ -126,6 +126,17 @@ pub(crate) fn bind_packet(packet: &File, index: u32) -> io::Result<()> {
     check(unsafe { libc::bind(packet.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
+/// Returns true if a file of the namespace file system is a network namespace.
+pub(crate) fn is_network(namespace: &File) -> io::Result<bool> {
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns the kind of namespace.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) };
+    check(kind)?;
+    Ok(kind == libc::CLONE_NEWNET)
+}
+
+/// `_IO(0xb7, 3)` of `linux/nsfs.h`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
 /// Takes ownership of descriptors that a message brought.
 ///
 /// Only for numbers that `recvmsg` has just put into this process: nobody else knows them.

@@ -1,31 +1,67 @@
 //! Endpoints on this machine's kernel: ports, programs, resolvers' sockets, and what a restarted daemon finds.
+//!
+//! The binary is its own holder, hence its own `main`. What this machine does not allow is skipped, loudly.
 
-use libtest_mimic::{Arguments, Trial};
-use overlay_linux::{PortKind, holder};
+use libtest_mimic::{Arguments, Failed, Trial};
+use overlay_linux::{PortKind, capabilities, holder};
 
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "endpoints/holders.rs"]
+mod holders;
+#[path = "endpoints/ports.rs"]
+mod ports;
+#[path = "endpoints/programs.rs"]
+mod programs;
 
-use bench::*;
+use bench::{Outcome, say};
 
 fn main() {
     holder::main_if_holder();
-    let trials = vec![
-        Trial::test("ping_tap", || pings(PortKind::Tap)),
-        Trial::test("ping_packet", || pings(PortKind::Packet)),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    holders::main_if_daemon();
+    let arguments = Arguments::from_args();
+    let trials = match trials() {
+        Ok(trials) => trials,
+        Err(error) => {
+            let said = error.to_string();
+            vec![Trial::test("capabilities", move || Err(said.into()))]
+        }
+    };
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn pings(kind: PortKind) -> Result<(), libtest_mimic::Failed> {
-    let bench = Bench::new(kind)?;
-    let (mut process, text) =
-        bench.run(0, &["ping", "-c", "3", "-i", "0.2", "-W", "1", "10.0.1.3"])?;
-    println!("{text}");
-    assert_eq!(
-        process.try_wait()?,
-        Some(overlay_linux::Exit::Code(0)),
-        "{text}"
-    );
-    Ok(())
+/// What a test takes, and what it is given.
+type Test = fn(PortKind) -> Outcome<()>;
+
+fn trials() -> Outcome<Vec<Trial>> {
+    let possible = capabilities(&std::env::current_exe()?)?;
+    let kinds = [
+        (PortKind::Tap, "tap", &possible.tap),
+        (PortKind::Packet, "packet", &possible.packet),
+    ];
+    let mut trials = Vec::new();
+    for (kind, name, verdict) in kinds {
+        if !verdict.is_possible() {
+            say(&format!("SKIPPED: all tests of {name} ports: {verdict}"));
+            continue;
+        }
+        let tests = ports::TESTS.iter().chain(holders::TESTS);
+        for (test, function) in tests {
+            trials.push(trial(format!("{name}::{test}"), *function, kind));
+        }
+    }
+    // Programs do not care by what means their port is attached.
+    let kind = kinds.iter().find(|(_, _, verdict)| verdict.is_possible());
+    if let Some((kind, _, _)) = kind {
+        for (test, function) in programs::TESTS {
+            trials.push(trial(format!("programs::{test}"), *function, *kind));
+        }
+    }
+    Ok(trials)
+}
+
+fn trial(name: String, test: Test, kind: PortKind) -> Trial {
+    Trial::test(name, move || {
+        test(kind).map_err(|error| Failed::from(error.to_string()))
+    })
 }

@@ -206,7 +206,7 @@ impl Programs {
     }
 
     /// Kills the process groups of all programs.
-    pub(crate) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&self) {
         for program in self.by_id.values() {
             let _ = program.signal(Signal::SIGKILL as i32, true);
         }

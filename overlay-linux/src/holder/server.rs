@@ -333,7 +333,7 @@ impl Server {
     }
 
     /// Kills everything that lives in the endpoint's namespaces, as far as that is ours to do.
-    fn end_all(&mut self) {
+    fn end_all(&self) {
         self.programs.kill_all();
         if self.own {
             // From process 1 this is all others of its namespace; there may be none.

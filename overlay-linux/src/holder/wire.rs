@@ -256,5 +256,5 @@ const READ_BYTES: usize = 16_384;
 /// Arguments and environment of a program fit in.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The port, or the streams of a program.
-const DESCRIPTORS_MAX: usize = 8;
+/// The port, the streams of a program, or the namespaces of a lab's hosts. The kernel passes up to 253.
+const DESCRIPTORS_MAX: usize = 64;

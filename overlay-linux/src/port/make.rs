@@ -196,18 +196,7 @@ impl Made {
                 .doing(|| format!("set MAC {} of {name}", spec.mac))?;
             done.push(format!("MAC {} -> {} of {name}", actual.mac, spec.mac));
         }
-        let present: BTreeSet<IpNet> = actual.addresses.iter().copied().collect();
-        let wanted: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
-        for address in wanted.difference(&present) {
-            self.add_address(name, *address)?;
-            done.push(format!("add {address} to {name}"));
-        }
-        for address in present.difference(&wanted) {
-            self.inner
-                .remove_address(self.index, *address)
-                .doing(|| format!("remove {address} from {name}"))?;
-            done.push(format!("remove {address} from {name}"));
-        }
+        self.repair_addresses(&actual, spec, &mut done)?;
         if !actual.up {
             self.set_up(name)?;
             done.push(format!("set {name} up"));
@@ -219,6 +208,36 @@ impl Made {
                 .doing(|| format!("add the default route by {gateway} on {name}"))?;
         }
         Ok(done)
+    }
+
+    /// Takes foreign addresses away first: with the first one of a subnet the kernel drops all others of it.
+    fn repair_addresses(
+        &mut self,
+        actual: &ActualPort,
+        spec: &PortSpec,
+        done: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        let name = &actual.interface;
+        let mut present: BTreeSet<IpNet> = actual.addresses.iter().copied().collect();
+        let wanted: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
+        for address in present.clone().difference(&wanted) {
+            match self.inner.remove_address(self.index, *address) {
+                Err(error) if error.raw_os_error() != Some(Errno::EADDRNOTAVAIL as i32) => {
+                    return Err(error).doing(|| format!("remove {address} from {name}"));
+                }
+                _ => done.push(format!("remove {address} from {name}")),
+            }
+        }
+        if !present.is_subset(&wanted) {
+            let left = self.inner.addresses(self.index);
+            let left = left.doing(|| format!("list the addresses of {name}"))?;
+            present = left.into_iter().collect();
+        }
+        for address in wanted.difference(&present) {
+            self.add_address(name, *address)?;
+            done.push(format!("add {address} to {name}"));
+        }
+        Ok(())
     }
 
     /// Takes the interface out of the namespace, whoever else still has the port's descriptor.
