@@ -23,6 +23,14 @@ pub trait Host: Machine {
     fn handle_deferred(&mut self, now: Instant, token: u64) {
         let _ = (now, token);
     }
+
+    /// Learns that something sent to `to` on [`Channel::Stream`] was lost: the connection is broken.
+    ///
+    /// Called once for each lost message: soon where `to` was down or in a new life, after
+    /// [`NetworkConfig::stream_timeout`](crate::NetworkConfig::stream_timeout) where the path was cut.
+    fn handle_stream_lost(&mut self, now: Instant, to: HostId) {
+        let _ = (now, to);
+    }
 }
 
 /// A host of a [`World`](crate::World), numbered from zero in the order of [`add`](crate::World::add).
@@ -40,7 +48,8 @@ impl fmt::Display for HostId {
 pub enum Channel {
     /// Each message on its own: lost, doubled, reordered and damaged as [`NetworkConfig`](crate::NetworkConfig) says.
     Datagram,
-    /// In order and whole; lost only when a partition cuts the path or a crash ends the receiver's life.
+    /// In order and whole; lost only when a partition cuts the path or a crash ends the receiver's life, and then the
+    /// sender [learns of it](Host::handle_stream_lost).
     Stream,
 }
 
@@ -61,7 +70,7 @@ impl Outbox {
         }
     }
 
-    /// Sends `bytes` to `to`.
+    /// Sends `bytes` to `to`. A host that does not exist is one that is always down.
     pub fn send(&mut self, to: HostId, channel: Channel, bytes: Vec<u8>) {
         self.order(Order::Send { to, channel, bytes });
     }

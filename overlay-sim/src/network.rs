@@ -38,6 +38,8 @@ pub struct NetworkConfig {
     pub flip_ppm: u32,
     /// Chance that a datagram is cut short. Default 0.
     pub truncate_ppm: u32,
+    /// How long a sender waits before it gives up a stream whose path is cut. Default 1 s.
+    pub stream_timeout: Duration,
     /// Datagrams of more octets vanish, as in an MTU black hole. Default `usize::MAX`.
     pub datagram_bytes_max: usize,
 }
@@ -56,6 +58,7 @@ impl Default for NetworkConfig {
             replay_delay: Duration::from_secs(1)..Duration::from_secs(120),
             flip_ppm: 0,
             truncate_ppm: 0,
+            stream_timeout: Duration::from_secs(1),
             datagram_bytes_max: usize::MAX,
         }
     }
@@ -165,7 +168,12 @@ impl Network {
             || (!self.parts.is_empty() && self.parts.get(&from) != self.parts.get(&to))
     }
 
-    /// Decides what becomes of one message; calls `arrive` for each copy that will come out at the other end.
+    /// Draws how long the news takes that `to` knows nothing of a stream.
+    pub(crate) fn refusal_delay(&mut self) -> Duration {
+        draw_delay(&self.config, &mut self.rng)
+    }
+
+    /// Decides what becomes of one message over a whole path; calls `arrive` for each copy that will come out.
     pub(crate) fn send(
         &mut self,
         now: Instant,
@@ -175,10 +183,6 @@ impl Network {
         stats: &mut Stats,
         arrive: impl FnMut(Instant, Vec<u8>),
     ) {
-        if self.is_cut(from, to) {
-            stats.count(FaultKind::Cut);
-            return;
-        }
         let config = match self.links.get(&(from, to)) {
             Some(link) => link,
             None => &self.config,

@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! Environment: `OVERLAY_SEED=n` runs seed `n` alone, `OVERLAY_SEEDS=n` runs another number of seeds. What the worlds
+//! Environment: `OVERLAY_SEED=n` runs seed `n` alone, and `OVERLAY_TRACE=1` beside it prints every event of its worlds;
+//! `OVERLAY_SEEDS=n` runs another number of seeds. What the worlds
 //! of a thread counted and which situations they reached ([`sometimes`]) is gathered until the run ends, and printed to
 //! standard error, which `cargo test` shows with `--nocapture`.
 
@@ -269,6 +270,11 @@ fn has_features(folder: &Path) -> bool {
     })
 }
 
+/// Returns whether a single seed is replayed and its trace is wanted.
+pub(crate) fn prints_traces() -> bool {
+    env::var_os("OVERLAY_TRACE").is_some() && env::var_os("OVERLAY_SEED").is_some()
+}
+
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
@@ -310,7 +316,7 @@ fn wall_clock() -> std::time::Instant {
 }
 
 #[expect(clippy::print_stderr, reason = "the report of a test run")]
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     eprintln!("{text}");
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use overlay_core::Instant;
 
-use crate::{Channel, HostId};
+use crate::{Channel, HostId, runner};
 
 /// One thing that happened in a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum TraceKind<'a> {
     Timeout { host: HostId },
     /// Deferred work was due.
     Deferred { host: HostId, token: u64 },
+    /// A host learned that a stream broke.
+    StreamLost { from: HostId, to: HostId },
     /// The test called a host's machine.
     With { host: HostId },
     /// A host started.
@@ -63,6 +65,9 @@ impl fmt::Display for TraceEvent<'_> {
             }
             TraceKind::Timeout { host } => write!(f, "{at} {}: timeout", host.0),
             TraceKind::Deferred { host, token } => write!(f, "{at} {}: deferred {token}", host.0),
+            TraceKind::StreamLost { from, to } => {
+                write!(f, "{at} {}: stream to {} lost", from.0, to.0)
+            }
             TraceKind::With { host } => write!(f, "{at} {}: with", host.0),
             TraceKind::Boot { host } => write!(f, "{at} {}: boot", host.0),
             TraceKind::Crash { host } => write!(f, "{at} {}: crash", host.0),
@@ -77,6 +82,8 @@ type Observer = Box<dyn FnMut(&TraceEvent<'_>)>;
 pub(crate) struct Trace {
     hash: Hash,
     observer: Option<Observer>,
+    /// The environment asked for the trace of every world.
+    printed: bool,
 }
 
 impl Trace {
@@ -84,6 +91,7 @@ impl Trace {
         Self {
             hash: Hash::new(),
             observer: None,
+            printed: runner::prints_traces(),
         }
     }
 
@@ -113,6 +121,10 @@ impl Trace {
                 (2, host)
             }
             TraceKind::Timeout { host } => (3, host),
+            TraceKind::StreamLost { from, to } => {
+                self.hash.mix(from.0 as u64);
+                (9, to)
+            }
             TraceKind::With { host } => (4, host),
             TraceKind::Boot { host } => (5, host),
             TraceKind::Crash { host } => (6, host),
@@ -120,8 +132,15 @@ impl Trace {
             TraceKind::Resume { host } => (8, host),
         };
         self.hash.mix(tag << 48 | host.0 as u64);
+        if self.observer.is_none() && !self.printed {
+            return;
+        }
+        let event = TraceEvent { at, kind };
+        if self.printed {
+            runner::print(&event.to_string());
+        }
         if let Some(observer) = &mut self.observer {
-            observer(&TraceEvent { at, kind });
+            observer(&event);
         }
     }
 }

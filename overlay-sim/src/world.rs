@@ -21,6 +21,14 @@ mod slot;
 ///
 /// After each event of a host (a delivery, a wake-up, deferred work, a call of [`with`](Self::with)) its outputs are
 /// drained and routed, and the next wake-up is set from `poll_timeout`, as every driver does it.
+///
+/// A host whose disk loses power at a [sync point](SimDisk::crash_at_sync) is stopped in the midst of its code by
+/// unwinding, so simulations need the panic strategy `unwind`. A host that panics by itself fails the test.
+///
+/// # Panics
+///
+/// All methods that take the [`HostId`] of the host they are about, if there is no such host; and runs, if a host wakes
+/// up 10,000 times without time going on, or queues ten million outputs at once.
 pub struct World<H: Host> {
     seed: Seed,
     now: Instant,

@@ -230,6 +230,31 @@ fn a_new_life_gets_old_datagrams_and_no_old_streams() {
 }
 
 #[test]
+fn the_sender_learns_that_a_stream_broke_and_not_that_a_datagram_did() {
+    let (mut world, [a, b], _) = pair(NetworkConfig::default());
+    let lost = |world: &World<Probe>| world.host(a).unwrap().lost.clone();
+    world.crash(b);
+    world.with(a, |probe, _| probe.send(b, Channel::Datagram, [1]));
+    world.with(a, |probe, _| probe.send(b, Channel::Stream, [2]));
+    world.with(a, |probe, _| probe.send(HostId(9), Channel::Stream, [3]));
+    world.run_for(Duration::from_millis(2));
+    let mut refused = lost(&world);
+    refused.sort_unstable();
+    assert_eq!(refused, [b, HostId(9)], "refused at once");
+    world.restart(b);
+    world.block(a, b);
+    world.with(a, |probe, _| probe.send(b, Channel::Stream, [4]));
+    world.run_for(Duration::from_millis(999));
+    assert_eq!(lost(&world).len(), 2);
+    world.run_for(Duration::from_millis(1));
+    assert_eq!(lost(&world).len(), 3, "given up after a second");
+    world.with(a, |probe, _| probe.send(b, Channel::Stream, [5]));
+    world.restart(a);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(lost(&world), [], "a new life knows nothing of it");
+}
+
+#[test]
 fn deferred_work_comes_in_time_and_never_in_a_later_life() {
     let (mut world, [a, _], _) = pair(NetworkConfig::default());
     world.with(a, |probe, _| probe.queue.push_back(Out::After(10, 1)));
@@ -442,6 +467,7 @@ struct Probe {
     stuck: bool,
     woken: Vec<Instant>,
     deferred: Vec<u64>,
+    lost: Vec<HostId>,
     disk: SimDisk,
     writes_when_dropped: bool,
     inbox: Inbox,
@@ -467,6 +493,7 @@ impl Probe {
             stuck: false,
             woken: Vec::new(),
             deferred: Vec::new(),
+            lost: Vec::new(),
             disk: boot.disk,
             writes_when_dropped: false,
             inbox: Rc::clone(inbox),
@@ -528,6 +555,11 @@ impl Host for Probe {
     fn handle_deferred(&mut self, now: Instant, token: u64) {
         self.now = self.now.max(now);
         self.deferred.push(token);
+    }
+
+    fn handle_stream_lost(&mut self, now: Instant, to: HostId) {
+        self.now = self.now.max(now);
+        self.lost.push(to);
     }
 }
 

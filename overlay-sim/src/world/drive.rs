@@ -25,6 +25,12 @@ pub(super) enum Event<H: Host> {
         life: u64,
         token: u64,
     },
+    /// A stream message of this life of `from` was lost.
+    Lost {
+        from: HostId,
+        life: u64,
+        to: HostId,
+    },
     Wake {
         host: HostId,
     },
@@ -62,21 +68,32 @@ impl<H: Host> World<H> {
                     .note(self.now, TraceKind::Deferred { host, token });
                 self.drive(host, |machine, now| machine.handle_deferred(now, token));
             }
+            Event::Lost { from, life, to } => {
+                let slot = self.slot_mut(from);
+                if slot.life != life || slot.machine.is_none() {
+                    return;
+                }
+                if slot.paused {
+                    slot.held.push_back(Event::Lost { from, life, to });
+                    return;
+                }
+                self.trace
+                    .note(self.now, TraceKind::StreamLost { from, to });
+                self.drive(from, |machine, now| machine.handle_stream_lost(now, to));
+            }
             Event::Wake { host } => self.wake(host),
             Event::Call(f) => f(self),
         }
     }
 
     fn deliver(&mut self, from: HostId, to: HostId, channel: Channel, life: u64, bytes: Vec<u8>) {
+        if self.network.is_cut(from, to) {
+            return self.lose(from, to, channel, FaultKind::Cut);
+        }
         let slot = &mut self.hosts[to.0];
         let old_stream = channel == Channel::Stream && slot.life != life;
         if slot.machine.is_none() || old_stream {
-            self.stats.count(FaultKind::Absent);
-            return;
-        }
-        if self.network.is_cut(from, to) {
-            self.stats.count(FaultKind::Cut);
-            return;
+            return self.lose(from, to, channel, FaultKind::Absent);
         }
         if slot.paused {
             if channel == Channel::Datagram && slot.held.len() >= HELD_MAX {
@@ -242,7 +259,12 @@ impl<H: Host> World<H> {
 
     pub(super) fn send(&mut self, from: HostId, to: HostId, channel: Channel, bytes: Vec<u8>) {
         self.stats.sent += 1;
-        let life = self.slot(to).life;
+        if self.network.is_cut(from, to) {
+            return self.lose(from, to, channel, FaultKind::Cut);
+        }
+        let Some(life) = self.hosts.get(to.0).map(|slot| slot.life) else {
+            return self.lose(from, to, channel, FaultKind::Absent);
+        };
         let queue = &mut self.queue;
         let arrive = |at, bytes| {
             let event = Event::Deliver {
@@ -262,6 +284,20 @@ impl<H: Host> World<H> {
             &mut self.stats,
             arrive,
         );
+    }
+
+    /// Counts a message that finds no receiver; the sender of a stream learns of it.
+    fn lose(&mut self, from: HostId, to: HostId, channel: Channel, kind: FaultKind) {
+        self.stats.count(kind);
+        if channel == Channel::Stream {
+            let delay = match kind {
+                FaultKind::Cut => self.network.config().stream_timeout,
+                _ => self.network.refusal_delay(),
+            };
+            let life = self.slot(from).life;
+            let event = Event::Lost { from, life, to };
+            self.queue.push(self.now + delay, event);
+        }
     }
 
     pub(super) fn schedule_wake(&mut self, host: HostId) {
