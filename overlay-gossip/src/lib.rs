@@ -75,11 +75,14 @@
 //! | `roster`, `suspicion`, `awareness`, `queue` | members; Lifeguard's suspicion and local health; broadcasts |
 //! | `keyring` | [`Keyring`] |
 //! | `config` | [`Config`], [`Timing`], [`Limits`] |
+//! | `driver` (feature `tokio`) | the sockets, and a loop of a few lines |
 
 #![forbid(unsafe_code)]
 
 mod awareness;
 mod config;
+#[cfg(feature = "tokio")]
+pub mod driver;
 mod error;
 mod gossip;
 mod keyring;

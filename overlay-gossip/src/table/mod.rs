@@ -1,7 +1,7 @@
 //! Per-network tables: which endpoint is behind which VTEP.
 //!
 //! Only the owner of a row writes it. Each of its words (rows, deletions, attachments to networks) carries a
-//! [`Version`](message::Version) of incarnation and sequence, and the newest wins. An attachment voids whatever its
+//! [`Version`] of incarnation and sequence, and the newest wins. An attachment voids whatever its
 //! owner said of that network before. A row is visible while its owner is up and the row is known to be its present
 //! word: a member that was Down shows again once it confirmed its rows, by equal digests or by sending the differences.
 //!
