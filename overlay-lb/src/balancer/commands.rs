@@ -1,0 +1,239 @@
+//! What the embedder commands: virtual addresses and backends.
+
+use std::net::SocketAddr;
+
+use overlay_core::Instant;
+use thiserror::Error;
+
+use super::{Balancer, Event, Output};
+use crate::{
+    Backend, BackendId, BackendState, Vip, VipConfig,
+    service::{Member, Service},
+};
+
+impl Balancer {
+    /// Adds a virtual address, or changes how it is served; its flows stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// [`VipError::TooMany`]; nothing changes.
+    pub fn set_vip(&mut self, now: Instant, vip: Vip, config: VipConfig) -> Result<(), VipError> {
+        self.pass(now);
+        if let Some(service) = self.services.get_mut(&vip) {
+            service.config = config;
+            return Ok(());
+        }
+        let max = self.config.vips_max;
+        if self.services.len() >= max as usize {
+            return Err(VipError::TooMany { max });
+        }
+        self.services.insert(vip, Service::new(config));
+        Ok(())
+    }
+
+    /// Removes a virtual address with its backends and flows; connections are reset. Returns false if it was not known.
+    pub fn remove_vip(&mut self, now: Instant, vip: Vip) -> bool {
+        self.pass(now);
+        let Some(service) = self.services.remove(&vip) else {
+            return false;
+        };
+        for group in service.groups.into_values() {
+            self.drop_member(group);
+        }
+        true
+    }
+
+    /// Adds a backend, or changes it.
+    ///
+    /// A backend that is down, or whose address has changed, loses its flows: connections are reset. One that drains
+    /// keeps them, and [`Event::Drained`] says when the last one has ended (at once if there is none).
+    ///
+    /// # Errors
+    ///
+    /// See [`BackendError`]; nothing changes.
+    pub fn set_backend(
+        &mut self,
+        now: Instant,
+        vip: Vip,
+        backend: Backend,
+    ) -> Result<(), BackendError> {
+        self.pass(now);
+        let service = self
+            .services
+            .get_mut(&vip)
+            .ok_or(BackendError::UnknownVip { vip })?;
+        if vip.addr.is_ipv4() != backend.address.is_ipv4() {
+            let address = backend.address;
+            return Err(BackendError::Family { vip, address });
+        }
+        let Some(group) = service.groups.get(&backend.id).copied() else {
+            let max = self.config.backends_max;
+            if service.groups.len() >= usize::from(max) {
+                return Err(BackendError::TooMany { vip, max });
+            }
+            self.add_member(vip, backend);
+            return Ok(());
+        };
+        let Some(member) = self
+            .members
+            .get_mut(group as usize)
+            .and_then(Option::as_mut)
+        else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut member.backend, backend);
+        if before == backend {
+            return Ok(());
+        }
+        service.changed();
+        let mut drains = before.state != backend.state;
+        if backend.state == BackendState::Down || before.address != backend.address {
+            drains |= self.flows.live(group) > 0;
+            // The resets are for the address that the flows have.
+            member.backend.address = before.address;
+            self.cut(group);
+            if let Some(Some(member)) = self.members.get_mut(group as usize) {
+                member.backend.address = backend.address;
+            }
+        }
+        if drains {
+            self.started(vip, backend, group);
+        }
+        Ok(())
+    }
+
+    /// Changes the state of a backend; see [`set_backend`](Self::set_backend).
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::UnknownVip`], [`BackendError::Unknown`]; nothing changes.
+    pub fn set_state(
+        &mut self,
+        now: Instant,
+        vip: Vip,
+        id: BackendId,
+        state: BackendState,
+    ) -> Result<(), BackendError> {
+        self.pass(now);
+        let service = self
+            .services
+            .get(&vip)
+            .ok_or(BackendError::UnknownVip { vip })?;
+        let group = service.groups.get(&id).copied();
+        let member = group.and_then(|group| self.member(group));
+        let backend = member.ok_or(BackendError::Unknown { vip, id })?.backend;
+        self.set_backend(now, vip, Backend { state, ..backend })
+    }
+
+    /// Removes a backend with its flows; connections are reset.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::UnknownVip`], [`BackendError::Unknown`]; nothing changes.
+    pub fn remove_backend(
+        &mut self,
+        now: Instant,
+        vip: Vip,
+        id: BackendId,
+    ) -> Result<(), BackendError> {
+        self.pass(now);
+        let service = self
+            .services
+            .get_mut(&vip)
+            .ok_or(BackendError::UnknownVip { vip })?;
+        let group = service
+            .groups
+            .remove(&id)
+            .ok_or(BackendError::Unknown { vip, id })?;
+        service.changed();
+        self.drop_member(group);
+        Ok(())
+    }
+
+    fn add_member(&mut self, vip: Vip, backend: Backend) {
+        let member = Some(Member {
+            vip,
+            backend,
+            credit: 0,
+        });
+        let group = match self.free.pop() {
+            Some(group) => {
+                self.members[group as usize] = member;
+                group
+            }
+            None => {
+                self.members.push(member);
+                u32::try_from(self.members.len() - 1).expect("memory ends before")
+            }
+        };
+        self.flows.add_group(group);
+        if let Some(service) = self.services.get_mut(&vip) {
+            service.groups.insert(backend.id, group);
+            service.changed();
+        }
+        self.started(vip, backend, group);
+    }
+
+    fn drop_member(&mut self, group: u32) {
+        self.cut(group);
+        self.members[group as usize] = None;
+        self.free.push(group);
+    }
+
+    /// Reports a backend that has nothing to drain.
+    fn started(&mut self, vip: Vip, backend: Backend, group: u32) {
+        if backend.state == BackendState::Draining && self.flows.live(group) == 0 {
+            let backend = backend.id;
+            self.outputs
+                .push_back(Output::Event(Event::Drained { vip, backend }));
+        }
+    }
+}
+
+/// A virtual address could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum VipError {
+    /// There are as many as the configuration allows.
+    #[error("there are {max} virtual addresses already")]
+    TooMany {
+        /// How many there may be.
+        max: u32,
+    },
+}
+
+/// A backend could not be added, changed or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// There is no such virtual address.
+    #[error("there is no virtual address {vip}")]
+    UnknownVip {
+        /// The virtual address.
+        vip: Vip,
+    },
+    /// The virtual address has no such backend.
+    #[error("virtual address {vip} has no backend {id}")]
+    Unknown {
+        /// The virtual address.
+        vip: Vip,
+        /// The backend.
+        id: BackendId,
+    },
+    /// The address is not of the virtual address's family.
+    #[error("backend address {address} is not of the family of {vip}")]
+    Family {
+        /// The virtual address.
+        vip: Vip,
+        /// The backend's address.
+        address: SocketAddr,
+    },
+    /// There are as many as the configuration allows.
+    #[error("virtual address {vip} has {max} backends already")]
+    TooMany {
+        /// The virtual address.
+        vip: Vip,
+        /// How many there may be.
+        max: u16,
+    },
+}
