@@ -95,10 +95,10 @@ impl<D: Disk> Log<D> {
         }
         self.failed = true;
         self.append(write)?;
-        self.failed = false;
         if write.snapshot.is_some() {
-            self.remove_older();
+            self.remove_older()?;
         }
+        self.failed = false;
         Ok(())
     }
 
@@ -134,22 +134,22 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Removes the segments before the present one. A failure leaves files behind that the next snapshot, or the next
-    /// start, removes: nothing reads them any more.
-    fn remove_older(&mut self) {
-        let Ok(names) = self.disk.list() else {
-            return;
-        };
-        let older = names
-            .iter()
-            .filter(|name| number_of(name).is_some_and(|number| number < self.segment));
+    /// Removes the segments before the present one.
+    ///
+    /// An error here stops the log as well, although the write is durable: a directory whose sync failed proves nothing
+    /// about the segments that are created in it later.
+    fn remove_older(&mut self) -> Result<(), DiskError> {
         let mut removed = false;
-        for name in older {
-            removed |= self.disk.remove(name).is_ok();
+        for name in self.disk.list()? {
+            if number_of(&name).is_some_and(|number| number < self.segment) {
+                self.disk.remove(&name)?;
+                removed = true;
+            }
         }
         if removed {
-            let _ = self.disk.sync_directory();
+            self.disk.sync_directory()?;
         }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use overlay_raft::{Committed, Entry, Incarnation, Index, Payload, ProposalId, Ra
 
 /// What all members together have shown so far.
 #[derive(Debug, Default)]
-pub struct Checker {
+pub(crate) struct Checker {
     /// Election safety: one leader each.
     leaders: BTreeMap<Term, RaftId>,
     /// One vote each.
@@ -23,12 +23,12 @@ pub struct Checker {
 
 impl Checker {
     /// Names a new operation.
-    pub fn operation(&mut self) -> u64 {
+    pub(crate) fn operation(&mut self) -> u64 {
         self.next_operation += 1;
         self.next_operation
     }
 
-    pub fn on_proposed(&mut self, id: ProposalId, operation: u64) {
+    pub(crate) fn on_proposed(&mut self, id: ProposalId, operation: u64) {
         assert!(
             self.proposed.insert(id, operation).is_none(),
             "{id:?} handed out twice"
@@ -36,7 +36,7 @@ impl Checker {
     }
 
     /// A voter promised its vote.
-    pub fn on_vote(
+    pub(crate) fn on_vote(
         &mut self,
         voter: RaftId,
         incarnation: Incarnation,
@@ -54,7 +54,7 @@ impl Checker {
     }
 
     /// A member took office.
-    pub fn on_elected(&mut self, raft: &Raft) {
+    pub(crate) fn on_elected(&mut self, raft: &Raft) {
         let leader = *self.leaders.entry(raft.term()).or_insert(raft.id());
         assert_eq!(
             leader,
@@ -77,7 +77,7 @@ impl Checker {
     }
 
     /// A member wrote an entry.
-    pub fn on_entry(&mut self, before: Term, entry: &Entry) {
+    pub(crate) fn on_entry(&mut self, before: Term, entry: &Entry) {
         let found = (before, entry.payload.clone());
         let known = self
             .entries
@@ -91,7 +91,7 @@ impl Checker {
     }
 
     /// A member applied a command; `own` says that it had proposed it.
-    pub fn on_applied(&mut self, raft: &Raft, committed: &Committed) -> u64 {
+    pub(crate) fn on_applied(&mut self, raft: &Raft, committed: &Committed) -> u64 {
         let operation = decode(&committed.command);
         let found = (committed.term, operation);
         let entry =
@@ -114,11 +114,11 @@ impl Checker {
     }
 
     /// The client was told that its write is done.
-    pub fn on_acknowledged(&mut self, operation: u64, index: Index) {
+    pub(crate) fn on_acknowledged(&mut self, operation: u64, index: Index) {
         self.acknowledged.insert(operation, index);
     }
 
-    pub fn on_lost(&mut self, id: ProposalId) {
+    pub(crate) fn on_lost(&mut self, id: ProposalId) {
         if let Some(&operation) = self.proposed.get(&id) {
             let applied = self.applied.get(&id.index);
             assert!(
@@ -131,7 +131,7 @@ impl Checker {
     }
 
     /// Returns what a read that begins now must see.
-    pub fn read_floor(&self) -> Index {
+    pub(crate) fn read_floor(&self) -> Index {
         self.acknowledged
             .values()
             .copied()
@@ -140,7 +140,7 @@ impl Checker {
     }
 
     /// Checks that `operations` are exactly what was applied up to `index`.
-    pub fn check_state(&self, index: Index, operations: &[u64]) {
+    pub(crate) fn check_state(&self, index: Index, operations: &[u64]) {
         let expected: Vec<u64> = self
             .applied
             .range(..=index)
@@ -150,7 +150,7 @@ impl Checker {
     }
 
     /// Checks that nothing is missing that a client was told is done, and nothing is there twice.
-    pub fn check_final(&self, operations: &[u64]) {
+    pub(crate) fn check_final(&self, operations: &[u64]) {
         let state: BTreeSet<u64> = operations.iter().copied().collect();
         assert_eq!(
             state.len(),
@@ -165,11 +165,11 @@ impl Checker {
         }
     }
 
-    pub fn acknowledged(&self) -> usize {
+    pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged.len()
     }
 }
 
-pub fn decode(command: &[u8]) -> u64 {
+pub(crate) fn decode(command: &[u8]) -> u64 {
     u64::from_le_bytes(command[..8].try_into().expect("operations have 8 octets"))
 }

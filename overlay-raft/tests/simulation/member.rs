@@ -22,35 +22,34 @@ use crate::checker::{Checker, decode};
 
 /// How a member of one seed is set up.
 #[derive(Clone, Debug)]
-pub struct Setup {
-    pub founders: usize,
+pub(crate) struct Setup {
+    pub(crate) founders: usize,
     /// Whether the last member's disk was lost: it must join then, not found.
-    pub wiped: Rc<Cell<bool>>,
-    pub storage: StorageConfig,
+    pub(crate) wiped: Rc<Cell<bool>>,
+    pub(crate) storage: StorageConfig,
     /// How long a write takes.
-    pub disk_delay: Range<Duration>,
+    pub(crate) disk_delay: Range<Duration>,
     /// How often one takes a second instead, in parts of a million.
-    pub stall_ppm: u32,
+    pub(crate) stall_ppm: u32,
     /// After how many applied entries the log is compacted.
-    pub compact_after: u64,
-    pub configure: fn(&mut Config, &mut Rng),
+    pub(crate) compact_after: u64,
+    pub(crate) configure: fn(&mut Config, &mut Rng),
 }
 
 /// One life of one member.
-pub struct Member {
-    pub raft: Option<Raft>,
+pub(crate) struct Member {
+    pub(crate) raft: Option<Raft>,
     log: Option<Log<SimDisk>>,
     writes: VecDeque<WriteBatch>,
-    /// A ticket that is given back only with a later one, which covers it.
-    pub operations: Vec<u64>,
-    pub applied: Index,
+    pub(crate) operations: Vec<u64>,
+    pub(crate) applied: Index,
     reads: BTreeMap<ReadId, Index>,
     proposals: BTreeMap<ProposalId, u64>,
     setup: Setup,
     checker: Rc<RefCell<Checker>>,
 }
 
-pub fn id_of(host: HostId) -> RaftId {
+pub(crate) fn id_of(host: HostId) -> RaftId {
     RaftId::new(host.0 as u64 + 1).expect("not zero")
 }
 
@@ -59,7 +58,7 @@ fn host_of(id: RaftId) -> HostId {
 }
 
 impl Member {
-    pub fn boot(boot: Boot<'_>, setup: &Setup, checker: &Rc<RefCell<Checker>>) -> Self {
+    pub(crate) fn boot(boot: Boot<'_>, setup: &Setup, checker: &Rc<RefCell<Checker>>) -> Self {
         let mut member = Self {
             raft: None,
             log: None,
@@ -95,15 +94,15 @@ impl Member {
         member
     }
 
-    pub fn raft(&self) -> &Raft {
+    pub(crate) fn raft(&self) -> &Raft {
         self.raft.as_ref().expect("a member that opened its disk")
     }
 
-    pub fn is_leader(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         self.raft.as_ref().is_some_and(Raft::is_leader)
     }
 
-    pub fn propose(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn propose(&mut self, now: Instant) -> Option<u64> {
         let raft = self.raft.as_mut()?;
         let mut checker = self.checker.borrow_mut();
         let operation = checker.operation();
@@ -114,7 +113,7 @@ impl Member {
         Some(operation)
     }
 
-    pub fn read(&mut self, now: Instant) {
+    pub(crate) fn read(&mut self, now: Instant) {
         if let Some(raft) = &mut self.raft
             && let Ok(read) = raft.read_index(now)
         {
