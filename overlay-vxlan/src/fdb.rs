@@ -4,9 +4,14 @@
 //! octets. Static rows come from the control plane and always win; learned rows come from frames, age, and have a quota
 //! for each network, for which room is reserved beforehand: learning never allocates.
 
+use std::time::Duration;
+
 use overlay_core::{Instant, MacAddr, Seed};
 
 use crate::hash::HashKey;
+
+/// The least time between two sweeps over the learned rows, which are as long as there are rows.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A network, by its place in the switch's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +54,8 @@ pub struct Fdb {
     quotas: Vec<Quota>,
     /// Rows for which room is kept, over all quotas.
     reserved: usize,
+    /// When to look for rows that aged; none has by then.
+    sweep: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +124,7 @@ impl Fdb {
             learned: Vec::new(),
             quotas: Vec::new(),
             reserved: 0,
+            sweep: None,
         }
     }
 
@@ -208,6 +216,7 @@ impl Fdb {
         };
         quota.used += 1;
         self.learned.push(LearnedRow { key, hop, expires });
+        self.sweep = Some(self.sweep.map_or(expires, |sweep| sweep.min(expires)));
         self.place(Slot {
             key,
             row: Row::Learned(index),
@@ -217,18 +226,21 @@ impl Fdb {
 
     /// Removes what aged by `now` and calls `aged` for each row.
     pub fn age(&mut self, now: Instant, mut aged: impl FnMut(NetworkIndex, MacAddr, NextHop)) {
+        if self.sweep.is_none_or(|sweep| now < sweep) {
+            return;
+        }
         self.forget_where(
             |row| row.expires <= now,
-            |row| {
-                aged(row.key.network(), row.key.mac(), row.hop);
-            },
+            |row| aged(row.key.network(), row.key.mac(), row.hop),
         );
+        let next = self.learned.iter().map(|row| row.expires).min();
+        self.sweep = next.map(|next| next.max(now + SWEEP_INTERVAL));
     }
 
-    /// Returns when the next learned row ages.
+    /// Returns when to call [`age`](Self::age). A row that aged is not found any more, be it removed yet or not.
     #[must_use]
-    pub fn next_ageing(&self) -> Option<Instant> {
-        self.learned.iter().map(|row| row.expires).min()
+    pub const fn next_ageing(&self) -> Option<Instant> {
+        self.sweep
     }
 
     /// Removes the rows that `network` learned at `hop`, or all that it learned.
@@ -352,6 +364,9 @@ impl Fdb {
             self.vacate(slot);
             self.forget(u32::try_from(at).expect("quotas are bounded by 2^30"));
             forgotten(&row);
+        }
+        if self.learned.is_empty() {
+            self.sweep = None;
         }
     }
 

@@ -96,8 +96,9 @@
 //!
 //! # Choices
 //!
-//! * Frames with a VLAN tag are dropped unless [`NetworkConfig::vlan_tags`] is set (RFC 7348 §6.1). Up to two tags pass
-//!   then, and the packet behind them is checked like any other.
+//! * Frames with a VLAN tag are dropped unless [`NetworkConfig::vlan_tags`] is set. Up to two tags pass then, and the
+//!   packet behind them is checked like any other. (RFC 7348 §6.1 would strip a tag on the way out; the VLANs of an
+//!   endpoint would then be one.)
 //! * Frames of other EtherTypes than ARP, IPv4 and IPv6 are forwarded by their MAC addresses.
 //! * Router advertisements and redirects are dropped: no endpoint is a router.
 //! * A MAC address that no row has is flooded to the VTEPs, within a rate: rows may still be on their way. What a VTEP
@@ -121,6 +122,7 @@
 mod admit;
 pub mod config;
 pub mod error;
+mod exit;
 pub mod fdb;
 pub mod flow;
 pub mod forward;

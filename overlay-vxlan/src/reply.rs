@@ -131,6 +131,10 @@ pub(crate) fn too_big(
     if frame.headroom() < own_bytes {
         return Err(NoRoom);
     }
+    // Tags count against the network's MTU, and the sender knows nothing of them.
+    let tag_bytes =
+        u16::try_from(headers.payload_at - ethernet::HEADER_BYTES).map_err(|_| NoRoom)?;
+    let mtu = mtu.saturating_sub(tag_bytes);
     let mut link = [0; ETHERNET_BYTES_MAX];
     let link = link.get_mut(..headers.payload_at).ok_or(NoRoom)?;
     link.copy_from_slice(frame.bytes().get(..headers.payload_at).ok_or(NoRoom)?);

@@ -248,18 +248,19 @@ impl Switch {
         index.is_some_and(|index| self.tables.remove_remote(index, mac, vtep.to_canonical()))
     }
 
-    /// Makes `rows` the remote rows of a network: what differs is added, changed and removed.
+    /// Makes `rows` the remote rows of a network: what differs is removed, added and changed.
     ///
-    /// Rows that were there keep their place among rows with the same address; new ones are newer, in their order.
+    /// Rows that were there keep their place among rows with the same address; new ones are newer, in their order. A row
+    /// that [`set_remote`](Self::set_remote) would refuse is left out. Returns how many were.
     ///
     /// # Errors
     ///
-    /// The first [`EndpointError`]; rows before it are in place, none is removed, and the next call goes on from there.
+    /// [`EndpointError::UnknownNetwork`]; nothing changes.
     pub fn set_remotes<'a>(
         &mut self,
         vni: Vni,
         rows: impl IntoIterator<Item = &'a RemoteEndpoint>,
-    ) -> Result<(), EndpointError> {
+    ) -> Result<usize, EndpointError> {
         let unknown = EndpointError::UnknownNetwork { vni };
         let index = self.tables.network_index(vni).ok_or(unknown)?;
         // Two endpoints with one MAC address behind one VTEP are one row with the addresses of both.
@@ -273,10 +274,6 @@ impl Switch {
             });
             addresses.extend(row.addresses.iter().map(IpAddr::to_canonical));
         }
-        for key in order {
-            let addresses: Vec<_> = wanted[&key].iter().copied().collect();
-            self.set_remote(vni, key.0, &addresses, key.1)?;
-        }
         let stale = self.tables.network(index).into_iter().flat_map(|network| {
             network.remote_rows().filter_map(|(mac, vtep)| {
                 let key = (mac, self.tables.vtep(vtep)?.address);
@@ -287,7 +284,12 @@ impl Switch {
         for (mac, vtep) in stale {
             self.tables.remove_remote(index, mac, vtep);
         }
-        Ok(())
+        let mut refused = 0;
+        for (mac, vtep) in order {
+            let addresses: Vec<_> = wanted[&(mac, vtep)].iter().copied().collect();
+            refused += usize::from(self.set_remote(vni, mac, &addresses, vtep).is_err());
+        }
+        Ok(refused)
     }
 
     /// Says which VTEPs take part in a network: its flood list, and the only accepted outer sources.

@@ -1,0 +1,165 @@
+//! Carrying a verdict out: answer, cut, encapsulate, count, and hand to the sink.
+
+use overlay_core::{MacAddr, Vni};
+
+use crate::{
+    fdb::NetworkIndex,
+    frame::Frame,
+    headers::Headers,
+    meters::Meters,
+    reply,
+    segment::segment,
+    stats::DropReason,
+    switch::Sink,
+    tables::{Network, Port, Tables, Vtep},
+    verdict::Request,
+    wire::vxlan,
+};
+
+/// Carries a verdict out.
+pub(crate) struct Exit<'a, S> {
+    pub(crate) index: NetworkIndex,
+    pub(crate) network: &'a Network,
+    pub(crate) tables: &'a Tables,
+    pub(crate) meters: &'a mut Meters,
+    pub(crate) scratch: &'a mut Frame,
+    pub(crate) sink: &'a mut S,
+}
+
+impl<S: Sink> Exit<'_, S> {
+    pub(crate) fn send_to_port(
+        &mut self,
+        port: &Port,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            ..
+        } = self;
+        let offload = frame.offload();
+        let mut send = |frame: &mut Frame| {
+            let octets = frame.len();
+            meters.count(*index, |stats| stats.to_ports.add(octets));
+            sink.to_port(port.id, frame);
+        };
+        let capable = port.capabilities;
+        if (offload.segment.is_none() || capable.segmentation)
+            && (offload.checksum.is_none() || capable.partial_checksum)
+        {
+            send(frame);
+            return Ok(());
+        }
+        let sent = segment(frame, scratch, Frame::HEADROOM, send);
+        sent.map(|_| ()).map_err(|_| DropReason::Offload)
+    }
+
+    pub(crate) fn send_to_vtep(
+        &mut self,
+        to: u32,
+        vtep: &Vtep,
+        source_port: u16,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            network,
+            ..
+        } = self;
+        let mut sent = Ok(());
+        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+            let octets = frame.len();
+            if encapsulate(network.vni, frame).is_err() {
+                sent = Err(DropReason::Headroom);
+                return;
+            }
+            meters.count_to_vtep(*index, to, octets);
+            sink.to_vtep(vtep.address, source_port, frame);
+        });
+        done.map_err(|_| DropReason::Offload)?;
+        sent
+    }
+
+    /// Sends copies to the ports of the network but one, and to its VTEPs.
+    pub(crate) fn flood(
+        &mut self,
+        ports: Option<Option<u32>>,
+        source_port: Option<u16>,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
+        let Self {
+            meters,
+            scratch,
+            sink,
+            index,
+            network,
+            tables,
+        } = self;
+        meters.count(*index, |stats| stats.flooded += 1);
+        let mut sent = Ok(());
+        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+            let octets = frame.len();
+            for &to in network
+                .ports
+                .iter()
+                .filter(|to| ports.is_some_and(|but| but != Some(**to)))
+            {
+                if let Some(port) = tables.ports.get(to) {
+                    meters.count(*index, |stats| stats.to_ports.add(octets));
+                    sink.copy_to_port(port.id, frame);
+                }
+            }
+            let Some(source_port) = source_port else {
+                return;
+            };
+            if encapsulate(network.vni, frame).is_err() {
+                sent = Err(DropReason::Headroom);
+                return;
+            }
+            for &(vtep, to) in &network.vteps {
+                meters.count_to_vtep(*index, to, octets);
+                sink.copy_to_vtep(vtep, source_port, frame);
+            }
+        });
+        done.map_err(|_| DropReason::Offload)?;
+        sent
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        port: &Port,
+        headers: &Headers,
+        request: &Request,
+        mac: MacAddr,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
+        let answer = match request {
+            Request::Arp(packet) => {
+                self.meters
+                    .count(self.index, |stats| stats.arp_answered += 1);
+                reply::arp(frame, headers, packet, mac)
+            }
+            Request::Neighbour { asker, target } => {
+                self.meters
+                    .count(self.index, |stats| stats.nd_answered += 1);
+                reply::neighbour(frame, headers, *asker, *target, mac)
+            }
+        };
+        answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
+        self.send_to_port(port, frame)
+    }
+}
+
+/// Puts the VXLAN header in front.
+fn encapsulate(vni: Vni, frame: &mut Frame) -> Result<(), DropReason> {
+    let header = frame
+        .push_header(vxlan::HEADER_BYTES)
+        .ok_or(DropReason::Headroom)?;
+    header.copy_from_slice(&vxlan::Repr::new(vni).octets());
+    Ok(())
+}
