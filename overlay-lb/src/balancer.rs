@@ -108,9 +108,8 @@ impl Machine for Balancer {
 
     fn poll_timeout(&self) -> Option<Instant> {
         if self.outputs.is_empty() {
-            self.flows
-                .next_due(&self.config.timeouts)
-                .map(|(deadline, _)| deadline.max(self.now))
+            let due = self.flows.next_due(&self.config.timeouts);
+            due.map(|(deadline, _)| deadline)
         } else {
             Some(self.now)
         }

@@ -18,16 +18,14 @@ impl Balancer {
     ///
     /// [`VipError::TooMany`]; nothing changes.
     pub fn set_vip(&mut self, now: Instant, vip: Vip, config: VipConfig) -> Result<(), VipError> {
-        self.pass(now);
-        if let Some(service) = self.services.get_mut(&vip) {
-            service.config = config;
-            return Ok(());
-        }
+        self.see(now);
         let max = self.config.vips_max;
-        if self.services.len() >= max as usize {
+        if !self.services.contains_key(&vip) && self.services.len() >= max as usize {
             return Err(VipError::TooMany { max });
         }
-        self.services.insert(vip, Service::new(config));
+        self.pass(now);
+        let service = self.services.entry(vip);
+        service.or_insert_with(|| Service::new(config)).config = config;
         Ok(())
     }
 
@@ -57,47 +55,26 @@ impl Balancer {
         vip: Vip,
         backend: Backend,
     ) -> Result<(), BackendError> {
-        self.pass(now);
-        let service = self
-            .services
-            .get_mut(&vip)
-            .ok_or(BackendError::UnknownVip { vip })?;
+        self.see(now);
+        let unknown = BackendError::UnknownVip { vip };
+        let service = self.services.get(&vip).ok_or(unknown)?;
         if vip.addr.is_ipv4() != backend.address.is_ipv4() {
             let address = backend.address;
             return Err(BackendError::Family { vip, address });
         }
-        let Some(group) = service.groups.get(&backend.id).copied() else {
-            let max = self.config.backends_max;
-            if service.groups.len() >= usize::from(max) {
+        let (max, group) = (self.config.backends_max, service.groups.get(&backend.id));
+        match group.copied() {
+            None if service.groups.len() >= usize::from(max) => {
                 return Err(BackendError::TooMany { vip, max });
             }
-            self.add_member(vip, backend);
-            return Ok(());
-        };
-        let Some(member) = self
-            .members
-            .get_mut(group as usize)
-            .and_then(Option::as_mut)
-        else {
-            return Ok(());
-        };
-        let before = std::mem::replace(&mut member.backend, backend);
-        if before == backend {
-            return Ok(());
-        }
-        service.changed();
-        let mut drains = before.state != backend.state;
-        if backend.state == BackendState::Down || before.address != backend.address {
-            drains |= self.flows.live(group) > 0;
-            // The resets are for the address that the flows have.
-            member.backend.address = before.address;
-            self.cut(group);
-            if let Some(Some(member)) = self.members.get_mut(group as usize) {
-                member.backend.address = backend.address;
+            None => {
+                self.pass(now);
+                self.add_member(vip, backend);
             }
-        }
-        if drains {
-            self.started(vip, backend, group);
+            Some(group) => {
+                self.pass(now);
+                self.change_member(group, backend);
+            }
         }
         Ok(())
     }
@@ -114,13 +91,9 @@ impl Balancer {
         id: BackendId,
         state: BackendState,
     ) -> Result<(), BackendError> {
-        self.pass(now);
-        let service = self
-            .services
-            .get(&vip)
-            .ok_or(BackendError::UnknownVip { vip })?;
-        let group = service.groups.get(&id).copied();
-        let member = group.and_then(|group| self.member(group));
+        self.see(now);
+        let group = self.group(vip, id)?;
+        let member = self.member(group);
         let backend = member.ok_or(BackendError::Unknown { vip, id })?.backend;
         self.set_backend(now, vip, Backend { state, ..backend })
     }
@@ -136,18 +109,24 @@ impl Balancer {
         vip: Vip,
         id: BackendId,
     ) -> Result<(), BackendError> {
+        self.see(now);
+        let group = self.group(vip, id)?;
         self.pass(now);
-        let service = self
-            .services
-            .get_mut(&vip)
-            .ok_or(BackendError::UnknownVip { vip })?;
-        let group = service
-            .groups
-            .remove(&id)
-            .ok_or(BackendError::Unknown { vip, id })?;
-        service.changed();
+        if let Some(service) = self.services.get_mut(&vip) {
+            service.groups.remove(&id);
+            service.changed();
+        }
         self.drop_member(group);
         Ok(())
+    }
+
+    fn group(&self, vip: Vip, id: BackendId) -> Result<u32, BackendError> {
+        let service = self
+            .services
+            .get(&vip)
+            .ok_or(BackendError::UnknownVip { vip })?;
+        let group = service.groups.get(&id).copied();
+        group.ok_or(BackendError::Unknown { vip, id })
     }
 
     fn add_member(&mut self, vip: Vip, backend: Backend) {
@@ -172,6 +151,31 @@ impl Balancer {
             service.changed();
         }
         self.started(vip, backend, group);
+    }
+
+    fn change_member(&mut self, group: u32, backend: Backend) {
+        let Some(Some(member)) = self.members.get_mut(group as usize) else {
+            return;
+        };
+        let (vip, before) = (member.vip, member.backend);
+        if before == backend {
+            return;
+        }
+        // The resets are for the address that the flows have.
+        let lost = backend.state == BackendState::Down || before.address != backend.address;
+        let had = lost && self.flows.live(group) > 0;
+        if lost {
+            self.cut(group);
+        }
+        if let Some(Some(member)) = self.members.get_mut(group as usize) {
+            member.backend = backend;
+        }
+        if let Some(service) = self.services.get_mut(&vip) {
+            service.changed();
+        }
+        if had || before.state != backend.state {
+            self.started(vip, backend, group);
+        }
     }
 
     fn drop_member(&mut self, group: u32) {

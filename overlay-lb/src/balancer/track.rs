@@ -49,9 +49,14 @@ impl Balancer {
         true
     }
 
+    /// Notes the time, and nothing else: what a refused command may do.
+    pub(super) fn see(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
     /// Notes the time, and forgets the flows whose time is over.
     pub(super) fn pass(&mut self, now: Instant) {
-        self.now = self.now.max(now);
+        self.see(now);
         while let Some((deadline, at)) = self.flows.next_due(&self.config.timeouts) {
             if deadline > self.now {
                 break;
