@@ -19,13 +19,17 @@ use std::{
 };
 
 use ipnet::IpNet;
-use nix::sched::{self, CloneFlags};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{self, CloneFlags},
+};
 use overlay_core::plane::PlatformError;
 
 use crate::{
     failure::Failure,
     holder::wire::Connection,
     namespace::{self, Privilege},
+    sys,
 };
 
 mod keeper;
@@ -59,6 +63,8 @@ pub fn enter() -> Result<Privilege, PlatformError> {
 #[derive(Debug)]
 pub struct Lab {
     keeper: Connection,
+    /// Those that were started here and may still run.
+    children: Vec<OwnedFd>,
     hosts: Vec<OwnedFd>,
     mounts: OwnedFd,
     processes: OwnedFd,
@@ -100,17 +106,18 @@ impl Lab {
         // It ends as soon as it has started the process that stays.
         let _ = child.wait();
         let mut descriptors = built?;
-        let (processes, mounts) = (descriptors.pop(), descriptors.pop());
-        match (mounts, processes) {
-            (Some(mounts), Some(processes)) if descriptors.len() == config.hosts.len() => {
-                Ok(Self {
-                    keeper,
-                    hosts: descriptors,
-                    mounts,
-                    processes,
-                })
-            }
-            _ => Err(system(
+        let hosts: Vec<_> = descriptors
+            .drain(..config.hosts.len().min(descriptors.len()))
+            .collect();
+        match <[OwnedFd; 2]>::try_from(descriptors) {
+            Ok([mounts, processes]) => Ok(Self {
+                keeper,
+                children: Vec::new(),
+                hosts,
+                mounts,
+                processes,
+            }),
+            Err(_) => Err(system(
                 "take up the hosts",
                 &io::ErrorKind::InvalidData.into(),
             )),
@@ -122,7 +129,7 @@ impl Lab {
     /// # Errors
     ///
     /// `InvalidInput` for an unknown host; else what the system says.
-    pub fn spawn_in(&self, host: usize, command: &mut Command) -> io::Result<Child> {
+    pub fn spawn_in(&mut self, host: usize, command: &mut Command) -> io::Result<Child> {
         let network = self.namespace(host).ok_or(io::ErrorKind::InvalidInput)?;
         let directory = env::current_dir()?;
         // A thread of its own, because it never comes back from there.
@@ -136,7 +143,14 @@ impl Lab {
             command.spawn()
         };
         let spawned = thread::scope(|scope| scope.spawn(spawn).join());
-        spawned.unwrap_or_else(|_| Err(io::Error::other("the spawning thread panicked")))
+        let spawned =
+            spawned.unwrap_or_else(|_| Err(io::Error::other("the spawning thread panicked")))?;
+        self.children.retain(|child| {
+            let mut ended = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ended, PollTimeout::ZERO) == Ok(0)
+        });
+        self.children.push(sys::open_process(spawned.id())?);
+        Ok(spawned)
     }
 
     /// Cuts a host off, or joins it to the others again.
@@ -167,9 +181,13 @@ impl Lab {
 impl Drop for Lab {
     /// Ends everything that lives in the lab, and waits for it.
     fn drop(&mut self) {
+        // A keeper that is gone has taken all others along.
         let _ = exchange(&mut self.keeper, &Order::End);
-        // The end of the stream is the end of the keeper.
-        while self.keeper.receive::<Answer>().is_ok() {}
+        // Orphans have ended by now; our own children, which only we can reap, are dying.
+        for child in &self.children {
+            let mut ended = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut ended, PollTimeout::from(END_MS_MAX));
+        }
     }
 }
 
@@ -190,6 +208,9 @@ fn system(operation: &str, error: &io::Error) -> PlatformError {
 
 /// Hosts of one lab.
 pub const HOSTS_MAX: usize = 60;
+
+/// How long the end of a lab is waited for.
+const END_MS_MAX: u16 = 5_000;
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 

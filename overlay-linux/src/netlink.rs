@@ -18,7 +18,10 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
+    link::{
+        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage, State,
+    },
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
         RouteScope, RouteType,
@@ -49,8 +52,10 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it can carry frames at present.
-    pub carrier: bool,
+    /// Whether the kernel has found it working: up, with its other end up. Not said of TAPs and loopback.
+    pub running: bool,
+    /// Whether the bridge that it belongs to forwards to it.
+    pub forwarding: bool,
     /// The bridge (or other upper device) that it belongs to.
     pub controller: Option<u32>,
 }
@@ -342,7 +347,8 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         mac: MacAddr::UNSPECIFIED,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
-        carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        running: false,
+        forwarding: false,
         controller: None,
     };
     for attribute in message.attributes {
@@ -350,7 +356,8 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
-            LinkAttribute::OperState(State::Down) => link.carrier = false,
+            LinkAttribute::OperState(state) => link.running = state == State::Up,
+            LinkAttribute::LinkInfo(infos) => link.forwarding = infos.iter().any(is_forwarding),
             LinkAttribute::Address(octets) => {
                 let octets = <[u8; 6]>::try_from(octets);
                 link.mac = octets.map(MacAddr::new).unwrap_or_default();
@@ -359,6 +366,13 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn is_forwarding(info: &LinkInfo) -> bool {
+    let LinkInfo::PortData(InfoPortData::BridgePort(properties)) = info else {
+        return false;
+    };
+    properties.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
 }
 
 fn address_of(message: &AddressMessage) -> Option<IpNet> {

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use overlay_vxlan::{Offload, offload::HEADER_BYTES};
+use overlay_vxlan::{Frame, Offload, offload::HEADER_BYTES};
 use serde::{Deserialize, Serialize};
 
 mod make;
@@ -82,6 +82,19 @@ impl Port {
                 _ => {}
             }
         }
+    }
+
+    /// Reads one frame of at most `bytes_max` octets into `frame`, with room in front for everything that is pushed on it.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_frame`](Self::read_frame).
+    pub fn receive(&self, frame: &mut Frame, bytes_max: usize) -> io::Result<()> {
+        let place = frame.receive_buffer(Frame::HEADROOM, bytes_max);
+        let read = self.read_into(place);
+        let length = read.as_ref().map_or(0, |(length, _)| *length);
+        frame.truncate(length);
+        read.map(|(_, offload)| frame.set_offload(offload))
     }
 
     /// Hands one frame to the endpoint.

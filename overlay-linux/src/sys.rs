@@ -126,6 +126,18 @@ pub(crate) fn bind_packet(packet: &File, index: u32) -> io::Result<()> {
     check(unsafe { libc::bind(packet.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
+/// Opens a descriptor of a process, which becomes readable when it has ended. `pid` is a child that nobody has reaped.
+pub(crate) fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    let flags: libc::c_long = 0;
+    let pid = libc::c_long::from(pid);
+    // SAFETY: pidfd_open takes a process number and flags by value.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
+    let opened = libc::c_int::try_from(opened).map_err(io::Error::other)?;
+    check(opened)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+}
+
 /// Returns true if a file of the namespace file system is a network namespace.
 pub(crate) fn is_network(namespace: &File) -> io::Result<bool> {
     // SAFETY: NS_GET_NSTYPE takes no argument and returns the kind of namespace.

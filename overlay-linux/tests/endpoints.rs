@@ -9,6 +9,8 @@ use overlay_linux::{PortKind, capabilities, holder};
 mod bench;
 #[path = "endpoints/holders.rs"]
 mod holders;
+#[path = "endpoints/ordinary.rs"]
+mod ordinary;
 #[path = "endpoints/ports.rs"]
 mod ports;
 #[path = "endpoints/programs.rs"]
@@ -56,6 +58,13 @@ fn trials() -> Outcome<Vec<Trial>> {
         for (test, function) in programs::TESTS {
             trials.push(trial(format!("programs::{test}"), *function, *kind));
         }
+    }
+    if possible.privileged.is_possible() {
+        trials.push(trial(
+            "an_ordinary_user_can_do_the_same".into(),
+            ordinary::all,
+            PortKind::Packet,
+        ));
     }
     Ok(trials)
 }

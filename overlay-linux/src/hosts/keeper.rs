@@ -185,6 +185,9 @@ fn build(hosts: &[Vec<IpNet>], mtu: u16) -> Result<Underlay, Failure> {
     for addresses in hosts {
         underlay.add_host(addresses, mtu)?;
     }
+    for port in 0..underlay.ports.len() {
+        underlay.await_link(port)?;
+    }
     Ok(underlay)
 }
 
@@ -252,7 +255,8 @@ impl Underlay {
         let mounts = mounts.doing(|| "open the mount namespace".into())?;
         let processes = processes.doing(|| "open the process namespace".into())?;
         let hosts = self.hosts.iter().map(AsFd::as_fd);
-        let all: Vec<BorrowedFd<'_>> = hosts.chain([mounts.as_fd(), processes.as_fd()]).collect();
+        let others = [mounts.as_fd(), processes.as_fd()];
+        let all: Vec<BorrowedFd<'_>> = hosts.chain(others).collect();
         connection
             .send(&Answer::Done, &all)
             .doing(|| "hand the namespaces over".into())
@@ -268,10 +272,30 @@ impl Underlay {
             ..LinkChange::default()
         };
         let set = self.netlink.change(port, change);
-        set.doing(|| format!("set the link of host {host}"))
+        set.doing(|| format!("set the link of host {host}"))?;
+        if up { self.await_link(host) } else { Ok(()) }
+    }
+
+    /// Waits until the bridge forwards to a host: the kernel looks at changed links once a second only.
+    fn await_link(&mut self, host: usize) -> Result<(), Failure> {
+        let port = self.ports.get(host).copied().unwrap_or_default();
+        for _ in 0..LINK_LOOKS_MAX {
+            let links = self.netlink.links().doing(|| "list interfaces".into())?;
+            let link = links.iter().find(|link| link.index == port);
+            if link.is_some_and(|link| link.running && link.forwarding) {
+                return Ok(());
+            }
+            let _ = poll(&mut [], PollTimeout::from(LINK_LOOK_MS));
+        }
+        let doing = format!("wait for the link of host {host}");
+        Err(Failure::new(doing, &Errno::ETIMEDOUT.into()))
     }
 }
 
 const BRIDGE: &str = "underlay";
 /// The interface of each host.
 const INTERFACE: &str = "eth0";
+
+/// How often a link is looked at: 3 s in all.
+const LINK_LOOKS_MAX: u32 = 300;
+const LINK_LOOK_MS: u8 = 10;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs::File, io, net::IpAddr, os::fd::AsFd};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    poll::{PollTimeout, poll},
+};
 use overlay_core::plane::{ActualPort, PortSpec};
 
 use super::{Port, PortKind};
@@ -147,6 +150,25 @@ impl Made {
                 .add_route(self.index, everywhere(gateway), Some(gateway))
                 .doing(|| format!("add the default route by {gateway} on {name}"))?;
         }
+        self.await_outer()
+    }
+
+    /// Waits until the kernel has seen that both ends are up: before, it drops what is sent to the endpoint.
+    fn await_outer(&mut self) -> Result<(), Failure> {
+        let Some((netlink, index)) = &mut self.outer else {
+            return Ok(());
+        };
+        for _ in 0..LINK_LOOKS_MAX {
+            let links = netlink.links().doing(|| "list interfaces".into())?;
+            if links
+                .iter()
+                .any(|link| link.index == *index && link.running)
+            {
+                break;
+            }
+            let _ = poll(&mut [], PollTimeout::from(1_u8));
+        }
+        // Later than ever seen; the endpoint loses its first frames then, and nothing else.
         Ok(())
     }
 
@@ -280,3 +302,6 @@ const OUTER: &str = "outer";
 
 /// Frames that wait in the kernel while the reader is elsewhere: a burst of some megabytes.
 const QUEUE_FRAMES_MAX: u32 = 2_000;
+
+/// How often the outer end is looked at, once a millisecond.
+const LINK_LOOKS_MAX: u32 = 1_000;

@@ -15,7 +15,7 @@ use overlay_core::{
         PlatformError,
     },
 };
-use overlay_linux::{Exit, Linux, PortKind, Stdio};
+use overlay_linux::{Exit, Linux, Offload, PortKind, Stdio};
 
 use super::{
     Test,
@@ -23,6 +23,7 @@ use super::{
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("a_new_port_carries_the_very_first_frame", first_frame),
     ("ping_passes_with_frames_up_to_the_mtu", ping),
     ("ipv6_passes", ipv6),
     ("tcp_and_udp_pass", iperf),
@@ -37,6 +38,29 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ),
     ("what_is_no_namespace_is_refused", not_a_namespace),
 ];
+
+/// Both ways, without a retry: an ARP request to the endpoint, and its reply.
+fn first_frame(kind: PortKind) -> Outcome<()> {
+    let folder = Folder::new()?;
+    let mut linux = Linux::new(folder.path(), std::env::current_exe()?).with_kind(kind);
+    let spec = spec(2)?;
+    for _ in 0..5 {
+        let port = linux.create_port(&spec)?;
+        let mut request = vec![0xff; 6];
+        let asker = [2, 0x42, 10, 0, 1, 3];
+        request.extend_from_slice(&asker);
+        request.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        request.extend_from_slice(&asker);
+        request.extend_from_slice(&[10, 0, 1, 3, 0, 0, 0, 0, 0, 0, 10, 0, 1, 2]);
+        port.write_frame(&request, Offload::NONE)?;
+        let mut reply = Vec::new();
+        eventually(|| port.read_frame(&mut reply).is_ok(), "an ARP reply")?;
+        assert_eq!(reply[..6], asker);
+        assert_eq!(reply[6..12], spec.mac.octets());
+        linux.remove_port(spec.endpoint)?;
+    }
+    Ok(())
+}
 
 fn ping(kind: PortKind) -> Outcome<()> {
     let bench = Bench::new(kind)?;

@@ -1,0 +1,41 @@
+//! The same tests as a user without any privilege, in user namespaces.
+
+use std::{
+    env, fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
+
+use overlay_linux::PortKind;
+
+use super::bench::{Folder, Outcome, say};
+
+/// Runs a copy of this test binary as nobody.
+pub(crate) fn all(_: PortKind) -> Outcome<()> {
+    let folder = Folder::new()?;
+    let copy = folder.path().join("endpoints");
+    fs::copy(env::current_exe()?, &copy)?;
+    for path in [folder.path(), &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    }
+    let output = Command::new(&copy)
+        .args(["--test-threads", "2"])
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let skipped = String::from_utf8_lossy(&output.stderr);
+    for line in skipped.lines().filter(|line| line.contains("SKIPPED")) {
+        say(&format!("as an ordinary user: {line}"));
+    }
+    if skipped.contains("SKIPPED: all tests of packet ports") {
+        return Ok(());
+    }
+    assert!(output.status.success(), "{said}\n{skipped}");
+    // That is: they really ran.
+    assert!(said.contains("packet::ping_passes"), "{said}");
+    Ok(())
+}
+
+const NOBODY: u32 = 65_534;
