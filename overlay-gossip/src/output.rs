@@ -27,7 +27,7 @@ pub enum Output {
     Datagram {
         /// Where to.
         to: SocketAddr,
-        /// At most [`Config::packet_bytes_max`](crate::Config::packet_bytes_max) octets.
+        /// At most [`Limits::packet_bytes_max`](crate::Limits::packet_bytes_max) octets.
         bytes: Vec<u8>,
     },
     /// Open a stream. Report [`handle_stream_connected`](crate::Gossip::handle_stream_connected) or

@@ -24,19 +24,19 @@ pub struct Stats {
     pub refutations: u64,
     /// Members that were declared Down here.
     pub downs: u64,
-    /// Members that were not taken up because of [`Config::members_max`](crate::Config::members_max).
+    /// Members that were not taken up because of [`Limits::members_max`](crate::Limits::members_max).
     pub members_refused: u64,
     /// Claims of a name from another address that were not believed.
     pub name_conflicts: u64,
     /// Alive messages with versions that cannot be spoken with.
     pub versions_refused: u64,
-    /// Broadcasts that were dropped because of [`Config::broadcasts_max`](crate::Config::broadcasts_max).
+    /// Broadcasts that were dropped because of [`Limits::broadcasts_max`](crate::Limits::broadcasts_max).
     pub broadcasts_dropped: u64,
-    /// Streams that were refused because of [`Config::streams_max`](crate::Config::streams_max) or the octets they held.
+    /// Streams that were refused because of [`Limits::streams_max`](crate::Limits::streams_max) or the octets they held.
     pub streams_refused: u64,
     /// Streams that took too long.
     pub streams_timed_out: u64,
-    /// Relays that were refused because of [`Config::relays_max`](crate::Config::relays_max).
+    /// Relays that were refused because of [`Limits::relays_max`](crate::Limits::relays_max).
     pub relays_refused: u64,
     /// Late ticks after which suspicions were given more time.
     pub late_ticks: u64,
@@ -54,9 +54,9 @@ pub struct TableStats {
     pub leases_verified: u64,
     /// Rows that were rejected for their lease.
     pub leases_rejected: u64,
-    /// Rows that were refused because of [`Config::rows_max`](crate::Config::rows_max).
+    /// Rows that were refused because of [`Limits::rows_max`](crate::Limits::rows_max).
     pub rows_refused: u64,
-    /// Attachments that were refused because of [`Config::attachments_max`](crate::Config::attachments_max).
+    /// Attachments that were refused because of [`Limits::attachments_max`](crate::Limits::attachments_max).
     pub attachments_refused: u64,
     /// Rows for networks that we did not join.
     pub rows_not_joined: u64,
@@ -70,6 +70,6 @@ pub struct TableStats {
     pub renewals: u64,
     /// Rows of ours that others still had, and that were deleted again.
     pub strays_deleted: u64,
-    /// Row broadcasts that were dropped because of [`Config::row_broadcasts_max`](crate::Config::row_broadcasts_max).
+    /// Row broadcasts that were dropped because of [`Limits::row_broadcasts_max`](crate::Limits::row_broadcasts_max).
     pub broadcasts_dropped: u64,
 }

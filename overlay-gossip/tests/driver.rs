@@ -9,6 +9,7 @@ use overlay_gossip::{
     driver::{Driver, Sockets},
 };
 
+#[path = "support/aead.rs"]
 mod support;
 
 /// Members with keys join over TCP, probe over UDP, send a message that needs a stream, and leave.

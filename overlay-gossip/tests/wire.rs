@@ -11,6 +11,7 @@ use overlay_gossip::{
 };
 use support::ring;
 
+#[path = "support/aead.rs"]
 mod support;
 
 #[test]

@@ -56,8 +56,9 @@ impl Gossip {
     /// Sends a user message: by datagram if it fits one, otherwise by a stream of its own.
     pub(super) fn send_user(&mut self, to: SocketAddr, peer: Option<&Name>, bytes: &[u8]) {
         if self.fits_packet(bytes.len()) {
-            let message = Message::User(bytes.to_vec());
-            self.send_messages(to, peer, &[message]);
+            // Nothing rides on it: a burst to one member would use up the transmissions of what others still miss.
+            let message = Message::User(bytes.to_vec()).encode();
+            self.send_parts(to, peer, &[Bytes::from(message)]);
         } else {
             self.dial_user(to, bytes);
         }

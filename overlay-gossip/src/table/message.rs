@@ -69,6 +69,8 @@ pub(crate) struct WireRecord {
     pub(crate) version: Version,
     /// The encoded row; `None` if it was deleted.
     pub(crate) row: Option<Bytes>,
+    /// How long a deletion is still to be remembered, so that no chain of members remembers it for ever. 0 for rows.
+    pub(crate) memory_seconds: u32,
 }
 
 /// A whole table in a few octets.
@@ -229,5 +231,5 @@ const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 7;
 /// Most octets around one row in a message of its own: type, head, sender, network, purpose, counts, key, version.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize =
-    1 + HEAD_BYTES + NAME + 16 + 1 + 2 + NAME + 16 + 15 + 3;
+    1 + HEAD_BYTES + NAME + 16 + 1 + 2 + NAME + 16 + 15 + 3 + 5;
 const NAME: usize = 1 + crate::NAME_BYTES_MAX;

@@ -143,6 +143,9 @@ impl Tables {
         }
         for (network, attached, confirmed) in self.where_owner(member) {
             if attached {
+                if let Some(owner) = self.owner_mut(network, member) {
+                    owner.expires = None;
+                }
                 self.network_member_joined(network, member);
             }
             if confirmed {

@@ -173,8 +173,13 @@ impl Record {
         }
     }
 
-    pub(super) fn on_wire(&self, owner: &Name, endpoint: EndpointId) -> WireRecord {
+    pub(super) fn on_wire(&self, owner: &Name, endpoint: EndpointId, now: Instant) -> WireRecord {
+        let memory = match (&self.content, self.expires) {
+            (None, Some(expires)) => expires.duration_since(now).as_secs(),
+            _ => 0,
+        };
         WireRecord {
+            memory_seconds: u32::try_from(memory).unwrap_or(u32::MAX),
             owner: owner.clone(),
             endpoint,
             version: self.version,

@@ -1,5 +1,7 @@
 //! What this member says itself, and what is left of its former lives.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId};
 
@@ -8,7 +10,7 @@ use super::{
     message::{Attachment, TableMessage, Version, WireRecord, Wish},
     network::{Content, Record, content_of, record_digest},
 };
-use crate::RowError;
+use crate::{Name, RowError};
 
 impl Tables {
     /// Joins a network: tell everybody, and fetch its table from some members at once.
@@ -111,14 +113,20 @@ impl Tables {
         let name = self.identity.name.clone();
         let (version, forget_at) = (self.next_version(), self.now + self.timing.tombstone_memory);
         let record = Record::new(&name, endpoint, version, content, forget_at);
-        let wire = record.on_wire(&name, endpoint);
+        let wire = record.on_wire(&name, endpoint, self.now);
         if self.store(network, &name, endpoint, record).is_some() {
             self.tell(network, &wire);
         }
     }
 
     /// Somebody speaks of a record of ours.
-    pub(super) fn on_own_record(&mut self, network: NetworkId, record: &WireRecord) {
+    pub(super) fn on_own_record(
+        &mut self,
+        network: NetworkId,
+        record: &WireRecord,
+        sender: &Name,
+        from: SocketAddr,
+    ) {
         let digest = record_digest(
             &record.owner,
             record.endpoint,
@@ -126,6 +134,26 @@ impl Tables {
             record.row.as_deref(),
         );
         self.on_own_version(network, record.endpoint, record.version, digest);
+        self.remind_deleted(network, record, sender, from);
+    }
+
+    /// Tells who still speaks of a row that was deleted.
+    pub(super) fn remind_deleted(
+        &mut self,
+        network: NetworkId,
+        stale: &WireRecord,
+        sender: &Name,
+        from: SocketAddr,
+    ) {
+        let owner = self.owner(network, &stale.owner);
+        let known = owner.and_then(|owner| owner.get(stale.endpoint));
+        let deleted = known.filter(|known| known.content.is_none());
+        let deleted = deleted.filter(|known| known.version > stale.version && stale.row.is_some());
+        if let Some(known) = deleted {
+            let reminder = known.on_wire(&stale.owner, stale.endpoint, self.now);
+            let reminder = self.news(network, vec![reminder]);
+            self.send(sender, Some(from), &reminder);
+        }
     }
 
     /// Somebody holds this version of a record of ours: is it what we said?

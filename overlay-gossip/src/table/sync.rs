@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 use overlay_core::{EndpointId, NetworkId};
@@ -35,6 +36,14 @@ impl Tables {
         let (network, name) = (attachment.network, attachment.owner.clone());
         let forget_at = self.now + self.timing.tombstone_memory;
         let stranger = !self.members.contains_key(&name);
+        let known = self.owner(network, &name);
+        let known_life = known.and_then(|owner| Some(owner.attachment.as_ref()?.life));
+        // In the same life it says all its rows anew at once; in a new one it first has to find what it still runs.
+        let grace = if known_life == Some(attachment.life) {
+            self.timing.row_grace.min(self.timing.sync_interval)
+        } else {
+            self.timing.row_grace
+        };
         let Some(owner) = self.owner_place(network, &name) else {
             return;
         };
@@ -56,7 +65,7 @@ impl Tables {
         if !stranger {
             owner.expires = (!joined).then_some(forget_at);
         }
-        self.void_older(network, &name, joined);
+        self.void_older(network, &name, joined, grace);
         if self.is_up(&name) {
             match (was, joined) {
                 (false, true) => self.network_member_joined(network, &name),
@@ -75,9 +84,9 @@ impl Tables {
     }
 
     /// Voids what an owner said before its last attachment.
-    fn void_older(&mut self, network: NetworkId, name: &Name, joined: bool) {
+    fn void_older(&mut self, network: NetworkId, name: &Name, joined: bool, grace: Duration) {
         let visible = self.is_owner_visible(network, name);
-        let expires = self.now + self.timing.row_grace;
+        let expires = self.now + grace;
         let Some(owner) = self.owner_mut(network, name) else {
             return;
         };
@@ -132,11 +141,12 @@ impl Tables {
         relay: bool,
     ) {
         if self.is_own(&wire.owner) {
-            self.on_own_record(network, &wire);
+            self.on_own_record(network, &wire, sender, from);
             return;
         }
         let (name, endpoint) = (wire.owner.clone(), wire.endpoint);
         let digest = record_digest(&name, endpoint, wire.version, wire.row.as_deref());
+        let now = self.now;
         let Some(owner) = self.owner_place(network, &name) else {
             return;
         };
@@ -153,16 +163,19 @@ impl Tables {
         {
             let differs = (known.version, known.digest) != (wire.version, digest);
             if differs && *sender == name {
-                let reminder = known.on_wire(&name, endpoint);
+                let reminder = known.on_wire(&name, endpoint, now);
                 let reminder = self.news(network, vec![reminder]);
                 self.send(&name, Some(from), &reminder);
+            } else if differs {
+                self.remind_deleted(network, &wire, sender, from);
             }
             return;
         }
         let Some(content) = self.admit(network, &wire) else {
             return;
         };
-        let forget_at = self.now + self.timing.tombstone_memory;
+        let memory = Duration::from_secs(u64::from(wire.memory_seconds));
+        let forget_at = self.now + memory.min(self.timing.tombstone_memory);
         let record = Record::new(&name, endpoint, wire.version, content, forget_at);
         if self.store(network, &name, endpoint, record).is_some() && relay {
             self.queue(network, &wire, false);
@@ -214,10 +227,9 @@ impl Tables {
         let mut records = Vec::new();
         for (name, owner) in &place.owners {
             if name != sender && self.is_visible(name, owner) {
-                let live = owner
-                    .records()
-                    .filter(|(_, record)| record.content.is_some() && !record.outdated);
-                records.extend(live.map(|(endpoint, record)| record.on_wire(name, endpoint)));
+                // Deletions, too: without them an old packet could bring a row back.
+                let told = owner.records().filter(|(_, record)| !record.outdated);
+                records.extend(told.map(|(id, record)| record.on_wire(name, id, self.now)));
             }
         }
         self.send_records(network, sender, from, records, Vec::new(), true);
@@ -328,7 +340,7 @@ impl Tables {
                 None => record.content.is_some() && self.is_visible(name, owner),
             };
             if lacks {
-                records.push(record.on_wire(name, endpoint));
+                records.push(record.on_wire(name, endpoint, self.now));
             }
         }
         if self.is_own(name) {
@@ -366,7 +378,7 @@ impl Tables {
         let found = wanted.iter().filter_map(|(hash, endpoint)| {
             let name = *names.get(hash)?;
             let record = place.owners.get(name)?.get(*endpoint)?;
-            Some(record.on_wire(name, *endpoint))
+            Some(record.on_wire(name, *endpoint, self.now))
         });
         let records = found.collect();
         self.send_records(network, sender, from, records, Vec::new(), false);
