@@ -1,0 +1,311 @@
+//! What users of a balancer complain of, and must not see here.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use overlay_core::{Instant, Machine, Seed};
+use overlay_lb::{
+    Backend, BackendId, BackendState, Balancer, Choice, Config, Event, FlowKey, Output, Policy,
+    Protocol, Reject, TcpFlags, Vip, VipConfig,
+};
+
+#[test]
+fn an_idle_connection_survives_two_hours_and_eleven_minutes_and_then_both_ends_hear_of_it() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 3);
+    let (flow, mut now) = (flow(1), Instant::EPOCH);
+    let first = connect(&mut balancer, now, flow);
+    now += Duration::from_secs(2 * 3600 + 11 * 60);
+    balancer.handle_timeout(now);
+    assert_eq!(balancer.choose_tcp(now, flow, TcpFlags::ACK), first);
+    now = balancer.poll_timeout().unwrap();
+    balancer.handle_timeout(now);
+    let Choice::Backend {
+        id: backend,
+        address,
+    } = first
+    else {
+        unreachable!("it was chosen")
+    };
+    assert_eq!(
+        drain(&mut balancer),
+        [Output::Reset {
+            flow,
+            backend,
+            address
+        }]
+    );
+    assert_eq!((balancer.poll_timeout(), balancer.stats().flows), (None, 0));
+}
+
+#[test]
+fn a_flood_of_first_segments_leaves_established_connections_alone() {
+    let config = Config {
+        flows_max: 100,
+        ..Config::default()
+    };
+    let mut balancer = balancer(config, Policy::WeightedRoundRobin, 3);
+    let old: Vec<_> = (0..90)
+        .map(|port| {
+            (
+                flow(port),
+                connect(&mut balancer, Instant::EPOCH, flow(port)),
+            )
+        })
+        .collect();
+    for port in 1_000..20_000 {
+        balancer.choose_tcp(Instant::EPOCH, flow(port), TcpFlags::SYN);
+    }
+    assert_eq!(balancer.stats().flows, 100);
+    for (flow, choice) in old {
+        assert_eq!(
+            balancer.choose_tcp(Instant::EPOCH, flow, TcpFlags::ACK),
+            choice
+        );
+    }
+    assert!(drain(&mut balancer).is_empty());
+}
+
+#[test]
+fn no_connection_breaks_over_a_hundred_rolling_updates() {
+    for policy in [
+        Policy::Maglev,
+        Policy::WeightedRoundRobin,
+        Policy::LeastConnections,
+    ] {
+        let mut balancer = balancer(Config::default(), policy, 4);
+        let mut now = Instant::EPOCH;
+        for update in 0..100 {
+            // Clients are busy all the while; each round the oldest task is replaced, start first.
+            let flows: Vec<_> = (0..50).map(|port| flow(update * 100 + port)).collect();
+            let choices: Vec<_> = flows
+                .iter()
+                .map(|flow| connect(&mut balancer, now, *flow))
+                .collect();
+            balancer
+                .set_backend(now, vip(Protocol::Tcp), backend(update + 4))
+                .unwrap();
+            balancer
+                .set_state(now, vip(Protocol::Tcp), id(update), BackendState::Draining)
+                .unwrap();
+            now += Duration::from_secs(1);
+            for (flow, choice) in flows.iter().zip(&choices) {
+                assert_eq!(balancer.choose_tcp(now, *flow, TcpFlags::ACK), *choice);
+                balancer.choose_tcp(now, *flow, TcpFlags::FIN.with(TcpFlags::ACK));
+                assert_eq!(balancer.choose_tcp(now, *flow, TcpFlags::ACK), *choice);
+                balancer.handle_reply(now, *flow, TcpFlags::FIN.with(TcpFlags::ACK));
+            }
+            let drained = Event::Drained {
+                vip: vip(Protocol::Tcp),
+                backend: id(update),
+            };
+            assert_eq!(drain(&mut balancer), [Output::Event(drained)], "{policy:?}");
+            balancer
+                .remove_backend(now, vip(Protocol::Tcp), id(update))
+                .unwrap();
+        }
+        assert_eq!(
+            (drain(&mut balancer).len(), balancer.stats().rejected),
+            (0, 0)
+        );
+    }
+}
+
+#[test]
+fn datagrams_leave_a_dead_backend_with_the_next_one() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 2);
+    let flow = FlowKey {
+        vip: vip(Protocol::Udp),
+        client: flow(7).client,
+    };
+    balancer
+        .set_vip(Instant::EPOCH, flow.vip, VipConfig::default())
+        .unwrap();
+    for nth in 0..2 {
+        balancer
+            .set_backend(Instant::EPOCH, flow.vip, backend(nth))
+            .unwrap();
+    }
+    let Choice::Backend { id, .. } = balancer.choose(Instant::EPOCH, flow) else {
+        unreachable!("two are active")
+    };
+    balancer
+        .set_state(Instant::EPOCH, flow.vip, id, BackendState::Down)
+        .unwrap();
+    let next = balancer.choose(Instant::EPOCH, flow);
+    assert!(
+        matches!(next, Choice::Backend { id: other, .. } if other != id),
+        "{next:?}"
+    );
+    assert!(drain(&mut balancer).is_empty()); // there is nobody to reset
+}
+
+#[test]
+fn a_dead_backend_resets_its_connections_and_nobody_is_a_rejection() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 1);
+    let (now, flow) = (Instant::EPOCH, flow(1));
+    connect(&mut balancer, now, flow);
+    balancer
+        .set_state(now, flow.vip, id(0), BackendState::Down)
+        .unwrap();
+    let address = backend(0).address;
+    assert_eq!(
+        drain(&mut balancer),
+        [Output::Reset {
+            flow,
+            backend: id(0),
+            address
+        }]
+    );
+    let rejected = balancer.choose_tcp(now, flow, TcpFlags::SYN);
+    assert_eq!(rejected, Choice::Reject(Reject::NoBackend));
+}
+
+#[test]
+fn another_node_continues_a_connection() {
+    let mut here = balancer(Config::default(), Policy::Maglev, 10);
+    let mut there = Balancer::new(Config::default(), &Seed::from_u64(9), Instant::EPOCH).unwrap();
+    there
+        .set_vip(Instant::EPOCH, vip(Protocol::Tcp), VipConfig::default())
+        .unwrap();
+    for nth in (0..10).rev() {
+        there
+            .set_backend(Instant::EPOCH, vip(Protocol::Tcp), backend(nth))
+            .unwrap();
+    }
+    for port in 0..200 {
+        let choice = connect(&mut here, Instant::EPOCH, flow(port));
+        assert_eq!(
+            there.choose_tcp(Instant::EPOCH, flow(port), TcpFlags::ACK),
+            choice
+        );
+    }
+    let mut other = balancer(Config::default(), Policy::LeastConnections, 10);
+    let unknown = other.choose_tcp(Instant::EPOCH, flow(1), TcpFlags::ACK);
+    assert_eq!(unknown, Choice::Reject(Reject::UnknownFlow));
+}
+
+#[test]
+fn a_client_keeps_its_backend_and_the_memory_of_it_is_bounded() {
+    let config = Config {
+        affinities_max: 50,
+        ..Config::default()
+    };
+    let mut balancer = balancer(config, Policy::WeightedRoundRobin, 5);
+    let (now, vip) = (Instant::EPOCH, vip(Protocol::Tcp));
+    let affinity = Some(Duration::from_secs(60));
+    balancer
+        .set_vip(
+            now,
+            vip,
+            VipConfig {
+                policy: Policy::WeightedRoundRobin,
+                affinity,
+            },
+        )
+        .unwrap();
+    let choices: BTreeSet<_> = (0..20)
+        .map(|port| chosen(balancer.choose(now, flow(port))))
+        .collect();
+    assert_eq!(choices.len(), 1);
+    for host in 0..200 {
+        let client = SocketAddr::new([10, 0, 3, host].into(), 1);
+        balancer.choose(now, FlowKey { vip, client });
+    }
+    assert_eq!(balancer.stats().affinities, 50);
+}
+
+#[test]
+fn shares_follow_the_weights() {
+    for policy in [
+        Policy::Maglev,
+        Policy::WeightedRoundRobin,
+        Policy::LeastConnections,
+    ] {
+        let mut balancer = balancer(Config::default(), policy, 3);
+        let (now, vip) = (Instant::EPOCH, vip(Protocol::Tcp));
+        for (nth, weight) in [(0, 1), (1, 2), (2, 3)] {
+            balancer
+                .set_backend(
+                    now,
+                    vip,
+                    Backend {
+                        weight,
+                        ..backend(nth)
+                    },
+                )
+                .unwrap();
+        }
+        for port in 0..6_000 {
+            connect(&mut balancer, now, flow(port));
+        }
+        for (nth, fair) in [(0, 1_000), (1, 2_000), (2, 3_000)] {
+            let share = balancer.flows(vip, id(nth)).unwrap();
+            assert!(share.abs_diff(fair) <= 120, "{policy:?}: {share} of {fair}");
+        }
+    }
+}
+
+/// A balancer with one virtual address and some backends.
+fn balancer(config: Config, policy: Policy, backends: u16) -> Balancer {
+    let (now, vip) = (Instant::EPOCH, vip(Protocol::Tcp));
+    let mut balancer =
+        Balancer::new(config, &Seed::from_u64(1), now).expect("a valid configuration");
+    balancer
+        .set_vip(
+            now,
+            vip,
+            VipConfig {
+                policy,
+                affinity: None,
+            },
+        )
+        .expect("there is room");
+    for nth in 0..backends {
+        balancer
+            .set_backend(now, vip, backend(nth))
+            .expect("there is room");
+    }
+    balancer
+}
+
+/// Goes through the handshake.
+fn connect(balancer: &mut Balancer, now: Instant, flow: FlowKey) -> Choice {
+    let choice = balancer.choose_tcp(now, flow, TcpFlags::SYN);
+    balancer.handle_reply(now, flow, TcpFlags::SYN.with(TcpFlags::ACK));
+    assert_eq!(balancer.choose_tcp(now, flow, TcpFlags::ACK), choice);
+    choice
+}
+
+fn drain(balancer: &mut Balancer) -> Vec<Output> {
+    std::iter::from_fn(|| balancer.poll_output()).collect()
+}
+
+fn chosen(choice: Choice) -> BackendId {
+    match choice {
+        Choice::Backend { id, .. } => id,
+        Choice::Reject(reject) => unreachable!("{reject:?}"),
+    }
+}
+
+fn vip(proto: Protocol) -> Vip {
+    Vip {
+        addr: [10, 0, 1, 2].into(),
+        proto,
+        port: 80,
+    }
+}
+
+fn flow(port: u16) -> FlowKey {
+    FlowKey {
+        vip: vip(Protocol::Tcp),
+        client: SocketAddr::new([10, 0, 1, 77].into(), port),
+    }
+}
+
+fn backend(nth: u16) -> Backend {
+    let [high, low] = nth.to_be_bytes();
+    Backend::new(id(nth), SocketAddr::new([10, 1, high, low].into(), 8080))
+}
+
+fn id(nth: u16) -> BackendId {
+    BackendId::from_bytes(u128::from(nth).to_be_bytes())
+}
