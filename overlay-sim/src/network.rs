@@ -161,9 +161,6 @@ impl Network {
     }
 
     pub(crate) fn is_cut(&self, from: HostId, to: HostId) -> bool {
-        if from == to {
-            return false;
-        }
         (!self.blocked.is_empty() && self.blocked.contains(&(from, to)))
             || (!self.parts.is_empty() && self.parts.get(&from) != self.parts.get(&to))
     }

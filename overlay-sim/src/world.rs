@@ -173,18 +173,14 @@ impl<H: Host> World<H> {
     /// Makes a host's clock run slow or fast from now on, in parts of a million; 1,000,000 is exact.
     pub fn set_clock_rate(&mut self, host: HostId, rate_ppm: u32) {
         let now = self.now;
-        let slot = self.slot_mut(host);
-        slot.clock.set_rate(now, rate_ppm);
-        slot.wake = None;
+        self.slot_mut(host).clock.set_rate(now, rate_ppm);
         self.stats.count(FaultKind::ClockRate);
         self.schedule_wake(host);
     }
 
     /// Puts a host's clock forward, as after the move of a virtual machine.
     pub fn advance_clock(&mut self, host: HostId, by: Duration) {
-        let slot = self.slot_mut(host);
-        slot.clock.advance(by);
-        slot.wake = None;
+        self.slot_mut(host).clock.advance(by);
         self.stats.count(FaultKind::ClockRate);
         self.schedule_wake(host);
     }

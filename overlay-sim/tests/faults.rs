@@ -81,6 +81,21 @@ fn every_kind_of_fault_strikes_and_ends() {
 }
 
 #[test]
+fn healing_also_ends_what_the_test_did_itself() {
+    let seed = Seed::from_u64(1);
+    let (mut world, _) = ledgers(&seed, 4, Flaw::None);
+    let [a, b, c, d] = [0, 1, 2, 3].map(HostId);
+    world.pause(a);
+    world.crash(b);
+    world.block(c, d);
+    world.partition(&[a]);
+    world.disk(c).crash_at_sync(1_000, CrashPoint::Before);
+    Chaos::new(&seed, ChaosConfig::default()).heal(&mut world);
+    assert!(!world.is_paused(a) && world.is_up(b) && !world.disk(c).is_armed());
+    assert!(!world.is_cut(c, d) && !world.is_cut(a, b));
+}
+
+#[test]
 fn no_more_hosts_than_allowed_are_away_at_once() {
     let config = ChaosConfig {
         interval: Duration::from_millis(10)..Duration::from_millis(50),
@@ -194,6 +209,10 @@ fn story(seed: u64, flaw: Flaw) -> Result<(World<Ledger>, usize), String> {
     assert_eq!(world.down(), 0);
     assert_eq!(world.network(), &NetworkConfig::default());
     assert!(!world.is_cut(HostId(0), HostId(1)));
+    let clocks = |world: &World<Ledger>| [0, 1, 2].map(|host| world.clock(HostId(host)));
+    let then = clocks(&world).map(|clock| clock + Duration::from_secs(1));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(clocks(&world), then, "all clocks are exact again");
     let acked = |book: &Shared| {
         book.borrow()
             .acked

@@ -292,6 +292,19 @@ fn a_paused_host_gets_everything_late_and_in_order() {
 }
 
 #[test]
+fn what_waited_for_a_paused_host_dies_with_it() {
+    let (mut world, [a, b], inbox) = pair(NetworkConfig::default());
+    world.pause(b);
+    world.with(a, |probe, _| probe.send(b, Channel::Datagram, [1]));
+    world.run_for(Duration::from_secs(1));
+    world.restart(b);
+    assert!(!world.is_paused(b));
+    world.pause(b);
+    world.resume(b);
+    assert!(inbox.borrow().is_empty());
+}
+
+#[test]
 fn a_fast_clock_wakes_early_and_a_slow_one_late() {
     let (mut world, [a, b], _) = pair(NetworkConfig::default());
     for host in [a, b] {
@@ -341,11 +354,13 @@ fn an_exit_is_the_last_thing_a_host_does() {
         probe.send(b, Channel::Datagram, [1]);
         probe.queue.push_back(Out::Exit);
         probe.send(b, Channel::Datagram, [2]);
+        probe.queue.push_back(Out::Write(1));
     });
     assert!(!world.is_up(a));
     world.run_for(Duration::from_secs(1));
     let got: Vec<u8> = inbox.borrow().iter().map(|(.., bytes)| bytes[0]).collect();
     assert_eq!(got, [1]);
+    assert!(world.disk(a).read("log").is_err());
     assert_eq!(world.stats().fault(FaultKind::Exit), 1);
 }
 
@@ -396,7 +411,11 @@ fn the_power_goes_in_the_midst_of_the_hosts_code() {
         assert_eq!(world.stats().fault(FaultKind::CrashAtSync), 1);
         world.run_for(Duration::from_secs(1));
         let got: Vec<u8> = inbox.borrow().iter().map(|(.., bytes)| bytes[0]).collect();
-        assert_eq!(got, [1], "what came before the write was sent");
+        assert_eq!(
+            got,
+            [1],
+            "the output before was routed, the one that writes not"
+        );
         let length = world.disk(a).read("log").unwrap().len();
         assert_eq!(length == 1_000, durable, "{side:?}: {length}");
         world.restart(a);
@@ -545,7 +564,7 @@ impl Host for Probe {
             Out::After(delay, token) => outbox.after(Duration::from_millis(delay), token),
             Out::Write(length) => {
                 self.disk.append("log", &vec![7; length]).unwrap();
-                outbox.send(self.id, Channel::Datagram, b"before".to_vec());
+                outbox.send(HostId(1 - self.id.0), Channel::Datagram, vec![9]);
                 self.disk.sync("log").unwrap();
             }
             Out::Exit => outbox.exit(),

@@ -96,6 +96,67 @@ fn a_rename_is_atomic_and_may_be_undone() {
 }
 
 #[test]
+fn a_file_that_was_renamed_twice_has_one_name_of_the_three() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..200 {
+        let mut disk = disk(seed);
+        disk.append("a", b"x").unwrap();
+        disk.sync("a").unwrap();
+        disk.sync_directory().unwrap();
+        disk.rename("a", "b").unwrap();
+        disk.rename("b", "c").unwrap();
+        disk.crash();
+        outcomes.insert(disk.list().unwrap());
+    }
+    let expected = ["a", "b", "c"].map(|name| vec![name.to_owned()]);
+    assert_eq!(outcomes, expected.into_iter().collect());
+}
+
+#[test]
+fn of_two_new_files_either_may_survive_alone() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..200 {
+        let mut disk = disk(seed);
+        disk.append("a", b"").unwrap();
+        disk.append("b", b"").unwrap();
+        disk.crash();
+        outcomes.insert(disk.list().unwrap());
+    }
+    assert_eq!(
+        outcomes.len(),
+        4,
+        "none, one, the other, both: {outcomes:?}"
+    );
+}
+
+#[test]
+fn a_directory_in_doubt_stays_so_until_the_crash() {
+    let mut lost = 0;
+    for seed in 0..100 {
+        let mut disk = disk(seed);
+        disk.append("log", b"").unwrap();
+        disk.fail_sync(1);
+        assert!(disk.sync_directory().is_err());
+        assert_eq!(
+            disk.sync_directory(),
+            Ok(()),
+            "the second one claims success"
+        );
+        if seed % 2 == 0 {
+            disk.kill();
+        } else {
+            disk.crash();
+        }
+        lost += u32::from(disk.list().unwrap().is_empty());
+        disk.append("log", b"").unwrap();
+        disk.sync_directory().unwrap();
+        disk.crash();
+        assert_eq!(disk.list().unwrap(), ["log"], "the doubt has ended");
+    }
+    assert!((20..80).contains(&lost), "{lost}");
+}
+
+#[test]
 fn a_removed_file_comes_back_with_what_was_synced() {
     let mut disk = disk(0);
     disk.append("log", b"x").unwrap();

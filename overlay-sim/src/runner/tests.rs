@@ -61,6 +61,8 @@ fn a_marker_that_no_seed_reaches_fails_the_run() {
     let text = message(payload.as_ref());
     assert_eq!(text, "never reached by 4 seeds: [\"ninth seed\"]");
     assert!(run(&["never looked for"]).is_err());
+    sometimes("before the run", true);
+    assert!(run(&["before the run"]).is_err());
     assert!(run(&[]).is_ok());
 }
 
