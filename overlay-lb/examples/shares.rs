@@ -40,7 +40,6 @@ fn backends(arguments: &[String]) -> Result<Vec<Backend>, Failure> {
 }
 
 fn shares(backends: &[Backend]) -> Result<(), Failure> {
-    let now = Instant::EPOCH;
     let any = if backends[0].address.is_ipv4() {
         "0.0.0.0"
     } else {
@@ -56,61 +55,67 @@ fn shares(backends: &[Backend]) -> Result<(), Failure> {
         Policy::WeightedRoundRobin,
         Policy::LeastConnections,
     ] {
-        let mut balancer = Balancer::new(Config::default(), &Seed::from_u64(0), now)?;
-        balancer.set_vip(
-            now,
-            vip,
-            VipConfig {
-                policy,
-                affinity: None,
-            },
-        )?;
-        for backend in backends {
-            balancer.set_backend(now, vip, *backend)?;
-        }
-        let before: Vec<Choice> = flows(vip).map(|flow| balancer.choose(now, flow)).collect();
-        say(&format!("{policy:?}"));
-        for Backend {
-            id,
-            address,
-            weight,
-            ..
-        } in balancer.backends(vip)
-        {
-            let share = balancer.flows(vip, id).unwrap_or_default();
-            say(&format!(
-                "  {address} of weight {weight}: {share} of {FLOWS} flows"
-            ));
-        }
-        // A second look at the same flows, with nothing remembered and the first backend gone.
-        balancer.remove_vip(now, vip);
-        balancer.set_vip(
-            now,
-            vip,
-            VipConfig {
-                policy,
-                affinity: None,
-            },
-        )?;
-        for (nth, backend) in (0..).zip(backends) {
-            let state = if nth == 0 {
-                BackendState::Down
-            } else {
-                BackendState::Active
-            };
-            balancer.set_backend(now, vip, Backend { state, ..*backend })?;
-        }
-        let moved = flows(vip).zip(&before).filter(|(flow, before)| {
-            let gone = matches!(before, Choice::Backend { id, .. } if *id == backends[0].id);
-            let after = balancer.choose(now, *flow);
-            !gone && after != **before
-        });
+        under(policy, vip, backends)?;
+    }
+    Ok(())
+}
+
+fn under(policy: Policy, vip: Vip, backends: &[Backend]) -> Result<(), Failure> {
+    let now = Instant::EPOCH;
+    let mut balancer = Balancer::new(Config::default(), &Seed::from_u64(0), now)?;
+    balancer.set_vip(
+        now,
+        vip,
+        VipConfig {
+            policy,
+            affinity: None,
+        },
+    )?;
+    for backend in backends {
+        balancer.set_backend(now, vip, *backend)?;
+    }
+    let before: Vec<Choice> = flows(vip).map(|flow| balancer.choose(now, flow)).collect();
+    say(&format!("{policy:?}"));
+    for Backend {
+        id,
+        address,
+        weight,
+        ..
+    } in balancer.backends(vip)
+    {
+        let share = balancer.flows(vip, id).unwrap_or_default();
         say(&format!(
-            "  without {}: {} others would move",
-            backends[0].address,
-            moved.count()
+            "  {address} of weight {weight}: {share} of {FLOWS} flows"
         ));
     }
+    // A second look at the same flows, with nothing remembered and the first backend gone.
+    balancer.remove_vip(now, vip);
+    balancer.set_vip(
+        now,
+        vip,
+        VipConfig {
+            policy,
+            affinity: None,
+        },
+    )?;
+    for (nth, backend) in (0..).zip(backends) {
+        let state = if nth == 0 {
+            BackendState::Down
+        } else {
+            BackendState::Active
+        };
+        balancer.set_backend(now, vip, Backend { state, ..*backend })?;
+    }
+    let moved = flows(vip).zip(&before).filter(|(flow, before)| {
+        let gone = matches!(before, Choice::Backend { id, .. } if *id == backends[0].id);
+        let after = balancer.choose(now, *flow);
+        !gone && after != **before
+    });
+    say(&format!(
+        "  without {}: {} others would move",
+        backends[0].address,
+        moved.count()
+    ));
     Ok(())
 }
 
