@@ -332,11 +332,12 @@ impl Switch {
             .vtep(self.tables.vtep_index(vtep.to_canonical())?)
     }
 
-    /// Returns where the tables say that a MAC address is.
+    /// Returns where the tables say that a MAC address is; a learned one until it was forgotten by
+    /// [`handle_timeout`](Machine::handle_timeout).
     #[must_use]
     pub fn location(&self, vni: Vni, mac: MacAddr) -> Option<Location> {
         let index = self.tables.network_index(vni)?;
-        match self.tables.lookup(self.now, index, mac)? {
+        match self.tables.lookup(NO_AGE, index, mac)? {
             NextHop::Port(port) => Some(Location::Port(self.tables.ports.get(port)?.id)),
             NextHop::Vtep(vtep) => Some(Location::Vtep(self.tables.vtep(vtep)?.address)),
         }
@@ -346,8 +347,7 @@ impl Switch {
     #[must_use]
     pub fn neighbour(&self, vni: Vni, address: IpAddr) -> Option<MacAddr> {
         let index = self.tables.network_index(vni)?;
-        self.tables
-            .neighbour(self.now, index, address.to_canonical())
+        self.tables.neighbour(NO_AGE, index, address.to_canonical())
     }
 
     fn network_index(&self, vni: Vni) -> Result<NetworkIndex, NetworkError> {
@@ -428,3 +428,6 @@ fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let set: BTreeSet<_> = addresses.iter().map(IpAddr::to_canonical).collect();
     set.into_iter().collect()
 }
+
+/// A time at which nothing is too old: what a query says does not depend on when the last frame came.
+const NO_AGE: Instant = Instant::EPOCH;
