@@ -2,6 +2,7 @@
 
 mod checker;
 mod member;
+mod operator;
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,17 +11,17 @@ use std::{
 };
 
 use overlay_core::{Rng, Seed};
-use overlay_raft::{Change, Config, Raft, storage::StorageConfig};
+use overlay_raft::{Config, storage::StorageConfig};
 use overlay_sim::{
     HostId, NetworkConfig, World,
     faults::{Chaos, ChaosConfig, Weights},
-    runner::{self, sometimes},
+    runner,
 };
 
 use checker::Checker;
 use member::{Member, Setup, id_of};
 
-const MARKERS: [&str; 12] = [
+const MARKERS: [&str; 14] = [
     "a snapshot is restored",
     "a read is answered",
     "a proposal is lost",
@@ -33,11 +34,13 @@ const MARKERS: [&str; 12] = [
     "a member is removed",
     "leadership is transferred",
     "a wiped voter is noticed",
+    "a voter without its disk is replaced",
+    "two leaders at once",
 ];
 
 #[test]
 fn clusters_survive_every_fault() {
-    runner::seeds_reaching("clusters_survive_every_fault", 240, &MARKERS, |number| {
+    runner::seeds_reaching("clusters_survive_every_fault", 320, &MARKERS, |number| {
         Cluster::new(number).run();
     });
 }
@@ -48,19 +51,22 @@ struct Cluster {
     checker: Rc<RefCell<Checker>>,
     rng: Rng,
     kind: Kind,
-    /// Whether the last member's disk was lost once.
-    wiped: Rc<Cell<bool>>,
+    /// Whose disk was lost.
+    wiped: Rc<Cell<Option<HostId>>>,
+    healed: Rc<Cell<bool>>,
 }
 
-/// What an operator does besides.
+/// What happens besides faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     /// Nothing.
     Fixed,
-    /// Changes the membership all the time.
+    /// The membership changes all the time.
     Changing,
-    /// Loses a disk, and replaces the member.
+    /// A voter loses its disk, and is replaced.
     Wiping,
+    /// Several campaign at once, with slow disks, and fall in the middle of it.
+    Dueling,
 }
 
 const SAFETY: Duration = Duration::from_secs(20);
@@ -72,24 +78,29 @@ impl Cluster {
     fn new(number: u64) -> Self {
         let seed = Seed::from_u64(number);
         let mut rng = seed.derive("test").rng();
-        let kind = [Kind::Fixed, Kind::Changing, Kind::Changing, Kind::Wiping]
-            [usize::try_from(number % 4).expect("below four")];
+        let kinds = [Kind::Fixed, Kind::Changing, Kind::Wiping, Kind::Dueling];
+        let kind = kinds[usize::try_from(number % 4).expect("below four")];
         let (hosts, founders) = match kind {
             Kind::Fixed => {
                 let hosts = 3 + 2 * usize::from(rng.chance(300_000));
                 (hosts, hosts)
             }
             Kind::Changing => (5, 3),
-            Kind::Wiping => (4, 4),
+            Kind::Wiping | Kind::Dueling => (3, 3),
         };
-        let wiped = Rc::new(Cell::new(false));
+        let slow = match kind {
+            Kind::Dueling => 100_000,
+            _ => 20_000,
+        };
+        let (wiped, healed) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(false)));
         let setup = Setup {
             founders,
             wiped: Rc::clone(&wiped),
+            healed: Rc::clone(&healed),
             storage: StorageConfig {
                 segment_bytes_max: 256 + rng.below(4_096),
             },
-            disk_delay: Duration::from_micros(100)..Duration::from_micros(200 + rng.below(20_000)),
+            disk_delay: Duration::from_micros(100)..Duration::from_micros(200 + rng.below(slow)),
             stall_ppm: u32::try_from(rng.below(3_000)).expect("small"),
             compact_after: 5 + rng.below(60),
             configure,
@@ -110,10 +121,13 @@ impl Cluster {
             sync_error: 3,
             ..Weights::default()
         };
-        let config = ChaosConfig {
+        let mut config = ChaosConfig {
             weights,
             ..ChaosConfig::default()
         };
+        if kind == Kind::Dueling {
+            config.downtime = Duration::from_millis(1)..Duration::from_millis(100);
+        }
         Self {
             chaos: Chaos::new(&seed, config),
             world,
@@ -121,6 +135,7 @@ impl Cluster {
             rng,
             kind,
             wiped,
+            healed,
         }
     }
 
@@ -130,107 +145,10 @@ impl Cluster {
             self.chaos.run_for(&mut self.world, SLICE, |_| {});
             self.act();
         }
+        self.healed.set(true);
         self.chaos.heal(&mut self.world);
         self.world.set_network(NetworkConfig::lan());
         self.require_progress();
-    }
-
-    /// Clients and the operator, at whoever believes to lead: also one that was deposed.
-    fn act(&mut self) {
-        let leaders: Vec<HostId> = self
-            .world
-            .machines()
-            .filter(|(host, member)| member.is_leader() && !self.world.is_paused(*host))
-            .map(|(host, _)| host)
-            .collect();
-        let Some(&host) = self.rng.index(leaders.len()).map(|at| &leaders[at]) else {
-            return;
-        };
-        sometimes("two leaders at once", leaders.len() > 1);
-        for _ in 0..self.rng.below(3) {
-            self.world.with(host, |member, now| member.propose(now));
-        }
-        if self.rng.chance(300_000) {
-            self.world.with(host, |member, now| member.read(now));
-        }
-        if self.rng.chance(10_000) {
-            self.transfer(host);
-        }
-        match self.kind {
-            Kind::Fixed => {}
-            Kind::Changing if self.rng.chance(60_000) => self.change(host),
-            Kind::Changing => {}
-            Kind::Wiping => self.replace_wiped(host),
-        }
-    }
-
-    fn transfer(&mut self, host: HostId) {
-        let target = HostId(self.rng.index(self.world.hosts().count()).expect("hosts"));
-        let done = self.raft(host, |raft, now| raft.transfer(now, id_of(target)));
-        sometimes("leadership is transferred", matches!(done, Some(Ok(()))));
-    }
-
-    fn change(&mut self, host: HostId) {
-        let count = self.world.hosts().count();
-        let target = HostId(self.rng.index(count).expect("hosts"));
-        let id = id_of(target);
-        let Some(membership) = self.raft(host, |raft, _| raft.membership().clone()) else {
-            return;
-        };
-        // At least two voters stay, so that a removed leader has somebody to lead the rest.
-        let spare = membership.voters().count() > 2;
-        let (change, marker) = if membership.is_learner(id) {
-            if self.rng.chance(800_000) {
-                (Change::Promote(id), "a learner is promoted")
-            } else {
-                (Change::Remove(id), "a member is removed")
-            }
-        } else if !membership.contains(id) {
-            (Change::AddLearner(id), "a learner is added")
-        } else if !spare {
-            return;
-        } else if self.rng.chance(400_000) {
-            (Change::Demote(id), "a voter is demoted")
-        } else {
-            (Change::Remove(id), "a member is removed")
-        };
-        let done = self.raft(host, |raft, now| raft.change(now, change));
-        sometimes(marker, matches!(done, Some(Ok(_))));
-    }
-
-    /// Wipes one voter once; removes it when the leader notices, adds it and promotes it again.
-    fn replace_wiped(&mut self, host: HostId) {
-        let victim = HostId(3);
-        if !self.wiped.get() {
-            if self.rng.chance(5_000) && host != victim {
-                self.world.crash(victim);
-                self.world.disk(victim).wipe();
-                self.wiped.set(true);
-            }
-            return;
-        }
-        if self.rng.chance(900_000) {
-            return;
-        }
-        let id = id_of(victim);
-        self.raft(host, |raft, now| {
-            let lost = raft
-                .followers()
-                .any(|status| status.id == id && status.lost_disk);
-            let membership = raft.membership();
-            let change = if lost {
-                Change::Remove(id)
-            } else if membership.is_learner(id) {
-                Change::Promote(id)
-            } else if !membership.contains(id) {
-                Change::AddLearner(id)
-            } else {
-                return;
-            };
-            let promoted = matches!(change, Change::Promote(_));
-            let done = raft.change(now, change).is_ok();
-            sometimes("a wiped voter is promoted again", done && promoted);
-        });
     }
 
     /// After all faults are over: a leader, a write, and the same state on all members.
@@ -238,7 +156,11 @@ impl Cluster {
         let led = self
             .world
             .run_until(PROGRESS_MAX, |world| leader_of(world).is_some());
-        assert!(led, "no leader {PROGRESS_MAX:?} after healing");
+        assert!(
+            led,
+            "no leader {PROGRESS_MAX:?} after healing: {}",
+            describe(&self.world)
+        );
         let mut done = false;
         for _ in 0..50 {
             if let Some(host) = leader_of(&self.world) {
@@ -255,22 +177,14 @@ impl Cluster {
                 break;
             }
         }
-        assert!(done, "no progress {PROGRESS_MAX:?} after healing");
+        assert!(
+            done,
+            "no progress {PROGRESS_MAX:?} after healing: {}",
+            describe(&self.world)
+        );
         let leader = leader_of(&self.world).expect("it is settled");
         let state = &self.world.host(leader).expect("it is up").operations;
         self.checker.borrow().check_final(state);
-    }
-
-    fn raft<R>(
-        &mut self,
-        host: HostId,
-        f: impl FnOnce(&mut Raft, overlay_core::Instant) -> R,
-    ) -> Option<R> {
-        self.world
-            .with(host, |member, now| {
-                member.raft.as_mut().map(|raft| f(raft, now))
-            })
-            .flatten()
     }
 }
 
@@ -295,6 +209,26 @@ fn is_settled(world: &World<Member>) -> bool {
                 .machines()
                 .any(|(host, member)| id_of(host) == id && member.operations == leader.operations)
         })
+}
+
+fn describe(world: &World<Member>) -> String {
+    world
+        .machines()
+        .map(|(host, member)| {
+            let raft = member.raft();
+            let followers: Vec<_> = raft.followers().collect();
+            format!(
+                "\n{host}: {:?} in term {}, commit {} of {}, durable {}, applied {}, {:?} {followers:?}",
+                raft.role(),
+                raft.term(),
+                raft.commit(),
+                raft.last_index(),
+                raft.durable(),
+                raft.applied(),
+                raft.membership(),
+            )
+        })
+        .collect()
 }
 
 /// Legal settings, hostile ones among them.

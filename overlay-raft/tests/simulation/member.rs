@@ -24,9 +24,11 @@ use crate::checker::{Checker, decode};
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) founders: usize,
-    /// Whether the last member's disk was lost: it must join then, not found.
-    pub(crate) wiped: Rc<Cell<bool>>,
+    /// Whose disk was lost: it must join then, not found.
+    pub(crate) wiped: Rc<Cell<Option<HostId>>>,
     pub(crate) storage: StorageConfig,
+    /// Whether all faults are over: disks are fast then.
+    pub(crate) healed: Rc<Cell<bool>>,
     /// How long a write takes.
     pub(crate) disk_delay: Range<Duration>,
     /// How often one takes a second instead, in parts of a million.
@@ -41,6 +43,8 @@ pub(crate) struct Member {
     pub(crate) raft: Option<Raft>,
     log: Option<Log<SimDisk>>,
     writes: VecDeque<WriteBatch>,
+    /// How many batches are written.
+    written: u64,
     pub(crate) operations: Vec<u64>,
     pub(crate) applied: Index,
     reads: BTreeMap<ReadId, Index>,
@@ -63,6 +67,7 @@ impl Member {
             raft: None,
             log: None,
             writes: VecDeque::new(),
+            written: 0,
             operations: Vec::new(),
             applied: Index::ZERO,
             reads: BTreeMap::new(),
@@ -77,7 +82,7 @@ impl Member {
                 // Only a founder's very first life founds; whoever has no disk later has lost it.
                 let restored = match restored {
                     restored if !restored.is_empty() => restored,
-                    _ if boot.host.0 < setup.founders && !setup.wiped.get() => {
+                    _ if boot.host.0 < setup.founders && setup.wiped.get() != Some(boot.host) => {
                         Restored::bootstrap(founders)
                     }
                     _ => Restored::joining(),
@@ -122,12 +127,17 @@ impl Member {
         }
     }
 
-    fn write_all(&mut self, now: Instant) {
+    /// The disk has finished everything up to batch `until`; only the newest ticket is given back.
+    fn write_until(&mut self, now: Instant, until: u64) {
         let (Some(log), Some(raft)) = (&mut self.log, &mut self.raft) else {
             return;
         };
         let mut newest = None;
-        while let Some(batch) = self.writes.pop_front() {
+        while self.written < until {
+            let Some(batch) = self.writes.pop_front() else {
+                break;
+            };
+            self.written += 1;
             let (write, ticket) = batch.into_parts();
             if log.write(&write).is_err() {
                 raft.handle_persist_failed(now, ticket);
@@ -136,6 +146,7 @@ impl Member {
             sometimes("one ticket covers several", newest.is_some());
             newest = Some(ticket);
         }
+        sometimes("a ticket leaves others out", !self.writes.is_empty());
         if let Some(ticket) = newest {
             raft.handle_persisted(now, ticket);
         }
@@ -267,15 +278,16 @@ impl Host for Member {
                     }
                     before = Some(entry.term);
                 }
-                let delay = if outbox.rng().chance(self.setup.stall_ppm) {
+                let delay = if self.setup.healed.get() {
+                    Duration::from_millis(1)
+                } else if outbox.rng().chance(self.setup.stall_ppm) {
                     Duration::from_secs(1)
                 } else {
                     outbox.rng().duration(self.setup.disk_delay.clone())
                 };
                 self.writes.push_back(batch);
-                if self.writes.len() == 1 {
-                    outbox.after(delay, 0);
-                }
+                let number = self.written + self.writes.len() as u64;
+                outbox.after(delay, number);
             }
             Output::Send { to, bytes } => {
                 self.on_send(to, &bytes);
@@ -307,7 +319,7 @@ impl Host for Member {
         }
     }
 
-    fn handle_deferred(&mut self, now: Instant, _: u64) {
-        self.write_all(now);
+    fn handle_deferred(&mut self, now: Instant, batch: u64) {
+        self.write_until(now, batch);
     }
 }

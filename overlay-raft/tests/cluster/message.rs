@@ -1,0 +1,143 @@
+//! The messages as documented in the crate's `wire` module, written down a second time: a change of the format shows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use overlay_raft::{Membership, Payload, RaftId};
+use serde::{Serialize, de::DeserializeOwned};
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Message {
+    pub group: u64,
+    pub to: u64,
+    pub term: u64,
+    /// The sender's.
+    pub incarnation: u64,
+    /// The recipient's, as the sender believes.
+    pub means: Option<u64>,
+    pub body: Body,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Body {
+    PreVote { round: u64, last_index: u64, last_term: u64 },
+    PreVoteReply { round: u64, granted: bool },
+    Vote { last_index: u64, last_term: u64, transfer: bool },
+    VoteReply { granted: bool },
+    Append { previous: u64, previous_term: u64, commit: u64, entries: Vec<(u64, Payload)> },
+    Accepted { matched: u64 },
+    Rejected { previous: u64, hint: u64, hint_term: u64 },
+    Heartbeat { commit: u64, round: u64 },
+    HeartbeatReply { round: u64 },
+    Chunk { index: u64, term: u64, membership: Membership, total: u64, offset: u64, data: Bytes },
+    SnapshotReply { index: u64, wanted: u64 },
+    TimeoutNow,
+}
+
+impl Message {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = put(&(self.group, self.to, self.term, self.incarnation, self.means));
+        let (kind, rest) = match &self.body {
+            Body::PreVote { round, last_index, last_term } => (1, put(&(round, last_index, last_term))),
+            Body::PreVoteReply { round, granted } => (2, put(&(round, granted))),
+            Body::Vote { last_index, last_term, transfer } => (3, put(&(last_index, last_term, transfer))),
+            Body::VoteReply { granted } => (4, put(granted)),
+            Body::Append { previous, previous_term, commit, entries } => {
+                let mut rest = put(&(previous, previous_term, commit, entries.len() as u32));
+                for entry in entries {
+                    rest.extend(put(entry));
+                }
+                (5, rest)
+            }
+            Body::Accepted { matched } => (6, put(&(0_u32, matched))),
+            Body::Rejected { previous, hint, hint_term } => (6, put(&(1_u32, previous, hint, hint_term))),
+            Body::Heartbeat { commit, round } => (7, put(&(commit, round))),
+            Body::HeartbeatReply { round } => (8, put(round)),
+            Body::Chunk { index, term, membership, total, offset, data } => {
+                (9, put(&(index, term, membership, total, offset, data)))
+            }
+            Body::SnapshotReply { index, wanted } => (10, put(&(index, wanted))),
+            Body::TimeoutNow => (11, Vec::new()),
+        };
+        body.extend(rest);
+        let mut bytes = vec![kind, 1];
+        bytes.extend((body.len() as u32).to_le_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Self {
+        assert_eq!(bytes[1], 1, "version");
+        let length = u32::from_le_bytes(bytes[2..6].try_into().unwrap());
+        assert_eq!(bytes.len(), 6 + length as usize, "length");
+        let mut body = &bytes[6..];
+        let (group, to, term, incarnation, means) = take(&mut body);
+        let body = decode_body(bytes[0], &mut body);
+        Self { group, to, term, incarnation, means, body }
+    }
+}
+
+fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
+    let decoded = match kind {
+        1 => {
+            let (round, last_index, last_term) = take(body);
+            Body::PreVote { round, last_index, last_term }
+        }
+        2 => {
+            let (round, granted) = take(body);
+            Body::PreVoteReply { round, granted }
+        }
+        3 => {
+            let (last_index, last_term, transfer) = take(body);
+            Body::Vote { last_index, last_term, transfer }
+        }
+        4 => Body::VoteReply { granted: take(body) },
+        5 => {
+            let (previous, previous_term, commit, count): (u64, u64, u64, u32) = take(body);
+            let entries = (0..count).map(|_| take(body)).collect();
+            Body::Append { previous, previous_term, commit, entries }
+        }
+        6 => match take::<u32>(body) {
+            0 => Body::Accepted { matched: take(body) },
+            _ => {
+                let (previous, hint, hint_term) = take(body);
+                Body::Rejected { previous, hint, hint_term }
+            }
+        },
+        7 => {
+            let (commit, round) = take(body);
+            Body::Heartbeat { commit, round }
+        }
+        8 => Body::HeartbeatReply { round: take(body) },
+        9 => {
+            let (index, term, membership, total, offset, data) = take(body);
+            Body::Chunk { index, term, membership, total, offset, data }
+        }
+        10 => {
+            let (index, wanted) = take(body);
+            Body::SnapshotReply { index, wanted }
+        }
+        11 => Body::TimeoutNow,
+        kind => panic!("kind {kind}"),
+    };
+    assert!(body.is_empty(), "{} octets left of {decoded:?}", body.len());
+    decoded
+}
+
+/// Founders and learners. Founders have incarnation zero.
+pub fn membership(voters: &[u64], learners: &[u64]) -> Membership {
+    let id = |number: &u64| RaftId::new(*number).unwrap();
+    let voters: BTreeMap<RaftId, u64> = voters.iter().map(|voter| (id(voter), 0)).collect();
+    let learners: BTreeSet<RaftId> = learners.iter().map(id).collect();
+    postcard::from_bytes(&put(&(voters, learners))).unwrap()
+}
+
+fn put(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap()
+}
+
+fn take<T: DeserializeOwned>(bytes: &mut &[u8]) -> T {
+    let (value, rest) = postcard::take_from_bytes(bytes).expect("as documented");
+    *bytes = rest;
+    value
+}

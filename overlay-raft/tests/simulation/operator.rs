@@ -1,0 +1,171 @@
+//! Clients and operators: what happens to a cluster besides faults.
+
+use std::{rc::Rc, time::Duration};
+
+use overlay_core::Instant;
+use overlay_raft::{Change, Raft, RaftId};
+use overlay_sim::{HostId, runner::sometimes};
+
+use crate::{Cluster, Kind, member::id_of};
+
+impl Cluster {
+    /// Acts at whoever believes to lead: also at one that was deposed, or stood still and has not noticed yet.
+    pub(crate) fn act(&mut self) {
+        let leaders: Vec<HostId> = self
+            .world
+            .machines()
+            .filter(|(_, member)| member.is_leader())
+            .map(|(host, _)| host)
+            .collect();
+        sometimes("two leaders at once", leaders.len() > 1);
+        if self.kind == Kind::Dueling {
+            self.duel(&leaders);
+        }
+        for &host in &leaders {
+            for _ in 0..self.rng.below(3) {
+                self.world.with(host, |member, now| member.propose(now));
+            }
+            if self.rng.chance(300_000) {
+                self.world.with(host, |member, now| member.read(now));
+            }
+            if self.rng.chance(10_000) {
+                self.transfer(host);
+            }
+            match self.kind {
+                Kind::Fixed | Kind::Dueling => {}
+                Kind::Changing if self.rng.chance(60_000) => self.change(host),
+                Kind::Changing => {}
+                Kind::Wiping => self.lose_disk(host),
+            }
+        }
+    }
+
+    /// Has everybody campaign at once, and takes the power from one in the middle of it.
+    fn duel(&mut self, leaders: &[HostId]) {
+        if self.rng.chance(900_000) {
+            return;
+        }
+        for &host in leaders {
+            if self.rng.chance(500_000) {
+                self.world.crash(host);
+            }
+        }
+        let hosts: Vec<HostId> = self.world.hosts().collect();
+        for &host in &hosts {
+            self.raft(host, |raft, now| raft.campaign(now));
+        }
+        let victim = hosts[self.rng.index(hosts.len()).expect("hosts")];
+        let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(60));
+        let healed = Rc::clone(&self.healed);
+        self.world.at(self.world.now() + moment, move |world| {
+            if !healed.get() {
+                world.crash(victim);
+            }
+        });
+    }
+
+    fn transfer(&mut self, host: HostId) {
+        let target = self.any_host();
+        let done = self.raft(host, |raft, now| raft.transfer(now, id_of(target)));
+        sometimes("leadership is transferred", matches!(done, Some(Ok(()))));
+    }
+
+    fn change(&mut self, host: HostId) {
+        let id = id_of(self.any_host());
+        let Some(membership) = self.raft(host, |raft, _| raft.membership().clone()) else {
+            return;
+        };
+        // At least two voters stay, so that a removed leader has somebody to lead the rest.
+        let spare = membership.voters().count() > 2;
+        let (change, marker) = if membership.is_learner(id) {
+            if self.rng.chance(800_000) {
+                (Change::Promote(id), "a learner is promoted")
+            } else {
+                (Change::Remove(id), "a member is removed")
+            }
+        } else if !membership.contains(id) {
+            (Change::AddLearner(id), "a learner is added")
+        } else if !spare {
+            return;
+        } else if self.rng.chance(400_000) {
+            (Change::Demote(id), "a voter is demoted")
+        } else {
+            (Change::Remove(id), "a member is removed")
+        };
+        let done = self.raft(host, |raft, now| raft.change(now, change));
+        sometimes(marker, matches!(done, Some(Ok(_))));
+    }
+
+    /// Once, at the worst moment: two of three hold what the third does not, one of them loses its disk, and the other
+    /// goes down. Afterwards the operator replaces the one that lost its disk.
+    fn lose_disk(&mut self, leader: HostId) {
+        if self.wiped.get().is_some() {
+            self.replace(leader);
+            return;
+        }
+        if self.rng.chance(990_000) || self.world.down() > 0 {
+            return;
+        }
+        let others: Vec<HostId> = self.world.hosts().filter(|host| *host != leader).collect();
+        let at = self.rng.index(2).expect("two");
+        let (victim, lagging) = (others[at], others[1 - at]);
+        self.world.pause(lagging);
+        for _ in 0..5 {
+            self.world.with(leader, |member, now| member.propose(now));
+        }
+        self.world.run_for(Duration::from_millis(60));
+        self.world.crash(victim);
+        self.world.disk(victim).wipe();
+        self.wiped.set(Some(victim));
+        self.world.crash(leader);
+        self.world.resume(lagging);
+        self.world.restart(victim);
+        sometimes("a voter loses its disk", true);
+        self.world.run_for(Duration::from_millis(1_500));
+    }
+
+    fn replace(&mut self, leader: HostId) {
+        let Some(id) = self.wiped.get().map(id_of) else {
+            return;
+        };
+        if self.rng.chance(900_000) {
+            return;
+        }
+        self.raft(leader, |raft, now| {
+            let Some(change) = step_of_replacement(raft, id) else {
+                return;
+            };
+            let promotes = matches!(change, Change::Promote(_));
+            let done = raft.change(now, change).is_ok();
+            sometimes("a voter without its disk is replaced", done && promotes);
+        });
+    }
+
+    fn any_host(&mut self) -> HostId {
+        HostId(self.rng.index(self.world.hosts().count()).expect("hosts"))
+    }
+
+    fn raft<R>(&mut self, host: HostId, f: impl FnOnce(&mut Raft, Instant) -> R) -> Option<R> {
+        self.world
+            .with(host, |member, now| {
+                member.raft.as_mut().map(|raft| f(raft, now))
+            })
+            .flatten()
+    }
+}
+
+fn step_of_replacement(raft: &Raft, id: RaftId) -> Option<Change> {
+    let lost = raft
+        .followers()
+        .any(|status| status.id == id && status.lost_disk);
+    let membership = raft.membership();
+    if lost {
+        Some(Change::Remove(id))
+    } else if membership.is_learner(id) {
+        Some(Change::Promote(id))
+    } else if !membership.contains(id) {
+        Some(Change::AddLearner(id))
+    } else {
+        None
+    }
+}
