@@ -149,3 +149,42 @@ impl fmt::Display for FaultKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_adds_every_counter() {
+        let mut stats = Stats {
+            events: 1,
+            sent: 2,
+            delivered: 3,
+            delivered_bytes: 4,
+            timeouts: 5,
+            outputs: 6,
+            boots: 7,
+            faults: [(FaultKind::Loss, 8)].into(),
+        };
+        let mut other = stats.clone();
+        other.count(FaultKind::Crash);
+        stats.merge(&other);
+        let doubled = Stats {
+            events: 2,
+            sent: 4,
+            delivered: 6,
+            delivered_bytes: 8,
+            timeouts: 10,
+            outputs: 12,
+            boots: 14,
+            faults: [(FaultKind::Loss, 16), (FaultKind::Crash, 1)].into(),
+        };
+        assert_eq!(stats, doubled);
+        assert_eq!(
+            stats.to_string(),
+            "2 events, 4 sent, 6 delivered, 10 timeouts, 12 outputs, 14 boots; faults: loss 16 crash 1"
+        );
+        assert_eq!(stats.events_per_second(Duration::from_millis(500)), 4);
+        assert_eq!(stats.events_per_second(Duration::ZERO), 2_000_000_000);
+    }
+}
