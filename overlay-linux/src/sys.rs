@@ -15,7 +15,15 @@ use std::{
     process::Command,
 };
 
-use nix::{libc, pty::Winsize, sys::socket, unistd};
+use nix::{
+    libc,
+    pty::Winsize,
+    sys::{
+        signal::{self, SigHandler, SigSet, Signal},
+        socket,
+    },
+    unistd,
+};
 
 /// Opens `/dev/net/tun` and makes the TAP interface `name` in the calling thread's network namespace.
 ///
@@ -160,7 +168,8 @@ pub(crate) fn adopt(received: &[RawFd]) -> Vec<OwnedFd> {
     received.iter().map(adopt).collect()
 }
 
-/// Lets the program lead a session of its own, with its standard input as controlling terminal if `terminal`.
+/// Lets the program lead a session of its own, with its standard input as controlling terminal if `terminal`, and with
+/// no signal blocked or ignored that its holder or a shell before the daemon did.
 pub(crate) fn lead_session(command: &mut Command, terminal: bool) {
     let between = move || {
         unistd::setsid()?;
@@ -168,9 +177,15 @@ pub(crate) fn lead_session(command: &mut Command, terminal: bool) {
             // SAFETY: TIOCSCTTY takes its argument by value.
             check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
         }
+        for signal in Signal::iterator() {
+            // SAFETY: no handler of ours is replaced, there is none. Two signals cannot be set; they are never ignored.
+            let _ = unsafe { signal::signal(signal, SigHandler::SigDfl) };
+        }
+        SigSet::empty().thread_set_mask()?;
         Ok(())
     };
-    // SAFETY: `setsid` and `ioctl` are async-signal-safe, and nothing is allocated between fork and exec.
+    // SAFETY: `setsid`, `ioctl`, `signal` and `pthread_sigmask` are async-signal-safe, and nothing is allocated between
+    // fork and exec.
     unsafe { command.pre_exec(between) };
 }
 

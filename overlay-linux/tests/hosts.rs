@@ -7,15 +7,19 @@ use std::{
     env, fs,
     io::{self, Read, Write},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::poll::{PollTimeout, poll};
+use overlay_core::{
+    EndpointId, MacAddr,
+    plane::{Namespace, Platform, PortSpec},
+};
 use overlay_linux::{
-    Capabilities, capabilities, holder,
+    Capabilities, CommandSpec, Exit, Linux, capabilities, holder,
     hosts::{self, Lab, LabConfig},
 };
 
@@ -28,6 +32,7 @@ const STORIES: &[(&str, Story)] = &[
     ("hosts_reach_each_other_until_a_link_is_cut", reach),
     ("programs_on_a_host_see_only_the_lab", isolated),
     ("all_end_with_the_lab", dropped),
+    ("holders_end_with_their_lab", holders),
     ("an_unknown_host_or_too_many_are_refused", refused),
 ];
 
@@ -39,8 +44,13 @@ fn main() -> ExitCode {
     {
         return tell(name);
     }
-    let trials = trials();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let Ok(copy) = Copy::new() else {
+        say("cannot copy this binary for other users");
+        return ExitCode::FAILURE;
+    };
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials(&copy.0));
+    drop(copy);
+    conclusion.exit();
 }
 
 fn tell(name: &str) -> ExitCode {
@@ -62,9 +72,12 @@ fn tell(name: &str) -> ExitCode {
 }
 
 /// Not tests by themselves.
-const HELPERS: &[(&str, Story)] = &[("wait_to_be_killed", wait_to_be_killed)];
+const HELPERS: &[(&str, Story)] = &[
+    ("wait_to_be_killed", wait_to_be_killed),
+    ("leave_an_endpoint", leave_an_endpoint),
+];
 
-fn trials() -> Vec<Trial> {
+fn trials(copy: &Path) -> Vec<Trial> {
     let mut trials = vec![Trial::test("capabilities_are_found", || {
         found().map_err(|error| Failed::from(error.to_string()))
     })];
@@ -85,10 +98,14 @@ fn trials() -> Vec<Trial> {
             continue;
         }
         for (story, _) in STORIES {
-            let run = move || as_user(user, story).map_err(|error| Failed::from(error.to_string()));
+            let copy = copy.to_owned();
+            let run = move || {
+                as_user(&copy, user, story).map_err(|error| Failed::from(error.to_string()))
+            };
             trials.push(Trial::test(format!("{name}::{story}"), run));
         }
-        let run = move || killed(user).map_err(|error| Failed::from(error.to_string()));
+        let copy = copy.to_owned();
+        let run = move || killed(&copy, user).map_err(|error| Failed::from(error.to_string()));
         trials.push(Trial::test(
             format!("{name}::all_end_with_a_killed_maker"),
             run,
@@ -118,36 +135,29 @@ fn found() -> Outcome<()> {
 }
 
 /// Starts a story in a process of its own.
-fn start(user: Option<u32>, story: &str) -> Outcome<(Child, Copy)> {
-    let copy = Copy::new(story, user)?;
-    let mut command = Command::new(&copy.0);
+fn start(copy: &Path, user: Option<u32>, story: &str) -> Outcome<Child> {
+    let mut command = Command::new(copy);
     command.args(["story", story]).current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(user) = user {
         command.uid(user).gid(user);
     }
-    Ok((command.spawn()?, copy))
+    Ok(command.spawn()?)
 }
 
-fn as_user(user: Option<u32>, story: &str) -> Outcome<()> {
-    let (child, _copy) = start(user, story)?;
-    let output = child.wait_with_output()?;
+fn as_user(copy: &Path, user: Option<u32>, story: &str) -> Outcome<()> {
+    let output = start(copy, user, story)?.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     Ok(())
 }
 
-/// This binary where another user may execute it.
-struct Copy(std::path::PathBuf);
+/// This binary where another user may execute it; made before any thread, which might hold it open for writing.
+struct Copy(PathBuf);
 
 impl Copy {
-    fn new(story: &str, user: Option<u32>) -> io::Result<Self> {
-        let name = format!(
-            "overlay-hosts-{}-{story}-{}",
-            std::process::id(),
-            user.is_some()
-        );
-        let path = env::temp_dir().join(name);
+    fn new() -> io::Result<Self> {
+        let path = env::temp_dir().join(format!("overlay-hosts-{}", std::process::id()));
         fs::copy(env::current_exe()?, &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(Self(path))
@@ -236,6 +246,52 @@ fn dropped() -> Outcome<()> {
     Ok(())
 }
 
+/// A daemon on a host makes an endpoint and ends; the endpoint stays, but not longer than the lab.
+fn holders() -> Outcome<()> {
+    let mut lab = lab(1)?;
+    let folder = env::temp_dir().join(format!("overlay-lab-{}", std::process::id()));
+    let mut daemon = Command::new(env::current_exe()?);
+    daemon
+        .args(["story", "leave_an_endpoint"])
+        .env(FOLDER, &folder);
+    let left = lab.spawn_in(0, &mut daemon)?.wait()?;
+    assert!(left.success());
+    let linux = Linux::new(&folder, env::current_exe()?);
+    let before = linux.list()?;
+    drop(lab);
+    let after = linux.list()?;
+    fs::remove_dir_all(&folder)?;
+    assert_eq!(before.len(), 1);
+    assert!(
+        before[0].kind.is_some() && before[0].processes[0].exit.is_none(),
+        "{before:?}"
+    );
+    assert_eq!(after.len(), 1);
+    assert!(after[0].kind.is_none(), "{after:?}");
+    assert_eq!(after[0].processes[0].exit, Some(Exit::Unknown));
+    Ok(())
+}
+
+fn leave_an_endpoint() -> Outcome<()> {
+    let folder = env::var_os(FOLDER).ok_or("no folder")?;
+    let mut linux = Linux::new(folder, env::current_exe()?);
+    let spec = PortSpec {
+        endpoint: EndpointId::from_bytes([1; 16]),
+        namespace: Namespace::Own,
+        interface: "eth0".into(),
+        mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+        addresses: vec!["10.0.1.2/24".parse()?],
+        gateway: None,
+        mtu: 1450,
+        hostname: "alpine1".into(),
+    };
+    linux.create_port(&spec)?;
+    linux.start(spec.endpoint, CommandSpec::new("/bin/sleep").args(["1000"]))?;
+    Ok(())
+}
+
+const FOLDER: &str = "OVERLAY_TEST_FOLDER";
+
 fn refused() -> Outcome<()> {
     let mut lab = lab(1)?;
     let spawned = lab.spawn_in(1, &mut Command::new("true"));
@@ -264,8 +320,8 @@ fn wait_to_be_killed() -> Outcome<()> {
     Ok(())
 }
 
-fn killed(user: Option<u32>) -> Outcome<()> {
-    let (mut maker, _copy) = start(user, "wait_to_be_killed")?;
+fn killed(copy: &Path, user: Option<u32>) -> Outcome<()> {
+    let mut maker = start(copy, user, "wait_to_be_killed")?;
     let mut text = String::new();
     let mut stdout = maker.stdout.take().ok_or("no output")?;
     while !text.ends_with('\n') {

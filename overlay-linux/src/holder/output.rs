@@ -77,3 +77,61 @@ fn append_to(path: &Path) -> io::Result<File> {
 const NEW: &str = "output";
 /// The full one before it.
 const OLD: &str = "output.1";
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process};
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = env::temp_dir().join(format!("overlay-output-{name}-{}", process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_newest_half_at_least_is_kept() {
+        let folder = Folder::new("newest");
+        let mut output = Output::open(&folder.0, 8).unwrap();
+        for (written, kept) in [
+            ("", ""),
+            ("ab", "ab"),
+            ("cd", "abcd"),
+            ("efgh", "abcdefgh"),
+            ("i", "efghi"),
+            ("jklmnopqr", "mnopqr"),
+        ] {
+            output.write(written.as_bytes());
+            assert_eq!(read(&folder.0).unwrap(), kept.as_bytes(), "after {written}");
+        }
+    }
+
+    #[test]
+    fn another_holder_goes_on_where_one_ended() {
+        let folder = Folder::new("another");
+        Output::open(&folder.0, 8).unwrap().write(b"abc");
+        Output::open(&folder.0, 8).unwrap().write(b"de");
+        assert_eq!(read(&folder.0).unwrap(), b"abcde");
+        Output::open(&folder.0, 8).unwrap().write(b"fghi");
+        assert_eq!(read(&folder.0).unwrap(), b"efghi");
+    }
+
+    #[test]
+    fn a_bound_of_nothing_still_works() {
+        let folder = Folder::new("nothing");
+        let mut output = Output::open(&folder.0, 0).unwrap();
+        output.write(b"abc");
+        assert_eq!(read(&folder.0).unwrap(), b"bc");
+    }
+}

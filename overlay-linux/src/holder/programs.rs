@@ -396,7 +396,7 @@ fn since_epoch() -> Duration {
 }
 
 /// Programs that run at a time in one endpoint.
-const RUNNING_MAX: usize = 256;
+const RUNNING_MAX: usize = 128;
 /// Ended programs, beside the main one, whose status is remembered.
 const ENDED_MAX: usize = 64;
 /// Reads from one stream before the others have their turn.

@@ -35,3 +35,41 @@ impl Record {
 
 const NAME: &str = "record";
 const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process};
+
+    use overlay_core::{EndpointId, MacAddr, plane::Namespace};
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_whole_or_refused() {
+        let folder = env::temp_dir().join(format!("overlay-record-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let spec = PortSpec {
+            endpoint: EndpointId::from_bytes([1; 16]),
+            namespace: Namespace::Own,
+            interface: "eth0".into(),
+            mac: MacAddr::BROADCAST,
+            addresses: vec!["10.0.1.2/24".parse().unwrap()],
+            gateway: Some("10.0.1.1".parse().unwrap()),
+            mtu: 1450,
+            hostname: "alpine1".into(),
+        };
+        let record = Record { spec, main: None };
+        record.write(&folder).unwrap();
+        assert_eq!(Record::read(&folder).unwrap().spec, record.spec);
+        let whole = fs::read(folder.join(NAME)).unwrap();
+        for length in 0..whole.len() {
+            fs::write(folder.join(NAME), &whole[..length]).unwrap();
+            assert!(Record::read(&folder).is_err(), "{length} octets");
+        }
+        let mut later = whole;
+        later[0] = VERSION + 1;
+        fs::write(folder.join(NAME), later).unwrap();
+        assert!(Record::read(&folder).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

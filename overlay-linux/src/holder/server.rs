@@ -421,7 +421,9 @@ fn now() -> Instant {
 /// The socket's name in the holder's folder.
 pub(crate) const SOCKET: &str = "holder.sock";
 /// Daemons and followers at a time.
-const CLIENTS_MAX: usize = 512;
+///
+/// With the streams of all programs this stays below the usual limit of 1,024 descriptors.
+const CLIENTS_MAX: usize = 256;
 /// Addresses with sockets.
 const SOCKETS_MAX: usize = 16;
 /// The longest grace before a kill.

@@ -258,3 +258,96 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The port, the streams of a program, or the namespaces of a lab's hosts. The kernel passes up to 253.
 const DESCRIPTORS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair() -> (Connection, Connection) {
+        let (one, other) = UnixStream::pair().unwrap();
+        other.set_nonblocking(true).unwrap();
+        (Connection::new(one), Connection::new(other))
+    }
+
+    fn replies(connection: &mut Connection) -> Vec<(String, usize)> {
+        let mut all = Vec::new();
+        while let Some((reply, descriptors)) = connection.next::<Reply>().unwrap() {
+            all.push((format!("{reply:?}"), descriptors.len()));
+        }
+        all
+    }
+
+    #[test]
+    fn descriptors_stay_with_their_message() {
+        let (one, mut other) = pair();
+        let null = File::open("/dev/null").unwrap();
+        one.send(&Reply::Done, &[]).unwrap();
+        one.send(&Reply::Ready(PortKind::Tap), &[null.as_fd(), null.as_fd()])
+            .unwrap();
+        one.send(&Reply::Done, &[null.as_fd()]).unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            assert!(other.fill().unwrap());
+            seen.extend(replies(&mut other));
+        }
+        let expected = [("Done", 0), ("Ready(Tap)", 2), ("Done", 1)];
+        let expected = expected.map(|(text, count)| (text.to_owned(), count));
+        assert_eq!(seen, expected);
+        drop(one);
+        assert!(!other.fill().unwrap(), "the end of the stream");
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_put_together() {
+        let (mut one, mut other) = pair();
+        let octets = encode(&Reply::Repaired(vec!["x".repeat(300)]), 0).unwrap();
+        for octet in &octets[..octets.len() - 1] {
+            one.stream.write_all(&[*octet]).unwrap();
+            other.fill().unwrap();
+            assert_eq!(replies(&mut other), []);
+        }
+        one.stream.write_all(&octets[octets.len() - 1..]).unwrap();
+        other.fill().unwrap();
+        assert_eq!(replies(&mut other).len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let whole = encode(&Reply::Done, 0).unwrap();
+        for (at, octet, said) in [
+            (0, b'X', "this is no holder's conversation"),
+            (2, VERSION + 1, "the holder is of another release"),
+            (3, 1, "descriptors are missing"),
+            (4, 0xff, "the message is too long"),
+        ] {
+            let mut octets = whole.clone();
+            octets[at] = octet;
+            let (_one, mut other) = pair();
+            other.inbox = octets;
+            let error = other.next::<Reply>().unwrap_err();
+            assert_eq!(error.to_string(), said);
+        }
+        let long = Reply::Repaired(vec!["x".repeat(MESSAGE_BYTES_MAX)]);
+        assert!(encode(&long, 0).is_err());
+        assert!(encode(&Reply::Done, DESCRIPTORS_MAX + 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_octets_never_panic(octets: Vec<u8>, framed: bool) {
+            let (_one, mut other) = pair();
+            other.inbox = if framed {
+                let length = u32::try_from(octets.len()).unwrap().to_be_bytes();
+                [&MAGIC[..], &[VERSION, 0], &length, &octets].concat()
+            } else {
+                octets
+            };
+            let _ = other.next::<Request>();
+            let _ = other.next::<Reply>();
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::ErrorKind,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::Command,
 };
@@ -18,12 +19,23 @@ pub(crate) fn all(_: PortKind) -> Outcome<()> {
     for path in [folder.path(), &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     }
-    let output = Command::new(&copy)
-        .args(["--test-threads", "2"])
+    let mut command = Command::new(&copy);
+    command
+        // The slow ones do not depend on who runs them.
+        .args(["--test-threads", "2", "--skip", "nothing_is_sent"])
+        .args(["--skip", "does_not_fit", "--skip", "bounded_to_the_newest"])
         .current_dir("/")
         .uid(NOBODY)
-        .gid(NOBODY)
-        .output()?;
+        .gid(NOBODY);
+    // A child of another test may still hold the copy open for writing, until it executes its own program.
+    let mut output = command.output();
+    while output
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::ExecutableFileBusy)
+    {
+        output = command.output();
+    }
+    let output = output?;
     let said = String::from_utf8_lossy(&output.stdout);
     let skipped = String::from_utf8_lossy(&output.stderr);
     for line in skipped.lines().filter(|line| line.contains("SKIPPED")) {

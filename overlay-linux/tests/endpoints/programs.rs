@@ -54,6 +54,18 @@ fn own_machine(kind: PortKind) -> Outcome<()> {
     // Only its own processes: the holder, and the program that looks.
     let text = bench.succeed(0, &["sh", "-c", "echo /proc/[0-9]*"])?;
     assert!(text.split_whitespace().count() <= 3, "{text}");
+    // No signal is blocked or ignored, as a program expects it.
+    let text = bench.succeed(0, &["grep", "^Sig[BI]", "/proc/self/status"])?;
+    // Of the real-time signals two belong to the C library, and cannot be reset.
+    let none = |line: &str| line.ends_with("00000000");
+    let masks: Vec<_> = text
+        .lines()
+        .map(|line| line.replace("80000000", "00000000"))
+        .collect();
+    assert!(
+        masks.len() == 2 && masks.iter().all(|line| none(line)),
+        "{text}"
+    );
     // What it mounts or writes there does not reach us.
     bench.succeed(0, &["mount", "-t", "tmpfs", "none", "/mnt"])?;
     bench.succeed(0, &["sh", "-c", "echo 10.0.1.9 other >> /etc/hosts"])?;

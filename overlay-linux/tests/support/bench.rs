@@ -71,6 +71,7 @@ pub(crate) struct Bench {
     pub(crate) linux: Linux,
     pub(crate) specs: [PortSpec; 2],
     stop: Arc<AtomicBool>,
+    long: Arc<AtomicU32>,
     carrier: Option<JoinHandle<()>>,
     folder: Folder,
 }
@@ -87,6 +88,7 @@ impl Bench {
             linux,
             specs,
             stop: Arc::new(AtomicBool::new(false)),
+            long: Arc::new(AtomicU32::new(0)),
             carrier: None,
             folder,
         };
@@ -100,8 +102,8 @@ impl Bench {
             self.linux.create_port(&self.specs[0])?,
             self.linux.create_port(&self.specs[1])?,
         ];
-        let stop = self.stop.clone();
-        let carrier = thread::Builder::new().spawn(move || carry(&ports, &stop))?;
+        let (stop, long) = (self.stop.clone(), self.long.clone());
+        let carrier = thread::Builder::new().spawn(move || carry(&ports, &stop, &long))?;
         self.carrier = Some(carrier);
         Ok(())
     }
@@ -119,6 +121,11 @@ impl Bench {
         if let Some(carrier) = self.carrier.take() {
             let _ = carrier.join();
         }
+    }
+
+    /// Returns how many frames were super-frames, or longer than the MTU and an Ethernet header.
+    pub(crate) fn frames_beyond_the_mtu(&self) -> u32 {
+        self.long.load(Ordering::Relaxed)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -230,7 +237,7 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-fn carry(ports: &[Port; 2], stop: &AtomicBool) {
+fn carry(ports: &[Port; 2], stop: &AtomicBool, long: &AtomicU32) {
     let mut frame = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut watched = ports
@@ -242,6 +249,9 @@ fn carry(ports: &[Port; 2], stop: &AtomicBool) {
                 let Ok(offload) = ports[from].read_frame(&mut frame) else {
                     break;
                 };
+                if offload.segment.is_some() || frame.len() > 1450 + 14 {
+                    long.fetch_add(1, Ordering::Relaxed);
+                }
                 let _ = ports[to].write_frame(&frame, offload);
             }
         }
