@@ -10,7 +10,7 @@ use crate::{
     records::View,
     reverse,
     wire::{Name, RecordType},
-    zone::{Held, Item, Keyed, Kind, Zone},
+    zone::{Held, Holder, Item, Keyed, Kind, Zone},
 };
 
 /// A network with its name and zone.
@@ -61,6 +61,8 @@ pub(crate) enum Lookup<'a> {
 pub(crate) struct Directory {
     pub(crate) networks: BTreeMap<NetworkId, Network>,
     pub(crate) views: BTreeMap<EndpointId, View>,
+    /// Counts the changes, for SOA records.
+    pub(crate) serial: u32,
     hash: Keyed,
 }
 
@@ -69,6 +71,7 @@ impl Directory {
         Self {
             networks: BTreeMap::new(),
             views: BTreeMap::new(),
+            serial: 1,
             hash,
         }
     }
@@ -81,6 +84,22 @@ impl Directory {
             subnets: Vec::new(),
             zone: Zone::new(hash),
         })
+    }
+
+    /// Puts the records of a holder in the place of those it had.
+    pub(crate) fn set(&mut self, network: NetworkId, holder: Holder, held: Held) {
+        if self.network_mut(network).zone.set(holder, held) {
+            self.serial = self.serial.wrapping_add(1);
+        }
+    }
+
+    /// Forgets the records of a holder.
+    pub(crate) fn remove(&mut self, network: NetworkId, holder: Holder) {
+        if let Some(network) = self.networks.get_mut(&network)
+            && network.zone.remove(holder)
+        {
+            self.serial = self.serial.wrapping_add(1);
+        }
     }
 
     fn visible<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Network> {

@@ -4,6 +4,7 @@
 
 mod answer;
 mod cache;
+mod compose;
 mod config;
 mod directory;
 #[cfg(feature = "tokio")]

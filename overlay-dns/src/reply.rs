@@ -141,10 +141,14 @@ impl Reply {
         message: &Message<'_>,
         age: u32,
     ) -> bool {
-        for pair in reader.names.windows(2) {
+        for (hop, pair) in reader.names.windows(2).enumerate() {
             let [from, to] = pair else { continue };
             let fixed = (RecordType::CNAME, Class::IN, reader.alias_ttl);
-            let owner = Owner::Name(from);
+            let owner = if hop == 0 {
+                Owner::At(QUESTION_AT)
+            } else {
+                Owner::Name(from)
+            };
             let alias = writer.record(Section::Answer, owner, fixed, |w| w.name(to, true));
             if alias.is_err() {
                 return true;

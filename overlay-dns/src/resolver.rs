@@ -1,6 +1,6 @@
 //! The machine.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, Instant, Machine, NetworkId, Seed, ServiceId};
@@ -74,7 +74,7 @@ pub enum Output {
 /// Answers the queries of endpoints from their views, and forwards foreign names.
 ///
 /// See the [crate documentation](crate) for the loop that drives it.
-#[derive(Debug)]
+/// Its `Debug` form shows the state without queued outputs, counters, and what is kept for speed alone.
 pub struct Resolver {
     config: Config,
     directory: Directory,
@@ -157,16 +157,13 @@ impl Resolver {
     ) {
         self.pass(now);
         let held = Held::endpoint(&records, self.limits(), &mut self.stats.names_refused);
-        let zone = &mut self.directory.network_mut(network).zone;
-        zone.set(Holder::Endpoint(owner), held);
+        self.directory.set(network, Holder::Endpoint(owner), held);
     }
 
     /// Forgets the records of an endpoint in this network. The next answer is without them.
     pub fn remove_records(&mut self, now: Instant, network: NetworkId, owner: EndpointId) {
         self.pass(now);
-        if let Some(network) = self.directory.networks.get_mut(&network) {
-            network.zone.remove(Holder::Endpoint(owner));
-        }
+        self.directory.remove(network, Holder::Endpoint(owner));
     }
 
     /// Puts the records of a service in the place of those it had in this network.
@@ -179,16 +176,13 @@ impl Resolver {
     ) {
         self.pass(now);
         let held = Held::service(&records, self.limits(), &mut self.stats.names_refused);
-        let zone = &mut self.directory.network_mut(network).zone;
-        zone.set(Holder::Service(service), held);
+        self.directory.set(network, Holder::Service(service), held);
     }
 
     /// Forgets the records of a service in this network.
     pub fn remove_service(&mut self, now: Instant, network: NetworkId, service: ServiceId) {
         self.pass(now);
-        if let Some(network) = self.directory.networks.get_mut(&network) {
-            network.zone.remove(Holder::Service(service));
-        }
+        self.directory.remove(network, Holder::Service(service));
     }
 
     /// Sets the servers to which foreign names are forwarded, in the order in which they are asked.
@@ -426,6 +420,16 @@ impl Resolver {
             token,
             bytes,
         });
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("directory", &self.directory)
+            .field("forwarder", &self.forwarder)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     hash::{BuildHasher, DefaultHasher, Hasher},
     net::IpAddr,
     sync::Arc,
@@ -135,8 +136,14 @@ fn key(text: &str, refused: &mut u64) -> Option<Key> {
 }
 
 /// Hashes with a key from the seed: a name owner cannot aim at collisions, and nothing iterates in hash order.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Keyed(pub(crate) u64);
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyed(..)")
+    }
+}
 
 impl BuildHasher for Keyed {
     type Hasher = DefaultHasher;
@@ -158,7 +165,6 @@ pub(crate) struct Zone {
     /// Names that exist because something is below them, with the number of names that are (RFC 4592 §2.2.2).
     above: HashMap<Key, u32, Keyed>,
     addresses: BTreeMap<IpAddr, Vec<u32>>,
-    serial: u32,
 }
 
 impl Zone {
@@ -170,7 +176,6 @@ impl Zone {
             names: HashMap::with_hasher(hash.clone()),
             above: HashMap::with_hasher(hash.clone()),
             addresses: BTreeMap::new(),
-            serial: 1,
         }
     }
 
@@ -196,7 +201,6 @@ impl Zone {
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = Some(held);
         }
-        self.serial = self.serial.wrapping_add(1);
         true
     }
 
@@ -219,7 +223,6 @@ impl Zone {
             }
         }
         self.free.push(slot);
-        self.serial = self.serial.wrapping_add(1);
         true
     }
 
@@ -300,11 +303,6 @@ impl Zone {
     /// Returns true if an endpoint has an address in the range, both ends included.
     pub(crate) fn has_address_within(&self, first: IpAddr, last: IpAddr) -> bool {
         self.addresses.range(first..=last).next().is_some()
-    }
-
-    /// Counts the changes, for the SOA record.
-    pub(crate) fn serial(&self) -> u32 {
-        self.serial
     }
 
     /// Returns how many names there are.

@@ -1,0 +1,332 @@
+//! The socket half on loopback: rules 12 and 13, a real client, and an upstream server that misbehaves.
+#![cfg(feature = "tokio")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers here are test code as well"
+)]
+
+#[cfg(test)]
+mod support;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_proto::rr::RecordType;
+use overlay_core::Instant;
+use overlay_core::Machine;
+use overlay_dns::{
+    Event, Resolver,
+    driver::{Sockets, SocketsConfig},
+};
+use support::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A resolver that runs on loopback.
+struct Running {
+    udp: SocketAddr,
+    tcp: SocketAddr,
+    sockets: Sockets,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.sockets.close();
+    }
+}
+
+/// Serves `ALICE` of the bench.
+fn serve(resolver: Resolver, config: SocketsConfig) -> Running {
+    let (udp, tcp) = same_port();
+    let (udp_address, tcp_address) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+    let (sockets, mut inputs) = Sockets::new(config);
+    sockets.serve(ALICE, udp, Some(tcp)).unwrap();
+    let (handle, mut resolver) = (sockets.clone(), resolver);
+    let task = tokio::spawn(async move {
+        let start = tokio::time::Instant::now();
+        let clock = || Instant::from_millis(1_000) + start.elapsed();
+        loop {
+            let due = resolver.poll_timeout();
+            let pause = due.map_or(PATIENCE, |due| due.duration_since(clock()));
+            let input = timeout(pause, inputs.recv()).await.ok().flatten();
+            let _: Vec<Event> = handle.drive(&mut resolver, clock(), input);
+        }
+    });
+    Running {
+        udp: udp_address,
+        tcp: tcp_address,
+        sockets,
+        task,
+    }
+}
+
+/// dig asks over TCP at the port where it asked over UDP.
+fn same_port() -> (std::net::UdpSocket, std::net::TcpListener) {
+    for _ in 0..50 {
+        let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        if let Ok(udp) = std::net::UdpSocket::bind(tcp.local_addr().unwrap()) {
+            return (udp, tcp);
+        }
+    }
+    panic!("no port is free for both");
+}
+
+async fn ask_udp(to: SocketAddr, query: &Query) -> Answer {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(to).await.unwrap();
+    socket.send(&query.bytes()).await.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let length = timeout(PATIENCE, socket.recv(&mut buffer)).await;
+    Answer::read(buffer[..length.unwrap().unwrap()].to_vec())
+}
+
+fn framed(query: &Query) -> Vec<u8> {
+    let bytes = query.bytes();
+    let length = u16::try_from(bytes.len()).unwrap();
+    [&length.to_be_bytes()[..], &bytes].concat()
+}
+
+async fn read_framed(stream: &mut TcpStream) -> Answer {
+    let read = async {
+        let mut bytes = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut bytes).await.unwrap();
+        bytes
+    };
+    Answer::read(timeout(PATIENCE, read).await.unwrap())
+}
+
+fn crowd() -> Bench {
+    let mut bench = Bench::new();
+    for number in 0..200 {
+        let address = format!("10.0.3.{number}");
+        let owner = endpoint(1_000 + number);
+        let records = records(&["crowd"], &[&address]);
+        bench
+            .resolver
+            .set_records(bench.now, MY_NET, owner, records);
+    }
+    bench
+}
+
+#[tokio::test]
+async fn rule_12_after_tc_the_whole_answer_comes_over_tcp() {
+    let running = serve(crowd().resolver, SocketsConfig::default());
+    let query = Query::new("crowd", RecordType::A);
+    let cut = ask_udp(running.udp, &query).await;
+    assert!(cut.message.metadata.truncation);
+
+    let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+    stream
+        .write_all(&framed(&query.clone().tcp()))
+        .await
+        .unwrap();
+    assert_eq!(read_framed(&mut stream).await.addresses().len(), 200);
+}
+
+#[tokio::test]
+async fn rule_12_several_queries_share_a_connection_in_any_number_of_segments() {
+    let running = serve(crowd().resolver, SocketsConfig::default());
+    let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let queries: Vec<Query> = (0..5)
+        .map(|id| Query::new("web", RecordType::A).id(id).tcp())
+        .collect();
+    let bytes: Vec<u8> = queries.iter().flat_map(framed).collect();
+    for part in bytes.chunks(7) {
+        stream.write_all(part).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(read_framed(&mut stream).await.message.metadata.id);
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn rule_12_a_client_that_closed_its_half_still_gets_its_answers() {
+    let running = serve(crowd().resolver, SocketsConfig::default());
+    let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+    let query = Query::new("web", RecordType::A).tcp();
+    stream.write_all(&framed(&query)).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_framed(&mut stream).await.addresses().len(), 1);
+    let end = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+    assert_eq!(end.unwrap(), 0, "and the connection is closed");
+}
+
+#[tokio::test]
+async fn rule_13_connections_are_bounded_and_idle_ones_closed_and_half_a_length_blocks_nobody() {
+    let config = SocketsConfig {
+        connections_max: 2,
+        idle_timeout: Duration::from_millis(300),
+        message_timeout: Duration::from_millis(300),
+        ..SocketsConfig::default()
+    };
+    let running = serve(crowd().resolver, config);
+    let mut half = TcpStream::connect(running.tcp).await.unwrap();
+    half.write_all(&[0]).await.unwrap();
+    let mut second = TcpStream::connect(running.tcp).await.unwrap();
+    let query = Query::new("web", RecordType::A).tcp();
+    second.write_all(&framed(&query)).await.unwrap();
+    assert_eq!(read_framed(&mut second).await.addresses().len(), 1);
+
+    let mut third = TcpStream::connect(running.tcp).await.unwrap();
+    let end = timeout(PATIENCE, third.read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "one too many: {end:?}");
+    for stream in [&mut half, &mut second] {
+        let end = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+        assert!(matches!(end, Ok(0) | Err(_)), "idle: {end:?}");
+    }
+    let mut fourth = TcpStream::connect(running.tcp).await.unwrap();
+    fourth.write_all(&framed(&query)).await.unwrap();
+    assert_eq!(read_framed(&mut fourth).await.addresses().len(), 1);
+}
+
+/// A server that cuts every answer over UDP and gives it over TCP.
+async fn cutting_server() -> (SocketAddr, JoinHandle<()>) {
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = Arc::new(UdpSocket::bind(address).await.unwrap());
+    let task = tokio::spawn(async move {
+        let mut buffer = [0; 4_096];
+        loop {
+            tokio::select! {
+                Ok((length, peer)) = udp.recv_from(&mut buffer) => {
+                    let mut answer = foreign_answer(&buffer[..length], 0);
+                    answer[2] |= 0x02;
+                    udp.send_to(&answer, peer).await.unwrap();
+                }
+                Ok((mut stream, _)) = tcp.accept() => {
+                    let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
+                    stream.read_exact(&mut query).await.unwrap();
+                    let answer = foreign_answer(&query, 3);
+                    let length = u16::try_from(answer.len()).unwrap();
+                    stream.write_all(&length.to_be_bytes()).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            }
+        }
+    });
+    (address, task)
+}
+
+/// Answers a query with `count` addresses.
+fn foreign_answer(query: &[u8], count: u8) -> Vec<u8> {
+    let mut answer = query[..query.len() - 11].to_vec(); // without the OPT record, which is the last
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]);
+    for number in 0..count {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 203, 0, 113, number]);
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_cut_answer_of_a_server_is_fetched_over_tcp() {
+    let (server, task) = cutting_server().await;
+    let mut bench = Bench::new();
+    bench.resolver.set_upstreams(bench.now, vec![server]);
+    let running = serve(bench.resolver, SocketsConfig::default());
+    let answer = ask_udp(running.udp, &Query::new("example.com", RecordType::A)).await;
+    assert_eq!(answer.addresses().len(), 3);
+    task.abort();
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_noticed_at_once() {
+    let (server, task) = cutting_server().await;
+    let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let gone = closed.local_addr().unwrap();
+    drop(closed);
+    let mut bench = Bench::new();
+    bench.resolver.set_upstreams(bench.now, vec![gone, server]);
+    let running = serve(bench.resolver, SocketsConfig::default());
+    let begun = tokio::time::Instant::now();
+    let answer = ask_udp(running.udp, &Query::new("example.com", RecordType::A)).await;
+    assert_eq!(answer.addresses().len(), 3);
+    assert!(
+        begun.elapsed() < Duration::from_millis(1_400),
+        "not by a timeout"
+    );
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_was_stopped_gets_no_answers() {
+    let running = serve(Bench::new().resolver, SocketsConfig::default());
+    let query = Query::new("web", RecordType::A);
+    assert_eq!(ask_udp(running.udp, &query).await.addresses().len(), 1);
+    running.sockets.stop(ALICE);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The port is free again.
+    std::net::UdpSocket::bind(running.udp).unwrap();
+    std::net::TcpListener::bind(running.tcp).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dig_understands_our_answers() {
+    let running = serve(crowd().resolver, SocketsConfig::default());
+    let port = running.udp.port();
+    let dig = move |arguments: &str| {
+        let output = Command::new("dig")
+            .args(["@127.0.0.1", "-p", &port.to_string(), "+tries=1", "+time=5"])
+            .args(arguments.split(' '))
+            .output()?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut outputs = Vec::new();
+        for arguments in [
+            "web A",
+            "WeB.My-Net A +noedns",
+            "web AAAA",
+            "nobody.my-net A",
+            "crowd A +short",
+            "-x 10.0.1.2 +short",
+            "web TXT +tcp",
+        ] {
+            outputs.push(dig(arguments)?);
+        }
+        Ok::<_, std::io::Error>(outputs)
+    });
+    let outputs = match asked.await.unwrap() {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            eprintln!("SKIPPED: dig is not installed: {error}");
+            return;
+        }
+    };
+    let warned: Vec<_> = outputs
+        .iter()
+        .filter(|text| text.contains("WARNING"))
+        .collect();
+    assert_eq!(warned, Vec::<&String>::new());
+    assert!(outputs[0].contains("10.0.1.2") && outputs[0].contains("EDNS: version: 0"));
+    assert!(outputs[1].contains("WeB.My-Net.") && !outputs[1].contains("EDNS"));
+    assert!(outputs[2].contains("NOERROR") && outputs[2].contains("SOA"));
+    assert!(outputs[3].contains("NXDOMAIN"));
+    assert_eq!(
+        outputs[4]
+            .lines()
+            .filter(|line| line.starts_with("10."))
+            .count(),
+        200
+    );
+    assert_eq!(outputs[5].trim(), "web.my-net.");
+    assert!(outputs[6].contains("NOERROR") && outputs[6].contains("(TCP)"));
+}
