@@ -297,6 +297,15 @@ impl Pools {
     }
 }
 
+/// Compares the pools and what is allocated.
+impl PartialEq for Pools {
+    fn eq(&self, other: &Self) -> bool {
+        self.pools().eq(other.pools()) && self.allocated.values().eq(other.allocated.values())
+    }
+}
+
+impl Eq for Pools {}
+
 /// The pools make no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

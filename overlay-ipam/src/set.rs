@@ -141,6 +141,15 @@ impl AddressSet {
     }
 }
 
+/// Compares the numbers that can be and that are in.
+impl PartialEq for AddressSet {
+    fn eq(&self, other: &Self) -> bool {
+        (self.last, self.len) == (other.last, other.len) && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for AddressSet {}
+
 fn narrow(number: u128) -> u32 {
     u32::try_from(number).expect("a dense set is asked for numbers up to its last one only")
 }

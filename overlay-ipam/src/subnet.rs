@@ -305,6 +305,19 @@ impl Subnet {
     }
 }
 
+/// Compares the states, as [`state_hash`](Subnet::state_hash) does, but every octet of them.
+impl PartialEq for Subnet {
+    fn eq(&self, other: &Self) -> bool {
+        let numbers = |subnet: &Self| (subnet.cursor, subnet.generation, subnet.index);
+        numbers(self) == numbers(other)
+            && self.config == other.config
+            && self.ledger.iter().eq(other.ledger.iter())
+            && self.rest.iter().eq(other.rest.iter())
+    }
+}
+
+impl Eq for Subnet {}
+
 /// An address and who holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lease {

@@ -113,6 +113,15 @@ impl Default for VniAllocator {
     }
 }
 
+/// Compares the identifiers in use and where the search goes on.
+impl PartialEq for VniAllocator {
+    fn eq(&self, other: &Self) -> bool {
+        self.cursor == other.cursor && self.used == other.used
+    }
+}
+
+impl Eq for VniAllocator {}
+
 /// An identifier could not be given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -60,6 +60,18 @@ fn addresses_are_serial_and_wrap() {
 }
 
 #[test]
+fn states_that_differ_in_one_lease_are_not_equal() {
+    let (mut one, other) = (subnet("10.0.1.0/24"), subnet("10.0.1.0/24"));
+    assert_eq!((&one, one.state_hash()), (&other, other.state_hash()));
+    one.allocate(own(1), 0).unwrap();
+    assert_ne!(one, other);
+    assert_ne!(one.state_hash(), other.state_hash());
+    let mut pools = Pools::docker_default();
+    pools.allocate(SubnetRequest::Any, &[]).unwrap();
+    assert_ne!(pools, Pools::docker_default());
+}
+
+#[test]
 fn tiny_subnets_give_every_address() {
     for (prefix, addresses) in [
         ("10.0.0.4/31", &["10.0.0.4", "10.0.0.5"][..]),

@@ -155,6 +155,7 @@ proptest! {
         prop_assert_eq!(pools.overlapping(probe), overlapping.copied());
         let mut again = stored(&pools);
         prop_assert_eq!(again.state_hash(), pools.state_hash());
+        prop_assert_eq!(&again, &pools);
         prop_assert!(again.pools().eq(pools.pools()));
         // Everything goes back, and the pools are whole again.
         for prefix in model {

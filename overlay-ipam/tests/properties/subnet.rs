@@ -320,7 +320,9 @@ proptest! {
             replay(op, index, &mut replica);
         }
         prop_assert_eq!(replica.state_hash(), subnet.state_hash());
+        prop_assert_eq!(&replica, &subnet);
         prop_assert_eq!(stored(&subnet).state_hash(), subnet.state_hash());
+        prop_assert_eq!(&stored(&subnet), &subnet);
         let live: BTreeSet<_> = (0..live).map(own).collect();
         let audit = subnet.audit(&live);
         prop_assert!(audit.orphaned.iter().copied().eq(subnet.leases().filter(|lease| !live.contains(&lease.owner))));

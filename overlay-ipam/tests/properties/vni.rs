@@ -67,6 +67,7 @@ proptest! {
         prop_assert!(vnis.iter().map(Vni::get).eq(model.iter().copied()));
         let mut again = stored(&vnis);
         prop_assert_eq!(again.state_hash(), vnis.state_hash());
+        prop_assert_eq!(&again, &vnis);
         prop_assert_eq!(again.allocate(), vnis.allocate());
     }
 }
