@@ -70,6 +70,8 @@ mod manager;
 mod node;
 pub mod plane;
 pub mod state;
+#[cfg(any(feature = "sim", feature = "tokio"))]
+mod stub;
 pub mod wire;
 
 #[cfg(feature = "tokio")]

@@ -18,7 +18,7 @@ use super::{
     clock::Clock,
     daemon::{Options, StartError},
     log::LogWriter,
-    names::{self, Names},
+    names,
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
     session::{self, Frames, SessionId},
@@ -46,7 +46,7 @@ pub(crate) enum Input {
     Persisted { ticket: PersistTicket, durable: bool },
     Port { endpoint: EndpointId, result: Result<MadePort, PlatformError> },
     Gossip(overlay_gossip::driver::Input),
-    Names(names::Input),
+    Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
 }
 
@@ -77,7 +77,8 @@ pub(crate) struct Active {
     plane: PlaneThread,
     platform: PlatformThread,
     gossip: overlay_gossip::driver::Sockets,
-    names: Names,
+    names: overlay_dns::driver::Sockets,
+    queries: mpsc::Receiver<overlay_dns::driver::Input>,
     credentials: watch::Sender<Credentials>,
     lines: BTreeMap<NodeId, Line>,
     waiting: BTreeMap<RequestToken, Waiting>,
@@ -135,7 +136,7 @@ impl Active {
         let (credentials, watched) = watch::channel(identity.credentials.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(session::listen(listener, watched, inputs.clone()));
-        let names = Names::new(inputs.clone());
+        let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
         let mut active = Self {
             node,
             clock,
@@ -148,6 +149,7 @@ impl Active {
             platform,
             gossip,
             names,
+            queries,
             credentials,
             lines: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -157,7 +159,7 @@ impl Active {
         };
         let upstreams = names::host_upstreams();
         active.node.set_upstreams(active.clock.now(), upstreams);
-        active.carry_out().await;
+        active.carry_out();
         Ok(active)
     }
 
@@ -184,22 +186,23 @@ impl Active {
                 }
             }
             input = self.gossip.recv() => self.handle(Input::Gossip(input)),
+            Some(input) = self.queries.recv() => self.handle(Input::Names(input)),
             Some(_) = self.tasks.join_next() => {}
             () = sleep => {}
         }
         self.node.handle_timeout(self.clock.now());
-        self.carry_out().await;
+        self.carry_out();
     }
 
     /// Takes a request of a local client.
-    pub(crate) async fn request(
+    pub(crate) fn request(
         &mut self,
         request: Request,
         reply: oneshot::Sender<Result<api::Response, api::Error>>,
     ) {
         let token = self.token(Waiting::Local(reply));
         self.node.request(self.clock.now(), token, request);
-        self.carry_out().await;
+        self.carry_out();
     }
 
     /// Makes the cluster that this node was started for.
@@ -210,7 +213,7 @@ impl Active {
         let (reply, mut answer) = oneshot::channel();
         let token = self.token(Waiting::Init(reply));
         self.node.initialize(self.clock.now(), token, seed);
-        self.carry_out().await;
+        self.carry_out();
         loop {
             match answer.try_recv() {
                 Ok(result) => return result,
@@ -288,15 +291,17 @@ impl Active {
     fn on_port(&mut self, endpoint: EndpointId, result: Result<MadePort, PlatformError>) {
         let result = result.map(|made| {
             self.plane.add(endpoint, made.port);
-            if let Some(sockets) = made.sockets {
-                self.names.serve(endpoint, sockets);
+            if let Some((udp, tcp)) = made.sockets {
+                if let Err(error) = self.names.serve(endpoint, udp, Some(tcp)) {
+                    tracing::error!(%endpoint, %error, "an endpoint has no resolver");
+                }
             }
         });
         self.node.handle_port(self.clock.now(), endpoint, result);
     }
 
     /// Carries out everything that the node asked for.
-    async fn carry_out(&mut self) {
+    fn carry_out(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Peer { to, address, frame } => self.send(to, address, frame),
@@ -312,8 +317,12 @@ impl Active {
                         tracing::error!(%error, "the last assignment could not be kept");
                     }
                 }
-                Output::Gossip(output) => self.gossip.apply(output).await,
-                Output::Dns(output) => self.names.carry_out(output),
+                Output::Gossip(output) => self.gossip.apply(output),
+                Output::Dns(output) => {
+                    if let Some(event) = self.names.carry_out(output) {
+                        tracing::debug!(?event, "names");
+                    }
+                }
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
                 Output::RemovePort(endpoint) => {
                     self.plane.remove(endpoint);

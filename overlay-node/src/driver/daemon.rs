@@ -272,7 +272,7 @@ impl Supervisor {
     ) {
         let result = match (request, &mut self.active) {
             (Request::Leave { force }, Some(_)) => self.leave(force).await,
-            (request, Some(active)) => return active.request(request, reply).await,
+            (request, Some(active)) => return active.request(request, reply),
             (Request::Info, None) => Ok(Response::Info(Box::new(self.info()))),
             (Request::Init(init), None) => self.init(init).await,
             (Request::Join(join), None) => self.join(join).await,
@@ -404,7 +404,7 @@ impl Supervisor {
         }
         if !alone {
             let (reply, mut answer) = oneshot::channel();
-            active.request(Request::Leave { force }, reply).await;
+            active.request(Request::Leave { force }, reply);
             let result = loop {
                 match answer.try_recv() {
                     Ok(result) => break result,
@@ -446,7 +446,7 @@ impl Supervisor {
         if active.node().leads() {
             let (reply, mut answer) = oneshot::channel();
             let request = Request::JoinToken { role: Role::Worker, rotate: false };
-            active.request(request, reply).await;
+            active.request(request, reply);
             loop {
                 match answer.try_recv() {
                     Ok(Ok(Response::Token(token))) => {

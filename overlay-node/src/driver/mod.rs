@@ -19,6 +19,6 @@ mod store;
 
 pub use daemon::{Daemon, Handle, Options, StartError};
 pub use disk::FileDisk;
-pub use inprocess::InProcess;
+pub use inprocess::{InProcess, InProcessPort, PingError};
 pub use plane::PortIo;
 pub use store::StoreError;

@@ -289,6 +289,13 @@ impl Node {
         self.settle();
     }
 
+    /// Takes the driver's word that an upstream server could not be asked.
+    pub fn handle_upstream_failed(&mut self, now: Instant, upstream: UpstreamToken) {
+        self.advance(now);
+        let _ = self.resolver.handle_upstream_failed(self.now, upstream);
+        self.settle();
+    }
+
     /// Says which servers know foreign names.
     pub fn set_upstreams(&mut self, now: Instant, upstreams: Vec<SocketAddr>) {
         self.advance(now);

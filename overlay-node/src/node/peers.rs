@@ -68,6 +68,10 @@ impl Node {
 
     /// Says to the leader that this node is there, when it is time.
     pub(super) fn beat(&mut self) {
+        // A manager knows who leads from the consensus, whatever it was told before.
+        if let Some(leader) = self.manager.as_ref().and_then(Manager::leader) {
+            self.session.redirect(self.now, leader);
+        }
         if let Some(target) = self.session.poll_heartbeat(self.now) {
             let version = self.agent.assignment().map_or(0, |assignment| assignment.version);
             self.send(target, Message::Heartbeat { version });

@@ -1,0 +1,296 @@
+//! Endpoints inside the daemon's own process, where there is no privilege to make namespaces.
+//!
+//! Each has an [`Endpoint`] for a network stack. Frames and names go the same way as for any other endpoint.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixDatagram,
+    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use overlay_core::{
+    EndpointId,
+    plane::{ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec},
+};
+use overlay_vxlan::Offload;
+use thiserror::Error;
+
+use super::{PortIo, platform::ResolverSockets};
+use crate::{
+    plane::{EchoReply, Endpoint},
+    stub,
+};
+
+/// A platform whose endpoints live in this process. Clones are handles to the same.
+#[derive(Clone, Debug, Default)]
+pub struct InProcess(Arc<Mutex<BTreeMap<EndpointId, Arc<Stack>>>>);
+
+/// An endpoint did not get an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PingError {
+    /// There is no such endpoint here.
+    #[error("no endpoint {endpoint} in this process")]
+    UnknownEndpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// The name has no address.
+    #[error("{name}: name or service not known")]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// Nobody answered.
+    #[error("{address} did not answer")]
+    NoAnswer {
+        /// Who was asked.
+        address: Ipv4Addr,
+    },
+    /// The system refused.
+    #[error("the resolver could not be asked: {kind}")]
+    System {
+        /// What it said.
+        kind: io::ErrorKind,
+    },
+}
+
+/// An endpoint's network stack and the wire to its port.
+#[derive(Debug)]
+struct Stack {
+    spec: PortSpec,
+    wire: UnixDatagram,
+    far: UnixDatagram,
+    state: Mutex<State>,
+    answered: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    endpoint: Endpoint,
+    replies: VecDeque<EchoReply>,
+    resolver: Option<SocketAddr>,
+    sequence: u16,
+}
+
+/// The frame side of an endpoint's port.
+#[derive(Debug)]
+pub struct InProcessPort(UnixDatagram);
+
+impl InProcess {
+    /// Makes a platform without endpoints.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Pings `target`, a name or an address, from an endpoint; returns who answered.
+    ///
+    /// Blocks for up to `patience`.
+    ///
+    /// # Errors
+    ///
+    /// See [`PingError`].
+    pub fn ping(
+        &self,
+        endpoint: EndpointId,
+        target: &str,
+        patience: Duration,
+    ) -> Result<EchoReply, PingError> {
+        let stack = lock(&self.0).get(&endpoint).map(Arc::clone);
+        let stack = stack.ok_or(PingError::UnknownEndpoint { endpoint })?;
+        let address = match target.parse() {
+            Ok(address) => address,
+            Err(_) => stack.resolve(target, patience)?,
+        };
+        stack.ping(address, patience)
+    }
+}
+
+impl Platform for InProcess {
+    type Port = InProcessPort;
+    type Sockets = ResolverSockets;
+
+    #[expect(clippy::disallowed_methods, reason = "an endpoint runs beside the node")]
+    fn create_port(&mut self, spec: &PortSpec) -> Result<InProcessPort, PlatformError> {
+        if spec.namespace != Namespace::InProcess {
+            let what = "an endpoint in a namespace";
+            let reason = "this daemon runs without the privilege to make namespaces; start it as root, \
+                          or where the kernel allows user namespaces"
+                .to_owned();
+            return Err(PlatformError::Unsupported { what, reason });
+        }
+        let v4 = spec.addresses.iter().find_map(|address| match address.addr() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let address = v4.ok_or_else(|| PlatformError::Unsupported {
+            what: "an in-process endpoint without an IPv4 address",
+            reason: "its network stack speaks IPv4 only".to_owned(),
+        })?;
+        let system = |error| PlatformError::system("make a socket pair", &error);
+        let (wire, far) = UnixDatagram::pair().map_err(system)?;
+        far.set_nonblocking(true).map_err(system)?;
+        let port = InProcessPort(far.try_clone().map_err(system)?);
+        let state = State {
+            endpoint: Endpoint::new(spec.mac, address),
+            replies: VecDeque::new(),
+            resolver: None,
+            sequence: 0,
+        };
+        let (spec, state, answered) = (spec.clone(), Mutex::new(state), Condvar::new());
+        let endpoint = spec.endpoint;
+        let stack = Arc::new(Stack { spec, wire, far, state, answered });
+        let runner = Arc::clone(&stack);
+        thread::Builder::new()
+            .name("overlay-endpoint".to_owned())
+            .spawn(move || runner.run())
+            .map_err(|error| PlatformError::system("start a thread", &error))?;
+        if let Some(former) = lock(&self.0).insert(endpoint, stack) {
+            former.stop();
+        }
+        Ok(port)
+    }
+
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        if let Some(stack) = lock(&self.0).remove(&endpoint) {
+            stack.stop();
+        }
+        Ok(())
+    }
+
+    fn open_sockets(
+        &mut self,
+        endpoint: EndpointId,
+        _address: SocketAddr,
+    ) -> Result<ResolverSockets, PlatformError> {
+        let stack = lock(&self.0).get(&endpoint).map(Arc::clone);
+        let stack = stack.ok_or(PlatformError::UnknownEndpoint { endpoint })?;
+        let open = || -> io::Result<ResolverSockets> {
+            // There is no namespace in which 127.0.0.11 would be this endpoint's alone.
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let tcp = TcpListener::bind(udp.local_addr()?)?;
+            lock(&stack.state).resolver = Some(udp.local_addr()?);
+            Ok((udp, tcp))
+        };
+        open().map_err(|error| PlatformError::system("bind the resolver", &error))
+    }
+
+    fn apply(&mut self, _desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        Ok(Vec::new())
+    }
+
+    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
+        let describe = |(id, stack): (&EndpointId, &Arc<Stack>)| {
+            let spec = &stack.spec;
+            let (interface, mac, addresses) =
+                (spec.interface.clone(), spec.mac, spec.addresses.clone());
+            (*id, ActualPort { interface, mac, addresses, mtu: spec.mtu, up: true })
+        };
+        Ok(lock(&self.0).iter().map(describe).collect())
+    }
+}
+
+impl Stack {
+    fn run(&self) {
+        let mut frame = vec![0; FRAME_BYTES_MAX];
+        loop {
+            match self.wire.recv(&mut frame) {
+                Ok(0) => return,
+                Ok(length) => {
+                    let mut state = lock(&self.state);
+                    state.endpoint.handle_frame(frame.get(..length).unwrap_or_default());
+                    while let Some(reply) = state.endpoint.poll_reply() {
+                        state.replies.push_back(reply);
+                        self.answered.notify_all();
+                    }
+                    self.send(&mut state);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn stop(&self) {
+        // The thread wakes with an end of file.
+        let _ = self.wire.shutdown(std::net::Shutdown::Both);
+        let _ = self.far.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn send(&self, state: &mut State) {
+        while let Some(frame) = state.endpoint.poll_frame() {
+            // A wire may lose what does not fit.
+            let _ = self.wire.send(&frame);
+        }
+    }
+
+    fn ping(&self, address: Ipv4Addr, patience: Duration) -> Result<EchoReply, PingError> {
+        let mut state = lock(&self.state);
+        state.sequence = state.sequence.wrapping_add(1);
+        let sequence = state.sequence;
+        state.replies.clear();
+        state.endpoint.ping(address, sequence);
+        self.send(&mut state);
+        let missing = |state: &mut State| {
+            !state.replies.iter().any(|reply| reply.from == address && reply.sequence == sequence)
+        };
+        let waited = self.answered.wait_timeout_while(state, patience, missing);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let reply = state.replies.iter().find(|reply| reply.sequence == sequence).copied();
+        reply.ok_or(PingError::NoAnswer { address })
+    }
+
+    fn resolve(&self, name: &str, patience: Duration) -> Result<Ipv4Addr, PingError> {
+        let unknown = || PingError::UnknownName { name: name.to_owned() };
+        let resolver = lock(&self.state).resolver.ok_or_else(unknown)?;
+        let query = stub::query(1, name).ok_or_else(unknown)?;
+        let ask = || -> io::Result<Vec<IpAddr>> {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.set_read_timeout(Some(patience))?;
+            socket.connect(resolver)?;
+            socket.send(&query)?;
+            let mut answer = vec![0; 1_232];
+            let length = socket.recv(&mut answer)?;
+            Ok(stub::addresses(answer.get(..length).unwrap_or_default()))
+        };
+        let addresses = ask().map_err(|error| PingError::System { kind: error.kind() })?;
+        let v4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        v4.ok_or_else(unknown)
+    }
+}
+
+impl AsFd for InProcessPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl PortIo for InProcessPort {
+    fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)> {
+        match self.0.recv(place)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            length => Ok((length, Offload::default())),
+        }
+    }
+
+    fn write_frame(&self, frame: &[u8], _offload: Offload) -> io::Result<()> {
+        self.0.send(frame).map(drop)
+    }
+}
+
+/// Takes a lock; what a panicking thread left is still whole, for every change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const FRAME_BYTES_MAX: usize = 9_216;
