@@ -377,3 +377,61 @@ fn some(at: u32) -> Option<u32> {
 }
 
 const STATES: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_all_families_come_back_and_differ() {
+        let addresses = ["10.0.1.2", "::ffff:10.0.1.2", "::a00:102", "fd00::1", "::"];
+        let addresses = addresses.map(|text| text.parse::<IpAddr>().expect("an address"));
+        let mut seen = Vec::new();
+        for addr in addresses {
+            for client in addresses {
+                for proto in [Protocol::Tcp, Protocol::Udp] {
+                    let vip = Vip {
+                        addr,
+                        proto,
+                        port: 0xfffe,
+                    };
+                    let key = FlowKey {
+                        vip,
+                        client: SocketAddr::new(client, 0x0102),
+                    };
+                    assert_eq!(Packed::new(&key).unpack(), key);
+                    assert!(!seen.contains(&Packed::new(&key)));
+                    seen.push(Packed::new(&key));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_room_of_ended_flows_is_used_again() {
+        let mut flows = Flows::new(&Seed::from_u64(1));
+        flows.add_group(0);
+        let vip = Vip {
+            addr: [10, 0, 1, 2].into(),
+            proto: Protocol::Tcp,
+            port: 80,
+        };
+        let flow = Flow {
+            group: 0,
+            state: FlowState::Opening,
+            finished: Sides::default(),
+        };
+        let mut held = std::collections::VecDeque::new();
+        for port in 0..10_000 {
+            let key = FlowKey {
+                vip,
+                client: SocketAddr::new([10, 0, 1, 3].into(), port),
+            };
+            held.push_back(flows.insert(&key, flow, Instant::EPOCH));
+            if held.len() > 3 {
+                held.pop_front().map(|at| flows.remove(at));
+            }
+        }
+        assert_eq!((flows.len(), flows.slots.len(), flows.live(0)), (3, 4, 3));
+    }
+}

@@ -52,7 +52,6 @@ impl Maglev {
         order.sort_unstable_by_key(|place| backends[usize::from(*place)].0);
         let turn = |place| Turn::new(place, backends[usize::from(place)], entries, seed);
         let mut turns: Vec<Turn> = order.into_iter().map(turn).collect();
-        turns.retain(|turn| turn.weight > 0);
         let mut table = vec![FREE; entries as usize];
         let mut left = entries;
         while left > 0 {

@@ -214,6 +214,100 @@ fn a_client_keeps_its_backend_and_the_memory_of_it_is_bounded() {
 }
 
 #[test]
+fn the_end_of_a_drain_is_said_once() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 1);
+    let (mut now, vip) = (Instant::EPOCH, vip(Protocol::Tcp));
+    connect(&mut balancer, now, flow(1));
+    connect(&mut balancer, now, flow(2));
+    balancer
+        .set_state(now, vip, id(0), BackendState::Draining)
+        .unwrap();
+    balancer.choose_tcp(now, flow(1), TcpFlags::RST);
+    assert!(drain(&mut balancer).is_empty());
+    // The first connection's entry outlives it; its end says nothing more.
+    now += Duration::from_secs(3_600);
+    balancer.handle_timeout(now);
+    assert!(drain(&mut balancer).is_empty());
+    balancer.choose_tcp(now, flow(2), TcpFlags::RST);
+    let drained = Output::Event(Event::Drained {
+        vip,
+        backend: id(0),
+    });
+    assert_eq!(drain(&mut balancer), [drained]);
+    now += Duration::from_secs(3_600);
+    balancer.handle_timeout(now);
+    assert!(drain(&mut balancer).is_empty());
+}
+
+#[test]
+fn a_draining_backend_that_moves_has_drained() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 1);
+    let (now, vip, flow) = (Instant::EPOCH, vip(Protocol::Tcp), flow(1));
+    connect(&mut balancer, now, flow);
+    let draining = Backend {
+        state: BackendState::Draining,
+        ..backend(0)
+    };
+    balancer.set_backend(now, vip, draining).unwrap();
+    let moved = Backend {
+        address: backend(9).address,
+        ..draining
+    };
+    balancer.set_backend(now, vip, moved).unwrap();
+    let reset = Output::Reset {
+        flow,
+        backend: id(0),
+        address: draining.address,
+    };
+    let drained = Output::Event(Event::Drained {
+        vip,
+        backend: id(0),
+    });
+    assert_eq!(drain(&mut balancer), [reset, drained]);
+}
+
+#[test]
+fn resets_that_wait_are_bounded_and_the_lost_are_counted() {
+    let config = Config {
+        resets_max: 10,
+        ..Config::default()
+    };
+    let mut balancer = balancer(config, Policy::Maglev, 1);
+    let (now, vip) = (Instant::EPOCH, vip(Protocol::Tcp));
+    for round in 1..3 {
+        for port in 0..25 {
+            connect(&mut balancer, now, flow(port));
+        }
+        balancer
+            .set_state(now, vip, id(0), BackendState::Down)
+            .unwrap();
+        assert_eq!(
+            (drain(&mut balancer).len(), balancer.stats().resets_lost),
+            (10, 15 * round)
+        );
+        balancer
+            .set_state(now, vip, id(0), BackendState::Active)
+            .unwrap();
+    }
+}
+
+#[test]
+fn affinity_ends_with_its_time() {
+    let (vip, minute) = (vip(Protocol::Tcp), Duration::from_secs(60));
+    for (pause, same) in [(minute - Duration::from_nanos(1), true), (minute, false)] {
+        let mut balancer = balancer(Config::default(), Policy::WeightedRoundRobin, 2);
+        let config = VipConfig {
+            policy: Policy::WeightedRoundRobin,
+            affinity: Some(minute),
+        };
+        balancer.set_vip(Instant::EPOCH, vip, config).unwrap();
+        let first = chosen(balancer.choose(Instant::EPOCH, flow(1)));
+        let later = chosen(balancer.choose(Instant::EPOCH + pause, flow(2)));
+        assert_eq!(first == later, same);
+    }
+}
+
+#[test]
 fn shares_follow_the_weights() {
     for policy in [
         Policy::Maglev,

@@ -241,3 +241,39 @@ pub enum BackendError {
         max: u16,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::Seed;
+
+    use super::*;
+    use crate::{Config, Protocol};
+
+    #[test]
+    fn the_room_of_removed_backends_is_used_again() {
+        let now = Instant::EPOCH;
+        let mut balancer = Balancer::new(Config::default(), &Seed::from_u64(1), now).unwrap();
+        let vip = Vip {
+            addr: [10, 0, 1, 2].into(),
+            proto: Protocol::Tcp,
+            port: 80,
+        };
+        for round in 0..100_u8 {
+            balancer.set_vip(now, vip, VipConfig::default()).unwrap();
+            for octet in [round, round + 100] {
+                let (id, address) = (
+                    BackendId::from_bytes([octet; 16]),
+                    ([10, 1, 0, octet], 80).into(),
+                );
+                balancer
+                    .set_backend(now, vip, Backend::new(id, address))
+                    .unwrap();
+            }
+            balancer
+                .remove_backend(now, vip, BackendId::from_bytes([round; 16]))
+                .unwrap();
+            balancer.remove_vip(now, vip);
+        }
+        assert_eq!(balancer.members.len(), 2);
+    }
+}
