@@ -74,7 +74,12 @@ impl Switch {
     /// # Errors
     ///
     /// Why the frame is to be dropped; it is counted.
-    pub fn admit_local(&mut self, now: Instant, port: PortId, frame: &Frame) -> Stage<()> {
+    pub fn admit_local(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
         self.now = self.now.max(now);
         self.admit_from_port(port, frame).map(|_| ())
     }
@@ -103,7 +108,12 @@ impl Switch {
     /// # Errors
     ///
     /// Why the frame is to be dropped; it is counted.
-    pub fn admit_remote(&mut self, now: Instant, from: IpAddr, frame: &mut Frame) -> Stage<Vni> {
+    pub fn admit_remote(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        frame: &mut Frame,
+    ) -> Result<Vni, DropReason> {
         self.now = self.now.max(now);
         let header = vxlan::Packet::new_checked(frame.bytes()).map(|packet| packet.vni());
         let Ok(vni) = header else {

@@ -8,13 +8,15 @@ use crate::offload::Offload;
 /// a virtual interface may carry an [`Offload`]: work that its sender left to the device.
 ///
 /// ```text
-///  buffer: |<------- headroom ------->|<----------- bytes ----------->|
-///                                 head^
+///  buffer: |<------- headroom ------->|<--------- bytes --------->|<-- spare -->|
+///                                 head^                       tail^
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Frame {
+    /// Never shrinks: what is spare is not zeroed again for each frame that is read into it.
     buffer: Vec<u8>,
     head: usize,
+    tail: usize,
     offload: Offload,
 }
 
@@ -29,6 +31,7 @@ impl Frame {
         Self {
             buffer: Vec::new(),
             head: 0,
+            tail: 0,
             offload: Offload::NONE,
         }
     }
@@ -39,18 +42,16 @@ impl Frame {
         let mut buffer = Vec::with_capacity(headroom + bytes.len());
         buffer.resize(headroom, 0);
         buffer.extend_from_slice(bytes);
-        Self {
-            buffer,
-            head: headroom,
-            offload: Offload::NONE,
-        }
+        Self::from_buffer(buffer, headroom)
     }
 
     /// Makes a frame from `buffer`, which begins `head` octets into it; a `head` behind the end makes it empty.
     #[must_use]
     pub fn from_buffer(buffer: Vec<u8>, head: usize) -> Self {
+        let tail = buffer.len();
         Self {
-            head: head.min(buffer.len()),
+            head: head.min(tail),
+            tail,
             buffer,
             offload: Offload::NONE,
         }
@@ -61,10 +62,12 @@ impl Frame {
     /// For a driver that reads into the frame: what is in there is unspecified, and [`truncate`](Self::truncate) cuts it
     /// to what was read. The offload is cleared. Allocates only while the buffer grows.
     pub fn receive_buffer(&mut self, headroom: usize, length: usize) -> &mut [u8] {
-        self.buffer.resize(headroom + length, 0);
-        self.head = headroom;
+        (self.head, self.tail) = (headroom, headroom + length);
         self.offload = Offload::NONE;
-        &mut self.buffer[headroom..]
+        if self.buffer.len() < self.tail {
+            self.buffer.resize(self.tail, 0);
+        }
+        self.bytes_mut()
     }
 
     /// Prepends `length` octets and returns them to be written; `None`, and no change, if the headroom is smaller.
@@ -98,18 +101,25 @@ impl Frame {
 
     /// Cuts the frame to at most `length` octets.
     pub fn truncate(&mut self, length: usize) {
-        self.buffer.truncate(self.head.saturating_add(length));
+        self.tail = self.tail.min(self.head.saturating_add(length));
     }
 
     /// Makes the frame `length` octets long; new octets are zero.
     pub fn resize(&mut self, length: usize) {
-        self.buffer.resize(self.head + length, 0);
+        let tail = self.head + length;
+        if self.buffer.len() < tail {
+            self.buffer.resize(tail, 0);
+        }
+        if self.tail < tail {
+            self.buffer[self.tail..tail].fill(0);
+        }
+        self.tail = tail;
     }
 
-    /// Replaces content, headroom and offload by those of `other`; allocates only while the buffer grows.
+    /// Makes the frame what `other` is, headroom and offload included; allocates only while the buffer grows.
     pub fn copy_from(&mut self, other: &Self) {
-        self.buffer.clone_from(&other.buffer);
-        self.head = other.head;
+        self.receive_buffer(other.head, other.len())
+            .copy_from_slice(other.bytes());
         self.offload = other.offload;
     }
 
@@ -120,24 +130,24 @@ impl Frame {
 
     /// Returns the octets, for writing.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.head..]
+        &mut self.buffer[self.head..self.tail]
     }
 
     /// Returns the octets.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.head..]
+        &self.buffer[self.head..self.tail]
     }
 
     /// Returns how many octets there are.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.buffer.len() - self.head
+    pub const fn len(&self) -> usize {
+        self.tail - self.head
     }
 
     /// Returns whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -153,6 +163,24 @@ impl Frame {
         self.offload
     }
 }
+
+/// Copies octets and offload; what is in the headroom and spare is not copied.
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        let mut copy = Self::with_headroom(self.head, self.bytes());
+        copy.offload = self.offload;
+        copy
+    }
+}
+
+/// Equal octets, headroom and offload.
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        (self.bytes(), self.head, self.offload) == (other.bytes(), other.head, other.offload)
+    }
+}
+
+impl Eq for Frame {}
 
 #[cfg(test)]
 mod tests {
@@ -212,5 +240,21 @@ mod tests {
         assert_eq!((frame.bytes(), frame.headroom()), (&b"ne"[..], 2));
         assert_eq!(frame.offload(), Offload::NONE);
         assert!(Frame::from_buffer(vec![1, 2], 3).is_empty());
+    }
+
+    #[test]
+    fn octets_that_were_cut_off_do_not_come_back() {
+        let mut frame = Frame::with_headroom(2, b"secret");
+        frame.truncate(1);
+        frame.truncate(4);
+        assert_eq!(frame.bytes(), b"s");
+        frame.resize(4);
+        assert_eq!(frame.bytes(), b"s\0\0\0");
+        frame.resize(8);
+        assert_eq!(frame.bytes(), b"s\0\0\0\0\0\0\0");
+        assert_eq!(frame, frame.clone());
+        let mut copy = Frame::new();
+        copy.copy_from(&frame);
+        assert_eq!(copy, frame);
     }
 }

@@ -1,11 +1,14 @@
 //! Seeded hashing: endpoints choose their MAC addresses, so they must not know where a row lands.
 
-use std::hash::{BuildHasher, Hasher};
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher},
+};
 
 use overlay_core::Seed;
 
-/// The key of a hash function; two switches have two.
-#[derive(Clone, Debug)]
+/// The key of a hash function; two switches have two. `Debug` does not show it.
+#[derive(Clone)]
 pub(crate) struct HashKey {
     start: u64,
     factor: u64,
@@ -34,6 +37,12 @@ impl HashKey {
     }
 }
 
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(..)")
+    }
+}
+
 impl BuildHasher for HashKey {
     type Hasher = KeyedHasher;
 
@@ -43,7 +52,7 @@ impl BuildHasher for HashKey {
 }
 
 /// Hashes a sequence of words.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct KeyedHasher {
     state: u64,
     factor: u64,

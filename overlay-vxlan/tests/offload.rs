@@ -148,6 +148,20 @@ fn a_partial_checksum_stays_for_a_port_that_takes_it() {
 }
 
 #[test]
+fn a_checksum_that_comes_out_as_zero_is_sent_as_ones() {
+    let mut lab = Lab::new();
+    let bare = udp4(&lab.here, &lab.there, &[0, 0]);
+    let sum = [bare[40], bare[41]];
+    // A payload of the checksum itself makes the sum all ones, and the checksum zero.
+    let full = udp4(&lab.here, &lab.there, &sum);
+    let frame = partial(&full, false, Protocol::UDP, udp::CHECKSUM);
+    let (_, sent) = lab.send_frame(lab.here.port, frame);
+    let bytes = &sent.vtep().2[8..];
+    assert_eq!(bytes[40..42], [0xff, 0xff]);
+    assert_eq!(bytes, full);
+}
+
+#[test]
 fn a_flooded_frame_has_whole_checksums() {
     let mut lab = Lab::new();
     let everybody = Endpoint {
@@ -198,6 +212,16 @@ fn a_partial_checksum_reaches_nothing_but_the_upper_layer() {
         );
         assert!(sent.is_empty());
     }
+    // The checksum of a fragment would cover a part of the packet.
+    let fragment = ipv4::Repr {
+        more_fragments: true,
+        ..ipv4_repr(lab.here.v4, lab.there.v4, Protocol::UDP)
+    };
+    let packet = ipv4_packet(fragment, &bytes[34..]);
+    let fragment = link(lab.here.mac, lab.there.mac, EtherType::IPV4, &packet);
+    let frame = partial(&fragment, false, Protocol::UDP, udp::CHECKSUM);
+    let (outcome, _) = lab.send_frame(lab.here.port, frame);
+    assert_eq!(outcome, Outcome::Dropped(DropReason::Offload));
     let arp = arp_request(&lab.here, lab.there.v4);
     let frame = partial(&bytes, false, Protocol::UDP, udp::CHECKSUM);
     let mut wrong = Frame::with_headroom(Frame::HEADROOM, &arp);

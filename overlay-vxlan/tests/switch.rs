@@ -525,7 +525,24 @@ mod resolution {
         wrong_checksum[14 + 40 + 2] ^= 1;
         let mut wrong_code = good.clone();
         wrong_code[14 + 40 + 1] = 1;
-        for frame in [wrong_hop_limit, wrong_checksum, wrong_code] {
+        // Without an address there is no link-layer option, and the target's group is asked.
+        let nobody = Ipv6Addr::UNSPECIFIED;
+        let (mac, target) = (lab.here.mac, lab.there.v6);
+        let group = ipv6::solicited_node(target);
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let detection = |group, source| {
+            let repr = icmpv6::Repr::NeighbourSolicitation { target, source };
+            icmpv6_frame(mac, ipv6::multicast_mac(group), nobody, group, 255, &repr)
+        };
+        let wrong_option = detection(group, Some(mac));
+        let wrong_group = detection(all_nodes, None);
+        for frame in [
+            wrong_hop_limit,
+            wrong_checksum,
+            wrong_code,
+            wrong_option,
+            wrong_group,
+        ] {
             assert_eq!(lab.send(lab.here.port, &frame).0, Outcome::Flooded);
         }
         assert_eq!(lab.send(lab.here.port, &good).0, Outcome::Answered);
