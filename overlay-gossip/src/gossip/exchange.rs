@@ -45,6 +45,11 @@ impl Streams {
         self.sessions.values().map(|session| session.until).min()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
     pub(super) fn dialled(&self) -> usize {
         self.dialled
     }
@@ -248,7 +253,7 @@ impl Gossip {
     }
 
     pub(super) fn push_pull_due(&mut self) {
-        if self.timers.push_pull_at > self.now {
+        if self.roster.up() == 0 || self.timers.push_pull_at > self.now {
             return;
         }
         self.timers.push_pull_at = self.now + self.push_pull_interval();

@@ -1,6 +1,6 @@
 //! Alive, suspect, dead: who believes what of whom (SWIM §4.2).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
@@ -80,7 +80,9 @@ impl Gossip {
         member.meta = Bytes::from(alive.meta.clone());
         entry.claimed = None;
         entry.retry = crate::roster::Retry::default();
+        let alone = self.roster.up() == 0;
         self.roster.set_state(&name, MemberState::Alive, self.now);
+        self.start_timers(alone);
         self.broadcast_member(&name, &Message::Alive(alive), false);
         self.tell_alive(&name, was, changed);
     }
@@ -92,7 +94,7 @@ impl Gossip {
         let member = entry.member.clone();
         match was {
             MemberState::Down | MemberState::Left => {
-                self.probing.enlist(name.clone(), &mut self.rng);
+                self.enlist(name);
                 self.event(Event::MemberAlive(member));
                 self.tables.handle_member_up(self.now, name);
                 self.on_return(name);
@@ -121,11 +123,29 @@ impl Gossip {
             incarnation: Incarnation(alive.incarnation),
             versions: alive.versions,
         };
+        let alone = self.roster.up() == 0;
         self.roster.insert(member.clone(), self.now);
-        self.probing.enlist(name.clone(), &mut self.rng);
+        self.start_timers(alone);
+        self.enlist(&name);
         self.broadcast_member(&name, &Message::Alive(alive.clone()), false);
         self.event(Event::MemberAlive(member));
         self.tables.handle_member_up(self.now, &name);
+    }
+
+    fn enlist(&mut self, name: &Name) {
+        let members = self.roster.len();
+        self.probing.enlist(name.clone(), members, &mut self.rng);
+    }
+
+    /// Sets the timers that stood still while we were alone.
+    fn start_timers(&mut self, alone: bool) {
+        if alone {
+            let timing = &self.config.timing;
+            let first = self.rng.duration(Duration::ZERO..timing.probe_interval);
+            self.probing.start(self.now + first);
+            let push_pull = timing.push_pull_interval;
+            self.timers.push_pull_at = self.now + self.rng.duration(push_pull / 2..push_pull);
+        }
     }
 
     /// Makes room by forgetting the member that is gone for the longest time.
@@ -309,6 +329,7 @@ impl Gossip {
             self.local.member.state = MemberState::Alive;
             self.broadcasts = Queue::new(self.config.limits.broadcasts_max);
             self.renew_incarnation(self.local.member.incarnation);
+            self.start_timers(true);
         }
     }
 }

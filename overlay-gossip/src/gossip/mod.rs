@@ -1,12 +1,14 @@
 //! The machine: members, their probing, dissemination, streams, and the tables.
 
+#[cfg(test)]
+mod contract;
 mod dissemination;
 mod exchange;
 mod healing;
 mod membership;
 mod probing;
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr};
 
 use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, Machine, NetworkId, Rng, Seed};
@@ -87,10 +89,6 @@ impl Gossip {
         let overhead = overhead_bytes(&config.label, config.keyring.is_some());
         let packet_bytes = config.limits.packet_bytes_max - overhead;
         let mut rng = seed.derive("gossip").rng();
-        let timing = &config.timing;
-        let first = rng.duration(Duration::ZERO..timing.probe_interval);
-        let push_pull_at =
-            now + rng.duration(timing.push_pull_interval / 2..timing.push_pull_interval);
         Ok(Self {
             now,
             local: Local {
@@ -98,8 +96,8 @@ impl Gossip {
                 leave_until: None,
             },
             roster: Roster::default(),
-            awareness: Awareness::new(timing.awareness_max),
-            probing: Probing::new(now + first, rng.next_u32()),
+            awareness: Awareness::new(config.timing.awareness_max),
+            probing: Probing::new(now, rng.next_u32()),
             broadcasts: Queue::new(config.limits.broadcasts_max),
             user_broadcasts: Queue::new(config.limits.broadcasts_max),
             streams: Streams::default(),
@@ -108,7 +106,7 @@ impl Gossip {
             timers: Timers {
                 gossip_at: None,
                 gossip_from: now,
-                push_pull_at,
+                push_pull_at: now,
                 next_message: 0,
             },
             outputs: VecDeque::new(),
@@ -366,9 +364,9 @@ impl Gossip {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        let left = self.local.member.state == MemberState::Left;
         let timers = [
-            self.probing
-                .deadline(self.roster.up() > 0 && self.local.leave_until.is_none()),
+            self.probing.deadline(self.roster.up() > 0 && !left),
             self.timers.gossip_at,
             (self.roster.up() > 0).then_some(self.timers.push_pull_at),
             self.roster.next_deadline(),
@@ -417,8 +415,9 @@ impl Machine for Gossip {
     fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.close_late_streams();
-        self.end_suspicions();
         self.probe_due();
+        // After the probe, whose failure may be the confirmation that ends a suspicion.
+        self.end_suspicions();
         self.push_pull_due();
         self.heal_due();
         self.tables.handle_timeout(self.now);

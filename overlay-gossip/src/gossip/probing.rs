@@ -56,8 +56,12 @@ impl Probing {
         }
     }
 
-    /// Gives a new member a random place in this round.
-    pub(super) fn enlist(&mut self, name: Name, rng: &mut Rng) {
+    /// Gives a new member a random place in this round. A round that holds more than twice `members` is full of those
+    /// who came and went, and is begun anew.
+    pub(super) fn enlist(&mut self, name: Name, members: usize, rng: &mut Rng) {
+        if self.order.len() > members.saturating_mul(2) {
+            self.order.clear();
+        }
         let at = rng.index(self.order.len() + 1).unwrap_or(0);
         self.order.insert(at, name);
     }
@@ -70,6 +74,17 @@ impl Probing {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Starts probing, now that there is somebody to probe.
+    pub(super) fn start(&mut self, next_at: Instant) {
+        self.next_at = next_at;
+        self.current = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.order.len() + self.relays.len()
     }
 
     pub(super) fn delay(&mut self, gap: Duration) {
@@ -89,8 +104,6 @@ impl Gossip {
     pub(super) fn probe_due(&mut self) {
         self.end_relays();
         if self.roster.up() == 0 || self.local.member.state == MemberState::Left {
-            self.probing.current = None;
-            self.probing.next_at = self.probing.next_at.max(self.now + LEAST);
             return;
         }
         if self.probing.next_at <= self.now {
@@ -369,5 +382,3 @@ fn answer_to(origin: Option<&Origin>, from: SocketAddr) -> (SocketAddr, Option<N
 const STREAM_PING_VERSION: u8 = 3;
 /// Members whose protocol reaches this version send nacks.
 const NACK_VERSION: u8 = 4;
-/// A probe without anybody to probe is put off by at least this.
-const LEAST: Duration = Duration::from_millis(1);

@@ -8,11 +8,13 @@
 //! News leave at once to some members of the network, then with the gossip ticks; digests, exchanged periodically and
 //! on joining, find what was missed.
 
-mod message;
+pub(crate) mod message;
 mod network;
 mod own;
 mod row;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -313,6 +315,25 @@ impl Tables {
             broadcasts_dropped: self.stats.broadcasts_dropped + dropped,
             ..self.stats
         }
+    }
+
+    /// Counts what remote input can make grow.
+    #[cfg(test)]
+    pub(crate) fn footprint(&self) -> usize {
+        let joined = self.networks.values().filter_map(|n| n.joined.as_ref());
+        let queued: usize = joined.map(|joined| joined.queue.len()).sum();
+        let owners = self.networks.values().map(|n| n.owners.len());
+        assert_eq!(owners.sum::<usize>(), self.attachments);
+        self.rows + self.attachments + self.networks.len() + self.asks.len() + queued
+    }
+
+    /// Everything but the queue of outputs, the time and the counters.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self) -> String {
+        format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            self.identity, self.members, self.networks, self.asks, self.timers
+        )
     }
 
     fn is_up(&self, member: &Name) -> bool {
