@@ -20,17 +20,56 @@ pub struct Message {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Body {
-    PreVote { round: u64, last_index: u64, last_term: u64 },
-    PreVoteReply { round: u64, granted: bool },
-    Vote { last_index: u64, last_term: u64, transfer: bool },
-    VoteReply { granted: bool },
-    Append { previous: u64, previous_term: u64, commit: u64, entries: Vec<(u64, Payload)> },
-    Accepted { matched: u64 },
-    Rejected { previous: u64, hint: u64, hint_term: u64 },
-    Heartbeat { commit: u64, round: u64 },
-    HeartbeatReply { round: u64 },
-    Chunk { index: u64, term: u64, membership: Membership, total: u64, offset: u64, data: Bytes },
-    SnapshotReply { index: u64, wanted: u64 },
+    PreVote {
+        round: u64,
+        last_index: u64,
+        last_term: u64,
+    },
+    PreVoteReply {
+        round: u64,
+        granted: bool,
+    },
+    Vote {
+        last_index: u64,
+        last_term: u64,
+        transfer: bool,
+    },
+    VoteReply {
+        granted: bool,
+    },
+    Append {
+        previous: u64,
+        previous_term: u64,
+        commit: u64,
+        entries: Vec<(u64, Payload)>,
+    },
+    Accepted {
+        matched: u64,
+    },
+    Rejected {
+        previous: u64,
+        hint: u64,
+        hint_term: u64,
+    },
+    Heartbeat {
+        commit: u64,
+        round: u64,
+    },
+    HeartbeatReply {
+        round: u64,
+    },
+    Chunk {
+        index: u64,
+        term: u64,
+        membership: Membership,
+        total: u64,
+        offset: u64,
+        data: Bytes,
+    },
+    SnapshotReply {
+        index: u64,
+        wanted: u64,
+    },
     TimeoutNow,
 }
 
@@ -38,11 +77,24 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = put(&(self.group, self.to, self.term, self.incarnation, self.means));
         let (kind, rest) = match &self.body {
-            Body::PreVote { round, last_index, last_term } => (1, put(&(round, last_index, last_term))),
+            Body::PreVote {
+                round,
+                last_index,
+                last_term,
+            } => (1, put(&(round, last_index, last_term))),
             Body::PreVoteReply { round, granted } => (2, put(&(round, granted))),
-            Body::Vote { last_index, last_term, transfer } => (3, put(&(last_index, last_term, transfer))),
+            Body::Vote {
+                last_index,
+                last_term,
+                transfer,
+            } => (3, put(&(last_index, last_term, transfer))),
             Body::VoteReply { granted } => (4, put(granted)),
-            Body::Append { previous, previous_term, commit, entries } => {
+            Body::Append {
+                previous,
+                previous_term,
+                commit,
+                entries,
+            } => {
                 let mut rest = put(&(previous, previous_term, commit, entries.len() as u32));
                 for entry in entries {
                     rest.extend(put(entry));
@@ -50,12 +102,21 @@ impl Message {
                 (5, rest)
             }
             Body::Accepted { matched } => (6, put(&(0_u32, matched))),
-            Body::Rejected { previous, hint, hint_term } => (6, put(&(1_u32, previous, hint, hint_term))),
+            Body::Rejected {
+                previous,
+                hint,
+                hint_term,
+            } => (6, put(&(1_u32, previous, hint, hint_term))),
             Body::Heartbeat { commit, round } => (7, put(&(commit, round))),
             Body::HeartbeatReply { round } => (8, put(round)),
-            Body::Chunk { index, term, membership, total, offset, data } => {
-                (9, put(&(index, term, membership, total, offset, data)))
-            }
+            Body::Chunk {
+                index,
+                term,
+                membership,
+                total,
+                offset,
+                data,
+            } => (9, put(&(index, term, membership, total, offset, data))),
             Body::SnapshotReply { index, wanted } => (10, put(&(index, wanted))),
             Body::TimeoutNow => (11, Vec::new()),
         };
@@ -73,7 +134,14 @@ impl Message {
         let mut body = &bytes[6..];
         let (group, to, term, incarnation, means) = take(&mut body);
         let body = decode_body(bytes[0], &mut body);
-        Self { group, to, term, incarnation, means, body }
+        Self {
+            group,
+            to,
+            term,
+            incarnation,
+            means,
+            body,
+        }
     }
 }
 
@@ -81,7 +149,11 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
     let decoded = match kind {
         1 => {
             let (round, last_index, last_term) = take(body);
-            Body::PreVote { round, last_index, last_term }
+            Body::PreVote {
+                round,
+                last_index,
+                last_term,
+            }
         }
         2 => {
             let (round, granted) = take(body);
@@ -89,19 +161,36 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
         }
         3 => {
             let (last_index, last_term, transfer) = take(body);
-            Body::Vote { last_index, last_term, transfer }
+            Body::Vote {
+                last_index,
+                last_term,
+                transfer,
+            }
         }
-        4 => Body::VoteReply { granted: take(body) },
+        4 => Body::VoteReply {
+            granted: take(body),
+        },
         5 => {
             let (previous, previous_term, commit, count): (u64, u64, u64, u32) = take(body);
             let entries = (0..count).map(|_| take(body)).collect();
-            Body::Append { previous, previous_term, commit, entries }
+            Body::Append {
+                previous,
+                previous_term,
+                commit,
+                entries,
+            }
         }
         6 => match take::<u32>(body) {
-            0 => Body::Accepted { matched: take(body) },
+            0 => Body::Accepted {
+                matched: take(body),
+            },
             _ => {
                 let (previous, hint, hint_term) = take(body);
-                Body::Rejected { previous, hint, hint_term }
+                Body::Rejected {
+                    previous,
+                    hint,
+                    hint_term,
+                }
             }
         },
         7 => {
@@ -111,7 +200,14 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
         8 => Body::HeartbeatReply { round: take(body) },
         9 => {
             let (index, term, membership, total, offset, data) = take(body);
-            Body::Chunk { index, term, membership, total, offset, data }
+            Body::Chunk {
+                index,
+                term,
+                membership,
+                total,
+                offset,
+                data,
+            }
         }
         10 => {
             let (index, wanted) = take(body);

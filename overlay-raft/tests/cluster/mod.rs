@@ -1,6 +1,10 @@
 //! Members under direct control: one alone, whose peers are the test, or several with a wire that the test can cut.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
 
 pub mod message;
 
@@ -245,7 +249,12 @@ impl Node {
             .iter()
             .map(|term| (*term, command(&format!("{term}"))))
             .collect();
-        let body = Body::Append { previous, previous_term, commit, entries };
+        let body = Body::Append {
+            previous,
+            previous_term,
+            commit,
+            entries,
+        };
         self.feed_at(from, term, body);
     }
 
@@ -446,7 +455,9 @@ impl Cluster {
                         || self.down.contains(&to)
                         || self.down.contains(&from);
                     if let Some(node) = self.nodes.get_mut(&to).filter(|_| !lost) {
-                        node.raft.handle_message(node.now, id(from), &bytes).unwrap();
+                        node.raft
+                            .handle_message(node.now, id(from), &bytes)
+                            .unwrap();
                         node.drain();
                     }
                 }
