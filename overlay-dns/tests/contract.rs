@@ -1,4 +1,5 @@
 //! The resolver keeps the contract of machines.
+#![allow(clippy::unwrap_used, reason = "the helpers here are test code as well")]
 
 #[cfg(test)]
 mod support;

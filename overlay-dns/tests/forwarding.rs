@@ -1,4 +1,9 @@
 //! Rules 24 and 32 to 38: what leaves, what comes back, and what happens when nothing does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers here are test code as well"
+)]
 
 #[cfg(test)]
 mod support;

@@ -1,6 +1,11 @@
 //! The rules of an embedded resolver, one test each, in the order of the project's table: names and messages.
 //!
 //! Rules 12 and 13, which are about streams, are in `tests/sockets.rs`; 24 and 32 to 38 in `tests/forwarding.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers here are test code as well"
+)]
 
 #[cfg(test)]
 mod support;
@@ -717,7 +722,7 @@ fn lookup_tries_the_whole_name_then_ever_longer_names_of_networks() {
     bench.resolver.set_client(bench.now, ALICE, view);
     bench.resolver.set_network(bench.now, OTHER, "c");
     bench.set(dotted, 30, &["a"], &["10.0.3.1"]);
-    let mut address = |bench: &mut Bench| bench.ask("a.net.c", RecordType::A).texts();
+    let address = |bench: &mut Bench| bench.ask("a.net.c", RecordType::A).texts();
     assert_eq!(address(&mut bench), ["a.net.c. 5 A 10.0.3.1"]);
     bench.set(OTHER, 31, &["a.net"], &["10.0.3.2"]);
     assert_eq!(address(&mut bench), ["a.net.c. 5 A 10.0.3.2"]);
