@@ -141,6 +141,7 @@ impl Fdb {
         let more = self.reserved.saturating_sub(self.learned.len());
         self.learned.reserve(more);
         self.make_room();
+        self.check();
     }
 
     /// Writes a static row over whatever is there; group addresses have none.
@@ -368,6 +369,14 @@ impl Fdb {
         if self.learned.is_empty() {
             self.sweep = None;
         }
+        self.check();
+    }
+
+    /// Checks, in debug builds, that room is kept for every quota and for no more.
+    fn check(&self) {
+        let room = |quota: &Quota| quota.max.max(quota.used);
+        debug_assert_eq!(self.reserved, self.quotas.iter().map(room).sum::<usize>());
+        debug_assert!(self.static_rows + self.reserved <= self.slots.len() / 8 * 7);
     }
 
     /// Grows until all rows, and all that may yet be learned, fill at most seven eighths.

@@ -642,4 +642,11 @@ fn options_of_neighbour_discovery_that_do_not_add_up_are_refused() {
         bytes.splice(24.., unknown);
     });
     assert_eq!(skipped, Ok(Ok(Some(from.mac))));
+    let twice = message(|bytes| bytes.extend_from_within(24..32));
+    assert_eq!(twice, Ok(Ok(Some(from.mac))));
+    let two = message(|bytes| {
+        bytes.extend_from_within(24..32);
+        bytes[39] ^= 1;
+    });
+    assert_eq!(two, Ok(Err(DecodeError::Contradiction { kind: 1 })));
 }

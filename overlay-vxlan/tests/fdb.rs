@@ -197,6 +197,27 @@ fn the_last_address_of_the_last_network_is_like_any_other() {
 }
 
 #[test]
+fn the_row_that_ages_first_is_waited_for() {
+    let mut fdb = Fdb::new(&Seed::from_u64(0));
+    let network = NetworkIndex(0);
+    fdb.set_quota(network, 10);
+    for (number, seconds) in [(1, 100), (2, 10), (3, 50)] {
+        let mac = MacAddr::new([2, 0, 0, 0, 0, number]);
+        let expires = Instant::from_millis(seconds * 1_000);
+        fdb.learn(Instant::EPOCH, network, mac, NextHop::Vtep(0), expires);
+    }
+    for seconds in [10, 50, 100] {
+        let due = Instant::from_millis(seconds * 1_000);
+        assert_eq!(fdb.next_ageing(), Some(due));
+        fdb.age(due - Duration::from_nanos(1), |_, _, _| panic!("too early"));
+        let mut aged = 0;
+        fdb.age(due, |_, _, _| aged += 1);
+        assert_eq!(aged, 1);
+    }
+    assert_eq!(fdb.next_ageing(), None);
+}
+
+#[test]
 fn a_large_table_holds_every_row() {
     let mut fdb = Fdb::new(&Seed::from_u64(7));
     let mac = |number: u32| {

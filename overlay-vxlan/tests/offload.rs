@@ -355,6 +355,19 @@ fn a_super_frame_stays_whole_for_a_port_that_takes_it() {
         .collect();
     assert_eq!(segments.len(), 5);
     check_tcp_segments(&segments, false, &whole, 1_000);
+    for partial_checksum in [false, true] {
+        let capabilities = PortCapabilities {
+            partial_checksum,
+            segmentation: false,
+        };
+        lab.switch
+            .set_port_capabilities(lab.neighbour.port, capabilities)
+            .unwrap();
+        assert_eq!(
+            lab.send_frame(lab.here.port, frame.clone()).1.ports().len(),
+            5
+        );
+    }
     let capabilities = PortCapabilities {
         partial_checksum: true,
         segmentation: true,

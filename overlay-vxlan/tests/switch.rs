@@ -333,6 +333,24 @@ mod anti_spoof {
     }
 
     #[test]
+    fn neighbour_discovery_never_comes_in_fragments() {
+        let mut lab = Lab::new();
+        let whole = solicitation(lab.here.mac, lab.here.v6, lab.there.v6);
+        let group = ipv6::solicited_node(lab.there.v6);
+        // A first fragment that holds all of the message.
+        let mut payload = vec![Protocol::ICMPV6.0, 0, 0, 1, 0, 0, 0, 9];
+        payload.extend_from_slice(&whole[54..]);
+        let packet = ipv6_packet(lab.here.v6, group, Protocol(44), 255, &payload);
+        let frame = link(
+            lab.here.mac,
+            ipv6::multicast_mac(group),
+            EtherType::IPV6,
+            &packet,
+        );
+        dropped(DropReason::Malformed, lab.send(lab.here.port, &frame));
+    }
+
+    #[test]
     fn other_subnets_are_neither_source_nor_destination() {
         let mut lab = Lab::new();
         let foreign = Endpoint {
@@ -1270,6 +1288,7 @@ mod control {
         );
         // A VTEP that comes back begins at zero.
         lab.switch.remove_remote(lab.vni, lab.there.mac, vtep(2));
+        lab.switch.set_vteps(lab.vni, &BTreeSet::new()).unwrap();
         lab.switch
             .set_vteps(lab.vni, &BTreeSet::from([vtep(9)]))
             .unwrap();

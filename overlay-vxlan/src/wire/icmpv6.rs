@@ -122,7 +122,8 @@ impl<T: AsRef<[u8]>> Packet<T> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Length`] or [`DecodeError::Truncated`] for options that do not add up (RFC 4861 §7.1).
+    /// [`DecodeError::Length`] or [`DecodeError::Truncated`] for options that do not add up (RFC 4861 §7.1),
+    /// [`DecodeError::Contradiction`] for two that differ.
     pub fn link_layer(&self) -> Result<Option<MacAddr>, DecodeError> {
         let wanted = match self.kind() {
             Kind::NEIGHBOUR_SOLICITATION => SOURCE_OPTION,
@@ -143,8 +144,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
                 });
             }
             need(options, length)?;
-            if read_u8(options, 0) == wanted && found.is_none() {
-                found = Some(read_mac(options, 2));
+            if read_u8(options, 0) == wanted {
+                let mac = read_mac(options, 2);
+                // Receivers differ on which of two they take.
+                if found.is_some_and(|found| found != mac) {
+                    return Err(DecodeError::Contradiction { kind: wanted });
+                }
+                found = Some(mac);
             }
             options = tail(options, length..);
         }

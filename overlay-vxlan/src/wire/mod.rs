@@ -76,6 +76,12 @@ pub enum DecodeError {
         /// The flags.
         flags: u8,
     },
+    /// Two options of a kind contradict each other.
+    #[error("expected one option of kind {kind}, found two that differ")]
+    Contradiction {
+        /// The kind of option.
+        kind: u8,
+    },
     /// The checksum does not fit the octets.
     #[error("the checksum does not fit the octets")]
     Checksum,
