@@ -126,7 +126,10 @@ impl Cluster {
             ..ChaosConfig::default()
         };
         if kind == Kind::Dueling {
+            config.interval = Duration::from_millis(20)..Duration::from_millis(300);
             config.downtime = Duration::from_millis(1)..Duration::from_millis(100);
+            config.duration = Duration::from_millis(5)..Duration::from_millis(500);
+            config.weights.isolate = 40;
         }
         Self {
             chaos: Chaos::new(&seed, config),

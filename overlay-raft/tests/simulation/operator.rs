@@ -42,6 +42,14 @@ impl Cluster {
 
     /// Has everybody campaign at once, and takes the power from one in the middle of it.
     fn duel(&mut self, leaders: &[HostId]) {
+        for &host in leaders {
+            // One that has not committed anything of its term yet: what it has is left behind on few disks.
+            let fresh = self.raft(host, |raft, _| raft.commit() < raft.last_index());
+            if fresh == Some(true) && self.rng.chance(300_000) {
+                let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(20));
+                self.crash_after(host, moment);
+            }
+        }
         if self.rng.chance(900_000) {
             return;
         }
@@ -56,10 +64,14 @@ impl Cluster {
         }
         let victim = hosts[self.rng.index(hosts.len()).expect("hosts")];
         let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(60));
+        self.crash_after(victim, moment);
+    }
+
+    fn crash_after(&mut self, host: HostId, moment: Duration) {
         let healed = Rc::clone(&self.healed);
         self.world.at(self.world.now() + moment, move |world| {
             if !healed.get() {
-                world.crash(victim);
+                world.crash(host);
             }
         });
     }
