@@ -3,7 +3,7 @@
 use std::fmt;
 
 macro_rules! codes {
-    ($(#[$meta:meta])* $name:ident($number:ty) { $($(#[$doc:meta])* $constant:ident = $value:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident($number:ty, $prefix:literal) { $($(#[$doc:meta])* $constant:ident = $value:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub $number);
@@ -16,7 +16,7 @@ macro_rules! codes {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self.0 {
                     $($value => f.pad(stringify!($constant)),)*
-                    other => f.pad(&format!("{}{other}", stringify!($name).to_uppercase())),
+                    other => f.pad(&format!("{}{other}", $prefix)),
                 }
             }
         }
@@ -31,7 +31,7 @@ macro_rules! codes {
 
 codes! {
     /// The type of a record, or of a question.
-    RecordType(u16) {
+    RecordType(u16, "TYPE") {
         /// An IPv4 address.
         A = 1,
         /// A name server.
@@ -65,7 +65,7 @@ codes! {
 
 codes! {
     /// The class of a record.
-    Class(u16) {
+    Class(u16, "CLASS") {
         /// The Internet.
         IN = 1,
         /// Chaos, used for `version.bind`.
@@ -77,7 +77,7 @@ codes! {
 
 codes! {
     /// What a message asks for; 4 bits.
-    Opcode(u8) {
+    Opcode(u8, "OPCODE") {
         /// A standard query.
         QUERY = 0,
         /// Something changed in a zone (RFC 1996).
@@ -89,7 +89,7 @@ codes! {
 
 codes! {
     /// How a query ended; 12 bits with EDNS, 4 without.
-    Rcode(u16) {
+    Rcode(u16, "RCODE") {
         /// It was answered; perhaps with no record.
         NOERROR = 0,
         /// The query was malformed.

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use super::{DecodeError, Full, Message, Name, Record, RecordType, Writer};
+use super::{Class, DecodeError, Full, Message, Name, Record, RecordType, Writer};
 
 /// Record data could not be copied.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,6 +45,8 @@ enum Head {
     Octets(usize),
     /// NAPTR: four octets and three character-strings.
     Naptr,
+    /// Nothing but character-strings, at least one.
+    Strings,
 }
 
 enum Tail {
@@ -62,8 +64,15 @@ impl Layout {
         }
     }
 
-    fn of(kind: RecordType) -> Option<Self> {
+    fn of(kind: RecordType, class: Class) -> Option<Self> {
         Some(match kind.0 {
+            1 if class == Class::IN => Self::new(4, 0, 0, false), // A
+            28 if class == Class::IN => Self::new(16, 0, 0, false), // AAAA
+            // HINFO, TXT
+            13 | 16 => Self {
+                head: Head::Strings,
+                ..Self::new(0, 0, 0, false)
+            },
             // NS, MD, MF, CNAME, MB, MG, MR, PTR
             2..=5 | 7..=9 | 12 => Self::new(0, 1, 0, true),
             6 => Self::new(0, 2, 20, true),            // SOA
@@ -100,12 +109,13 @@ impl Writer<'_> {
     /// [`RdataError`]; a part may have been written.
     pub fn rdata(&mut self, message: &Message<'_>, record: &Record<'_>) -> Result<(), RdataError> {
         let malformed = RdataError::malformed(record);
-        let Some(layout) = Layout::of(record.kind) else {
+        let Some(layout) = Layout::of(record.kind, record.class) else {
             return Ok(self.bytes(record.rdata)?);
         };
         let head = match layout.head {
             Head::Octets(octets) => octets,
-            Head::Naptr => naptr_head(record.rdata).ok_or(malformed.clone())?,
+            Head::Naptr => strings_end(record.rdata, 4, 3).ok_or(malformed.clone())?,
+            Head::Strings => strings_end(record.rdata, 0, usize::MAX).ok_or(malformed.clone())?,
         };
         self.bytes(record.rdata.get(..head).ok_or(malformed.clone())?)?;
         let end = record.rdata_at.saturating_add(record.rdata.len());
@@ -126,12 +136,14 @@ impl Writer<'_> {
     }
 }
 
-/// Returns how long the part of a NAPTR before its name is (RFC 3403 §4.1).
-fn naptr_head(rdata: &[u8]) -> Option<usize> {
-    let mut at = 4_usize;
-    for _ in 0..3 {
+/// Returns where `count` character-strings that begin at `at` end; `usize::MAX` takes all there are, at least one.
+/// The part of a NAPTR before its name holds three (RFC 3403 §4.1).
+fn strings_end(rdata: &[u8], at: usize, count: usize) -> Option<usize> {
+    let (mut at, mut read) = (at, 0_usize);
+    while read < count && (at < rdata.len() || count < usize::MAX || read == 0) {
         let length = usize::from(*rdata.get(at)?);
         at = at.checked_add(length)?.checked_add(1)?;
+        read = read.saturating_add(1);
     }
-    Some(at)
+    (at <= rdata.len()).then_some(at)
 }
