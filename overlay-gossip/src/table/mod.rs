@@ -8,10 +8,13 @@
 //! News leave at once to some members of the network, then with the gossip ticks; digests, exchanged periodically and
 //! on joining, find what was missed.
 
+mod heard;
 pub(crate) mod message;
 mod network;
+mod news;
 mod own;
 mod row;
+mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -23,19 +26,15 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId, Rng, Seed};
 
 pub(crate) use self::message::{MARK, RECORD_OVERHEAD_BYTES};
 pub use self::row::{Lease, LeaseVerifier, PortMapping, Protocol, ROW_BYTES_MAX, Row, RowState};
 use self::{
-    message::{Attachment, Purpose, Rows, TableMessage, Version, WireRecord},
-    network::{Content, Joined, Key, Network, OwnerTable, Record, content_of},
+    message::{Attachment, TableMessage, Version},
+    network::{Joined, Key, Network, OwnerTable},
 };
-use crate::{
-    Config, DecodeError, Event, Limits, Name, TableStats, Timing,
-    queue::{Queue, retransmits},
-};
+use crate::{Config, DecodeError, Event, Limits, Name, TableStats, Timing, queue::Queue};
 
 /// The tables of all networks, as one part of the gossip machine.
 #[derive(Debug)]
@@ -366,36 +365,6 @@ impl Tables {
         self.networks.get_mut(&network)?.owners.get_mut(name)
     }
 
-    /// Returns the place of an owner, made if there is room.
-    fn owner_place(&mut self, network: NetworkId, name: &Name) -> Option<&mut OwnerTable> {
-        if self.owner(network, name).is_none() {
-            let new_network = !self.networks.contains_key(&network);
-            let full = self.attachments >= self.limits.attachments_max
-                || (new_network && self.networks.len() >= self.limits.networks_max);
-            if full && !self.is_own(name) {
-                self.stats.attachments_refused += 1;
-                return None;
-            }
-            self.attachments += 1;
-            let mut owner = OwnerTable::new(name, self.members.get(name) != Some(&false));
-            if !self.members.contains_key(name) && !self.is_own(name) {
-                owner.expires = Some(self.now + STRANGER_MEMORY);
-            }
-            let owners = &mut self.networks.entry(network).or_default().owners;
-            owners.insert(name.clone(), owner);
-        }
-        self.owner_mut(network, name)
-    }
-
-    /// Returns where a member has an entry: network, whether attached, whether confirmed.
-    fn where_owner(&self, member: &Name) -> Vec<(NetworkId, bool, bool)> {
-        let entry = |(id, network): (&NetworkId, &Network)| {
-            let owner = network.owners.get(member)?;
-            Some((*id, owner.is_attached(), owner.confirmed))
-        };
-        self.networks.iter().filter_map(entry).collect()
-    }
-
     /// Tells that all rows of an owner became visible, or are about to be hidden.
     fn announce_rows(&mut self, network: NetworkId, owner: &Name, shown: bool) {
         let Some(table) = self.owner(network, owner) else {
@@ -454,222 +423,6 @@ impl Tables {
         self.outputs.push_back(TableOutput::Event(event));
     }
 
-    /// Puts a record in place and tells the difference. `None` if there is no room.
-    fn store(
-        &mut self,
-        network: NetworkId,
-        name: &Name,
-        endpoint: EndpointId,
-        record: Record,
-    ) -> Option<()> {
-        let known = self.owner(network, name)?.get(endpoint).is_some();
-        if !known && self.rows >= self.limits.rows_max {
-            self.stats.rows_refused += 1;
-            return None;
-        }
-        let row = content_of(&record).cloned();
-        let previous = self
-            .owner_mut(network, name)?
-            .insert(endpoint, record)
-            .and_then(|previous| previous.content)
-            .map(|content| content.row);
-        self.rows += usize::from(!known);
-        if self.is_owner_visible(network, name) {
-            self.row_changed(network, name, endpoint, previous, row);
-        }
-        Some(())
-    }
-
-    /// Removes a record and tells it.
-    fn forget(&mut self, network: NetworkId, name: &Name, endpoint: EndpointId) {
-        let visible = self.is_owner_visible(network, name);
-        let removed = self
-            .owner_mut(network, name)
-            .and_then(|owner| owner.remove(endpoint));
-        let Some(record) = removed else { return };
-        self.rows -= 1;
-        let previous = record.content.map(|content| content.row);
-        if visible {
-            self.row_changed(network, name, endpoint, previous, None);
-        }
-    }
-
-    fn drop_owner(&mut self, network: NetworkId, name: &Name) {
-        let endpoints = self.owner(network, name).map(|owner| owner.which(|_| true));
-        for endpoint in endpoints.unwrap_or_default() {
-            self.forget(network, name, endpoint);
-        }
-        let network = self.networks.get_mut(&network);
-        if network.is_some_and(|network| network.owners.remove(name).is_some()) {
-            self.attachments -= 1;
-        }
-    }
-
-    fn drop_empty_networks(&mut self) {
-        let empty = |n: &Network| n.joined.is_none() && n.owners.is_empty();
-        self.networks.retain(|_, network| !empty(network));
-    }
-
-    fn send(&mut self, to: &Name, via: Option<SocketAddr>, message: &TableMessage) {
-        self.outputs.push_back(TableOutput::Send {
-            to: to.clone(),
-            via,
-            bytes: message.encode(),
-        });
-    }
-
-    /// Queues a record for the members of its network.
-    fn queue(&mut self, network: NetworkId, record: &WireRecord, own: bool) {
-        let bytes = postcard::to_allocvec(record)
-            .expect("a vector takes every octet, and no field has an unknown length");
-        let joined = self.networks.get_mut(&network);
-        let Some(joined) = joined.and_then(|network| network.joined.as_mut()) else {
-            return;
-        };
-        let key = (record.owner.clone(), record.endpoint);
-        joined.queue.push(key, Bytes::from(bytes), own);
-        let at = self.now + self.timing.gossip_interval;
-        self.timers.gossip_at.get_or_insert(at);
-    }
-
-    /// One round of gossip: of each network with news, some packets to some members.
-    fn gossip(&mut self) {
-        self.timers.gossip_at = None;
-        let ids: Vec<NetworkId> = self.joined_networks().collect();
-        for id in ids {
-            let peers = self.random_members(id, self.timing.gossip_nodes);
-            let members = self.network_members(id).count();
-            let times_max = retransmits(self.timing.retransmit_mult, members);
-            for _ in 0..ROW_PACKETS_MAX {
-                for peer in &peers {
-                    self.gossip_to(id, peer, times_max);
-                }
-            }
-            let Some(joined) = self.networks.get(&id).and_then(|n| n.joined.as_ref()) else {
-                continue;
-            };
-            if !joined.queue.is_empty() {
-                let at = self.now + self.timing.gossip_interval;
-                self.timers.gossip_at.get_or_insert(at);
-            }
-        }
-    }
-
-    fn gossip_to(&mut self, id: NetworkId, peer: &Name, times_max: u32) {
-        let budget = self.packet_bytes.saturating_sub(ROWS_HEAD_BYTES);
-        let joined = self.networks.get_mut(&id).and_then(|n| n.joined.as_mut());
-        let Some(joined) = joined else { return };
-        let taken = joined.queue.take(budget, 0, RECORDS_MAX, times_max);
-        let records: Vec<WireRecord> = taken
-            .iter()
-            .filter_map(|bytes| postcard::from_bytes(bytes).ok())
-            .collect();
-        if !records.is_empty() {
-            let rows = self.news(id, records);
-            self.send(peer, None, &rows);
-        }
-    }
-
-    fn news(&self, network: NetworkId, records: Vec<WireRecord>) -> TableMessage {
-        TableMessage::Rows(Rows {
-            sender: self.identity.name.clone(),
-            network,
-            purpose: Purpose::News,
-            records,
-            wanted: Vec::new(),
-        })
-    }
-
-    fn random_members(&mut self, network: NetworkId, count: usize) -> Vec<Name> {
-        let mut members: Vec<Name> = self.network_members(network).cloned().collect();
-        for at in 0..count.min(members.len()) {
-            if let Some(other) = self.rng.index(members.len() - at) {
-                members.swap(at, at + other);
-            }
-        }
-        members.truncate(count);
-        members
-    }
-
-    /// Forgets what is past its time.
-    fn prune(&mut self) {
-        let now = self.now;
-        let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let (mut records, mut owners) = (Vec::new(), Vec::new());
-        for (id, network) in &self.networks {
-            for (name, owner) in &network.owners {
-                let known = self.members.contains_key(name) || self.is_own(name);
-                if over(owner.expires) && (!known || !owner.is_attached()) {
-                    owners.push((*id, name.clone()));
-                }
-                let old = owner.which(|record| over(record.expires));
-                records.extend(
-                    old.into_iter()
-                        .map(|endpoint| (*id, name.clone(), endpoint)),
-                );
-            }
-        }
-        for (network, name, endpoint) in records {
-            self.forget(network, &name, endpoint);
-        }
-        for (network, name) in owners {
-            self.drop_owner(network, &name);
-        }
-        self.drop_empty_networks();
-        self.timers.prune_at = None;
-        self.prune_soon();
-    }
-
-    /// Sets the time of the next pruning, at most once a second.
-    fn prune_soon(&mut self) {
-        if self.timers.prune_at.is_some() {
-            return;
-        }
-        let owners = self.networks.values().flat_map(|n| n.owners.values());
-        let any = owners.clone().any(|owner| owner.expires.is_some())
-            || owners
-                .flat_map(OwnerTable::records)
-                .any(|(_, record)| record.expires.is_some());
-        if any {
-            self.timers.prune_at = Some(self.now + PRUNE_INTERVAL);
-        }
-    }
-
-    /// Decodes a row and checks its lease, unless the same lease was checked before.
-    fn admit(&mut self, network: NetworkId, record: &WireRecord) -> Option<Option<Content>> {
-        let Some(bytes) = &record.row else {
-            return Some(None);
-        };
-        let Ok(row) = Row::decode(network, record.endpoint, bytes) else {
-            self.stats.malformed += 1;
-            return None;
-        };
-        if !self.is_lease_good(network, &record.owner, &row) {
-            self.stats.leases_rejected += 1;
-            return None;
-        }
-        Some(Some(Content {
-            bytes: bytes.clone(),
-            row,
-        }))
-    }
-
-    fn is_lease_good(&mut self, network: NetworkId, owner: &Name, row: &Row) -> bool {
-        let Some(verifier) = &self.verifier else {
-            return true;
-        };
-        let known = self
-            .owner(network, owner)
-            .and_then(|table| content_of(table.get(row.endpoint)?));
-        if known.is_some_and(|known| known.lease == row.lease) {
-            return true;
-        }
-        let good = verifier.is_owner(owner, row.lease.node)
-            && verifier.verify(&row.lease.signed_bytes(), &row.lease.signature);
-        self.stats.leases_verified += 1;
-        good
-    }
-
     fn new_joined(&self) -> Joined {
         Joined {
             queue: Queue::new(self.limits.row_broadcasts_max),
@@ -691,12 +444,3 @@ impl Tables {
 }
 
 const ZERO: Duration = Duration::ZERO;
-/// How long the words of a member that nobody knows are kept.
-const STRANGER_MEMORY: Duration = Duration::from_secs(60);
-const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
-/// Most packets with rows of one network to one member in one round.
-const ROW_PACKETS_MAX: usize = 4;
-/// Most records in one packet.
-const RECORDS_MAX: usize = 100;
-/// Octets around the records of a packet: type, head, sender, network, purpose, counts.
-const ROWS_HEAD_BYTES: usize = 1 + 7 + 1 + crate::NAME_BYTES_MAX + 16 + 1 + 2 + 1;
