@@ -15,7 +15,9 @@ pub(crate) fn query(id: u16, name: &str) -> Option<Vec<u8>> {
 
 /// Reads the addresses out of an answer.
 pub(crate) fn addresses(answer: &[u8]) -> Vec<IpAddr> {
-    let Ok(message) = Message::new_checked(answer) else { return Vec::new() };
+    let Ok(message) = Message::new_checked(answer) else {
+        return Vec::new();
+    };
     let octets = |record: Record<'_>| <[u8; 4]>::try_from(record.rdata).ok();
     message
         .records()

@@ -83,7 +83,10 @@ impl Agent {
     pub(crate) fn new(config: Config, memory: AgentMemory, now: Instant) -> Self {
         let mut agent = Self {
             config,
-            memory: AgentMemory { assignment: None, namespaces: memory.namespaces },
+            memory: AgentMemory {
+                assignment: None,
+                namespaces: memory.namespaces,
+            },
             endpoints: BTreeMap::new(),
             joined: BTreeSet::new(),
             wishes: VecDeque::new(),
@@ -134,13 +137,16 @@ impl Agent {
         endpoint: EndpointId,
         result: Result<(), PlatformError>,
     ) {
-        let Some(local) = self.endpoints.get_mut(&endpoint) else { return };
+        let Some(local) = self.endpoints.get_mut(&endpoint) else {
+            return;
+        };
         match result {
             Ok(()) => {
                 local.port = PortState::Ready;
                 let record = &local.assigned.record;
                 let row = row(record, &local.assigned, self.config.address);
-                self.wishes.push_back(Wish::PutRow(record.network, Box::new(row)));
+                self.wishes
+                    .push_back(Wish::PutRow(record.network, Box::new(row)));
             }
             Err(error) => {
                 local.port = PortState::Failed(error);
@@ -165,7 +171,11 @@ impl Agent {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let failed = |local: &&LocalEndpoint| matches!(local.port, PortState::Failed(_));
-        let retries = self.endpoints.values().filter(failed).map(|local| local.retry_at);
+        let retries = self
+            .endpoints
+            .values()
+            .filter(failed)
+            .map(|local| local.retry_at);
         retries.chain(self.orphans.values().copied()).min()
     }
 
@@ -180,8 +190,12 @@ impl Agent {
 
     /// Returns the endpoints that the managers keep for this node but nobody here knows of; each is due once.
     pub(crate) fn take_orphans(&mut self, now: Instant) -> Vec<EndpointId> {
-        let due: Vec<_> =
-            self.orphans.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        let due: Vec<_> = self
+            .orphans
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for endpoint in &due {
             self.orphans.insert(*endpoint, now + ORPHAN);
         }
@@ -215,7 +229,9 @@ impl Agent {
                 name: record.name.clone(),
                 aliases: record.aliases.clone(),
                 network: record.network,
-                network_name: network.map(|network| network.name.clone()).unwrap_or_default(),
+                network_name: network
+                    .map(|network| network.name.clone())
+                    .unwrap_or_default(),
                 node: record.node,
                 mac: record.mac,
                 addresses: record.addresses.clone(),
@@ -233,7 +249,11 @@ impl Agent {
         members: impl Fn(NetworkId) -> BTreeSet<IpAddr>,
     ) -> Desired {
         let mut desired = Desired::default();
-        for network in self.assignment().into_iter().flat_map(|assignment| &assignment.networks) {
+        for network in self
+            .assignment()
+            .into_iter()
+            .flat_map(|assignment| &assignment.networks)
+        {
             let ports: BTreeMap<_, _> = self
                 .endpoints
                 .values()
@@ -250,22 +270,42 @@ impl Agent {
                 .filter(|row| row.vtep != self.config.address)
                 .map(|row| {
                     let (mac, addresses, vtep) = (row.mac, row.addresses.clone(), row.vtep);
-                    (row.endpoint, RemoteEndpoint { mac, addresses, vtep })
+                    (
+                        row.endpoint,
+                        RemoteEndpoint {
+                            mac,
+                            addresses,
+                            vtep,
+                        },
+                    )
                 })
                 .collect();
             let mut vteps = members(network.id);
             vteps.extend(remotes.values().map(|remote| remote.vtep));
             vteps.remove(&self.config.address);
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
-            let network_plane = DesiredNetwork { vni, subnets, mtu, ports, remotes, vteps };
+            let network_plane = DesiredNetwork {
+                vni,
+                subnets,
+                mtu,
+                ports,
+                remotes,
+                vteps,
+            };
             desired.networks.insert(network.id, network_plane);
         }
         desired
     }
 
     fn settle_networks(&mut self) {
-        let Some(assignment) = &self.memory.assignment else { return };
-        let wanted: BTreeSet<_> = assignment.networks.iter().map(|network| network.id).collect();
+        let Some(assignment) = &self.memory.assignment else {
+            return;
+        };
+        let wanted: BTreeSet<_> = assignment
+            .networks
+            .iter()
+            .map(|network| network.id)
+            .collect();
         for network in self.joined.difference(&wanted) {
             self.wishes.push_back(Wish::LeaveNetwork(*network));
             self.wishes.push_back(Wish::RemoveZone(*network));
@@ -273,7 +313,8 @@ impl Agent {
         for network in &assignment.networks {
             if !self.joined.contains(&network.id) {
                 let (name, subnets) = (network.name.clone(), network.subnets.clone());
-                self.wishes.push_back(Wish::SetZone(network.id, name, subnets));
+                self.wishes
+                    .push_back(Wish::SetZone(network.id, name, subnets));
                 self.wishes.push_back(Wish::JoinNetwork(network.id));
             }
         }
@@ -281,14 +322,20 @@ impl Agent {
     }
 
     fn settle_endpoints(&mut self, now: Instant) {
-        let Some(assignment) = &self.memory.assignment else { return };
+        let Some(assignment) = &self.memory.assignment else {
+            return;
+        };
         let wanted: BTreeMap<_, _> = assignment
             .endpoints
             .iter()
             .map(|endpoint| (endpoint.record.id, endpoint.clone()))
             .collect();
-        let gone: Vec<_> =
-            self.endpoints.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        let gone: Vec<_> = self
+            .endpoints
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
         for endpoint in gone {
             if let Some(local) = self.endpoints.remove(&endpoint) {
                 let network = local.assigned.record.network;
@@ -298,27 +345,45 @@ impl Agent {
                 self.memory.namespaces.remove(&endpoint);
             }
         }
-        self.orphans.retain(|endpoint, _| wanted.contains_key(endpoint));
+        self.orphans
+            .retain(|endpoint, _| wanted.contains_key(endpoint));
         for (endpoint, assigned) in wanted {
             if !self.memory.namespaces.contains_key(&endpoint) {
                 self.orphans.entry(endpoint).or_insert(now + ORPHAN);
             } else if !self.endpoints.contains_key(&endpoint) {
                 let (port, retry_at) = (PortState::Creating, now);
-                self.endpoints.insert(endpoint, LocalEndpoint { assigned, port, retry_at });
+                self.endpoints.insert(
+                    endpoint,
+                    LocalEndpoint {
+                        assigned,
+                        port,
+                        retry_at,
+                    },
+                );
                 self.create_port(endpoint);
             }
         }
     }
 
     fn create_port(&mut self, endpoint: EndpointId) {
-        let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else { return };
-        let Some(record) = self.endpoints.get(&endpoint).map(|local| local.assigned.record.clone())
+        let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else {
+            return;
+        };
+        let Some(record) = self
+            .endpoints
+            .get(&endpoint)
+            .map(|local| local.assigned.record.clone())
         else {
             return;
         };
-        let Some(network) = self.network(record.network) else { return };
+        let Some(network) = self.network(record.network) else {
+            return;
+        };
         let (mtu, internal) = (self.mtu(network), network.internal);
-        let view = View { networks: vec![record.network], forward: !internal };
+        let view = View {
+            networks: vec![record.network],
+            forward: !internal,
+        };
         let spec = PortSpec {
             endpoint,
             namespace,
@@ -337,12 +402,19 @@ impl Agent {
     }
 
     fn network(&self, network: NetworkId) -> Option<&AssignedNetwork> {
-        self.assignment()?.networks.iter().find(|candidate| candidate.id == network)
+        self.assignment()?
+            .networks
+            .iter()
+            .find(|candidate| candidate.id == network)
     }
 
     /// The underlay's MTU less the encapsulation's octets: outer IP, UDP and VXLAN headers and the inner Ethernet header.
     fn mtu(&self, network: &AssignedNetwork) -> u16 {
-        let overhead = if self.config.address.is_ipv4() { 50 } else { 70 };
+        let overhead = if self.config.address.is_ipv4() {
+            50
+        } else {
+            70
+        };
         let most = self.config.underlay_mtu.saturating_sub(overhead);
         network.mtu.map_or(most, |wanted| wanted.min(most))
     }
@@ -370,7 +442,11 @@ fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr) -> Ro
 
 /// Makes the DNS records of a row.
 pub(crate) fn records(row: &Row) -> Records {
-    Records { names: row.names.clone(), addresses: row.addresses.clone(), ..Records::default() }
+    Records {
+        names: row.names.clone(),
+        addresses: row.addresses.clone(),
+        ..Records::default()
+    }
 }
 
 /// Name of the interface inside an endpoint's namespace.

@@ -45,7 +45,10 @@ impl Session {
         if self.managers != managers {
             self.managers = managers.to_vec();
         }
-        if self.target.is_some_and(|target| self.address(target).is_none() && target != self.node) {
+        if self
+            .target
+            .is_some_and(|target| self.address(target).is_none() && target != self.node)
+        {
             self.target = None;
         }
     }
@@ -94,7 +97,12 @@ impl Session {
     /// Returns where a manager takes sessions.
     pub(crate) fn address(&self, node: NodeId) -> Option<SocketAddr> {
         let known = self.managers.iter().find(|manager| manager.node == node);
-        let seed = || self.seeds.iter().find(|(seed, _)| *seed == node).map(|(_, address)| *address);
+        let seed = || {
+            self.seeds
+                .iter()
+                .find(|(seed, _)| *seed == node)
+                .map(|(_, address)| *address)
+        };
         known.map(|manager| manager.management).or_else(seed)
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use overlay_core::{EndpointId, Machine as _, NodeId, Seed, plane::PlatformError};
@@ -38,13 +39,35 @@ use crate::{
 /// Whatever arrives for a node.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Peer { peer: Peer, frame: Vec<u8> },
-    SessionOpened { peer: Peer, frames: Frames },
-    SessionClosed { node: NodeId, id: SessionId },
-    PeerGone { node: NodeId, frames: Frames },
-    Bootstrap { peer: Option<Peer>, ask: Bootstrap, reply: oneshot::Sender<Admitted> },
-    Persisted { ticket: PersistTicket, durable: bool },
-    Port { endpoint: EndpointId, result: Result<MadePort, PlatformError> },
+    Peer {
+        peer: Peer,
+        frame: Vec<u8>,
+    },
+    SessionOpened {
+        peer: Peer,
+        frames: Frames,
+    },
+    SessionClosed {
+        node: NodeId,
+        id: SessionId,
+    },
+    PeerGone {
+        node: NodeId,
+        frames: Frames,
+    },
+    Bootstrap {
+        peer: Option<Peer>,
+        ask: Bootstrap,
+        reply: oneshot::Sender<Admitted>,
+    },
+    Persisted {
+        ticket: PersistTicket,
+        durable: bool,
+    },
+    Port {
+        endpoint: EndpointId,
+        result: Result<MadePort, PlatformError>,
+    },
     Gossip(overlay_gossip::driver::Input),
     Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
@@ -55,7 +78,12 @@ type Admitted = Result<Admission, api::Error>;
 /// Who waits for the answer to a request.
 enum Waiting {
     Local(oneshot::Sender<Result<api::Response, api::Error>>),
-    Join { request: String, role: Role, node: NodeId, reply: oneshot::Sender<Admitted> },
+    Join {
+        request: String,
+        role: Role,
+        node: NodeId,
+        reply: oneshot::Sender<Admitted>,
+    },
     Init(oneshot::Sender<Result<Box<Assignment>, api::Error>>),
 }
 
@@ -109,7 +137,14 @@ impl Active {
                     None => Restored::joining(),
                 };
                 let group = crate::group(identity.cluster);
-                (Some(log), Some(ManagerBoot { raft, group, restored }))
+                (
+                    Some(log),
+                    Some(ManagerBoot {
+                        raft,
+                        group,
+                        restored,
+                    }),
+                )
             }
         };
         let mut config = Config::new(identity.node, &options.name, identity.address);
@@ -118,7 +153,11 @@ impl Active {
         config.unix_epoch = clock.unix_epoch();
         config.timers = options.timers;
         config.underlay_mtu = options.underlay_mtu;
-        let boot = Boot { memory: store.memory()?, manager, seeds: identity.seeds.clone() };
+        let boot = Boot {
+            memory: store.memory()?,
+            manager,
+            seeds: identity.seeds.clone(),
+        };
 
         let bind = |port| SocketAddr::new(options.listen, port);
         let listener = tokio::net::TcpListener::bind(bind(options.management_port))
@@ -129,8 +168,12 @@ impl Active {
             .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
         let data = data_socket(bind(options.data_port))
             .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
-        let plane = PlaneThread::start(data, clock, seed.derive("plane"))
-            .map_err(|error| StartError::Thread { what: "frame path", error })?;
+        let plane = PlaneThread::start(data, clock, seed.derive("plane")).map_err(|error| {
+            StartError::Thread {
+                what: "frame path",
+                error,
+            }
+        })?;
 
         let node = Node::new(config, seed, clock.now(), boot)?;
         let (credentials, watched) = watch::channel(identity.credentials.clone());
@@ -226,6 +269,26 @@ impl Active {
         }
     }
 
+    /// Hands leadership over, if there is somebody to take it, and waits a little for that.
+    pub(crate) async fn retire(&mut self) {
+        self.node.step_aside(self.clock.now());
+        self.carry_out();
+        let patience = tokio::time::Instant::now() + RETIRE;
+        while self.node.leads()
+            && self
+                .node
+                .raft()
+                .is_some_and(|raft| raft.membership().voters().count() > 1)
+        {
+            if tokio::time::timeout_at(patience, self.step())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -251,7 +314,13 @@ impl Active {
             }
             Input::SessionOpened { peer, frames } => {
                 self.next += 1;
-                self.lines.insert(peer.node, Line { id: self.next, frames });
+                self.lines.insert(
+                    peer.node,
+                    Line {
+                        id: self.next,
+                        frames,
+                    },
+                );
             }
             Input::SessionClosed { node, id } => {
                 if self.lines.get(&node).is_some_and(|line| line.id == id) {
@@ -265,8 +334,14 @@ impl Active {
                 }
             }
             Input::Bootstrap { peer, ask, reply } => self.on_bootstrap(peer, ask, reply),
-            Input::Persisted { ticket, durable: true } => self.node.handle_persisted(now, ticket),
-            Input::Persisted { ticket, durable: false } => {
+            Input::Persisted {
+                ticket,
+                durable: true,
+            } => self.node.handle_persisted(now, ticket),
+            Input::Persisted {
+                ticket,
+                durable: false,
+            } => {
                 self.node.handle_persist_failed(now, ticket);
             }
             Input::Port { endpoint, result } => self.on_port(endpoint, result),
@@ -353,7 +428,14 @@ impl Active {
         let _ = frames.try_send(frame);
         self.lines.insert(to, Line { id, frames });
         let (credentials, inputs) = (self.credentials.borrow().clone(), self.inputs.clone());
-        self.tasks.spawn(session::dial(to, address, id, credentials, receiver, inputs));
+        self.tasks.spawn(session::dial(
+            to,
+            address,
+            id,
+            credentials,
+            receiver,
+            inputs,
+        ));
     }
 
     fn on_reply(&mut self, token: RequestToken, result: Result<Reply, api::Error>) {
@@ -371,10 +453,21 @@ impl Active {
             (Some(Waiting::Init(reply)), result) => {
                 let _ = reply.send(result.and_then(admitted));
             }
-            (Some(Waiting::Join { request, role, node, reply }), result) => {
+            (
+                Some(Waiting::Join {
+                    request,
+                    role,
+                    node,
+                    reply,
+                }),
+                result,
+            ) => {
                 let admission = result.and_then(admitted).and_then(|assignment| {
                     let issued = self.issue(&request, node, role)?;
-                    Ok(Admission { assignment: Some(assignment), ..issued })
+                    Ok(Admission {
+                        assignment: Some(assignment),
+                        ..issued
+                    })
                 });
                 let _ = reply.send(admission);
             }
@@ -389,14 +482,26 @@ impl Active {
         reply: oneshot::Sender<Admitted>,
     ) {
         match (ask, peer) {
-            (Bootstrap::Join { secret, request, node }, _) => {
+            (
+                Bootstrap::Join {
+                    secret,
+                    request,
+                    node,
+                },
+                _,
+            ) => {
                 let Some(role) = self.role_for(secret.expose()) else {
                     let text = "the token's secret is not valid (any more): get a fresh token with `join-token` on a manager";
                     let _ = reply.send(Err(api::Error::new(ErrorKind::Untrusted, text)));
                     return;
                 };
                 let node = AddNode { role, ..node };
-                let waiting = Waiting::Join { request, role, node: node.id, reply };
+                let waiting = Waiting::Join {
+                    request,
+                    role,
+                    node: node.id,
+                    reply,
+                };
                 let token = self.token(waiting);
                 self.node.admit(self.clock.now(), token, node);
             }
@@ -413,7 +518,8 @@ impl Active {
     fn renew_for(&self, node: NodeId, request: &str) -> Admitted {
         let record = self.node.state().and_then(|state| state.nodes().get(&node));
         let role = record.map(|record| record.role).ok_or_else(|| {
-            let text = "this manager does not know the node: it was removed, or ask another manager";
+            let text =
+                "this manager does not know the node: it was removed, or ask another manager";
             api::Error::new(ErrorKind::Forbidden, text)
         })?;
         self.issue(request, node, role)
@@ -423,7 +529,10 @@ impl Active {
     fn role_for(&self, secret: &[u8]) -> Option<Role> {
         let cluster = self.node.cluster()?;
         let same = |known: &[u8]| {
-            let differ = known.iter().zip(secret).fold(0, |sum, (a, b)| sum | (a ^ b));
+            let differ = known
+                .iter()
+                .zip(secret)
+                .fold(0, |sum, (a, b)| sum | (a ^ b));
             known.len() == secret.len() && std::hint::black_box(differ) == 0
         };
         let worker = same(cluster.worker_token.expose());
@@ -445,7 +554,11 @@ impl Active {
             .issue(request, node, cluster.id, role, Clock::unix_now())
             .map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
         let authority = cluster.ca_certificate.clone();
-        Ok(Admission { authority, certificate, assignment: None })
+        Ok(Admission {
+            authority,
+            certificate,
+            assignment: None,
+        })
     }
 
     fn open_log(&mut self, raft: RaftId) {
@@ -468,8 +581,10 @@ impl Active {
     fn close_log(&mut self) {
         self.log = None;
         self.identity.raft = None;
-        let closed =
-            self.store.save_identity(&self.identity).and_then(|()| self.store.clear_raft());
+        let closed = self
+            .store
+            .save_identity(&self.identity)
+            .and_then(|()| self.store.clear_raft());
         if let Err(error) = closed {
             tracing::error!(%error, "the log of a former manager could not be removed");
         }
@@ -541,7 +656,9 @@ impl Active {
 
 impl std::fmt::Debug for Active {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Active").field("node", &self.identity.node).finish_non_exhaustive()
+        f.debug_struct("Active")
+            .field("node", &self.identity.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -558,7 +675,11 @@ fn admitted(reply: Reply) -> Result<Box<Assignment>, api::Error> {
 /// Opens the socket of the data port with room for bursts.
 fn data_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     // The kernel grants what its limit allows.
     let _ = socket.set_recv_buffer_size(DATA_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(DATA_BUFFER_BYTES);
@@ -568,6 +689,8 @@ fn data_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
 
 /// The wildcard address that a daemon listens on by default.
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// How long a leader that stops waits for its successor.
+const RETIRE: Duration = Duration::from_millis(300);
 /// How many inputs may wait; their senders wait then.
 const INPUTS_MAX: usize = 4_096;
 /// How many inputs are taken before outputs are carried out.

@@ -28,7 +28,11 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Bootstrap {
     /// Let me in.
-    Join { secret: Secret<16>, request: String, node: AddNode },
+    Join {
+        secret: Secret<16>,
+        request: String,
+        node: AddNode,
+    },
     /// Sign my key again, for the role that I have by now. Only with a certificate.
     Renew { request: String },
 }
@@ -55,12 +59,20 @@ pub(crate) async fn join(
         api::Error::new(ErrorKind::Untrusted, text)
     };
     let config = joining_client(token.ca_digest).map_err(|error| untrusted(&error))?;
-    let ask = Bootstrap::Join { secret: token.secret.clone(), request, node };
+    let ask = Bootstrap::Join {
+        secret: token.secret.clone(),
+        request,
+        node,
+    };
     exchange(remote, config, &ask).await
 }
 
 /// Asks the manager at `remote` to sign this node's key again.
-pub(crate) async fn renew(remote: SocketAddr, credentials: &Credentials, request: String) -> Answer {
+pub(crate) async fn renew(
+    remote: SocketAddr,
+    credentials: &Credentials,
+    request: String,
+) -> Answer {
     let config = credentials
         .client()
         .map_err(|error| api::Error::new(ErrorKind::Untrusted, error.to_string()))?;
@@ -80,14 +92,19 @@ async fn exchange(remote: SocketAddr, config: rustls::ClientConfig, ask: &Bootst
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Err(explain(remote, &error)),
         Err(_) => {
-            let text = format!("{remote} did not answer within {PATIENCE:?}: check the address and that TCP port {} is open", remote.port());
+            let text = format!(
+                "{remote} did not answer within {PATIENCE:?}: check the address and that TCP port {} is open",
+                remote.port()
+            );
             Err(api::Error::new(ErrorKind::Unavailable, text))
         }
     }
 }
 
 fn explain(remote: SocketAddr, error: &std::io::Error) -> api::Error {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     if let Some(rustls::Error::InvalidCertificate(_)) = tls {
         let text = format!(
             "{remote} is not a manager of the cluster that the token is for (its certificate authority has another digest): \
@@ -110,7 +127,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> std::io::Result<()> {
     let ask: Bootstrap = receive(&mut stream).await?;
     let (reply, answer) = oneshot::channel();
-    inputs.send(Input::Bootstrap { peer, ask, reply }).await.map_err(invalid)?;
+    inputs
+        .send(Input::Bootstrap { peer, ask, reply })
+        .await
+        .map_err(invalid)?;
     let answer: Answer = answer.await.map_err(invalid)?;
     stream.write_all(&wire::encode_body(KIND, &answer)).await?;
     stream.flush().await?;

@@ -12,10 +12,18 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "the driver hands machines the time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the driver hands machines the time"
+    )]
     pub(crate) fn start() -> Self {
-        let unix_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: std::time::Instant::now(), unix_epoch }
+        let unix_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            start: std::time::Instant::now(),
+            unix_epoch,
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -28,9 +36,14 @@ impl Clock {
     }
 
     /// Returns the Unix time.
-    #[expect(clippy::disallowed_methods, reason = "certificates are dated by the world's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "certificates are dated by the world's clock"
+    )]
     pub(crate) fn unix_now() -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
     }
 
     /// Returns the deadline as tokio knows time.

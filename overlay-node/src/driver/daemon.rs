@@ -122,13 +122,19 @@ pub enum StartError {
 
 impl StartError {
     pub(crate) fn port(protocol: &'static str, address: SocketAddr, error: std::io::Error) -> Self {
-        Self::Port { protocol, address, error }
+        Self::Port {
+            protocol,
+            address,
+            error,
+        }
     }
 }
 
 impl From<LogError> for StartError {
     fn from(error: LogError) -> Self {
-        Self::Log { reason: error.to_string() }
+        Self::Log {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -173,10 +179,13 @@ impl Daemon {
         P::Port: PortIo,
     {
         let store = Arc::new(Store::open(&options.data_dir)?);
-        let platform = PlatformThread::start(platform)
-            .map_err(|error| StartError::Thread { what: "platform", error })?;
-        let seed = clock::entropy()
-            .map_err(|error| StartError::Entropy { reason: error.to_string() })?;
+        let platform = PlatformThread::start(platform).map_err(|error| StartError::Thread {
+            what: "platform",
+            error,
+        })?;
+        let seed = clock::entropy().map_err(|error| StartError::Entropy {
+            reason: error.to_string(),
+        })?;
         let clock = Clock::start();
         let mut supervisor = Supervisor {
             rng: seed.derive("daemon").rng(),
@@ -191,7 +200,10 @@ impl Daemon {
         }
         let (calls, received) = mpsc::channel(CALLS_MAX);
         let task = tokio::spawn(supervisor.run(received));
-        Ok(Self { handle: Handle(calls), task })
+        Ok(Self {
+            handle: Handle(calls),
+            task,
+        })
     }
 
     /// Returns a handle.
@@ -215,7 +227,10 @@ impl Handle {
     pub async fn request(&self, request: Request) -> Result<Response, api::Error> {
         let (reply, answer) = oneshot::channel();
         let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
-        self.0.send(Call::Request(request, reply)).await.map_err(|_| stopped())?;
+        self.0
+            .send(Call::Request(request, reply))
+            .await
+            .map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -256,6 +271,9 @@ impl Supervisor {
             match call {
                 None => return,
                 Some(Call::Shutdown(reply)) => {
+                    if let Some(active) = &mut self.active {
+                        active.retire().await;
+                    }
                     self.active = None;
                     let _ = reply.send(());
                     return;
@@ -334,12 +352,12 @@ impl Supervisor {
     }
 
     async fn join(&mut self, join: JoinRequest) -> Result<Response, api::Error> {
-        let token: JoinToken = join
-            .token
-            .parse()
-            .map_err(|error: crate::identity::TokenError| {
-                api::Error::new(ErrorKind::Invalid, error.to_string())
-            })?;
+        let token: JoinToken =
+            join.token
+                .parse()
+                .map_err(|error: crate::identity::TokenError| {
+                    api::Error::new(ErrorKind::Invalid, error.to_string())
+                })?;
         let address = self.address(join.advertise)?;
         let node = NodeId::random(&mut self.rng);
         let (key, request) = certificate::request()
@@ -353,7 +371,10 @@ impl Supervisor {
         )
         .await?;
         let assignment = admission.assignment.ok_or_else(|| {
-            api::Error::new(ErrorKind::Untrusted, "the manager let this node in without an assignment")
+            api::Error::new(
+                ErrorKind::Untrusted,
+                "the manager let this node in without an assignment",
+            )
         })?;
         let identity = Identity {
             format: 0,
@@ -375,7 +396,10 @@ impl Supervisor {
         };
         let role = assignment.role;
         self.store.clear().map_err(StartError::from)?;
-        let memory = AgentMemory { assignment: Some(*assignment), ..AgentMemory::default() };
+        let memory = AgentMemory {
+            assignment: Some(*assignment),
+            ..AgentMemory::default()
+        };
         self.store.save_memory(&memory).map_err(StartError::from)?;
         let started = self.activate(identity.clone(), None).await;
         let kept = started.and_then(|active| {
@@ -393,7 +417,9 @@ impl Supervisor {
     }
 
     async fn leave(&mut self, force: bool) -> Result<Response, api::Error> {
-        let Some(active) = &mut self.active else { return Ok(Response::Done) };
+        let Some(active) = &mut self.active else {
+            return Ok(Response::Done);
+        };
         let alone = active.node().state().is_some_and(|state| {
             let own = active.identity().node;
             state.voters().all(|(_, manager)| manager.id == own)
@@ -414,11 +440,19 @@ impl Supervisor {
             };
             match result {
                 // With force, a node leaves a cluster that it cannot reach.
-                Err(error) if !(force && error.kind == ErrorKind::Unavailable) => return Err(error),
+                Err(error) if !(force && error.kind == ErrorKind::Unavailable) => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
-        for endpoint in active.node().desired().networks.values().flat_map(|network| network.ports.keys()) {
+        for endpoint in active
+            .node()
+            .desired()
+            .networks
+            .values()
+            .flat_map(|network| network.ports.keys())
+        {
             self.platform.remove(*endpoint);
         }
         self.active = None;
@@ -426,7 +460,11 @@ impl Supervisor {
         Ok(Response::Done)
     }
 
-    async fn activate(&mut self, identity: Identity, first: Option<RaftId>) -> Result<Active, StartError> {
+    async fn activate(
+        &mut self,
+        identity: Identity,
+        first: Option<RaftId>,
+    ) -> Result<Active, StartError> {
         let seed = Seed::from_bytes(self.rng.bytes());
         Active::start(
             &self.options,
@@ -441,11 +479,20 @@ impl Supervisor {
     }
 
     async fn joined(&mut self, node: NodeId, role: Role) -> Result<Response, api::Error> {
-        let mut joined = Joined { node, role, worker_token: None };
-        let Some(active) = &mut self.active else { return Ok(Response::Joined(joined)) };
+        let mut joined = Joined {
+            node,
+            role,
+            worker_token: None,
+        };
+        let Some(active) = &mut self.active else {
+            return Ok(Response::Joined(joined));
+        };
         if active.node().leads() {
             let (reply, mut answer) = oneshot::channel();
-            let request = Request::JoinToken { role: Role::Worker, rotate: false };
+            let request = Request::JoinToken {
+                role: Role::Worker,
+                rotate: false,
+            };
             active.request(request, reply);
             loop {
                 match answer.try_recv() {
@@ -467,7 +514,9 @@ impl Supervisor {
             api::Error::new(ErrorKind::Invalid, text)
         })?;
         if address.is_unspecified() || address.is_multicast() {
-            let text = format!("{address} cannot be advertised: give an address of this host that the others reach");
+            let text = format!(
+                "{address} cannot be advertised: give an address of this host that the others reach"
+            );
             return Err(api::Error::new(ErrorKind::Invalid, text));
         }
         Ok(address)

@@ -24,11 +24,17 @@ impl FileDisk {
     ///
     /// What the system said.
     pub fn open(directory: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
         if let Some(parent) = directory.parent() {
             File::open(parent)?.sync_all()?;
         }
-        Ok(Self { directory: directory.to_owned(), open: BTreeMap::new() })
+        Ok(Self {
+            directory: directory.to_owned(),
+            open: BTreeMap::new(),
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -38,11 +44,16 @@ impl FileDisk {
     fn file(&mut self, name: &str) -> io::Result<&mut File> {
         if !self.open.contains_key(name) {
             let path = self.path(name);
-            let file =
-                OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)?;
             self.open.insert(name.to_owned(), file);
         }
-        self.open.get_mut(name).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open
+            .get_mut(name)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -108,7 +119,11 @@ fn failed(operation: &'static str, name: &str, error: &io::Error) -> DiskError {
     let name = name.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound if !name.is_empty() => DiskError::NotFound { name },
-        kind => DiskError::Failed { operation, name, kind },
+        kind => DiskError::Failed {
+            operation,
+            name,
+            kind,
+        },
     }
 }
 
@@ -133,7 +148,12 @@ mod tests {
         assert_eq!(disk.list().unwrap(), ["b"]);
         disk.append("b", b"?").unwrap();
         assert_eq!(disk.read("b").unwrap(), b"onet!?");
-        assert_eq!(disk.read("a"), Err(DiskError::NotFound { name: "a".to_owned() }));
+        assert_eq!(
+            disk.read("a"),
+            Err(DiskError::NotFound {
+                name: "a".to_owned()
+            })
+        );
         disk.remove("b").unwrap();
         assert_eq!(disk.list().unwrap(), Vec::<String>::new());
         fs::remove_dir_all(directory).unwrap();

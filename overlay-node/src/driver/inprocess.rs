@@ -117,19 +117,26 @@ impl Platform for InProcess {
     type Port = InProcessPort;
     type Sockets = ResolverSockets;
 
-    #[expect(clippy::disallowed_methods, reason = "an endpoint runs beside the node")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an endpoint runs beside the node"
+    )]
     fn create_port(&mut self, spec: &PortSpec) -> Result<InProcessPort, PlatformError> {
         if spec.namespace != Namespace::InProcess {
             let what = "an endpoint in a namespace";
-            let reason = "this daemon runs without the privilege to make namespaces; start it as root, \
+            let reason =
+                "this daemon runs without the privilege to make namespaces; start it as root, \
                           or where the kernel allows user namespaces"
-                .to_owned();
+                    .to_owned();
             return Err(PlatformError::Unsupported { what, reason });
         }
-        let v4 = spec.addresses.iter().find_map(|address| match address.addr() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
+        let v4 = spec
+            .addresses
+            .iter()
+            .find_map(|address| match address.addr() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
         let address = v4.ok_or_else(|| PlatformError::Unsupported {
             what: "an in-process endpoint without an IPv4 address",
             reason: "its network stack speaks IPv4 only".to_owned(),
@@ -146,7 +153,13 @@ impl Platform for InProcess {
         };
         let (spec, state, answered) = (spec.clone(), Mutex::new(state), Condvar::new());
         let endpoint = spec.endpoint;
-        let stack = Arc::new(Stack { spec, wire, far, state, answered });
+        let stack = Arc::new(Stack {
+            spec,
+            wire,
+            far,
+            state,
+            answered,
+        });
         let runner = Arc::clone(&stack);
         thread::Builder::new()
             .name("overlay-endpoint".to_owned())
@@ -191,7 +204,16 @@ impl Platform for InProcess {
             let spec = &stack.spec;
             let (interface, mac, addresses) =
                 (spec.interface.clone(), spec.mac, spec.addresses.clone());
-            (*id, ActualPort { interface, mac, addresses, mtu: spec.mtu, up: true })
+            (
+                *id,
+                ActualPort {
+                    interface,
+                    mac,
+                    addresses,
+                    mtu: spec.mtu,
+                    up: true,
+                },
+            )
         };
         Ok(lock(&self.0).iter().map(describe).collect())
     }
@@ -205,7 +227,9 @@ impl Stack {
                 Ok(0) => return,
                 Ok(length) => {
                     let mut state = lock(&self.state);
-                    state.endpoint.handle_frame(frame.get(..length).unwrap_or_default());
+                    state
+                        .endpoint
+                        .handle_frame(frame.get(..length).unwrap_or_default());
                     while let Some(reply) = state.endpoint.poll_reply() {
                         state.replies.push_back(reply);
                         self.answered.notify_all();
@@ -239,16 +263,25 @@ impl Stack {
         state.endpoint.ping(address, sequence);
         self.send(&mut state);
         let missing = |state: &mut State| {
-            !state.replies.iter().any(|reply| reply.from == address && reply.sequence == sequence)
+            !state
+                .replies
+                .iter()
+                .any(|reply| reply.from == address && reply.sequence == sequence)
         };
         let waited = self.answered.wait_timeout_while(state, patience, missing);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let reply = state.replies.iter().find(|reply| reply.sequence == sequence).copied();
+        let reply = state
+            .replies
+            .iter()
+            .find(|reply| reply.sequence == sequence)
+            .copied();
         reply.ok_or(PingError::NoAnswer { address })
     }
 
     fn resolve(&self, name: &str, patience: Duration) -> Result<Ipv4Addr, PingError> {
-        let unknown = || PingError::UnknownName { name: name.to_owned() };
+        let unknown = || PingError::UnknownName {
+            name: name.to_owned(),
+        };
         let resolver = lock(&self.state).resolver.ok_or_else(unknown)?;
         let query = stub::query(1, name).ok_or_else(unknown)?;
         let ask = || -> io::Result<Vec<IpAddr>> {

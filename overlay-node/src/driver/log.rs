@@ -25,7 +25,10 @@ pub(crate) enum LogError {
 
 impl LogWriter {
     /// Opens the log in `directory` and returns what it holds.
-    #[expect(clippy::disallowed_methods, reason = "a blocked disk must not block the node")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a blocked disk must not block the node"
+    )]
     pub(crate) fn open(
         directory: &Path,
         inputs: mpsc::Sender<Input>,
@@ -33,18 +36,23 @@ impl LogWriter {
         let disk = FileDisk::open(directory)?;
         let (mut log, restored) = Log::open(disk, StorageConfig::default())?;
         let (sender, batches) = sync::channel::<WriteBatch>();
-        thread::Builder::new().name("overlay-log".to_owned()).spawn(move || {
-            while let Ok(batch) = batches.recv() {
-                let (write, ticket) = batch.into_parts();
-                let written = log.write(&write);
-                if let Err(error) = &written {
-                    tracing::error!(%error, "the log could not be written");
+        thread::Builder::new()
+            .name("overlay-log".to_owned())
+            .spawn(move || {
+                while let Ok(batch) = batches.recv() {
+                    let (write, ticket) = batch.into_parts();
+                    let written = log.write(&write);
+                    if let Err(error) = &written {
+                        tracing::error!(%error, "the log could not be written");
+                    }
+                    if inputs
+                        .blocking_send(persisted(ticket, written.is_ok()))
+                        .is_err()
+                    {
+                        return;
+                    }
                 }
-                if inputs.blocking_send(persisted(ticket, written.is_ok())).is_err() {
-                    return;
-                }
-            }
-        })?;
+            })?;
         Ok((Self(sender), restored))
     }
 

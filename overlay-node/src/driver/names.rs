@@ -10,10 +10,19 @@ use crate::Node;
 /// Hands a query or an upstream's answer to the node.
 pub(crate) fn handle(node: &mut Node, now: Instant, input: Input) {
     match input {
-        Input::Query { client, token, transport, bytes } => {
+        Input::Query {
+            client,
+            token,
+            transport,
+            bytes,
+        } => {
             node.handle_query(now, client, token, transport, &bytes);
         }
-        Input::Upstream { upstream, from, bytes } => {
+        Input::Upstream {
+            upstream,
+            from,
+            bytes,
+        } => {
             node.handle_upstream(now, upstream, from, &bytes);
         }
         Input::UpstreamFailed { upstream } => node.handle_upstream_failed(now, upstream),
@@ -41,8 +50,10 @@ mod tests {
     #[test]
     fn servers_are_read_in_order_and_the_rest_is_skipped() {
         let text = "# a comment\nsearch example.org\nnameserver 192.0.2.1\nnameserver\t2001:db8::1\nnameserver junk\n";
-        let servers: [SocketAddr; 2] =
-            ["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
+        let servers: [SocketAddr; 2] = [
+            "192.0.2.1:53".parse().unwrap(),
+            "[2001:db8::1]:53".parse().unwrap(),
+        ];
         assert_eq!(upstreams(text), servers);
     }
 }

@@ -78,9 +78,14 @@ impl PlaneThread {
             next_token: 0,
             frame: Frame::new(),
         };
-        let thread =
-            thread::Builder::new().name("overlay-plane".to_owned()).spawn(move || path.run())?;
-        Ok(Self { orders, waker, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("overlay-plane".to_owned())
+            .spawn(move || path.run())?;
+        Ok(Self {
+            orders,
+            waker,
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn add(&self, endpoint: EndpointId, port: Box<dyn PortIo>) {
@@ -148,7 +153,9 @@ impl Sink for Out {
     }
 
     fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
-        let sent = self.socket.send_to(frame.bytes(), SocketAddr::new(vtep, self.port));
+        let sent = self
+            .socket
+            .send_to(frame.bytes(), SocketAddr::new(vtep, self.port));
         self.lost += u64::from(sent.is_err());
     }
 }
@@ -201,7 +208,11 @@ impl FramePath {
         self.next_token += 1;
         let descriptor = port.as_fd().as_raw_fd();
         let source = &mut SourceFd(&descriptor);
-        if let Err(error) = self.poll.registry().register(source, token, Interest::READABLE) {
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(source, token, Interest::READABLE)
+        {
             return tracing::error!(%endpoint, %error, "a port cannot be waited on");
         }
         self.out.endpoints.insert(endpoint, port);
@@ -237,7 +248,8 @@ impl FramePath {
                 Ok((length, from)) => {
                     self.frame.truncate(length);
                     let now = self.clock.now();
-                    self.plane.handle_remote(now, from.ip(), &mut self.frame, &mut self.out);
+                    self.plane
+                        .handle_remote(now, from.ip(), &mut self.frame, &mut self.out);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An ICMP error of an earlier datagram; the next read goes on.
@@ -248,18 +260,23 @@ impl FramePath {
     }
 
     fn read(&mut self, token: Token) {
-        let Some(endpoint) = self.tokens.get(&token).copied() else { return };
+        let Some(endpoint) = self.tokens.get(&token).copied() else {
+            return;
+        };
         let id = self.plane.port(endpoint);
         for _ in 0..BATCH {
             let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
-            let Some(port) = self.out.endpoints.get(&endpoint) else { return };
+            let Some(port) = self.out.endpoints.get(&endpoint) else {
+                return;
+            };
             match port.read_into(place) {
                 Ok((length, offload)) => {
                     self.frame.truncate(length);
                     self.frame.set_offload(offload);
                     if let Some(id) = id {
                         let now = self.clock.now();
-                        self.plane.handle_local(now, id, &mut self.frame, &mut self.out);
+                        self.plane
+                            .handle_local(now, id, &mut self.frame, &mut self.out);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -276,14 +293,19 @@ impl FramePath {
     /// Asks to be woken for a source that was not read to its end, so that no source starves the others.
     fn again(&mut self, token: Token) {
         let descriptor = match self.tokens.get(&token) {
-            Some(endpoint) => {
-                self.out.endpoints.get(endpoint).map(|port| port.as_fd().as_raw_fd())
-            }
+            Some(endpoint) => self
+                .out
+                .endpoints
+                .get(endpoint)
+                .map(|port| port.as_fd().as_raw_fd()),
             None => Some(self.out.socket.as_raw_fd()),
         };
         if let Some(descriptor) = descriptor {
             let source = &mut SourceFd(&descriptor);
-            let _ = self.poll.registry().reregister(source, token, Interest::READABLE);
+            let _ = self
+                .poll
+                .registry()
+                .reregister(source, token, Interest::READABLE);
         }
     }
 }

@@ -27,31 +27,39 @@ enum Order {
 pub(crate) struct PlatformThread(sync::Sender<Order>);
 
 impl PlatformThread {
-    #[expect(clippy::disallowed_methods, reason = "system calls of the platform block")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "system calls of the platform block"
+    )]
     pub(crate) fn start<P>(mut platform: P) -> std::io::Result<Self>
     where
         P: Platform<Sockets = ResolverSockets> + Send + 'static,
         P::Port: PortIo,
     {
         let (sender, orders) = sync::channel();
-        thread::Builder::new().name("overlay-platform".to_owned()).spawn(move || {
-            while let Ok(order) = orders.recv() {
-                match order {
-                    Order::Create(spec, inputs) => {
-                        let result = create(&mut platform, &spec);
-                        let made = Input::Port { endpoint: spec.endpoint, result };
-                        if inputs.blocking_send(made).is_err() {
-                            tracing::debug!("a port was made for a node that stopped");
+        thread::Builder::new()
+            .name("overlay-platform".to_owned())
+            .spawn(move || {
+                while let Ok(order) = orders.recv() {
+                    match order {
+                        Order::Create(spec, inputs) => {
+                            let result = create(&mut platform, &spec);
+                            let made = Input::Port {
+                                endpoint: spec.endpoint,
+                                result,
+                            };
+                            if inputs.blocking_send(made).is_err() {
+                                tracing::debug!("a port was made for a node that stopped");
+                            }
                         }
-                    }
-                    Order::Remove(endpoint) => {
-                        if let Err(error) = platform.remove_port(endpoint) {
-                            tracing::warn!(%endpoint, %error, "a port could not be removed");
+                        Order::Remove(endpoint) => {
+                            if let Err(error) = platform.remove_port(endpoint) {
+                                tracing::warn!(%endpoint, %error, "a port could not be removed");
+                            }
                         }
                     }
                 }
-            }
-        })?;
+            })?;
         Ok(Self(sender))
     }
 
@@ -83,7 +91,10 @@ where
     P::Port: PortIo,
 {
     let port = platform.create_port(spec)?;
-    let sockets = match (&spec.namespace, platform.open_sockets(spec.endpoint, RESOLVER)) {
+    let sockets = match (
+        &spec.namespace,
+        platform.open_sockets(spec.endpoint, RESOLVER),
+    ) {
         (_, Ok(sockets)) => Some(sockets),
         (Namespace::Own, Err(error)) => {
             // An endpoint of our own without names would be half made.
@@ -96,7 +107,10 @@ where
             None
         }
     };
-    Ok(MadePort { port: Box::new(port), sockets })
+    Ok(MadePort {
+        port: Box::new(port),
+        sockets,
+    })
 }
 
 /// Where an endpoint's programs ask for names, as in Docker.

@@ -38,7 +38,9 @@ pub(crate) async fn listen(
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -88,7 +90,11 @@ async fn connect(
     stream.set_nodelay(true)?;
     let connector = TlsConnector::from(Arc::new(config));
     let stream = connector.connect(manager_name(), stream).await?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let peer = certificate::peer(leaf.ok_or_else(|| invalid("no certificate"))?);
     Ok((stream, peer.map_err(invalid)?))
 }
@@ -101,7 +107,11 @@ async fn accept(
     stream.set_nodelay(true)?;
     let acceptor = TlsAcceptor::from(Arc::new(credentials.server().map_err(invalid)?));
     let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let Some(leaf) = leaf else {
         // No certificate: it can only ask to join.
         return timeout(HANDSHAKE, bootstrap::serve(stream, None, &inputs)).await?;
@@ -112,16 +122,30 @@ async fn accept(
     stream.read_exact(&mut kind).await?;
     match kind {
         [bootstrap::KIND] => {
-            let stream = Prefixed { first: Some(bootstrap::KIND), stream };
+            let stream = Prefixed {
+                first: Some(bootstrap::KIND),
+                stream,
+            };
             timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
         }
         [first] => {
-            let stream = Prefixed { first: Some(first), stream };
+            let stream = Prefixed {
+                first: Some(first),
+                stream,
+            };
             let (frames, receiver) = mpsc::channel(FRAMES_MAX);
-            let opened = Input::SessionOpened { peer, frames: frames.clone() };
+            let opened = Input::SessionOpened {
+                peer,
+                frames: frames.clone(),
+            };
             inputs.send(opened).await.map_err(invalid)?;
             let result = pump(stream, peer, receiver, &inputs).await;
-            let _ = inputs.send(Input::PeerGone { node: peer.node, frames }).await;
+            let _ = inputs
+                .send(Input::PeerGone {
+                    node: peer.node,
+                    frames,
+                })
+                .await;
             result
         }
     }
@@ -142,7 +166,10 @@ async fn pump<S: AsyncRead + AsyncWrite>(
             let length = wire::body_length(header).map_err(invalid)?;
             let mut frame = header.to_vec();
             // Grows with what arrives, not with what the header claims.
-            let taken = (&mut reader).take(length as u64).read_to_end(&mut frame).await?;
+            let taken = (&mut reader)
+                .take(length as u64)
+                .read_to_end(&mut frame)
+                .await?;
             if taken < length {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }

@@ -19,7 +19,9 @@ use crate::{agent::AgentMemory, identity::tls::Credentials};
 #[non_exhaustive]
 pub enum StoreError {
     /// Another daemon has it.
-    #[error("data directory {path:?} is in use by another daemon: stop it, or give another --data-dir")]
+    #[error(
+        "data directory {path:?} is in use by another daemon: stop it, or give another --data-dir"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -35,7 +37,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A file's content cannot be understood.
-    #[error("{path:?} is damaged ({reason}): restore it from a copy, or remove the data directory and join again")]
+    #[error(
+        "{path:?} is damaged ({reason}): restore it from a copy, or remove the data directory and join again"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -80,8 +84,13 @@ impl Store {
             .open(&lock)
             .map_err(|source| system("open", &lock, source))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: path.to_owned() }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: file,
+            }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
+                path: path.to_owned(),
+            }),
             Err(error) => Err(system("lock", &lock, error.into())),
         }
     }
@@ -92,8 +101,13 @@ impl Store {
 
     pub(crate) fn identity(&self) -> Result<Option<Identity>, StoreError> {
         let path = self.path.join(IDENTITY);
-        let Some(bytes) = self.read(IDENTITY)? else { return Ok(None) };
-        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
+        let Some(bytes) = self.read(IDENTITY)? else {
+            return Ok(None);
+        };
+        let damaged = |reason: String| StoreError::Damaged {
+            path: path.clone(),
+            reason,
+        };
         let identity: Identity =
             serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if identity.format != FORMAT {
@@ -104,13 +118,18 @@ impl Store {
     }
 
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<(), StoreError> {
-        let identity = Identity { format: FORMAT, ..identity.clone() };
+        let identity = Identity {
+            format: FORMAT,
+            ..identity.clone()
+        };
         let bytes = serde_json::to_vec_pretty(&identity).expect("every part serializes");
         self.replace(IDENTITY, &bytes)
     }
 
     pub(crate) fn memory(&self) -> Result<AgentMemory, StoreError> {
-        let Some(bytes) = self.read(MEMORY)? else { return Ok(AgentMemory::default()) };
+        let Some(bytes) = self.read(MEMORY)? else {
+            return Ok(AgentMemory::default());
+        };
         let damaged = |reason: &str| StoreError::Damaged {
             path: self.path.join(MEMORY),
             reason: reason.to_owned(),
@@ -181,7 +200,11 @@ impl Store {
 }
 
 fn system(operation: &'static str, path: &Path, source: io::Error) -> StoreError {
-    StoreError::System { operation, path: path.to_owned(), source }
+    StoreError::System {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 const IDENTITY: &str = "identity.json";

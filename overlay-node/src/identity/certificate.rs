@@ -36,7 +36,9 @@ pub enum CertificateError {
 
 impl From<rcgen::Error> for CertificateError {
     fn from(error: rcgen::Error) -> Self {
-        Self::Make { reason: error.to_string() }
+        Self::Make {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -60,13 +62,19 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         validity(&mut parameters, unix_now, YEARS_20);
         let certificate = to_pem(parameters.self_signed(&key)?.der());
-        Ok(Self { certificate, key: key.serialize_pem() })
+        Ok(Self {
+            certificate,
+            key: key.serialize_pem(),
+        })
     }
 
     /// Takes up one from its parts.
     pub fn new(certificate: &str, key: &Secret<0>) -> Self {
         let key = String::from_utf8_lossy(key.expose()).into_owned();
-        Self { certificate: certificate.to_owned(), key }
+        Self {
+            certificate: certificate.to_owned(),
+            key,
+        }
     }
 
     /// Returns its certificate, PEM.
@@ -97,16 +105,17 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, key)?;
         let mut parameters = CertificateParams::new(Vec::new())?;
         let unit = unit(role);
-        parameters.distinguished_name =
-            name(&node.to_string(), &cluster.to_string(), Some(unit));
+        parameters.distinguished_name = name(&node.to_string(), &cluster.to_string(), Some(unit));
         let uri = format!("spiffe://{cluster}/node/{node}");
         parameters.subject_alt_names = vec![
             SanType::DnsName(unit.to_owned().try_into()?),
             SanType::URI(uri.try_into()?),
         ];
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        parameters.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         validity(&mut parameters, unix_now, DAYS_90);
         let certificate = parameters.signed_by(&request.public_key, &issuer)?;
         Ok(to_pem(certificate.der()))
@@ -146,8 +155,13 @@ pub fn peer(certificate: &[u8]) -> Result<Peer, CertificateError> {
     let common = text(subject.iter_common_name().next()).ok_or(no("a node"))?;
     let unit_text = text(subject.iter_organizational_unit().next()).ok_or(no("a role"))?;
     let node = common.parse().map_err(|_| no("a node"))?;
-    let role = [Role::Manager, Role::Worker].into_iter().find(|role| unit(*role) == unit_text);
-    Ok(Peer { node, role: role.ok_or(no("a role"))? })
+    let role = [Role::Manager, Role::Worker]
+        .into_iter()
+        .find(|role| unit(*role) == unit_text);
+    Ok(Peer {
+        node,
+        role: role.ok_or(no("a role"))?,
+    })
 }
 
 /// Returns the name under which TLS knows a role.

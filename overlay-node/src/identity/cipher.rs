@@ -80,6 +80,9 @@ mod tests {
             let opened = cipher.open([1; 12], b"other", &mut sealed.clone(), 4);
             assert_eq!(opened, Err(AeadError::Unauthentic));
         }
-        assert_eq!(Ciphers.aes_gcm(&[0; 24]).err(), Some(AeadError::KeyLength { found: 24 }));
+        assert_eq!(
+            Ciphers.aes_gcm(&[0; 24]).err(),
+            Some(AeadError::KeyLength { found: 24 })
+        );
     }
 }

@@ -13,7 +13,9 @@ pub struct LeaseSigner(Ed25519KeyPair);
 impl LeaseSigner {
     /// Makes a signer from the 32 octets in the cluster state; `None` if they are no key.
     pub fn new(seed: &Secret<32>) -> Option<Self> {
-        Ed25519KeyPair::from_seed_unchecked(seed.expose()).ok().map(Self)
+        Ed25519KeyPair::from_seed_unchecked(seed.expose())
+            .ok()
+            .map(Self)
     }
 
     /// Signs `lease`, replacing whatever signature it has.
@@ -41,6 +43,8 @@ pub struct LeaseKey([u8; 32]);
 
 impl LeaseVerifier for LeaseKey {
     fn verify(&self, signed: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.0).verify(signed, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(signed, signature)
+            .is_ok()
     }
 }

@@ -9,5 +9,5 @@ pub mod certificate;
 #[cfg(feature = "tokio")]
 pub mod tls;
 
-pub use lease::{LeaseSigner, LeaseKey};
+pub use lease::{LeaseKey, LeaseSigner};
 pub use token::{JoinToken, TokenError, ca_digest};

@@ -3,8 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -49,7 +48,9 @@ pub struct TlsError {
 
 impl TlsError {
     fn new(error: impl fmt::Display) -> Self {
-        Self { reason: error.to_string() }
+        Self {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -91,12 +92,15 @@ impl Credentials {
     fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(self.authority.as_bytes());
-        roots.add(authority.map_err(TlsError::new)?).map_err(TlsError::new)?;
+        roots
+            .add(authority.map_err(TlsError::new)?)
+            .map_err(TlsError::new)?;
         Ok(Arc::new(roots))
     }
 
     fn identity(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(TlsError::new);
+        let read =
+            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(TlsError::new);
         // The authority comes along, so that a joining node can compare it with its token's digest.
         let chain = vec![read(&self.certificate)?, read(&self.authority)?];
         let key = PrivateKeyDer::from_pem_slice(self.key.expose()).map_err(TlsError::new)?;
@@ -110,7 +114,10 @@ impl Credentials {
 ///
 /// See [`TlsError`].
 pub fn joining_client(ca_digest: [u8; 32]) -> Result<ClientConfig, TlsError> {
-    let verifier = Pinned { ca_digest, provider: provider() };
+    let verifier = Pinned {
+        ca_digest,
+        provider: provider(),
+    };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::new)?
@@ -141,9 +148,8 @@ impl ServerCertVerifier for Pinned {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = |certificate: &&CertificateDer<'_>| {
-            ca_digest(&to_pem(certificate)) == self.ca_digest
-        };
+        let pinned =
+            |certificate: &&CertificateDer<'_>| ca_digest(&to_pem(certificate)) == self.ca_digest;
         let authority = intermediates.iter().find(pinned).ok_or_else(|| {
             rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
         })?;
@@ -178,7 +184,9 @@ impl ServerCertVerifier for Pinned {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

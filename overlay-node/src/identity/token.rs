@@ -99,7 +99,10 @@ fn to_base36(number: &[u8], width: usize) -> String {
             carry /= 36;
         }
     }
-    digits.iter().filter_map(|digit| char::from_digit(u32::from(*digit), 36)).collect()
+    digits
+        .iter()
+        .filter_map(|digit| char::from_digit(u32::from(*digit), 36))
+        .collect()
 }
 
 /// Reads a big-endian number of `N` octets in base 36.
@@ -110,11 +113,17 @@ fn from_base36<const N: usize>(
 ) -> Result<[u8; N], TokenError> {
     let found = text.chars().count();
     if found != expected {
-        return Err(TokenError::Length { part, expected, found });
+        return Err(TokenError::Length {
+            part,
+            expected,
+            found,
+        });
     }
     let mut number = [0_u8; N];
     for character in text.chars() {
-        let digit = (!character.is_ascii_uppercase()).then(|| character.to_digit(36)).flatten();
+        let digit = (!character.is_ascii_uppercase())
+            .then(|| character.to_digit(36))
+            .flatten();
         let mut carry = digit.ok_or(TokenError::Digits { part })?;
         for octet in number.iter_mut().rev() {
             carry += u32::from(*octet) * 36;
@@ -140,13 +149,19 @@ mod tests {
     use super::*;
 
     fn token(digest: [u8; 32], secret: [u8; 16]) -> JoinToken {
-        JoinToken { ca_digest: digest, secret: Secret::new(secret.to_vec()).unwrap() }
+        JoinToken {
+            ca_digest: digest,
+            secret: Secret::new(secret.to_vec()).unwrap(),
+        }
     }
 
     #[test]
     fn leading_zeroes_are_kept() {
         let text = token([0; 32], [0; 16]).to_string();
-        assert_eq!(text, format!("SWMTKN-1-{}-{}", "0".repeat(50), "0".repeat(25)));
+        assert_eq!(
+            text,
+            format!("SWMTKN-1-{}-{}", "0".repeat(50), "0".repeat(25))
+        );
         assert_eq!(text.parse(), Ok(token([0; 32], [0; 16])));
     }
 
@@ -155,7 +170,10 @@ mod tests {
         let largest = token([0xff; 32], [0xff; 16]);
         assert_eq!(largest.to_string().parse(), Ok(largest));
         let above = format!("SWMTKN-1-{}-{}", "z".repeat(50), "0".repeat(25));
-        assert_eq!(above.parse::<JoinToken>(), Err(TokenError::Digits { part: "digest" }));
+        assert_eq!(
+            above.parse::<JoinToken>(),
+            Err(TokenError::Digits { part: "digest" })
+        );
     }
 
     #[test]
@@ -166,12 +184,22 @@ mod tests {
             (format!("SWMTKX-1-{digest}-{secret}"), TokenError::Prefix),
             (format!("SWMTKN-3-{digest}-{secret}"), TokenError::Prefix),
             (format!("SWMTKN-1-{digest}"), TokenError::Parts { found: 3 }),
-            (format!("SWMTKN-1-{digest}-{secret}-1"), TokenError::Parts { found: 5 }),
+            (
+                format!("SWMTKN-1-{digest}-{secret}-1"),
+                TokenError::Parts { found: 5 },
+            ),
             (
                 format!("SWMTKN-1-{}-{secret}", "1".repeat(49)),
-                TokenError::Length { part: "digest", expected: 50, found: 49 },
+                TokenError::Length {
+                    part: "digest",
+                    expected: 50,
+                    found: 49,
+                },
             ),
-            (format!("SWMTKN-1-{digest}-{}", "A".repeat(25)), TokenError::Digits { part: "secret" }),
+            (
+                format!("SWMTKN-1-{digest}-{}", "A".repeat(25)),
+                TokenError::Digits { part: "secret" },
+            ),
         ];
         for (text, error) in cases {
             assert_eq!(text.parse::<JoinToken>(), Err(error), "{text}");

@@ -46,12 +46,19 @@ impl Manager {
 
     /// Sends the node its assignment if it has another one, again if it did not acknowledge it.
     fn assign(&mut self, now: Instant, node: NodeId) {
-        let Some(assignment) = self.assignment(node) else { return };
+        let Some(assignment) = self.assignment(node) else {
+            return;
+        };
         let retry = self.config.timers.heartbeat_interval;
-        let Some(session) = self.sessions.get_mut(&node) else { return };
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
         let version = session.sent.as_ref().map_or(0, |sent| sent.version);
         let same = session.sent.as_ref().is_some_and(|sent| {
-            let unchanged = Assignment { version: sent.version, ..assignment.clone() };
+            let unchanged = Assignment {
+                version: sent.version,
+                ..assignment.clone()
+            };
             *sent == unchanged
         });
         let lost = session.acknowledged != version && now.duration_since(session.sent_at) >= retry;
@@ -59,10 +66,17 @@ impl Manager {
             return;
         }
         session.sent_at = now;
-        let assignment = if same { session.sent.clone().unwrap_or(assignment) } else { assignment };
+        let assignment = if same {
+            session.sent.clone().unwrap_or(assignment)
+        } else {
+            assignment
+        };
         session.sent = Some(assignment.clone());
         let assignment = Box::new(assignment);
-        self.actions.push_back(Action::Assign { to: node, assignment });
+        self.actions.push_back(Action::Assign {
+            to: node,
+            assignment,
+        });
     }
 
     /// Computes the assignment of a node, `None` if it is none of the cluster.
@@ -70,8 +84,12 @@ impl Manager {
         let cluster = self.state.cluster()?;
         let record = self.state.nodes().get(&node)?;
         let signer = self.signer.as_ref()?;
-        let own: Vec<_> =
-            self.state.endpoints().values().filter(|endpoint| endpoint.node == node).collect();
+        let own: Vec<_> = self
+            .state
+            .endpoints()
+            .values()
+            .filter(|endpoint| endpoint.node == node)
+            .collect();
         let networks = self
             .state
             .networks()
@@ -84,7 +102,10 @@ impl Manager {
             .map(|record| {
                 let mut lease = lease(record);
                 signer.sign(&mut lease);
-                AssignedEndpoint { record: record.clone(), lease }
+                AssignedEndpoint {
+                    record: record.clone(),
+                    lease,
+                }
             })
             .collect();
         Some(Assignment {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use overlay_core::{Instant, Machine as _, NodeId, Rng, Seed};
 use overlay_raft::{
     Change, Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
-    Restored, RestoreError, WriteBatch,
+    RestoreError, Restored, WriteBatch,
 };
 
 use crate::{
@@ -28,10 +28,20 @@ use crate::{
 /// What the manager wants done by the node that owns it.
 #[derive(Debug)]
 pub(crate) enum Action {
-    Raft { to: RaftId, bytes: Bytes },
+    Raft {
+        to: RaftId,
+        bytes: Bytes,
+    },
     Persist(WriteBatch),
-    Answer { to: NodeId, request: RequestId, result: Result<Answer, api::Error> },
-    Assign { to: NodeId, assignment: Box<Assignment> },
+    Answer {
+        to: NodeId,
+        request: RequestId,
+        result: Result<Answer, api::Error>,
+    },
+    Assign {
+        to: NodeId,
+        assignment: Box<Assignment>,
+    },
     LeaderChanged,
     Failed,
 }
@@ -73,11 +83,9 @@ pub(crate) struct Manager {
     rng: Rng,
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
-    ready: Vec<(Index, Read)>,
     sessions: BTreeMap<NodeId, AgentSession>,
     led_since: Option<Instant>,
     actions: VecDeque<Action>,
-    applied: Index,
     since_snapshot: u64,
     next_tick: Instant,
     /// The making of the cluster, until this manager leads and has proposed it.
@@ -107,11 +115,9 @@ impl Manager {
             rng: seed.derive("manager").rng(),
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
-            ready: Vec::new(),
             sessions: BTreeMap::new(),
             led_since: None,
             actions: VecDeque::new(),
-            applied: Index::default(),
             since_snapshot: 0,
             next_tick: now,
             initial: None,
@@ -161,6 +167,9 @@ impl Manager {
 
     /// Hands leadership to another manager, if there is one and this one leads.
     pub(crate) fn step_aside(&mut self, now: Instant) {
+        if !self.leads() {
+            return;
+        }
         let others: Vec<_> = self
             .raft
             .membership()
@@ -186,7 +195,9 @@ impl Manager {
         if !self.leads() || self.state.cluster().is_some() {
             return;
         }
-        let Some(proposal) = self.initial.clone() else { return };
+        let Some(proposal) = self.initial.clone() else {
+            return;
+        };
         let bytes = postcard::to_allocvec(&proposal).expect("every command serializes");
         if self.raft.propose(now, Bytes::from(bytes)).is_ok() {
             self.proposals.insert(proposal.request, proposal.actor);
@@ -216,7 +227,10 @@ impl Manager {
     }
 
     pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
-        self.state.voters().find(|(id, _)| *id == raft).map(|(_, node)| node.id)
+        self.state
+            .voters()
+            .find(|(id, _)| *id == raft)
+            .map(|(_, node)| node.id)
     }
 
     /// Drains the consensus until it has nothing more to say.
@@ -224,7 +238,6 @@ impl Manager {
         while let Some(output) = self.raft.poll_output() {
             self.on_raft(now, output);
         }
-        self.answer_reads(now);
     }
 
     fn on_raft(&mut self, now: Instant, output: RaftOutput) {
@@ -232,7 +245,6 @@ impl Manager {
             RaftOutput::Persist(batch) => self.actions.push_back(Action::Persist(batch)),
             RaftOutput::Send { to, bytes } => self.actions.push_back(Action::Raft { to, bytes }),
             RaftOutput::Apply(committed) => {
-                self.applied = committed.index;
                 match postcard::from_bytes(&committed.command) {
                     Ok(proposal) => self.apply(now, committed.index, proposal),
                     // A later version's command: this manager's state would differ from the others' from here on.
@@ -242,17 +254,13 @@ impl Manager {
             RaftOutput::Restore(snapshot) => match ClusterState::restore(&snapshot.data) {
                 Ok(state) => {
                     self.state = state;
-                    self.applied = snapshot.index;
                     self.since_snapshot = 0;
                     self.learn_signer();
                 }
                 Err(_) => self.fail(),
             },
-            RaftOutput::ReadReady { read, index } => {
-                if let Some(read) = self.reads.remove(&read) {
-                    self.ready.push((index, read));
-                }
-            }
+            // Everything up to its index was handed out, and so applied, before.
+            RaftOutput::ReadReady { read, index: _ } => self.answer_read(now, read),
             RaftOutput::Event(event) => self.on_raft_event(now, event),
         }
     }
@@ -266,7 +274,6 @@ impl Manager {
                     // Whoever asked asks the new leader; what was applied meanwhile is remembered there.
                     self.proposals.clear();
                     self.reads.clear();
-                    self.ready.clear();
                 }
                 self.propose_initial(now);
                 self.next_tick = now;
@@ -285,8 +292,12 @@ impl Manager {
         let outcome = self.state.apply(index.get(), proposal);
         self.learn_signer();
         if let Some(origin) = self.proposals.remove(&request) {
-            let result = self.respond(origin, outcome);
-            self.actions.push_back(Action::Answer { to: origin, request, result });
+            let result = self.respond(outcome);
+            self.actions.push_back(Action::Answer {
+                to: origin,
+                request,
+                result,
+            });
         }
         if self.leads() {
             self.reconcile_membership(now);
@@ -324,15 +335,20 @@ impl Manager {
         if wanted.is_empty() {
             return;
         }
-        let add = wanted.iter().find(|id| !voters.contains(id) && !learners.contains(id));
+        let add = wanted
+            .iter()
+            .find(|id| !voters.contains(id) && !learners.contains(id));
         let promote = wanted.iter().find(|id| learners.contains(id));
-        let remove = voters.union(&learners).find(|id| !wanted.contains(id)).copied();
+        let remove = voters
+            .union(&learners)
+            .find(|id| !wanted.contains(id))
+            .copied();
         let change = match (add, promote, remove) {
             (Some(id), _, _) => Change::AddLearner(*id),
             (None, Some(id), _) => Change::Promote(*id),
             (None, None, Some(id)) if id == self.raft_id => {
                 // The next leader takes this manager out; if there is no other, nobody can.
-                return self.step_aside_for_removal(now);
+                return self.step_aside(now);
             }
             (None, None, Some(id)) => Change::Remove(id),
             (None, None, None) => return,
@@ -340,18 +356,12 @@ impl Manager {
         // Refused while another change is under way or a learner lags; the next tick tries again.
         let _ = self.raft.change(now, change);
     }
-
-    fn step_aside_for_removal(&mut self, now: Instant) {
-        let membership = self.raft.membership();
-        let other = membership.voters().find(|voter| *voter != self.raft_id);
-        if let Some(other) = other {
-            let _ = self.raft.transfer(now, other);
-        }
-    }
 }
 
 /// How often a leader compares what is with what shall be.
 const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) use serve::is_question;
 
 /// Whether `ask` is one that a worker's certificate allows.
 pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {

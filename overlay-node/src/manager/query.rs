@@ -17,12 +17,20 @@ impl Manager {
         match request {
             Request::JoinToken { role, .. } => self.token(*role).map(Response::Token),
             Request::NodeList => Ok(Response::Nodes(
-                self.state.nodes().values().map(|node| self.describe_node(now, node)).collect(),
+                self.state
+                    .nodes()
+                    .values()
+                    .map(|node| self.describe_node(now, node))
+                    .collect(),
             )),
             Request::NodeInspect { node } => {
                 let node = self.find_node(node)?;
                 let node = self.state.nodes().get(&node);
-                Ok(Response::Nodes(node.map(|node| self.describe_node(now, node)).into_iter().collect()))
+                Ok(Response::Nodes(
+                    node.map(|node| self.describe_node(now, node))
+                        .into_iter()
+                        .collect(),
+                ))
             }
             Request::NetworkList => {
                 let networks = self.state.networks().values();
@@ -32,9 +40,14 @@ impl Manager {
             Request::NetworkInspect { network } => {
                 let network = self.state.networks().get(&self.find_network(network)?);
                 let describe = |network| self.describe_network(network, true);
-                Ok(Response::Networks(network.map(describe).into_iter().collect()))
+                Ok(Response::Networks(
+                    network.map(describe).into_iter().collect(),
+                ))
             }
-            _ => Err(api::Error::new(ErrorKind::Invalid, "this request is no question")),
+            _ => Err(api::Error::new(
+                ErrorKind::Invalid,
+                "this request is no question",
+            )),
         }
     }
 
@@ -45,13 +58,25 @@ impl Manager {
             Role::Worker => cluster.worker_token.clone(),
             Role::Manager => cluster.manager_token.clone(),
         };
-        let token = JoinToken { ca_digest: ca_digest(&cluster.ca_certificate), secret }.to_string();
+        let token = JoinToken {
+            ca_digest: ca_digest(&cluster.ca_certificate),
+            secret,
+        }
+        .to_string();
         let remote = (self.config.address, self.config.management_port).into();
-        Ok(TokenInfo { role, token, remote })
+        Ok(TokenInfo {
+            role,
+            token,
+            remote,
+        })
     }
 
     pub(super) fn find_node(&self, text: &str) -> Result<NodeId, api::Error> {
-        let nodes = self.state.nodes().values().map(|node| (node.id, node.hostname.as_str()));
+        let nodes = self
+            .state
+            .nodes()
+            .values()
+            .map(|node| (node.id, node.hostname.as_str()));
         find("node", "`node ls` shows them", text, nodes)
     }
 
@@ -61,12 +86,12 @@ impl Manager {
         find("network", "`network ls` shows them", text, names)
     }
 
-    pub(super) fn find_endpoint(
-        &self,
-        node: NodeId,
-        text: &str,
-    ) -> Result<EndpointId, api::Error> {
-        let own = self.state.endpoints().values().filter(|endpoint| endpoint.node == node);
+    pub(super) fn find_endpoint(&self, node: NodeId, text: &str) -> Result<EndpointId, api::Error> {
+        let own = self
+            .state
+            .endpoints()
+            .values()
+            .filter(|endpoint| endpoint.node == node);
         let names = own.map(|endpoint| (endpoint.id, endpoint.name.as_str()));
         find("endpoint on this node", "`ps` shows them", text, names)
     }
@@ -100,15 +125,22 @@ impl Manager {
         };
         if full {
             let endpoints: Vec<_> = self.state.endpoints_of(network.id).collect();
-            let hosts = |node: &&NodeRecord| endpoints.iter().any(|endpoint| endpoint.node == node.id);
+            let hosts =
+                |node: &&NodeRecord| endpoints.iter().any(|endpoint| endpoint.node == node.id);
             info.peers = self
                 .state
                 .nodes()
                 .values()
                 .filter(hosts)
-                .map(|node| ManagerInfo { node: node.id, address: node.gossip() })
+                .map(|node| ManagerInfo {
+                    node: node.id,
+                    address: node.gossip(),
+                })
                 .collect();
-            info.endpoints = endpoints.iter().map(|record| self.describe_endpoint(record)).collect();
+            info.endpoints = endpoints
+                .iter()
+                .map(|record| self.describe_endpoint(record))
+                .collect();
         }
         info
     }
@@ -120,7 +152,9 @@ impl Manager {
             name: record.name.clone(),
             aliases: record.aliases.clone(),
             network: record.network,
-            network_name: network.map(|network| network.name.clone()).unwrap_or_default(),
+            network_name: network
+                .map(|network| network.name.clone())
+                .unwrap_or_default(),
             node: record.node,
             mac: record.mac,
             addresses: record.addresses.clone(),
@@ -157,7 +191,9 @@ impl Manager {
     fn status(&self, now: Instant, node: NodeId) -> NodeStatus {
         let timers = &self.config.timers;
         let patience = timers.heartbeat_interval * timers.heartbeats_missing_max;
-        let new = self.led_since.is_none_or(|since| now.duration_since(since) <= patience);
+        let new = self
+            .led_since
+            .is_none_or(|since| now.duration_since(since) <= patience);
         if node == self.config.node || self.is_heard(now, node) {
             NodeStatus::Ready
         } else if new && !self.sessions.contains_key(&node) {
@@ -178,12 +214,23 @@ fn find<'a, Id: Copy + std::fmt::Display>(
     if let Some((id, _)) = candidates.clone().find(|(id, _)| id.to_string() == text) {
         return Ok(id);
     }
-    let by_name: Vec<_> = candidates.clone().filter(|(_, name)| *name == text).collect();
-    let prefixed = candidates.filter(|(id, _)| !text.is_empty() && id.to_string().starts_with(text));
-    let found: Vec<_> = if by_name.is_empty() { prefixed.collect() } else { by_name };
+    let by_name: Vec<_> = candidates
+        .clone()
+        .filter(|(_, name)| *name == text)
+        .collect();
+    let prefixed =
+        candidates.filter(|(id, _)| !text.is_empty() && id.to_string().starts_with(text));
+    let found: Vec<_> = if by_name.is_empty() {
+        prefixed.collect()
+    } else {
+        by_name
+    };
     match found[..] {
         [(id, _)] => Ok(id),
-        [] => Err(api::Error::new(ErrorKind::NotFound, format!("no {what} {text:?}: {next}"))),
+        [] => Err(api::Error::new(
+            ErrorKind::NotFound,
+            format!("no {what} {text:?}: {next}"),
+        )),
         _ => {
             let text = format!("{text:?} fits {} of them: give more of the ID", found.len());
             Err(api::Error::new(ErrorKind::Ambiguous, text))

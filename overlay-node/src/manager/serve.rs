@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId, NodeId};
+use overlay_raft::ReadId;
 
 use super::{Action, Manager, Read, Served};
 use crate::{
@@ -29,8 +30,12 @@ impl Manager {
             return Served::NotLeader;
         }
         if let Some(outcome) = self.state.outcome(request).cloned() {
-            let result = self.respond(origin, outcome);
-            self.actions.push_back(Action::Answer { to: origin, request, result });
+            let result = self.respond(outcome);
+            self.actions.push_back(Action::Answer {
+                to: origin,
+                request,
+                result,
+            });
             return Served::Taken;
         }
         if self.proposals.contains_key(&request) {
@@ -40,32 +45,46 @@ impl Manager {
             Ok(Job::Write(command)) => self.write(now, origin, request, command),
             Ok(Job::Read) => {
                 if let Ask::Api(body) = ask {
-                    self.read(now, Read { origin, request, body });
+                    self.read(
+                        now,
+                        Read {
+                            origin,
+                            request,
+                            body,
+                        },
+                    );
                 }
             }
             Err(error) => {
                 let result = Err(error);
-                self.actions.push_back(Action::Answer { to: origin, request, result });
+                self.actions.push_back(Action::Answer {
+                    to: origin,
+                    request,
+                    result,
+                });
             }
         }
         self.settle(now);
         Served::Taken
     }
 
-    /// Answers a read from what was applied, without asking whether it is the latest.
-    pub(crate) fn read_stale(&self, now: Instant, body: &Request) -> Result<Response, api::Error> {
-        self.query(now, body)
+    /// Answers a question from what was applied, without asking whether it is the latest.
+    pub(crate) fn read_stale(&self, now: Instant, body: &Request) -> Option<Response> {
+        is_question(body)
+            .then(|| self.query(now, body).ok())
+            .flatten()
     }
 
     pub(super) fn respond(
         &self,
-        origin: NodeId,
         outcome: Result<Outcome, CommandError>,
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
             Outcome::Done => Response::Done,
             Outcome::Node(node, _) => {
-                let assignment = self.assignment(node).ok_or(CommandError::UnknownNode { node })?;
+                let assignment = self
+                    .assignment(node)
+                    .ok_or(CommandError::UnknownNode { node })?;
                 return Ok(Answer::Admitted(Box::new(assignment)));
             }
             Outcome::Network(network) => {
@@ -79,27 +98,35 @@ impl Manager {
                 Response::Endpoints(vec![self.describe_endpoint(record)])
             }
         };
-        let _ = origin;
         Ok(Answer::Api(response))
     }
 
-    /// Answers the reads whose index was applied.
-    pub(super) fn answer_reads(&mut self, now: Instant) {
-        let applied = self.applied;
-        let (due, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.ready).into_iter().partition(|(index, _)| *index <= applied);
-        self.ready = rest;
-        for (_, read) in due {
-            let result = self.query(now, &read.body).map(Answer::Api);
-            let Read { origin, request, .. } = read;
-            self.actions.push_back(Action::Answer { to: origin, request, result });
+    /// Answers a read from what was applied.
+    pub(super) fn answer_read(&mut self, now: Instant, read: ReadId) {
+        if let Some(Read {
+            origin,
+            request,
+            body,
+        }) = self.reads.remove(&read)
+        {
+            let result = self.query(now, &body).map(Answer::Api);
+            self.actions.push_back(Action::Answer {
+                to: origin,
+                request,
+                result,
+            });
         }
     }
 
     fn write(&mut self, now: Instant, origin: NodeId, request: RequestId, command: Command) {
         let unix = self.config.unix_epoch.as_millis() + u128::from(now.as_millis());
         let at_unix_ms = u64::try_from(unix).unwrap_or(u64::MAX);
-        let proposal = Proposal { request, actor: origin, at_unix_ms, command };
+        let proposal = Proposal {
+            request,
+            actor: origin,
+            at_unix_ms,
+            command,
+        };
         let bytes = postcard::to_allocvec(&proposal).expect("every command serializes");
         // A refusal (busy, leadership just lost) is not answered: whoever asked asks again.
         if self.raft.propose(now, Bytes::from(bytes)).is_ok() {
@@ -108,7 +135,11 @@ impl Manager {
     }
 
     fn read(&mut self, now: Instant, read: Read) {
-        if self.reads.values().any(|other| other.request == read.request) {
+        if self
+            .reads
+            .values()
+            .any(|other| other.request == read.request)
+        {
             return;
         }
         if let Ok(id) = self.raft.read_index(now) {
@@ -122,32 +153,39 @@ impl Manager {
             Ask::Api(request) => request,
         };
         let command = match request {
-            Request::JoinToken { rotate: false, .. }
-            | Request::NodeList
+            Request::NodeList
             | Request::NodeInspect { .. }
             | Request::NetworkList
-            | Request::NetworkInspect { .. } => return Ok(Job::Read),
+            | Request::NetworkInspect { .. }
+            | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
                 return Err(api::Error::new(ErrorKind::Invalid, text));
             }
-            Request::JoinToken { role, rotate: true } => {
-                Command::RotateToken { role: *role, secret: Secret::random(&mut self.rng) }
-            }
+            Request::JoinToken { role, rotate: true } => Command::RotateToken {
+                role: *role,
+                secret: Secret::random(&mut self.rng),
+            },
             Request::Leave { force } => self.leave(origin, *force)?,
-            Request::NodeSetRole { node, role } => {
-                Command::SetRole { node: self.find_node(node)?, role: *role }
-            }
+            Request::NodeSetRole { node, role } => Command::SetRole {
+                node: self.find_node(node)?,
+                role: *role,
+            },
             Request::NodeRemove { node, force } => self.remove(now, node, *force)?,
             Request::NetworkCreate(spec) => {
                 let id = NetworkId::random(&mut self.rng);
-                Command::CreateNetwork { id, spec: spec.clone() }
+                Command::CreateNetwork {
+                    id,
+                    spec: spec.clone(),
+                }
             }
-            Request::NetworkRemove { network } => {
-                Command::RemoveNetwork { network: self.find_network(network)? }
-            }
+            Request::NetworkRemove { network } => Command::RemoveNetwork {
+                network: self.find_network(network)?,
+            },
             Request::Attach(attach) => Command::AttachEndpoint(AttachEndpoint {
-                id: attach.endpoint.unwrap_or_else(|| EndpointId::random(&mut self.rng)),
+                id: attach
+                    .endpoint
+                    .unwrap_or_else(|| EndpointId::random(&mut self.rng)),
                 node: origin,
                 network: self.find_network(&attach.network)?,
                 name: attach.name.clone(),
@@ -156,7 +194,10 @@ impl Manager {
             }),
             Request::Detach { endpoint } => {
                 let endpoint = self.find_endpoint(origin, endpoint)?;
-                Command::DetachEndpoint { endpoint, node: Some(origin) }
+                Command::DetachEndpoint {
+                    endpoint,
+                    node: Some(origin),
+                }
             }
         };
         Ok(Job::Write(command))
@@ -179,7 +220,11 @@ impl Manager {
 
     fn remove(&self, now: Instant, node: &str, force: bool) -> Result<Command, api::Error> {
         let node = self.find_node(node)?;
-        let record = self.state.nodes().get(&node).ok_or(CommandError::UnknownNode { node })?;
+        let record = self
+            .state
+            .nodes()
+            .get(&node)
+            .ok_or(CommandError::UnknownNode { node })?;
         if record.raft.is_some() && !force {
             return Err(CommandError::IsManager { node }.into());
         }
@@ -196,13 +241,20 @@ impl Manager {
 
     /// Refuses to take a manager away if those left that answer would be no quorum.
     fn keeps_quorum(&self, now: Instant, without: NodeId) -> Result<(), api::Error> {
-        let rest: Vec<_> =
-            self.state.voters().map(|(_, node)| node.id).filter(|node| *node != without).collect();
+        let rest: Vec<_> = self
+            .state
+            .voters()
+            .map(|(_, node)| node.id)
+            .filter(|node| *node != without)
+            .collect();
         if !self.state.voters().any(|(_, node)| node.id == without) {
             return Ok(());
         }
         let own = self.config.node;
-        let heard = rest.iter().filter(|node| **node == own || self.is_heard(now, **node)).count();
+        let heard = rest
+            .iter()
+            .filter(|node| **node == own || self.is_heard(now, **node))
+            .count();
         if heard < quorum(rest.len()) {
             let text = format!(
                 "only {heard} of the {} managers left would answer, and {} are needed for a quorum: \
@@ -214,6 +266,18 @@ impl Manager {
         }
         Ok(())
     }
+}
+
+/// Whether a request changes nothing, so that the state alone answers it.
+pub(crate) fn is_question(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::JoinToken { rotate: false, .. }
+            | Request::NodeList
+            | Request::NodeInspect { .. }
+            | Request::NetworkList
+            | Request::NetworkInspect { .. }
+    )
 }
 
 fn quorum(managers: usize) -> usize {

@@ -13,8 +13,12 @@ impl Node {
         if self.gossip.is_some() {
             return;
         }
-        let Some(assignment) = self.agent.assignment() else { return };
-        let Some(keyring) = keyring(&assignment.gossip_keys) else { return };
+        let Some(assignment) = self.agent.assignment() else {
+            return;
+        };
+        let Some(keyring) = keyring(&assignment.gossip_keys) else {
+            return;
+        };
         let timers = &self.config.timers;
         let advertise = (self.config.address, self.config.gossip_port).into();
         let mut config = overlay_gossip::Config::lan(self.config.node.to_string(), advertise);
@@ -33,7 +37,11 @@ impl Node {
             .filter(|manager| manager.node != self.config.node)
             .map(|manager| manager.gossip)
             .collect();
-        let networks: Vec<_> = assignment.networks.iter().map(|network| network.id).collect();
+        let networks: Vec<_> = assignment
+            .networks
+            .iter()
+            .map(|network| network.id)
+            .collect();
         let Ok(mut gossip) = Gossip::new(config, self.seed.derive("gossip"), self.now) else {
             return;
         };
@@ -66,23 +74,33 @@ impl Node {
         };
         let members = |network| -> BTreeSet<IpAddr> {
             gossip.map_or_else(BTreeSet::new, |gossip| {
-                gossip.network_members(network).map(|member| member.address.ip()).collect()
+                gossip
+                    .network_members(network)
+                    .map(|member| member.address.ip())
+                    .collect()
             })
         };
         let desired = self.agent.desired(rows, members);
         if *self.plane != desired {
             self.plane = Arc::new(desired);
-            self.outputs.push_back(Output::Plane(Arc::clone(&self.plane)));
+            self.outputs
+                .push_back(Output::Plane(Arc::clone(&self.plane)));
         }
     }
 
     fn on_gossip_event(&mut self, event: GossipEvent) {
         match event {
-            GossipEvent::RowChanged { network, endpoint, row, .. } => {
+            GossipEvent::RowChanged {
+                network,
+                endpoint,
+                row,
+                ..
+            } => {
                 match row {
                     Some(row) => {
                         let records = agent::records(&row);
-                        self.resolver.set_records(self.now, network, endpoint, records);
+                        self.resolver
+                            .set_records(self.now, network, endpoint, records);
                     }
                     None => self.resolver.remove_records(self.now, network, endpoint),
                 }
@@ -104,7 +122,8 @@ impl Node {
     fn member(&mut self, member: &Member, state: &'static str) {
         self.plane_dirty = true;
         let node = member.name.to_string();
-        self.outputs.push_back(Output::Event(Event::Member { node, state }));
+        self.outputs
+            .push_back(Output::Event(Event::Member { node, state }));
     }
 }
 

@@ -16,7 +16,7 @@ use overlay_core::{
 };
 use overlay_dns::{QueryToken, Resolver, Transport, UpstreamToken};
 use overlay_gossip::{Gossip, StreamId};
-use overlay_raft::{PersistTicket, RaftId, Restored, RestoreError, WriteBatch};
+use overlay_raft::{PersistTicket, RaftId, RestoreError, Restored, WriteBatch};
 use thiserror::Error;
 
 use crate::{
@@ -190,7 +190,11 @@ impl Node {
         let manager = boot
             .manager
             .map(|boot| {
-                let ManagerBoot { raft, group, restored } = boot;
+                let ManagerBoot {
+                    raft,
+                    group,
+                    restored,
+                } = boot;
                 Manager::new(config.clone(), raft, group, &seed, now, restored)
             })
             .transpose()?;
@@ -202,8 +206,7 @@ impl Node {
         if let Some(assignment) = agent.assignment() {
             session.set_managers(&assignment.managers);
         }
-        let resolver =
-            Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
+        let resolver = Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
         let mut node = Self {
             rng: seed.derive("node").rng(),
             config,
@@ -254,7 +257,8 @@ impl Node {
         self.advance(now);
         if let Err(error) = &result {
             let error = error.clone();
-            self.outputs.push_back(Output::Event(Event::PortFailed { endpoint, error }));
+            self.outputs
+                .push_back(Output::Event(Event::PortFailed { endpoint, error }));
         }
         self.agent.handle_port(self.now, endpoint, result);
         self.plane_dirty = true;
@@ -272,7 +276,9 @@ impl Node {
     ) {
         self.advance(now);
         // A query that is no message gets no answer; the resolver counts it.
-        let _ = self.resolver.handle_query(self.now, client, token, transport, bytes);
+        let _ = self
+            .resolver
+            .handle_query(self.now, client, token, transport, bytes);
         self.settle();
     }
 
@@ -285,7 +291,9 @@ impl Node {
         bytes: &[u8],
     ) {
         self.advance(now);
-        let _ = self.resolver.handle_upstream(self.now, upstream, from, bytes);
+        let _ = self
+            .resolver
+            .handle_upstream(self.now, upstream, from, bytes);
         self.settle();
     }
 
@@ -312,22 +320,37 @@ impl Node {
 
     /// Takes a gossip stream that somebody dialled.
     pub fn handle_stream_opened(&mut self, now: Instant, stream: StreamId, from: SocketAddr) {
-        self.with_gossip(now, |gossip, now| gossip.handle_stream_opened(now, stream, from));
+        self.with_gossip(now, |gossip, now| {
+            gossip.handle_stream_opened(now, stream, from)
+        });
     }
 
     /// Takes the driver's word that a stream it was told to dial stands.
     pub fn handle_stream_connected(&mut self, now: Instant, stream: StreamId) {
-        self.with_gossip(now, |gossip, now| gossip.handle_stream_connected(now, stream));
+        self.with_gossip(now, |gossip, now| {
+            gossip.handle_stream_connected(now, stream)
+        });
     }
 
     /// Takes octets of a gossip stream.
     pub fn handle_stream_data(&mut self, now: Instant, stream: StreamId, bytes: &[u8]) {
-        self.with_gossip(now, |gossip, now| gossip.handle_stream_data(now, stream, bytes));
+        self.with_gossip(now, |gossip, now| {
+            gossip.handle_stream_data(now, stream, bytes)
+        });
     }
 
     /// Takes the end of a gossip stream, whoever ended it.
     pub fn handle_stream_closed(&mut self, now: Instant, stream: StreamId) {
         self.with_gossip(now, |gossip, now| gossip.handle_stream_closed(now, stream));
+    }
+
+    /// Hands leadership to another manager, if this node leads and there is one: do so before stopping.
+    pub fn step_aside(&mut self, now: Instant) {
+        self.advance(now);
+        if let Some(manager) = &mut self.manager {
+            manager.step_aside(self.now);
+        }
+        self.settle();
     }
 
     /// Returns how this node takes part in its cluster.
@@ -396,7 +419,10 @@ impl Node {
             let before = self.outputs.len();
             let mut quiet = self.loopback.is_empty();
             while let Some(message) = self.loopback.pop_front() {
-                let peer = Peer { node: self.config.node, role: self.role() };
+                let peer = Peer {
+                    node: self.config.node,
+                    role: self.role(),
+                };
                 self.on_message(peer, message);
             }
             while let Some(action) = self.manager.as_mut().and_then(Manager::poll_action) {
@@ -430,7 +456,11 @@ impl Node {
         match action {
             Action::Raft { to, bytes } => self.send_raft(to, bytes),
             Action::Persist(batch) => self.outputs.push_back(Output::Persist(batch)),
-            Action::Answer { to, request, result } => {
+            Action::Answer {
+                to,
+                request,
+                result,
+            } => {
                 self.send(to, Message::Answer { request, result });
             }
             Action::Assign { to, assignment } => self.send(to, Message::Assignment(assignment)),
@@ -440,7 +470,8 @@ impl Node {
                     self.session.redirect(self.now, leader);
                 }
                 self.hasten_requests();
-                self.outputs.push_back(Output::Event(Event::LeaderChanged { leader }));
+                self.outputs
+                    .push_back(Output::Event(Event::LeaderChanged { leader }));
             }
             Action::Failed => self.outputs.push_back(Output::Event(Event::Failed)),
         }
@@ -449,13 +480,16 @@ impl Node {
     fn on_wish(&mut self, wish: Wish) {
         let now = self.now;
         match wish {
-            Wish::JoinNetwork(network) => self.gossip_do(|gossip| gossip.join_network(now, network)),
+            Wish::JoinNetwork(network) => {
+                self.gossip_do(|gossip| gossip.join_network(now, network))
+            }
             Wish::LeaveNetwork(network) => {
                 self.gossip_do(|gossip| gossip.leave_network(now, network));
             }
             Wish::PutRow(network, row) => {
                 let records = crate::agent::records(&row);
-                self.resolver.set_records(now, network, row.endpoint, records);
+                self.resolver
+                    .set_records(now, network, row.endpoint, records);
                 self.gossip_do(|gossip| {
                     // Names and addresses were bounded when the endpoint was attached; the row fits.
                     let _ = gossip.put_row(now, network, *row);
@@ -488,7 +522,11 @@ impl Node {
     }
 
     fn role(&self) -> Role {
-        if self.manager.is_some() { Role::Manager } else { Role::Worker }
+        if self.manager.is_some() {
+            Role::Manager
+        } else {
+            Role::Worker
+        }
     }
 }
 

@@ -21,7 +21,12 @@ impl Node {
     /// # Errors
     ///
     /// [`FrameError`] if it is malformed; nothing changed.
-    pub fn handle_peer(&mut self, now: Instant, peer: Peer, frame: &[u8]) -> Result<(), FrameError> {
+    pub fn handle_peer(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        frame: &[u8],
+    ) -> Result<(), FrameError> {
         let message = wire::decode(frame)?;
         self.advance(now);
         self.on_message(peer, message);
@@ -40,7 +45,9 @@ impl Node {
                 self.on_ask(peer.node, request, ask);
             }
             Message::Answer { request, result } if from_manager => self.on_answer(request, result),
-            Message::NotLeader { leader, managers, .. } if from_manager => {
+            Message::NotLeader {
+                leader, managers, ..
+            } if from_manager => {
                 if !managers.is_empty() {
                     self.session.set_managers(&managers);
                 }
@@ -73,7 +80,10 @@ impl Node {
             self.session.redirect(self.now, leader);
         }
         if let Some(target) = self.session.poll_heartbeat(self.now) {
-            let version = self.agent.assignment().map_or(0, |assignment| assignment.version);
+            let version = self
+                .agent
+                .assignment()
+                .map_or(0, |assignment| assignment.version);
             self.send(target, Message::Heartbeat { version });
         }
     }
@@ -93,7 +103,10 @@ impl Node {
         let from = manager.raft_id();
         let known = || {
             let managers = self.session.managers().iter();
-            managers.clone().find(|manager| manager.raft == to).map(|manager| manager.node)
+            managers
+                .clone()
+                .find(|manager| manager.raft == to)
+                .map(|manager| manager.node)
         };
         if let Some(node) = manager.node_of(to).or_else(known) {
             self.send(node, Message::Raft { from, to, bytes });
@@ -101,7 +114,9 @@ impl Node {
     }
 
     fn on_raft_message(&mut self, node: NodeId, from: RaftId, to: RaftId, bytes: &[u8]) {
-        let Some(manager) = &mut self.manager else { return };
+        let Some(manager) = &mut self.manager else {
+            return;
+        };
         if to == manager.raft_id() && manager.node_of(from).is_none_or(|known| known == node) {
             manager.handle_raft(self.now, from, bytes);
         }
@@ -122,7 +137,11 @@ impl Node {
         match &mut self.manager {
             Some(manager) if manager.leads() => {
                 let known = manager.handle_heartbeat(now, from, version);
-                let answer = if known { Message::HeartbeatAck } else { Message::Removed };
+                let answer = if known {
+                    Message::HeartbeatAck
+                } else {
+                    Message::Removed
+                };
                 self.send(from, answer);
             }
             _ => self.refer(from, None),
@@ -138,7 +157,14 @@ impl Node {
             Some(manager) => (manager.leader(), manager.managers()),
             None => (self.session.target(), self.session.managers().to_vec()),
         };
-        self.send(to, Message::NotLeader { request, leader, managers });
+        self.send(
+            to,
+            Message::NotLeader {
+                request,
+                leader,
+                managers,
+            },
+        );
     }
 
     fn on_assignment(&mut self, assignment: Assignment) {
@@ -171,7 +197,8 @@ impl Node {
             let (config, now) = (self.config.clone(), self.now);
             self.manager = Manager::new(config, raft, group, &seed, now, restored).ok();
         }
-        self.outputs.push_back(Output::Event(Event::RoleChanged { role }));
+        self.outputs
+            .push_back(Output::Event(Event::RoleChanged { role }));
     }
 
     fn address(&self, node: NodeId) -> Option<std::net::SocketAddr> {

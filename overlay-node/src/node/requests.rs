@@ -48,7 +48,8 @@ impl Node {
             }
             Request::Attach(attach) => self.attach(token, attach),
             request if self.needs_manager(&request) => {
-                let text = "this node is not a manager: run this on a manager, or promote this node there";
+                let text =
+                    "this node is not a manager: run this on a manager, or promote this node there";
                 self.reply(token, Err(api::Error::new(ErrorKind::NotManager, text)));
             }
             request => self.ask(Some(token), Ask::Api(request)),
@@ -71,7 +72,12 @@ impl Node {
         let at_unix_ms = u64::try_from(unix).unwrap_or(u64::MAX);
         let (actor, ask) = (self.config.node, Ask::AddNode(seed.manager.clone()));
         let command = Command::InitCluster(Box::new(seed));
-        let proposal = Proposal { request, actor, at_unix_ms, command };
+        let proposal = Proposal {
+            request,
+            actor,
+            at_unix_ms,
+            command,
+        };
         match &mut self.manager {
             Some(manager) => manager.initialize(self.now, proposal),
             None => {
@@ -80,18 +86,27 @@ impl Node {
             }
         }
         let deadline = self.now + self.config.request_timeout;
-        let pending = Pending { token: Some(token), ask, deadline, resend_at: Instant::MAX };
+        let pending = Pending {
+            token: Some(token),
+            ask,
+            deadline,
+            resend_at: Instant::MAX,
+        };
         self.pending.insert(request, pending);
         self.settle();
     }
 
     pub(super) fn on_answer(&mut self, request: RequestId, result: Result<Answer, api::Error>) {
-        let Some(pending) = self.pending.remove(&request) else { return };
+        let Some(pending) = self.pending.remove(&request) else {
+            return;
+        };
         let attach = match &pending.ask {
             Ask::Api(Request::Attach(attach)) => attach.endpoint,
             _ => None,
         };
-        let (Some(token), result) = (pending.token, result) else { return };
+        let (Some(token), result) = (pending.token, result) else {
+            return;
+        };
         match (attach, result) {
             (Some(endpoint), Err(error)) => {
                 self.agent.forget(endpoint);
@@ -100,7 +115,14 @@ impl Node {
             (Some(endpoint), Ok(Answer::Api(Response::Endpoints(endpoints)))) => {
                 if let Some(info) = endpoints.into_iter().next() {
                     let deadline = self.now + self.config.request_timeout;
-                    self.attaching.insert(endpoint, Attaching { token, info, deadline });
+                    self.attaching.insert(
+                        endpoint,
+                        Attaching {
+                            token,
+                            info,
+                            deadline,
+                        },
+                    );
                 }
             }
             (_, result) => self.reply(
@@ -129,19 +151,31 @@ impl Node {
             })
             .collect();
         for (endpoint, result) in done {
-            let Some(waiting) = self.attaching.remove(&endpoint) else { continue };
+            let Some(waiting) = self.attaching.remove(&endpoint) else {
+                continue;
+            };
             match result {
                 Ok(()) => {
-                    let own = self.agent.endpoints().into_iter().find(|own| own.id == endpoint);
+                    let own = self
+                        .agent
+                        .endpoints()
+                        .into_iter()
+                        .find(|own| own.id == endpoint);
                     let info = own.unwrap_or(waiting.info);
-                    self.reply(waiting.token, Ok(Reply::Api(Response::Endpoints(vec![info]))));
+                    self.reply(
+                        waiting.token,
+                        Ok(Reply::Api(Response::Endpoints(vec![info]))),
+                    );
                 }
                 Err(reason) => {
                     // Nothing half done is left behind: the address goes back.
                     let endpoint = endpoint.to_string();
                     self.ask(None, Ask::Api(Request::Detach { endpoint }));
                     let text = format!("the endpoint's port could not be made: {reason}");
-                    self.reply(waiting.token, Err(api::Error::new(ErrorKind::Platform, text)));
+                    self.reply(
+                        waiting.token,
+                        Err(api::Error::new(ErrorKind::Platform, text)),
+                    );
                 }
             }
         }
@@ -157,23 +191,38 @@ impl Node {
             .map(|(request, _)| *request)
             .collect();
         for request in requests {
-            let expired =
-                self.pending.get(&request).is_some_and(|pending| pending.deadline <= now);
-            if expired { self.give_up(request) } else { self.send_ask(request) }
+            let expired = self
+                .pending
+                .get(&request)
+                .is_some_and(|pending| pending.deadline <= now);
+            if expired {
+                self.give_up(request)
+            } else {
+                self.send_ask(request)
+            }
         }
     }
 
     /// Sends what is pending at once: somebody new leads.
     pub(super) fn hasten_requests(&mut self) {
         let now = self.now;
-        for pending in self.pending.values_mut().filter(|pending| pending.resend_at < Instant::MAX) {
+        for pending in self
+            .pending
+            .values_mut()
+            .filter(|pending| pending.resend_at < Instant::MAX)
+        {
             pending.resend_at = now;
         }
     }
 
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        let pending = self.pending.values().map(|pending| pending.deadline.min(pending.resend_at));
-        pending.chain(self.attaching.values().map(|waiting| waiting.deadline)).min()
+        let pending = self
+            .pending
+            .values()
+            .map(|pending| pending.deadline.min(pending.resend_at));
+        pending
+            .chain(self.attaching.values().map(|waiting| waiting.deadline))
+            .min()
     }
 
     /// Gives back the addresses of endpoints that nobody here knows of.
@@ -203,15 +252,31 @@ impl Node {
             return;
         }
         let request = RequestId::random(&mut self.rng);
-        let deadline = self.now + self.config.request_timeout;
+        let patience = match &ask {
+            Ask::Api(request) if crate::manager::is_question(request) => {
+                self.config.request_timeout.min(READ_PATIENCE)
+            }
+            _ => self.config.request_timeout,
+        };
+        let deadline = self.now + patience;
         let resend_at = self.now;
-        self.pending.insert(request, Pending { token, ask, deadline, resend_at });
+        self.pending.insert(
+            request,
+            Pending {
+                token,
+                ask,
+                deadline,
+                resend_at,
+            },
+        );
         self.send_ask(request);
     }
 
     fn send_ask(&mut self, request: RequestId) {
         let now = self.now;
-        let Some(pending) = self.pending.get_mut(&request) else { return };
+        let Some(pending) = self.pending.get_mut(&request) else {
+            return;
+        };
         pending.resend_at = now + RESEND;
         let ask = pending.ask.clone();
         let own = self.config.node;
@@ -220,20 +285,33 @@ impl Node {
                 return;
             }
         }
-        let leader = self.manager.as_ref().map_or(self.session.target(), Manager::leader);
+        let leader = self
+            .manager
+            .as_ref()
+            .map_or(self.session.target(), Manager::leader);
         if let Some(leader) = leader.filter(|leader| *leader != own) {
             self.send(leader, Message::Ask { request, ask });
         }
     }
 
     fn give_up(&mut self, request: RequestId) {
-        let Some(pending) = self.pending.remove(&request) else { return };
-        if let Ask::Api(Request::Attach(AttachRequest { endpoint: Some(endpoint), .. })) =
-            &pending.ask
+        let Some(pending) = self.pending.remove(&request) else {
+            return;
+        };
+        if let Ask::Api(Request::Attach(AttachRequest {
+            endpoint: Some(endpoint),
+            ..
+        })) = &pending.ask
         {
             self.agent.forget(*endpoint);
         }
         let Some(token) = pending.token else { return };
+        if let (Ask::Api(request), Some(manager)) = (&pending.ask, &self.manager) {
+            // Without a quorum, questions are answered from what this manager applied last.
+            if let Some(response) = manager.read_stale(self.now, request) {
+                return self.reply(token, Ok(Reply::Api(self.localize(response))));
+            }
+        }
         let managers: Vec<_> = self
             .session
             .managers()
@@ -250,8 +328,7 @@ impl Node {
     }
 
     fn needs_manager(&self, request: &Request) -> bool {
-        self.manager.is_none()
-            && !crate::manager::allowed_for_worker(&Ask::Api(request.clone()))
+        self.manager.is_none() && !crate::manager::allowed_for_worker(&Ask::Api(request.clone()))
     }
 
     fn reply(&mut self, token: RequestToken, result: Result<Reply, api::Error>) {
@@ -323,5 +400,7 @@ impl Node {
     }
 }
 
+/// How long a question waits for a leader before it is answered from what this manager knows.
+const READ_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a request waits for an answer before it is sent again.
 const RESEND: Duration = Duration::from_millis(250);

@@ -65,7 +65,9 @@ impl Endpoint {
 
     /// Takes a frame; what is malformed or for others is dropped.
     pub fn handle_frame(&mut self, frame: &[u8]) {
-        let Ok(frame) = ethernet::Packet::new_checked(frame) else { return };
+        let Ok(frame) = ethernet::Packet::new_checked(frame) else {
+            return;
+        };
         if frame.destination() != self.mac && !frame.destination().is_multicast() {
             return;
         }
@@ -100,19 +102,27 @@ impl Endpoint {
         let (sender_mac, sender_address) = (self.mac, self.address);
         let target_mac = MacAddr::UNSPECIFIED;
         let operation = arp::Operation::REQUEST;
-        let request =
-            arp::Repr { operation, sender_mac, sender_address, target_mac, target_address };
+        let request = arp::Repr {
+            operation,
+            sender_mac,
+            sender_address,
+            target_mac,
+            target_address,
+        };
         self.send_arp(MacAddr::BROADCAST, request);
     }
 
     fn on_arp(&mut self, packet: &[u8]) {
-        let Ok(packet) = arp::Packet::new_checked(packet) else { return };
+        let Ok(packet) = arp::Packet::new_checked(packet) else {
+            return;
+        };
         let asked = arp::Repr::parse(&packet);
         if asked.target_address != self.address || asked.sender_address.is_unspecified() {
             return;
         }
         if self.neighbours.len() < NEIGHBOURS_MAX {
-            self.neighbours.insert(asked.sender_address, asked.sender_mac);
+            self.neighbours
+                .insert(asked.sender_address, asked.sender_mac);
         }
         if asked.operation == arp::Operation::REQUEST {
             let (sender_mac, sender_address) = (self.mac, self.address);
@@ -136,25 +146,40 @@ impl Endpoint {
     }
 
     fn on_ipv4(&mut self, source_mac: MacAddr, packet: &[u8]) {
-        let Ok(packet) = ipv4::Packet::new_checked(packet) else { return };
+        let Ok(packet) = ipv4::Packet::new_checked(packet) else {
+            return;
+        };
         let wanted = packet.destination() == self.address
             && packet.protocol() == ipv4::Protocol::ICMP
             && packet.is_checksum_valid()
             && !packet.is_fragment();
-        let Ok(message) = icmpv4::Packet::new_checked(packet.payload()) else { return };
+        let Ok(message) = icmpv4::Packet::new_checked(packet.payload()) else {
+            return;
+        };
         if !wanted {
             return;
         }
         match icmpv4::Repr::parse(&message) {
-            Ok(icmpv4::Repr::EchoRequest { identifier, sequence }) => {
-                let reply = icmpv4::Repr::EchoReply { identifier, sequence };
+            Ok(icmpv4::Repr::EchoRequest {
+                identifier,
+                sequence,
+            }) => {
+                let reply = icmpv4::Repr::EchoReply {
+                    identifier,
+                    sequence,
+                };
                 self.send_icmp(source_mac, packet.source(), reply, message.payload());
             }
-            Ok(icmpv4::Repr::EchoReply { identifier, sequence })
-                if identifier == self.identifier && self.replies.len() < WAITING_MAX =>
-            {
+            Ok(icmpv4::Repr::EchoReply {
+                identifier,
+                sequence,
+            }) if identifier == self.identifier && self.replies.len() < WAITING_MAX => {
                 let (from, ttl) = (packet.source(), packet.ttl());
-                self.replies.push_back(EchoReply { from, sequence, ttl });
+                self.replies.push_back(EchoReply {
+                    from,
+                    sequence,
+                    ttl,
+                });
             }
             _ => {}
         }
@@ -162,7 +187,10 @@ impl Endpoint {
 
     fn echo_request(&mut self, mac: MacAddr, to: Ipv4Addr, sequence: u16) {
         let identifier = self.identifier;
-        let request = icmpv4::Repr::EchoRequest { identifier, sequence };
+        let request = icmpv4::Repr::EchoRequest {
+            identifier,
+            sequence,
+        };
         self.send_icmp(mac, to, request, PAYLOAD);
     }
 
@@ -182,7 +210,9 @@ impl Endpoint {
         if let Ok(mut message) = icmpv4::Packet::new_checked(&mut message) {
             message.fill_checksum();
         }
-        let Ok(payload_bytes) = u16::try_from(message.len()) else { return };
+        let Ok(payload_bytes) = u16::try_from(message.len()) else {
+            return;
+        };
         let packet = ipv4::Repr {
             traffic_class: 0,
             identification: 0,
@@ -204,7 +234,11 @@ impl Endpoint {
 
     fn send(&mut self, destination: MacAddr, ethertype: ethernet::EtherType, payload: &[u8]) {
         let mut frame = vec![0; ethernet::HEADER_BYTES];
-        let header = ethernet::Repr { destination, source: self.mac, ethertype };
+        let header = ethernet::Repr {
+            destination,
+            source: self.mac,
+            ethertype,
+        };
         if header.emit(&mut frame).is_ok() && self.frames.len() < FRAMES_MAX {
             frame.extend_from_slice(payload);
             self.frames.push_back(frame);
@@ -239,7 +273,14 @@ mod tests {
                 one.handle_frame(&frame);
             }
         }
-        assert_eq!(one.poll_reply(), Some(EchoReply { from: b, sequence: 7, ttl: 64 }));
+        assert_eq!(
+            one.poll_reply(),
+            Some(EchoReply {
+                from: b,
+                sequence: 7,
+                ttl: 64
+            })
+        );
         assert_eq!(one.poll_reply(), None);
     }
 }

@@ -43,14 +43,19 @@ impl Plane {
     pub fn apply(&mut self, desired: &Desired) {
         let before = std::mem::take(&mut self.applied);
         for (network, present) in &before.networks {
-            let kept = desired.networks.get(network).is_some_and(|next| next.vni == present.vni);
+            let kept = desired
+                .networks
+                .get(network)
+                .is_some_and(|next| next.vni == present.vni);
             if !kept {
                 self.remove_network(present);
             }
         }
         for (network, next) in &desired.networks {
-            let present =
-                before.networks.get(network).filter(|present| present.vni == next.vni);
+            let present = before
+                .networks
+                .get(network)
+                .filter(|present| present.vni == next.vni);
             if present != Some(next) {
                 self.set_network(*network, present, next);
             }
@@ -110,8 +115,11 @@ impl Plane {
         present: Option<&DesiredNetwork>,
         next: &DesiredNetwork,
     ) {
-        let config =
-            NetworkConfig { mtu: next.mtu, subnets: next.subnets.clone(), ..NetworkConfig::default() };
+        let config = NetworkConfig {
+            mtu: next.mtu,
+            subnets: next.subnets.clone(),
+            ..NetworkConfig::default()
+        };
         let made = match present {
             None => self.switch.add_network(next.vni, config),
             Some(present) if present.mtu != next.mtu || present.subnets != next.subnets => {

@@ -68,7 +68,9 @@ pub enum Violation {
         second: usize,
     },
     /// An endpoint that is attached has no row, or a row has no endpoint.
-    #[error("host {host} sees {rows} rows of network {network}, and {endpoints} endpoints are attached")]
+    #[error(
+        "host {host} sees {rows} rows of network {network}, and {endpoints} endpoints are attached"
+    )]
     RowsMismatch {
         /// The network.
         network: NetworkId,
@@ -86,7 +88,9 @@ impl Cluster {
     pub fn violations(&self) -> Vec<Violation> {
         let mut found = self.consensus_violations();
         for (_, host) in self.hosts().machines() {
-            let Some(state) = host.node().and_then(|node| node.state()) else { continue };
+            let Some(state) = host.node().and_then(|node| node.state()) else {
+                continue;
+            };
             let mut holders: BTreeMap<(NetworkId, IpAddr), EndpointId> = BTreeMap::new();
             for endpoint in state.endpoints().values() {
                 for address in &endpoint.addresses {
@@ -94,7 +98,12 @@ impl Cluster {
                     if let Some(first) = holders.insert(key, endpoint.id) {
                         let (network, address) = key;
                         let second = endpoint.id;
-                        found.push(Violation::AddressTwice { network, address, first, second });
+                        found.push(Violation::AddressTwice {
+                            network,
+                            address,
+                            first,
+                            second,
+                        });
                     }
                 }
             }
@@ -116,15 +125,23 @@ impl Cluster {
                 let (first, known) = *tables.entry(network).or_insert((id.0, digest));
                 if known != digest {
                     let second = id.0;
-                    found.push(Violation::TableMismatch { network, first, second });
+                    found.push(Violation::TableMismatch {
+                        network,
+                        first,
+                        second,
+                    });
                 }
                 let attached = self.attached(network);
-                let seen: BTreeSet<_> =
-                    gossip.rows(network).map(|(_, row)| row.endpoint).collect();
+                let seen: BTreeSet<_> = gossip.rows(network).map(|(_, row)| row.endpoint).collect();
                 if attached.as_ref().is_some_and(|attached| *attached != seen) {
                     let endpoints = attached.map_or(0, |attached| attached.len());
                     let (host, rows) = (id.0, seen.len());
-                    found.push(Violation::RowsMismatch { network, host, rows, endpoints });
+                    found.push(Violation::RowsMismatch {
+                        network,
+                        host,
+                        rows,
+                        endpoints,
+                    });
                 }
             }
         }
@@ -134,17 +151,27 @@ impl Cluster {
     /// Returns the nodes of the cluster as the leader's state has them.
     pub fn nodes(&self) -> BTreeSet<NodeId> {
         let state = self.leader_state();
-        state.map(|state| state.nodes().keys().copied().collect()).unwrap_or_default()
+        state
+            .map(|state| state.nodes().keys().copied().collect())
+            .unwrap_or_default()
     }
 
     fn attached(&self, network: NetworkId) -> Option<BTreeSet<EndpointId>> {
         let state = self.leader_state()?;
-        Some(state.endpoints_of(network).map(|endpoint| endpoint.id).collect())
+        Some(
+            state
+                .endpoints_of(network)
+                .map(|endpoint| endpoint.id)
+                .collect(),
+        )
     }
 
     fn leader_state(&self) -> Option<&crate::state::ClusterState> {
         let leader = self.leader()?;
-        self.hosts().host(overlay_sim::HostId(leader))?.node()?.state()
+        self.hosts()
+            .host(overlay_sim::HostId(leader))?
+            .node()?
+            .state()
     }
 
     fn consensus_violations(&self) -> Vec<Violation> {
@@ -154,25 +181,42 @@ impl Cluster {
         let mut entries: BTreeMap<Index, (usize, Term)> = BTreeMap::new();
         for (id, host) in self.hosts().machines() {
             let Some(node) = host.node() else { continue };
-            let (Some(raft), Some(state)) = (node.raft(), node.state()) else { continue };
+            let (Some(raft), Some(state)) = (node.raft(), node.state()) else {
+                continue;
+            };
             if raft.is_leader() {
                 if let Some(first) = leaders.insert(raft.term(), id.0) {
                     let (term, second) = (raft.term(), id.0);
-                    found.push(Violation::TwoLeaders { term, first, second });
+                    found.push(Violation::TwoLeaders {
+                        term,
+                        first,
+                        second,
+                    });
                 }
             }
             let hash = state.hash();
             let (first, known) = *states.entry(state.applied()).or_insert((id.0, hash));
             if known != hash {
                 let (index, second) = (state.applied(), id.0);
-                found.push(Violation::StateMismatch { index, first, second });
+                found.push(Violation::StateMismatch {
+                    index,
+                    first,
+                    second,
+                });
             }
             let mut index = raft.commit();
-            while let Some(term) = raft.term_at(index).filter(|_| index > raft.snapshot_index()) {
+            while let Some(term) = raft
+                .term_at(index)
+                .filter(|_| index > raft.snapshot_index())
+            {
                 let (first, known) = *entries.entry(index).or_insert((id.0, term));
                 if known != term {
                     let second = id.0;
-                    found.push(Violation::LogMismatch { index, first, second });
+                    found.push(Violation::LogMismatch {
+                        index,
+                        first,
+                        second,
+                    });
                 }
                 index = Index::new(index.get().saturating_sub(1));
             }

@@ -7,11 +7,10 @@ use overlay_sim::{HostId, NetworkConfig, World};
 
 use super::host::SimHost;
 use crate::{
-    Reply, Timers, stub,
-    api::{
-        self, AttachRequest, EndpointInfo, ErrorKind, NetworkInfo, Request, Response, Role,
-    },
+    Reply, Timers,
+    api::{self, AttachRequest, EndpointInfo, ErrorKind, NetworkInfo, Request, Response, Role},
     state::Secret,
+    stub,
 };
 
 /// How a simulated cluster is made.
@@ -52,7 +51,11 @@ impl Options {
     }
 
     pub(super) fn role(&self, host: HostId) -> Role {
-        if host.0 < self.managers { Role::Manager } else { Role::Worker }
+        if host.0 < self.managers {
+            Role::Manager
+        } else {
+            Role::Worker
+        }
     }
 }
 
@@ -72,7 +75,11 @@ impl Cluster {
             let options = options.clone();
             world.add(move |boot| SimHost::boot(&options, boot));
         }
-        Self { world, options, sequence: 0 }
+        Self {
+            world,
+            options,
+            sequence: 0,
+        }
     }
 
     /// Returns the world, for faults.
@@ -99,13 +106,16 @@ impl Cluster {
     /// same; returns whether that came about within `limit`.
     pub fn settle(&mut self, limit: Duration) -> bool {
         let (hosts, managers) = (self.options.hosts, self.options.managers);
-        self.world.run_until(limit, |world| is_settled(world, hosts, managers))
+        self.world
+            .run_until(limit, |world| is_settled(world, hosts, managers))
     }
 
     /// Describes each host in a line, for the message of a failed test.
     pub fn describe(&self) -> String {
         let describe = |(id, host): (HostId, &SimHost)| {
-            let Some(node) = host.node() else { return format!("{id}: joining") };
+            let Some(node) = host.node() else {
+                return format!("{id}: joining");
+            };
             let raft = node.raft().map(|raft| {
                 let (voters, learners) = (raft.membership().voters(), raft.membership().learners());
                 format!(
@@ -119,18 +129,29 @@ impl Cluster {
             });
             let applied = node.state().map(crate::state::ClusterState::applied);
             let members = node.gossip().map_or(0, |gossip| gossip.members().count());
-            let networks = node.assignment().into_iter().flat_map(|assignment| &assignment.networks);
+            let networks = node
+                .assignment()
+                .into_iter()
+                .flat_map(|assignment| &assignment.networks);
             let rows: Vec<_> = networks
                 .filter_map(|network| Some((network, node.gossip()?)))
                 .map(|(network, gossip)| {
                     let rows = gossip.rows(network.id).map(|(_, row)| row.names.join("/"));
                     let others = gossip.network_members(network.id).count();
-                    format!("{} of {others}: {:?}", network.name, rows.collect::<Vec<_>>())
+                    format!(
+                        "{} of {others}: {:?}",
+                        network.name,
+                        rows.collect::<Vec<_>>()
+                    )
                 })
                 .collect();
             format!("{id}: {raft:?}, applied {applied:?}, {members} members, rows {rows:?}")
         };
-        self.world.machines().map(describe).collect::<Vec<_>>().join("\n")
+        self.world
+            .machines()
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Returns the host that leads, if one does and no other.
@@ -150,16 +171,26 @@ impl Cluster {
     ///
     /// What the host answered, or that it did not within 20 virtual seconds.
     pub fn ask(&mut self, host: usize, request: Request) -> Result<Response, api::Error> {
-        let silent =
-            || api::Error::new(ErrorKind::Unavailable, format!("host {host} did not answer"));
-        let id = HostId(host);
-        let token = self.world.with(id, |host, now| host.request(now, request)).flatten();
-        let token = token.ok_or_else(silent)?;
-        let answered = |world: &World<SimHost>| {
-            world.host(id).is_none_or(|host| host.has_reply(token))
+        let silent = || {
+            api::Error::new(
+                ErrorKind::Unavailable,
+                format!("host {host} did not answer"),
+            )
         };
+        let id = HostId(host);
+        let token = self
+            .world
+            .with(id, |host, now| host.request(now, request))
+            .flatten();
+        let token = token.ok_or_else(silent)?;
+        let answered =
+            |world: &World<SimHost>| world.host(id).is_none_or(|host| host.has_reply(token));
         self.world.run_until(Duration::from_secs(20), answered);
-        match self.world.with(id, |host, _| host.take_reply(token)).flatten() {
+        match self
+            .world
+            .with(id, |host, _| host.take_reply(token))
+            .flatten()
+        {
             Some(Ok(Reply::Api(response))) => Ok(response),
             Some(Ok(Reply::Admitted(_))) => Ok(Response::Done),
             Some(Err(error)) => Err(error),
@@ -212,14 +243,18 @@ impl Cluster {
     /// Resolves a name as an endpoint would; empty if there is no such address.
     pub fn resolve(&mut self, host: usize, endpoint: EndpointId, name: &str) -> Vec<IpAddr> {
         self.sequence = self.sequence.wrapping_add(1);
-        let Some(query) = stub::query(self.sequence, name) else { return Vec::new() };
+        let Some(query) = stub::query(self.sequence, name) else {
+            return Vec::new();
+        };
         let id = HostId(host);
         self.world.with(id, |host, now| {
             while host.take_answer().is_some() {}
             host.query(now, endpoint, &query);
         });
         let answer = self.world.with(id, |host, _| host.take_answer()).flatten();
-        answer.map(|answer| stub::addresses(&answer)).unwrap_or_default()
+        answer
+            .map(|answer| stub::addresses(&answer))
+            .unwrap_or_default()
     }
 
     /// Sends up to three echo requests, a second each, and returns whether one was answered.
@@ -233,9 +268,7 @@ impl Cluster {
                 while host.take_echo().is_some() {}
                 host.ping(now, from, to, sequence);
             });
-            let echoed = |world: &World<SimHost>| {
-                world.host(id).is_some_and(SimHost::has_echo)
-            };
+            let echoed = |world: &World<SimHost>| world.host(id).is_some_and(SimHost::has_echo);
             self.world.run_until(Duration::from_secs(1), echoed);
             let echo = self.world.with(id, |host, _| host.take_echo()).flatten();
             echo.is_some_and(|echo| echo.from == to && echo.sequence == sequence)
@@ -248,20 +281,34 @@ impl Cluster {
 }
 
 fn is_settled(world: &World<SimHost>, hosts: usize, managers: usize) -> bool {
-    let nodes: Vec<_> = world.machines().filter_map(|(_, host)| host.node()).collect();
+    let nodes: Vec<_> = world
+        .machines()
+        .filter_map(|(_, host)| host.node())
+        .collect();
     let voters: Vec<_> = nodes.iter().filter_map(|node| node.raft()).collect();
     let leader = nodes.iter().find(|node| node.leads());
-    let applied: Vec<_> =
-        nodes.iter().filter_map(|node| node.state()).map(crate::state::ClusterState::applied).collect();
+    let applied: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| node.state())
+        .map(crate::state::ClusterState::applied)
+        .collect();
     nodes.len() == hosts
         && voters.len() == managers
         && leader.is_some_and(|leader| {
-            leader.raft().is_some_and(|raft| raft.membership().voters().count() == managers)
+            leader
+                .raft()
+                .is_some_and(|raft| raft.membership().voters().count() == managers)
         })
         && applied.iter().all(|index| Some(index) == applied.first())
-        && nodes.iter().all(|node| node.gossip().is_some_and(|gossip| gossip.members().count() >= hosts))
+        && nodes.iter().all(|node| {
+            node.gossip()
+                .is_some_and(|gossip| gossip.members().count() >= hosts)
+        })
 }
 
 fn unexpected(response: &Response) -> api::Error {
-    api::Error::new(ErrorKind::Invalid, format!("the host answered {response:?}"))
+    api::Error::new(
+        ErrorKind::Invalid,
+        format!("the host answered {response:?}"),
+    )
 }

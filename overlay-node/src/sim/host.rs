@@ -78,7 +78,13 @@ pub struct SimHost {
 
 impl SimHost {
     pub(super) fn boot(options: &Options, boot: Boot<'_>) -> Self {
-        let Boot { host, disk, now, seed, .. } = boot;
+        let Boot {
+            host,
+            disk,
+            now,
+            seed,
+            ..
+        } = boot;
         let drawn = NodeId::random(&mut seed.derive("identity").rng());
         let mut sim = Self {
             host,
@@ -134,7 +140,9 @@ impl SimHost {
         self.now = self.now.max(now);
         self.next += 1;
         let token = self.next;
-        self.node.as_mut()?.request(now, RequestToken(token), request);
+        self.node
+            .as_mut()?
+            .request(now, RequestToken(token), request);
         Some(token)
     }
 
@@ -152,8 +160,10 @@ impl SimHost {
     pub fn query(&mut self, now: Instant, endpoint: EndpointId, message: &[u8]) {
         self.now = self.now.max(now);
         self.next += 1;
-        let (token, transport) =
-            (overlay_dns::QueryToken(self.next), overlay_dns::Transport::Udp);
+        let (token, transport) = (
+            overlay_dns::QueryToken(self.next),
+            overlay_dns::Transport::Udp,
+        );
         if let Some(node) = &mut self.node {
             node.handle_query(now, endpoint, token, transport, message);
         }
@@ -219,15 +229,26 @@ impl SimHost {
                     Some(first) => Restored::bootstrap([first]),
                     None => Restored::joining(),
                 };
-                Some(ManagerBoot { raft, group: group(identity.cluster), restored })
+                Some(ManagerBoot {
+                    raft,
+                    group: group(identity.cluster),
+                    restored,
+                })
             }
         };
         let memory = read(&self.disk, MEMORY).unwrap_or_default();
-        let boot = NodeBoot { memory, manager, seeds: identity.seeds.clone() };
+        let boot = NodeBoot {
+            memory,
+            manager,
+            seeds: identity.seeds.clone(),
+        };
         let config = self.config(identity.node);
         match Node::new(config, self.seed.derive("node"), self.now, boot) {
             Ok(node) => self.node = Some(node),
-            Err(error) => panic!("{}: what the disk holds contradicts itself: {error}", self.host),
+            Err(error) => panic!(
+                "{}: what the disk holds contradicts itself: {error}",
+                self.host
+            ),
         }
         self.identity = Some(identity);
     }
@@ -271,7 +292,10 @@ impl SimHost {
     fn ask_to_join(&mut self) {
         self.join_at = Some(self.now + JOIN_RETRY);
         let node = AddNode::new(&self.config(self.drawn), Role::Worker);
-        let node = AddNode { role: self.options.role(self.host), ..node };
+        let node = AddNode {
+            role: self.options.role(self.host),
+            ..node
+        };
         // Any host may answer; those that are no managers refuse.
         let others = self.options.managers;
         self.next += 1;
@@ -284,14 +308,22 @@ impl SimHost {
             return;
         }
         let node = self.drawn;
-        let managers = assignment.managers.iter().filter(|manager| manager.node != node);
+        let managers = assignment
+            .managers
+            .iter()
+            .filter(|manager| manager.node != node);
         let identity = Identity {
             node,
             cluster: assignment.cluster,
             raft: assignment.raft,
-            seeds: managers.map(|manager| (manager.node, manager.management)).collect(),
+            seeds: managers
+                .map(|manager| (manager.node, manager.management))
+                .collect(),
         };
-        let memory = AgentMemory { assignment: Some(assignment), ..AgentMemory::default() };
+        let memory = AgentMemory {
+            assignment: Some(assignment),
+            ..AgentMemory::default()
+        };
         let cleared = self.clear_log().is_ok();
         if cleared && self.save(MEMORY, &memory) && self.save(IDENTITY, &identity) {
             self.join_at = None;
@@ -302,7 +334,8 @@ impl SimHost {
     }
 
     fn send(&mut self, to: HostId, channel: Channel, packet: &Packet) {
-        self.effects.push_back(Effect::Send(to, channel, packet.encode()));
+        self.effects
+            .push_back(Effect::Send(to, channel, packet.encode()));
     }
 
     fn on_packet(&mut self, from: HostId, packet: Packet) {
@@ -310,7 +343,11 @@ impl SimHost {
         match packet {
             Packet::Join(node) => self.on_join(from, node),
             Packet::Admitted(assignment) => self.on_admitted(*assignment),
-            Packet::Peer { node, manager, frame } => {
+            Packet::Peer {
+                node,
+                manager,
+                frame,
+            } => {
                 self.lines.insert(node, from);
                 let role = if manager { Role::Manager } else { Role::Worker };
                 if let Some(own) = &mut self.node {
@@ -327,7 +364,8 @@ impl SimHost {
             Packet::Vxlan(bytes) => {
                 let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
                 let mut out = Out::default();
-                self.plane.handle_remote(now, address(from), &mut frame, &mut out);
+                self.plane
+                    .handle_remote(now, address(from), &mut frame, &mut out);
                 self.forward(out);
             }
             Packet::Open(id) => {
@@ -366,7 +404,9 @@ impl SimHost {
     /// Returns what a stream of another host is called here.
     fn stream(&self, from: HostId, id: u64, dialler: bool) -> Option<StreamId> {
         if dialler {
-            self.accepted.get(&(from, id)).map(|stream| StreamId::Accepted(*stream))
+            self.accepted
+                .get(&(from, id))
+                .map(|stream| StreamId::Accepted(*stream))
         } else {
             (self.dialled.get(&id) == Some(&from)).then_some(StreamId::Dialled(id))
         }
@@ -402,7 +442,8 @@ impl SimHost {
                     quiet = false;
                     if let Some(port) = self.plane.port(*id) {
                         let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
-                        self.plane.handle_local(self.now, port, &mut frame, &mut out);
+                        self.plane
+                            .handle_local(self.now, port, &mut frame, &mut out);
                     }
                 }
                 while let Some(echo) = endpoint.poll_reply() {
@@ -438,15 +479,26 @@ impl SimHost {
                 let Some(to) = address.and_then(|address| host(address.ip())).or(known) else {
                     return;
                 };
-                let Some(identity) = &self.identity else { return };
+                let Some(identity) = &self.identity else {
+                    return;
+                };
                 let (node, manager) = (identity.node, identity.raft.is_some());
-                self.send(to, Channel::Stream, &Packet::Peer { node, manager, frame });
+                self.send(
+                    to,
+                    Channel::Stream,
+                    &Packet::Peer {
+                        node,
+                        manager,
+                        frame,
+                    },
+                );
             }
             Output::Persist(batch) => {
                 let (write, ticket) = batch.into_parts();
                 let written = self.log.as_mut().map(|log| log.write(&write));
                 let durable = matches!(written, Some(Ok(())));
-                self.effects.push_back(Effect::Written(Box::new(ticket), durable));
+                self.effects
+                    .push_back(Effect::Written(Box::new(ticket), durable));
             }
             Output::OpenLog(raft) => self.change_log(Some(raft)),
             Output::CloseLog => self.change_log(None),
@@ -460,12 +512,16 @@ impl SimHost {
                 }
             }
             Output::CreatePort(spec) => {
-                let v4 = spec.addresses.iter().find_map(|address| match address.addr() {
-                    IpAddr::V4(address) => Some(address),
-                    IpAddr::V6(_) => None,
-                });
+                let v4 = spec
+                    .addresses
+                    .iter()
+                    .find_map(|address| match address.addr() {
+                        IpAddr::V4(address) => Some(address),
+                        IpAddr::V6(_) => None,
+                    });
                 if let Some(address) = v4 {
-                    self.endpoints.insert(spec.endpoint, Endpoint::new(spec.mac, address));
+                    self.endpoints
+                        .insert(spec.endpoint, Endpoint::new(spec.mac, address));
                 }
                 self.connect();
                 if let Some(node) = &mut self.node {
@@ -507,7 +563,10 @@ impl SimHost {
                     self.send(to, Channel::Datagram, &Packet::Gossip(bytes));
                 }
             }
-            GossipOutput::Dial { stream: StreamId::Dialled(id), to } => {
+            GossipOutput::Dial {
+                stream: StreamId::Dialled(id),
+                to,
+            } => {
                 if let Some(to) = host(to.ip()) {
                     self.dialled.insert(id, to);
                     self.send(to, Channel::Stream, &Packet::Open(id));
@@ -532,7 +591,9 @@ impl SimHost {
     }
 
     fn change_log(&mut self, raft: Option<RaftId>) {
-        let Some(mut identity) = self.identity.clone() else { return };
+        let Some(mut identity) = self.identity.clone() else {
+            return;
+        };
         identity.raft = raft;
         if self.clear_log().is_err() || !self.save(IDENTITY, &identity) {
             return self.effects.push_back(Effect::Exit);
@@ -547,7 +608,10 @@ impl SimHost {
     }
 
     fn connect(&mut self) {
-        let ports = self.endpoints.keys().filter_map(|id| Some((self.plane.port(*id)?, *id)));
+        let ports = self
+            .endpoints
+            .keys()
+            .filter_map(|id| Some((self.plane.port(*id)?, *id)));
         self.ports = ports.collect();
     }
 }
@@ -569,7 +633,12 @@ impl Machine for SimHost {
         if !self.effects.is_empty() {
             return Some(self.now);
         }
-        self.node.as_ref().and_then(Machine::poll_timeout).into_iter().chain(self.join_at).min()
+        self.node
+            .as_ref()
+            .and_then(Machine::poll_timeout)
+            .into_iter()
+            .chain(self.join_at)
+            .min()
     }
 
     fn poll_output(&mut self) -> Option<Effect> {
@@ -644,8 +713,12 @@ pub(super) fn address(host: HostId) -> IpAddr {
 fn host(address: IpAddr) -> Option<HostId> {
     match address {
         IpAddr::V4(address) => {
-            let [172, 31, a, b] = address.octets() else { return None };
-            usize::from(u16::from_be_bytes([a, b])).checked_sub(1).map(HostId)
+            let [172, 31, a, b] = address.octets() else {
+                return None;
+            };
+            usize::from(u16::from_be_bytes([a, b]))
+                .checked_sub(1)
+                .map(HostId)
         }
         IpAddr::V6(_) => None,
     }

@@ -12,14 +12,25 @@ pub(super) enum Packet {
     /// And its answer.
     Admitted(Box<Assignment>),
     /// TCP 2377: a frame of a management session, and what the certificate says.
-    Peer { node: NodeId, manager: bool, frame: Vec<u8> },
+    Peer {
+        node: NodeId,
+        manager: bool,
+        frame: Vec<u8>,
+    },
     /// UDP 7946.
     Gossip(Vec<u8>),
     /// TCP 7946: dial, the connection stands, octets, end. Numbers are the dialler's.
     Open(u64),
     Opened(u64),
-    Data { id: u64, dialler: bool, bytes: Vec<u8> },
-    Close { id: u64, dialler: bool },
+    Data {
+        id: u64,
+        dialler: bool,
+        bytes: Vec<u8>,
+    },
+    Close {
+        id: u64,
+        dialler: bool,
+    },
     /// UDP 4789.
     Vxlan(Vec<u8>),
 }

@@ -19,8 +19,10 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         self.check_attach(&attach)?;
         let network = attach.network;
-        let record =
-            self.networks.get_mut(&network).ok_or(CommandError::UnknownNetwork { network })?;
+        let record = self
+            .networks
+            .get_mut(&network)
+            .ok_or(CommandError::UnknownNetwork { network })?;
         let address = allocate(record, &attach, index)?;
         let mac = match address.addr() {
             IpAddr::V4(address) => MacAddr::from_ipv4(address),
@@ -46,16 +48,23 @@ impl ClusterState {
         endpoint: EndpointId,
         node: Option<NodeId>,
     ) -> Result<Outcome, CommandError> {
-        let record =
-            self.endpoints.get(&endpoint).ok_or(CommandError::UnknownEndpoint { endpoint })?;
+        let record = self
+            .endpoints
+            .get(&endpoint)
+            .ok_or(CommandError::UnknownEndpoint { endpoint })?;
         if let Some(node) = node.filter(|node| *node != record.node) {
             debug_assert_ne!(node, record.node);
-            return Err(CommandError::NotOwner { endpoint, node: record.node });
+            return Err(CommandError::NotOwner {
+                endpoint,
+                node: record.node,
+            });
         }
         let network = record.network;
         if let Some(network) = self.networks.get_mut(&network) {
             for subnet in &mut network.subnets {
-                subnet.addresses.release_owner(owner(endpoint.as_bytes()), index);
+                subnet
+                    .addresses
+                    .release_owner(owner(endpoint.as_bytes()), index);
             }
         }
         self.endpoints.remove(&endpoint);
@@ -65,20 +74,30 @@ impl ClusterState {
     fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
         for name in std::iter::once(&attach.name).chain(&attach.aliases) {
             if !is_name(name) {
-                return Err(CommandError::InvalidName { name: name.chars().take(80).collect() });
+                return Err(CommandError::InvalidName {
+                    name: name.chars().take(80).collect(),
+                });
             }
         }
         if attach.aliases.len() > ALIASES_MAX {
             let what = "aliases an endpoint".to_owned();
-            return Err(CommandError::Limit { what, limit: ALIASES_MAX as u64 });
+            return Err(CommandError::Limit {
+                what,
+                limit: ALIASES_MAX as u64,
+            });
         }
         if !self.nodes.contains_key(&attach.node) {
             return Err(CommandError::UnknownNode { node: attach.node });
         }
         let network = attach.network;
-        let record = self.networks.get(&network).ok_or(CommandError::UnknownNetwork { network })?;
+        let record = self
+            .networks
+            .get(&network)
+            .ok_or(CommandError::UnknownNetwork { network })?;
         if !record.attachable {
-            return Err(CommandError::NotAttachable { name: record.name.clone() });
+            return Err(CommandError::NotAttachable {
+                name: record.name.clone(),
+            });
         }
         let same = |other: &&EndpointRecord| {
             other.id == attach.id
@@ -111,7 +130,10 @@ fn allocate(
                 Err(_) => used += subnet.addresses.used() as u64,
             }
         }
-        return Err(CommandError::SubnetFull { network: name, used });
+        return Err(CommandError::SubnetFull {
+            network: name,
+            used,
+        });
     };
     let unusable = |reason: String| CommandError::AddressUnusable {
         address,
@@ -125,9 +147,10 @@ fn allocate(
         .ok_or_else(|| unusable("it is in none of the network's subnets".to_owned()))?;
     match subnet.addresses.reserve(owner, address, index) {
         Ok(lease) => Ok(with_prefix(lease.address, subnet.prefix)),
-        Err(AllocateError::Taken { .. }) => {
-            Err(CommandError::AddressInUse { address, network: name })
-        }
+        Err(AllocateError::Taken { .. }) => Err(CommandError::AddressInUse {
+            address,
+            network: name,
+        }),
         Err(other) => Err(unusable(other.to_string())),
     }
 }
@@ -145,7 +168,9 @@ fn mac_of(endpoint: EndpointId) -> MacAddr {
 impl ClusterState {
     /// Returns the endpoints of a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &EndpointRecord> {
-        self.endpoints.values().filter(move |endpoint| endpoint.network == network)
+        self.endpoints
+            .values()
+            .filter(move |endpoint| endpoint.network == network)
     }
 }
 

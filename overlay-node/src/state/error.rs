@@ -57,7 +57,9 @@ pub enum CommandError {
         name: String,
     },
     /// A network of this name exists.
-    #[error("a network named {name:?} exists already ({network}): choose another name or remove it")]
+    #[error(
+        "a network named {name:?} exists already ({network}): choose another name or remove it"
+    )]
     NetworkExists {
         /// The name.
         name: String,
@@ -119,7 +121,9 @@ pub enum CommandError {
     #[error("every VNI is in use: remove a network")]
     VnisExhausted,
     /// Something uses the network.
-    #[error("network {name:?} is in use by {endpoints} endpoint(s), {first:?} among them: stop or detach them first")]
+    #[error(
+        "network {name:?} is in use by {endpoints} endpoint(s), {first:?} among them: stop or detach them first"
+    )]
     NetworkInUse {
         /// The network.
         name: String,
@@ -141,7 +145,9 @@ pub enum CommandError {
         name: String,
     },
     /// The name is taken on this network.
-    #[error("the name {name:?} is in use on network {network:?} by endpoint {endpoint}: choose another one or remove it")]
+    #[error(
+        "the name {name:?} is in use on network {network:?} by endpoint {endpoint}: choose another one or remove it"
+    )]
     NameInUse {
         /// The name.
         name: String,
@@ -169,7 +175,9 @@ pub enum CommandError {
         reason: String,
     },
     /// No address is left.
-    #[error("no address is left on network {network:?} ({used} in use): remove endpoints or create a larger network")]
+    #[error(
+        "no address is left on network {network:?} ({used} in use): remove endpoints or create a larger network"
+    )]
     SubnetFull {
         /// The network.
         network: String,

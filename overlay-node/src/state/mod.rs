@@ -110,11 +110,18 @@ impl ClusterState {
 
     /// Returns the managers by their part in the consensus.
     pub fn voters(&self) -> impl Iterator<Item = (RaftId, &NodeRecord)> {
-        self.nodes.values().filter_map(|node| Some((node.raft?, node)))
+        self.nodes
+            .values()
+            .filter_map(|node| Some((node.raft?, node)))
     }
 
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
-        let Proposal { command, actor: _, at_unix_ms, request: _ } = proposal;
+        let Proposal {
+            command,
+            actor: _,
+            at_unix_ms,
+            request: _,
+        } = proposal;
         match command {
             Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
             Command::AddNode(node) => self.add_node(node),

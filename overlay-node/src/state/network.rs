@@ -6,10 +6,7 @@ use ipnet::IpNet;
 use overlay_core::{NetworkId, Vni};
 use overlay_ipam::{PoolError, Pools, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
 
-use super::{
-    ClusterState, CommandError, NetworkRecord, Outcome, SubnetRecord,
-    node::is_name,
-};
+use super::{ClusterState, CommandError, NetworkRecord, Outcome, SubnetRecord, node::is_name};
 use crate::api::{NetworkCreate, SubnetSpec};
 
 impl ClusterState {
@@ -23,13 +20,20 @@ impl ClusterState {
         self.check_network(&spec)?;
         let options = Options::parse(&spec)?;
         let wanted = if spec.subnets.is_empty() {
-            vec![SubnetSpec { subnet: None, gateway: None, ip_range: None }]
+            vec![SubnetSpec {
+                subnet: None,
+                gateway: None,
+                ip_range: None,
+            }]
         } else {
             spec.subnets.clone()
         };
         if wanted.len() > SUBNETS_MAX {
             let what = "subnets a network".to_owned();
-            return Err(CommandError::Limit { what, limit: SUBNETS_MAX as u64 });
+            return Err(CommandError::Limit {
+                what,
+                limit: SUBNETS_MAX as u64,
+            });
         }
         // Both allocators are small; what fails half way is thrown away as a whole.
         let (mut pools, mut vnis) = (self.pools.clone(), self.vnis.clone());
@@ -40,7 +44,11 @@ impl ClusterState {
         }
         (self.pools, self.vnis) = (pools, vnis);
         let ingress = spec.name == INGRESS;
-        let driver = if spec.driver.is_empty() { OVERLAY.to_owned() } else { spec.driver };
+        let driver = if spec.driver.is_empty() {
+            OVERLAY.to_owned()
+        } else {
+            spec.driver
+        };
         let record = NetworkRecord {
             id,
             name: spec.name,
@@ -59,12 +67,19 @@ impl ClusterState {
     }
 
     pub(super) fn remove_network(&mut self, network: NetworkId) -> Result<Outcome, CommandError> {
-        let record =
-            self.networks.get(&network).ok_or(CommandError::UnknownNetwork { network })?;
+        let record = self
+            .networks
+            .get(&network)
+            .ok_or(CommandError::UnknownNetwork { network })?;
         if record.ingress {
-            return Err(CommandError::Predefined { name: record.name.clone() });
+            return Err(CommandError::Predefined {
+                name: record.name.clone(),
+            });
         }
-        let mut users = self.endpoints.values().filter(|endpoint| endpoint.network == network);
+        let mut users = self
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.network == network);
         if let Some(first) = users.next() {
             return Err(CommandError::NetworkInUse {
                 name: record.name.clone(),
@@ -74,7 +89,9 @@ impl ClusterState {
         }
         if let Some(record) = self.networks.remove(&network) {
             for subnet in record.subnets {
-                self.pools.release(subnet.prefix).expect("the network's subnet was allocated");
+                self.pools
+                    .release(subnet.prefix)
+                    .expect("the network's subnet was allocated");
                 self.vnis.release(subnet.vni);
             }
         }
@@ -83,10 +100,14 @@ impl ClusterState {
 
     fn check_network(&self, spec: &NetworkCreate) -> Result<(), CommandError> {
         if !is_name(&spec.name) {
-            return Err(CommandError::InvalidName { name: spec.name.chars().take(80).collect() });
+            return Err(CommandError::InvalidName {
+                name: spec.name.chars().take(80).collect(),
+            });
         }
         if !spec.driver.is_empty() && spec.driver != OVERLAY {
-            return Err(CommandError::UnknownDriver { driver: spec.driver.clone() });
+            return Err(CommandError::UnknownDriver {
+                driver: spec.driver.clone(),
+            });
         }
         if let Some(other) = self.networks.values().find(|other| other.name == spec.name) {
             let (name, network) = (spec.name.clone(), other.id);
@@ -94,7 +115,10 @@ impl ClusterState {
         }
         if self.networks.len() >= NETWORKS_MAX {
             let what = "networks".to_owned();
-            return Err(CommandError::Limit { what, limit: NETWORKS_MAX as u64 });
+            return Err(CommandError::Limit {
+                what,
+                limit: NETWORKS_MAX as u64,
+            });
         }
         Ok(())
     }
@@ -111,12 +135,16 @@ impl ClusterState {
                 SubnetRequest::Length(subnet.prefix_len())
             }
             Some(subnet) if subnet.trunc() != subnet => {
-                return Err(CommandError::HostBits { subnet, expected: subnet.trunc() });
+                return Err(CommandError::HostBits {
+                    subnet,
+                    expected: subnet.trunc(),
+                });
             }
             Some(subnet) => SubnetRequest::Exact(subnet),
         };
-        let prefix =
-            pools.allocate(request, &[]).map_err(|error| self.pool_error(spec, &error))?;
+        let prefix = pools
+            .allocate(request, &[])
+            .map_err(|error| self.pool_error(spec, &error))?;
         let config = SubnetConfig {
             gateway: spec.gateway,
             range: spec.ip_range,
@@ -127,7 +155,13 @@ impl ClusterState {
             reason: error.to_string(),
         })?;
         let gateway: Option<IpAddr> = addresses.gateway();
-        Ok(SubnetRecord { prefix, gateway, ip_range: spec.ip_range, vni, addresses })
+        Ok(SubnetRecord {
+            prefix,
+            gateway,
+            ip_range: spec.ip_range,
+            vni,
+            addresses,
+        })
     }
 
     fn pool_error(&self, spec: &SubnetSpec, error: &PoolError) -> CommandError {
@@ -139,7 +173,9 @@ impl ClusterState {
                 name: self.network_of(*with),
             },
             other => CommandError::InvalidSubnet {
-                subnet: spec.subnet.map_or_else(|| "any".to_owned(), |subnet| subnet.to_string()),
+                subnet: spec
+                    .subnet
+                    .map_or_else(|| "any".to_owned(), |subnet| subnet.to_string()),
                 reason: other.to_string(),
             },
         }
@@ -148,7 +184,11 @@ impl ClusterState {
     fn network_of(&self, prefix: IpNet) -> String {
         let holds =
             |network: &&NetworkRecord| network.subnets.iter().any(|subnet| subnet.prefix == prefix);
-        self.networks.values().find(holds).map(|network| network.name.clone()).unwrap_or_default()
+        self.networks
+            .values()
+            .find(holds)
+            .map(|network| network.name.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -170,13 +210,18 @@ impl Options {
             };
             match option.as_str() {
                 MTU => {
-                    let mtu = value.parse().ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu));
+                    let mtu = value
+                        .parse()
+                        .ok()
+                        .filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu));
                     options.mtu = Some(mtu.ok_or_else(|| refuse("expected 576 to 9000 octets"))?);
                 }
                 VNIS => {
                     for part in value.split(',') {
                         let vni = part.trim().parse().ok().and_then(Vni::new);
-                        options.vnis.push(vni.ok_or_else(|| refuse("expected numbers of 24 bits"))?);
+                        options
+                            .vnis
+                            .push(vni.ok_or_else(|| refuse("expected numbers of 24 bits"))?);
                     }
                 }
                 ENCRYPTED if value == "false" => {}
@@ -191,7 +236,10 @@ impl Options {
 
 fn allocate_vni(vnis: &mut VniAllocator, wanted: Option<Vni>) -> Result<Vni, CommandError> {
     match wanted {
-        Some(vni) => vnis.reserve(vni).map(|()| vni).map_err(|_| CommandError::VniInUse { vni }),
+        Some(vni) => vnis
+            .reserve(vni)
+            .map(|()| vni)
+            .map_err(|_| CommandError::VniInUse { vni }),
         None => vnis.allocate().map_err(|_| CommandError::VnisExhausted),
     }
 }

@@ -7,8 +7,7 @@ use overlay_ipam::{OwnerId, PoolConfig, Pools};
 use overlay_raft::RaftId;
 
 use super::{
-    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, INGRESS, NodeRecord, Outcome,
-    Secret,
+    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, INGRESS, NodeRecord, Outcome, Secret,
 };
 use crate::api::{Availability, NetworkCreate, Role};
 
@@ -26,7 +25,10 @@ impl ClusterState {
             let pools: Vec<_> = seed
                 .pools
                 .iter()
-                .map(|prefix| PoolConfig { prefix: *prefix, split: seed.pool_split })
+                .map(|prefix| PoolConfig {
+                    prefix: *prefix,
+                    split: seed.pool_split,
+                })
                 .collect();
             made.pools = Pools::new(&pools).map_err(|error| CommandError::InvalidSubnet {
                 subnet: format!("{:?}", seed.pools),
@@ -44,7 +46,10 @@ impl ClusterState {
             created_unix_ms: at_unix_ms,
         });
         // The first subnet and VNI are kept for published ports from the start, as Docker does.
-        let ingress = NetworkCreate { name: INGRESS.to_owned(), ..NetworkCreate::default() };
+        let ingress = NetworkCreate {
+            name: INGRESS.to_owned(),
+            ..NetworkCreate::default()
+        };
         made.create_network(seed.ingress, ingress, at_unix_ms)?;
         let outcome = made.add_node(seed.manager)?;
         *self = made;
@@ -54,10 +59,15 @@ impl ClusterState {
     pub(super) fn add_node(&mut self, node: AddNode) -> Result<Outcome, CommandError> {
         self.initialized()?;
         if !is_hostname(&node.hostname) {
-            return Err(CommandError::InvalidName { name: node.hostname.chars().take(80).collect() });
+            return Err(CommandError::InvalidName {
+                name: node.hostname.chars().take(80).collect(),
+            });
         }
         if !self.nodes.contains_key(&node.id) && self.nodes.len() >= NODES_MAX {
-            return Err(CommandError::Limit { what: "nodes".to_owned(), limit: NODES_MAX as u64 });
+            return Err(CommandError::Limit {
+                what: "nodes".to_owned(),
+                limit: NODES_MAX as u64,
+            });
         }
         let known = self.nodes.get(&node.id).and_then(|known| known.raft);
         let raft = match (node.role, known) {
@@ -87,12 +97,18 @@ impl ClusterState {
         node: NodeId,
         address: IpAddr,
     ) -> Result<Outcome, CommandError> {
-        self.nodes.get_mut(&node).ok_or(CommandError::UnknownNode { node })?.address = address;
+        self.nodes
+            .get_mut(&node)
+            .ok_or(CommandError::UnknownNode { node })?
+            .address = address;
         Ok(Outcome::Done)
     }
 
     pub(super) fn set_role(&mut self, node: NodeId, role: Role) -> Result<Outcome, CommandError> {
-        let record = self.nodes.get(&node).ok_or(CommandError::UnknownNode { node })?;
+        let record = self
+            .nodes
+            .get(&node)
+            .ok_or(CommandError::UnknownNode { node })?;
         match (record.role, role) {
             (Role::Manager, Role::Worker) => {
                 if self.voters().count() == 1 {
@@ -113,7 +129,10 @@ impl ClusterState {
         index: u64,
         node: NodeId,
     ) -> Result<Outcome, CommandError> {
-        let record = self.nodes.get(&node).ok_or(CommandError::UnknownNode { node })?;
+        let record = self
+            .nodes
+            .get(&node)
+            .ok_or(CommandError::UnknownNode { node })?;
         if record.role == Role::Manager && self.voters().count() == 1 {
             return Err(CommandError::LastManager { node });
         }
@@ -144,7 +163,11 @@ impl ClusterState {
     }
 
     pub(super) fn initialized(&self) -> Result<(), CommandError> {
-        if self.cluster.is_some() { Ok(()) } else { Err(CommandError::NotInitialized) }
+        if self.cluster.is_some() {
+            Ok(())
+        } else {
+            Err(CommandError::NotInitialized)
+        }
     }
 
     fn update_role(
@@ -153,7 +176,10 @@ impl ClusterState {
         role: Role,
         raft: Option<RaftId>,
     ) -> Result<Outcome, CommandError> {
-        let record = self.nodes.get_mut(&node).ok_or(CommandError::UnknownNode { node })?;
+        let record = self
+            .nodes
+            .get_mut(&node)
+            .ok_or(CommandError::UnknownNode { node })?;
         record.role = role;
         record.raft = raft;
         Ok(Outcome::Node(node, raft))

@@ -47,15 +47,24 @@ impl ClusterState {
     /// See [`SnapshotError`].
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let found = bytes.len() as u64;
-        let (header, content) = bytes
-            .split_at_checked(HEADER_BYTES)
-            .ok_or(SnapshotError::Truncated { expected: HEADER_BYTES as u64, found })?;
-        let [kind, version, length @ ..] = header else { return Err(SnapshotError::Malformed) };
+        let (header, content) =
+            bytes
+                .split_at_checked(HEADER_BYTES)
+                .ok_or(SnapshotError::Truncated {
+                    expected: HEADER_BYTES as u64,
+                    found,
+                })?;
+        let [kind, version, length @ ..] = header else {
+            return Err(SnapshotError::Malformed);
+        };
         if *kind != KIND {
             return Err(SnapshotError::Malformed);
         }
         if *version != VERSION {
-            return Err(SnapshotError::Version { found: *version, known: VERSION });
+            return Err(SnapshotError::Version {
+                found: *version,
+                known: VERSION,
+            });
         }
         let length = <[u8; 8]>::try_from(length).map_err(|_| SnapshotError::Malformed)?;
         let expected = u64::from_be_bytes(length);

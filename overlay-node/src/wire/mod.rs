@@ -183,7 +183,9 @@ pub(crate) fn length_of(kind: u8, header: [u8; HEADER_BYTES]) -> Result<usize, F
 ///
 /// See [`FrameError`].
 pub fn decode(frame: &[u8]) -> Result<Message, FrameError> {
-    let malformed = FrameError::Malformed { length: frame.len() };
+    let malformed = FrameError::Malformed {
+        length: frame.len(),
+    };
     let (header, body) = frame.split_first_chunk().ok_or_else(|| malformed.clone())?;
     if body_length(*header)? != body.len() {
         return Err(malformed);

@@ -1,0 +1,297 @@
+//! Three daemons on loopback with in-process endpoints: real sockets, real TLS, real files.
+
+#![cfg(feature = "tokio")]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use overlay_core::{EndpointId, plane::Namespace};
+use overlay_node::{
+    api::{
+        AttachRequest, EndpointInfo, Error, ErrorKind, InitRequest, JoinRequest, LocalState,
+        ManagerStatus, NetworkCreate, Request, Response, Role,
+    },
+    driver::{Daemon, Handle, InProcess, Options},
+};
+
+/// One daemon and its endpoints.
+struct Host {
+    name: String,
+    address: IpAddr,
+    directory: PathBuf,
+    platform: InProcess,
+    daemon: Option<Daemon>,
+}
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("overlay-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Host {
+    async fn start(scratch: &Scratch, network: u8, number: u8) -> Self {
+        let name = format!("host{number}");
+        let mut host = Self {
+            address: Ipv4Addr::new(127, 90, network, number).into(),
+            directory: scratch.0.join(&name),
+            platform: InProcess::new(),
+            daemon: None,
+            name,
+        };
+        host.restart().await;
+        host
+    }
+
+    async fn restart(&mut self) {
+        let mut options = Options::new(&self.name, &self.directory);
+        options.advertise = Some(self.address);
+        options.listen = self.address;
+        self.daemon = Some(Daemon::start(options, self.platform.clone()).await.unwrap());
+    }
+
+    async fn stop(&mut self) {
+        let daemon = self.daemon.take().unwrap();
+        daemon.handle().shutdown().await;
+        daemon.stopped().await;
+    }
+
+    fn handle(&self) -> Handle {
+        self.daemon.as_ref().unwrap().handle()
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Error> {
+        self.handle().request(request).await
+    }
+
+    async fn join(&self, first: &Self, role: Role) {
+        let Ok(Response::Token(token)) = first
+            .ask(Request::JoinToken {
+                role,
+                rotate: false,
+            })
+            .await
+        else {
+            panic!("no token");
+        };
+        let join = JoinRequest {
+            token: token.token,
+            remote: token.remote,
+            advertise: None,
+        };
+        self.ask(Request::Join(join)).await.unwrap();
+    }
+
+    async fn attach(&self, name: &str) -> Result<EndpointInfo, Error> {
+        let attach = AttachRequest {
+            network: "my-net".to_owned(),
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            address: None,
+            namespace: Namespace::InProcess,
+            endpoint: None,
+        };
+        match self.ask(Request::Attach(attach)).await? {
+            Response::Endpoints(mut endpoints) => Ok(endpoints.remove(0)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Pings by name until answered, for at most ten seconds.
+    async fn reaches(&self, from: EndpointId, name: &str) -> bool {
+        for _ in 0..20 {
+            let (platform, name) = (self.platform.clone(), name.to_owned());
+            let patience = Duration::from_millis(500);
+            let pinged =
+                tokio::task::spawn_blocking(move || platform.ping(from, &name, patience)).await;
+            if pinged.unwrap().is_ok_and(|echo| echo.ttl == 64) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what} did not come about within ten seconds");
+}
+
+async fn managers(host: &Host) -> Vec<Option<ManagerStatus>> {
+    match host.ask(Request::NodeList).await {
+        Ok(Response::Nodes(nodes)) => nodes.iter().map(|node| node.manager_status).collect(),
+        _ => Vec::new(),
+    }
+}
+
+async fn cluster(scratch: &Scratch, network: u8) -> Vec<Host> {
+    let mut hosts = Vec::new();
+    for number in 1..=3 {
+        hosts.push(Host::start(scratch, network, number).await);
+    }
+    hosts[0]
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    hosts[1].join(&hosts[0], Role::Manager).await;
+    hosts[2].join(&hosts[0], Role::Manager).await;
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_walk_of_three_daemons() {
+    let scratch = Scratch::new("walk");
+    let mut hosts = cluster(&scratch, 1).await;
+    let create = NetworkCreate {
+        name: "my-net".to_owned(),
+        attachable: true,
+        ..NetworkCreate::default()
+    };
+    // A manager that does not lead forwards what it gets.
+    let Ok(Response::Networks(networks)) = hosts[1].ask(Request::NetworkCreate(create)).await
+    else {
+        panic!("no network");
+    };
+    assert_eq!(networks[0].subnets[0].subnet.to_string(), "10.0.1.0/24");
+    let mut endpoints = Vec::new();
+    for (host, name) in hosts.iter().zip(["alpine1", "alpine2", "alpine3"]) {
+        endpoints.push(host.attach(name).await.unwrap());
+    }
+    for (host, from) in hosts.iter().zip(&endpoints) {
+        for to in endpoints.iter().filter(|to| to.id != from.id) {
+            assert!(
+                host.reaches(from.id, &to.name).await,
+                "{} to {}",
+                from.name,
+                to.name
+            );
+        }
+    }
+    // The leader goes; names and frames do not notice, and another one leads.
+    hosts[0].stop().await;
+    assert!(hosts[1].reaches(endpoints[1].id, "alpine3").await);
+    eventually("a new leader", async || {
+        managers(&hosts[1])
+            .await
+            .contains(&Some(ManagerStatus::Leader))
+    })
+    .await;
+    let late = hosts[2].attach("late").await.unwrap();
+    assert!(hosts[1].reaches(endpoints[1].id, "late").await);
+    // It comes back and has forgotten nothing.
+    hosts[0].restart().await;
+    assert!(hosts[2].reaches(late.id, "alpine1").await);
+    let Ok(Response::Info(info)) = hosts[0].ask(Request::Info).await else {
+        panic!("no info")
+    };
+    assert_eq!(
+        (info.state, info.role),
+        (LocalState::Active, Some(Role::Manager))
+    );
+    for host in &mut hosts {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_with_what_and_what_next() {
+    let scratch = Scratch::new("bad-input");
+    let first = Host::start(&scratch, 2, 1).await;
+    let second = Host::start(&scratch, 2, 2).await;
+    let error = first.ask(Request::NodeList).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotMember, "{error}");
+    first
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    let error = first
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::AlreadyMember, "{error}");
+    let Ok(Response::Token(token)) = first
+        .ask(Request::JoinToken {
+            role: Role::Worker,
+            rotate: false,
+        })
+        .await
+    else {
+        panic!("no token");
+    };
+    let join = |token: String, remote: SocketAddr| {
+        Request::Join(JoinRequest {
+            token,
+            remote,
+            advertise: None,
+        })
+    };
+    let wrong = |at: usize| {
+        let mut text = token.token.clone().into_bytes();
+        text[at] = if text[at] == b'1' { b'2' } else { b'1' };
+        String::from_utf8(text).unwrap()
+    };
+    let (digest, secret) = (wrong(20), wrong(token.token.len() - 3));
+    for (token, remote, kind) in [
+        (
+            "SWMTKN-1-short".to_owned(),
+            token.remote,
+            ErrorKind::Invalid,
+        ),
+        (digest, token.remote, ErrorKind::Untrusted),
+        (secret, token.remote, ErrorKind::Untrusted),
+        (
+            token.token.clone(),
+            SocketAddr::new(first.address, 1),
+            ErrorKind::Unavailable,
+        ),
+    ] {
+        let error = second.ask(join(token, remote)).await.unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        let Ok(Response::Info(info)) = second.ask(Request::Info).await else {
+            panic!("no info")
+        };
+        assert_eq!(
+            info.state,
+            LocalState::Inactive,
+            "nothing half done is left"
+        );
+    }
+    second.ask(join(token.token, token.remote)).await.unwrap();
+    let error = second.ask(Request::NodeList).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotManager, "{error}");
+    // A second daemon on the same directory, and one on the same port.
+    let options = Options::new("other", &first.directory);
+    let error = Daemon::start(options, InProcess::new()).await.unwrap_err();
+    assert!(error.to_string().contains("in use"), "{error}");
+    let third = Host::start(&scratch, 2, 3).await;
+    let mut options = Options::new("fourth", scratch.0.join("fourth"));
+    (options.advertise, options.listen) = (Some(first.address), first.address);
+    let fourth = Daemon::start(options, InProcess::new()).await.unwrap();
+    let error = fourth
+        .handle()
+        .request(Request::Init(InitRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+    drop(third);
+}
