@@ -150,8 +150,8 @@ impl Tables {
         for (mac, vtep) in remotes {
             self.remove_holder(index, mac, NextHop::Vtep(vtep));
         }
+        // What was learned goes with the VTEPs.
         self.set_vteps(index, Vec::new());
-        self.fdb.unlearn(index, None);
         self.fdb.set_quota(index, 0);
         self.by_vni.remove(&vni);
         self.networks.remove(index.0.into());

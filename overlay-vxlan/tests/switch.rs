@@ -219,6 +219,12 @@ mod anti_spoof {
         };
         let frame = icmpv6_frame(lab.here.mac, to, nobody, all_routers, 255, &asking);
         assert_eq!(lab.send(lab.here.port, &frame).0, Outcome::Flooded);
+        let echo = icmpv6::Repr::EchoRequest {
+            identifier: 1,
+            sequence: 1,
+        };
+        let frame = icmpv6_frame(lab.here.mac, lab.there.mac, nobody, lab.there.v6, 64, &echo);
+        dropped(DropReason::SourceAddress, lab.send(lab.here.port, &frame));
         let liar = Endpoint {
             v6: nobody,
             ..lab.here
