@@ -83,8 +83,7 @@ impl Rng {
     pub fn below(&mut self, bound: u64) -> u64 {
         // Multiply-shift (Lemire 2019) without the rejection step: the bias is at most bound / 2^64.
         let wide = u128::from(self.next_u64()) * u128::from(bound);
-        let drawn = (wide >> 64) as u64;
-        drawn
+        (wide >> 64) as u64
     }
 
     /// Draws an index into something of `len` elements; `None` if it is empty.
