@@ -34,7 +34,7 @@ pub struct Config {
     /// beyond is refused with [`ProposeError::Busy`](crate::ProposeError::Busy).
     pub uncommitted_bytes_max: u64,
     /// The most octets of the log in memory, each entry counted with 64 more. Default 256 MiB. A leader that reached
-    /// it refuses proposals, a follower appends, until [`compact`](crate::Raft::compact) made room.
+    /// it refuses proposals, a follower with twice as much appends, until [`compact`](crate::Raft::compact) made room.
     pub log_bytes_max: u64,
     /// How many entries before the snapshot stay in memory for slow followers. Default 500. Zero sends a snapshot to
     /// every follower that was one entry behind at a compaction.

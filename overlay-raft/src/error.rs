@@ -310,7 +310,7 @@ pub enum DecodeError {
     LogFull {
         /// What it would hold.
         bytes: u64,
-        /// [`Config::log_bytes_max`](crate::Config::log_bytes_max).
+        /// Twice [`Config::log_bytes_max`](crate::Config::log_bytes_max).
         bytes_max: u64,
     },
 }
@@ -330,6 +330,14 @@ pub enum RestoreError {
     NotAmongVoters {
         /// This member.
         id: RaftId,
+    },
+    /// There are too many voters to bootstrap with.
+    #[error("{members} voters to bootstrap with, at most {members_max} members may be")]
+    TooMany {
+        /// How many there are.
+        members: usize,
+        /// [`Config::members_max`](crate::Config::members_max).
+        members_max: usize,
     },
     /// The disk belongs to another member.
     #[error("the disk belongs to member {found}, this is {expected}")]

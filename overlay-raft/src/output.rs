@@ -1,6 +1,6 @@
 //! What a machine asks its driver to do.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
 use overlay_core::Instant;
@@ -151,6 +151,11 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Returns what waits for the disk.
+    pub(crate) fn withheld(&self) -> impl fmt::Debug + '_ {
+        &self.withheld
     }
 
     /// Returns how many outputs are queued or withheld.

@@ -1,6 +1,9 @@
 //! The machine: its state, its four kinds of method, and the order in which consequences are drawn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use overlay_core::{Instant, Machine, Rng, Seed};
 
@@ -20,7 +23,6 @@ use crate::{
 ///
 /// A [`Machine`]: it is handed messages, acknowledgements of writes and the time, and hands back what to do. The
 /// [crate documentation](crate) shows the loop.
-#[derive(Debug)]
 pub struct Raft {
     pub(crate) config: Config,
     pub(crate) now: Instant,
@@ -500,6 +502,26 @@ impl Raft {
                 "no entry is from the future"
             );
         }
+    }
+}
+
+/// Shows the protocol's state: without the time, the queue of outputs and the counters.
+impl fmt::Debug for Raft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raft")
+            .field("id", &self.config.id)
+            .field("hard_state", &self.hard_state)
+            .field("standing", &self.standing)
+            .field("log", &self.log)
+            .field("applied", &self.applied)
+            .field("restoring", &self.restoring)
+            .field("incoming", &self.incoming)
+            .field("proposals", &self.proposals)
+            .field("writes", &self.writes)
+            .field("withheld", &self.outbox.withheld())
+            .field("election_deadline", &self.election_deadline)
+            .field("stopped", &self.stopped)
+            .finish_non_exhaustive()
     }
 }
 

@@ -35,6 +35,9 @@ impl Raft {
             return;
         };
         leader.heartbeat_deadline = next;
+        if let Some(transfer) = &mut leader.transfer {
+            transfer.asked = false;
+        }
         let round = leader.reads.next_round();
         let heartbeats: Vec<(RaftId, Option<Incarnation>, Heartbeat)> = leader
             .progress

@@ -202,6 +202,12 @@ impl Restored {
                 if !membership.is_voter(config.id) {
                     return Err(RestoreError::NotAmongVoters { id: config.id });
                 }
+                if membership.len() > config.members_max {
+                    return Err(RestoreError::TooMany {
+                        members: membership.len(),
+                        members_max: config.members_max,
+                    });
+                }
                 State::founding(config, membership)
             }
             Origin::Joining => State::new(config, incarnation),

@@ -170,12 +170,12 @@ impl Raft {
             .fold(0, |sum: u64, entry| {
                 sum.saturating_add(entry.weight_bytes())
             });
+        // Twice what a leader takes: its first entries of new terms must find room where proposals filled the log, or
+        // nothing could be committed, applied and compacted any more.
+        let bytes_max = self.config.log_bytes_max.saturating_mul(2);
         let bytes = self.log.bytes().saturating_add(new);
-        if new > 0 && bytes > self.config.log_bytes_max {
-            return Err(DecodeError::LogFull {
-                bytes,
-                bytes_max: self.config.log_bytes_max,
-            });
+        if new > 0 && bytes > bytes_max {
+            return Err(DecodeError::LogFull { bytes, bytes_max });
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use crate::{Raft, RaftId, TransferError, progress::Mode, raft::Standing, wire::M
 pub(crate) struct Transfer {
     pub(crate) to: RaftId,
     pub(crate) deadline: Instant,
-    /// When the successor may be asked to campaign again, in case the message was lost.
-    ask_again: Instant,
+    /// Whether the successor was asked to campaign since the last heartbeat; the message may have been lost.
+    pub(crate) asked: bool,
 }
 
 impl Raft {
@@ -51,7 +51,7 @@ impl Raft {
         leader.transfer = Some(Transfer {
             to,
             deadline: now + patience,
-            ask_again: now,
+            asked: false,
         });
         self.settle();
         Ok(())
@@ -71,8 +71,8 @@ impl Raft {
             .progress
             .get(&to)
             .is_some_and(|progress| progress.matched >= last);
-        if holds_all && self.now >= transfer.ask_again {
-            transfer.ask_again = self.now + self.config.heartbeat_interval;
+        if holds_all && !transfer.asked {
+            transfer.asked = true;
             self.send(to, None, &Message::TimeoutNow);
         }
     }

@@ -949,14 +949,22 @@ fn case_26_a_full_log_refuses_until_it_is_compacted() {
     config.id = id(1);
     let mut follower = Node::founder_with(config, &[1, 2, 3]);
     follower.append((2, 1), (1, 0), &[1, 1], 3);
-    let body = Body::Append {
+    let body = |length| Body::Append {
         previous: 3,
         previous_term: 1,
         commit: 3,
-        entries: vec![(1, command(&"x".repeat(400)))],
+        entries: vec![(1, command(&"x".repeat(length)))],
     };
-    let error = follower.try_feed(2, 1, body).unwrap_err();
-    assert!(matches!(error, DecodeError::LogFull { bytes_max: 500, .. }));
+    let error = follower.try_feed(2, 1, body(800)).unwrap_err();
+    assert!(matches!(
+        error,
+        DecodeError::LogFull {
+            bytes_max: 1_000,
+            ..
+        }
+    ));
+    follower.feed(2, body(600));
+    assert_eq!(follower.raft.last_index().get(), 4);
 }
 
 #[test]

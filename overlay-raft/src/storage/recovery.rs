@@ -111,6 +111,13 @@ fn first_of(segments: &[Segment]) -> Result<Option<usize>, OpenError> {
     let Some(oldest) = segments.first() else {
         return Ok(None);
     };
+    if let Some((_, first)) = oldest.records.first()
+        && !matches!(first.content, Content::Snapshot(_))
+    {
+        return Err(OpenError::Missing {
+            file: name_of(oldest.number.saturating_sub(1)),
+        });
+    }
     // Segments are only removed when a later one is durable. So this is the very first write of all, torn: or else the
     // beginning of the present state is gone.
     let (offset, damage) = oldest
