@@ -31,7 +31,7 @@ use crate::{
     failure::{Doing, Failure},
     holder::{self, wire::Connection},
     namespace,
-    netlink::{LinkChange, Netlink},
+    netlink::{Link, LinkChange, Netlink},
 };
 
 /// The hidden argument.
@@ -62,8 +62,17 @@ pub(super) enum Answer {
 struct Underlay {
     netlink: Netlink,
     bridge: u32,
-    ports: Vec<u32>,
-    hosts: Vec<File>,
+    hosts: Vec<Host>,
+}
+
+/// One host: its namespace, and both ends of its link.
+#[derive(Debug)]
+struct Host {
+    namespace: File,
+    inside: Netlink,
+    interface: u32,
+    /// The bridge's end.
+    port: u32,
 }
 
 /// Runs one of the two processes.
@@ -179,14 +188,13 @@ fn build(hosts: &[Vec<IpNet>], mtu: u16) -> Result<Underlay, Failure> {
     let mut underlay = Underlay {
         netlink,
         bridge,
-        ports: Vec::new(),
         hosts: Vec::new(),
     };
     for addresses in hosts {
         underlay.add_host(addresses, mtu)?;
     }
-    for port in 0..underlay.ports.len() {
-        underlay.await_link(port)?;
+    for host in 0..underlay.hosts.len() {
+        underlay.await_link(host)?;
     }
     Ok(underlay)
 }
@@ -243,8 +251,12 @@ impl Underlay {
                 .doing(|| format!("add {address} to {name}"))?;
         }
         raise(&mut inside, interface.index, mtu, None)?;
-        self.ports.push(port);
-        self.hosts.push(host);
+        self.hosts.push(Host {
+            namespace: host,
+            inside,
+            interface: interface.index,
+            port,
+        });
         Ok(())
     }
 
@@ -254,7 +266,7 @@ impl Underlay {
         let [mounts, processes] = own;
         let mounts = mounts.doing(|| "open the mount namespace".into())?;
         let processes = processes.doing(|| "open the process namespace".into())?;
-        let hosts = self.hosts.iter().map(AsFd::as_fd);
+        let hosts = self.hosts.iter().map(|host| host.namespace.as_fd());
         let others = [mounts.as_fd(), processes.as_fd()];
         let all: Vec<BorrowedFd<'_>> = hosts.chain(others).collect();
         connection
@@ -263,7 +275,7 @@ impl Underlay {
     }
 
     fn set_link(&mut self, host: usize, up: bool) -> Result<(), Failure> {
-        let port = self.ports.get(host).copied();
+        let port = self.hosts.get(host).map(|host| host.port);
         let port = port
             .ok_or_else(|| io::Error::from(Errno::ENODEV))
             .doing(|| format!("look for host {host}"))?;
@@ -276,13 +288,18 @@ impl Underlay {
         if up { self.await_link(host) } else { Ok(()) }
     }
 
-    /// Waits until the bridge forwards to a host: the kernel looks at changed links once a second only.
+    /// Waits until both ends of a host's link work: the kernel looks at some changes once a second only, and until it
+    /// has, an end drops what it is to send.
     fn await_link(&mut self, host: usize) -> Result<(), Failure> {
-        let port = self.ports.get(host).copied().unwrap_or_default();
+        let Self { netlink, hosts, .. } = self;
+        let Some(found) = hosts.get_mut(host) else {
+            return Ok(());
+        };
         for _ in 0..LINK_LOOKS_MAX {
-            let links = self.netlink.links().doing(|| "list interfaces".into())?;
-            let link = links.iter().find(|link| link.index == port);
-            if link.is_some_and(|link| link.running && link.forwarding) {
+            let outer = link(netlink, found.port)?;
+            let inner = link(&mut found.inside, found.interface)?;
+            let outer = outer.is_some_and(|link| link.running && link.forwarding);
+            if outer && inner.is_some_and(|link| link.running) {
                 return Ok(());
             }
             let _ = poll(&mut [], PollTimeout::from(LINK_LOOK_MS));
@@ -290,6 +307,11 @@ impl Underlay {
         let doing = format!("wait for the link of host {host}");
         Err(Failure::new(doing, &Errno::ETIMEDOUT.into()))
     }
+}
+
+fn link(netlink: &mut Netlink, index: u32) -> Result<Option<Link>, Failure> {
+    let links = netlink.links().doing(|| "list interfaces".into())?;
+    Ok(links.into_iter().find(|link| link.index == index))
 }
 
 const BRIDGE: &str = "underlay";

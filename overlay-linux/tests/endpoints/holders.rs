@@ -14,7 +14,7 @@ use overlay_linux::{Exit, Linux, PortKind, Stdio};
 
 use super::{
     Test,
-    bench::{Bench, Folder, Outcome, command, eventually, read_until, spec},
+    bench::{Bench, Folder, Outcome, command, eventually, pause, read_until, spec},
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -175,7 +175,7 @@ fn sockets(kind: PortKind) -> Outcome<()> {
     let mut asking = bench
         .linux
         .exec(endpoint, command(&["getent", "hosts", "alpine1"]))?;
-    nix::poll::poll(&mut [], nix::poll::PollTimeout::from(300_u16))?;
+    pause(300)?;
     assert_eq!(asking.try_wait()?, None, "it waits for an answer");
     let sockets = bench.linux.open_sockets(endpoint, address)?;
     let mut query = [0; 512];

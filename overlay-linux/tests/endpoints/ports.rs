@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::ErrorKind,
     net::SocketAddr,
     path::PathBuf,
     process::Command,
@@ -20,7 +21,7 @@ use overlay_linux::{Exit, Linux, Offload, PortKind, Stdio};
 
 use super::{
     Test,
-    bench::{Bench, Folder, Outcome, command, eventually, read_until, say, spec},
+    bench::{Bench, Folder, Outcome, command, eventually, pause, read_all, read_until, say, spec},
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -133,17 +134,40 @@ fn measure(bench: &Bench, how: &[&str]) -> Outcome<Option<String>> {
     Ok(Some(text))
 }
 
-/// No router solicitation, no multicast report, no duplicate address detection.
+/// No router solicitation, no multicast report, no duplicate address detection; also where others' settings hold.
 fn silence(kind: PortKind) -> Outcome<()> {
     let folder = Folder::new()?;
     let mut linux = Linux::new(folder.path(), std::env::current_exe()?).with_kind(kind);
-    let port = linux.create_port(&spec(2)?)?;
-    nix::poll::poll(&mut [], nix::poll::PollTimeout::from(1_500_u16))?;
-    let mut frame = Vec::new();
-    let read = port.read_frame(&mut frame).map_err(|error| error.kind());
-    linux.remove_port(spec(2)?.endpoint)?;
-    assert_eq!(read, Err(std::io::ErrorKind::WouldBlock), "{frame:02x?}");
-    assert!(frame.is_empty());
+    let mut specs = vec![spec(2)?];
+    let foreign = Foreign::new()?;
+    if let Some(foreign) = &foreign {
+        let mut joining = spec(3)?;
+        joining.namespace = Namespace::Path(foreign.path.clone());
+        specs.push(joining);
+    }
+    let ports: Result<Vec<_>, _> = specs.iter().map(|spec| linux.create_port(spec)).collect();
+    let ports = ports?;
+    pause(1_500)?;
+    let mut read = Vec::new();
+    for port in &ports {
+        let mut frame = Vec::new();
+        read.push((
+            port.read_frame(&mut frame).map_err(|error| error.kind()),
+            frame,
+        ));
+    }
+    // Nor does anything come from the outer end.
+    let shown = command(&["grep", "eth0", "/proc/net/dev"]).stdio(Stdio::Pipes { input: false });
+    let received = read_all(&linux.exec(specs[0].endpoint, shown)?)?;
+    for spec in &specs {
+        linux.remove_port(spec.endpoint)?;
+    }
+    let counters = received.split_whitespace().collect::<Vec<_>>();
+    assert_eq!(counters[..2], ["eth0:", "0"], "{received}");
+    for (read, frame) in read {
+        assert_eq!(read, Err(ErrorKind::WouldBlock), "{frame:02x?}");
+        assert!(frame.is_empty());
+    }
     Ok(())
 }
 
@@ -165,9 +189,9 @@ fn long_frames(kind: PortKind) -> Outcome<()> {
     assert_eq!(first.map(|(length, _)| length), Some(42));
     assert_eq!(exact[12..14], [0x08, 0x06]);
     // The request is repeated after a second; the second one is dropped, and nothing of it is left over.
-    nix::poll::poll(&mut [], nix::poll::PollTimeout::from(1_200_u16))?;
+    pause(1_200)?;
     let dropped = port.read_into(&mut small).map_err(|error| error.kind());
-    assert_eq!(dropped.map(|_| ()), Err(std::io::ErrorKind::WouldBlock));
+    assert_eq!(dropped.map(|_| ()), Err(ErrorKind::WouldBlock));
     linux.remove_port(spec.endpoint)?;
     Ok(())
 }
@@ -211,9 +235,6 @@ fn repair(kind: PortKind) -> Outcome<()> {
         remotes: BTreeMap::new(),
         vteps: BTreeSet::new(),
     };
-    let desired = |network: &DesiredNetwork| Desired {
-        networks: BTreeMap::from([(NetworkId::from_bytes([9; 16]), network.clone())]),
-    };
     assert_eq!(bench.linux.apply(&desired(&network))?, []);
     // Somebody inside meddles with everything.
     for words in [
@@ -253,19 +274,38 @@ fn repair(kind: PortKind) -> Outcome<()> {
     assert!(said("set eth0 up"), "{changes:?}");
     assert_eq!(bench.linux.apply(&desired(&network))?, []);
     bench.succeed(1, &["ping", "-n", "-c", "1", "-W", "2", "10.0.1.2"])?;
-    // Another address in the same subnet: the kernel drops a secondary one together with its primary.
-    for port in network.ports.values_mut() {
-        port.addresses = vec!["10.0.1.5/24".parse()?];
-    }
-    assert_eq!(bench.linux.apply(&desired(&network))?.len(), 2);
-    assert_eq!(bench.linux.apply(&desired(&network))?, []);
-    bench.succeed(1, &["ping", "-n", "-c", "1", "-W", "2", "10.0.1.5"])?;
+    readdress(&mut bench, &mut network)?;
     // A network that is changed: the holder remembers it, so that a restarted daemon takes the port up.
     network.mtu = 1300;
     assert_eq!(bench.linux.apply(&desired(&network))?.len(), 1);
     let found = bench.linux.list()?;
     assert_eq!(found[0].spec.mtu, 1300);
     Ok(())
+}
+
+/// Several addresses in one subnet: the kernel drops all others together with the first.
+fn readdress(bench: &mut Bench, network: &mut DesiredNetwork) -> Outcome<()> {
+    for (addresses, changes) in [
+        (&["10.0.1.2/24", "10.0.1.5/24"][..], 1),
+        (&["10.0.1.5/24"], 2),
+        (&["10.0.1.6/24"], 2),
+    ] {
+        let addresses: Result<Vec<_>, _> = addresses.iter().map(|text| text.parse()).collect();
+        let addresses = addresses?;
+        for port in network.ports.values_mut() {
+            port.addresses.clone_from(&addresses);
+        }
+        assert_eq!(bench.linux.apply(&desired(network))?.len(), changes);
+        assert_eq!(bench.linux.apply(&desired(network))?, []);
+    }
+    bench.succeed(1, &["ping", "-n", "-c", "1", "-W", "2", "10.0.1.6"])?;
+    Ok(())
+}
+
+fn desired(network: &DesiredNetwork) -> Desired {
+    Desired {
+        networks: BTreeMap::from([(NetworkId::from_bytes([9; 16]), network.clone())]),
+    }
 }
 
 fn replaced(kind: PortKind) -> Outcome<()> {
@@ -373,13 +413,10 @@ fn not_a_namespace(kind: PortKind) -> Outcome<()> {
     File::create(&plain)?;
     let mut spec = spec(2)?;
     for (path, expected) in [
-        (plain, std::io::ErrorKind::InvalidInput),
-        (folder.path().join("absent"), std::io::ErrorKind::NotFound),
+        (plain, ErrorKind::InvalidInput),
+        (folder.path().join("absent"), ErrorKind::NotFound),
         // A namespace, but no network one.
-        (
-            PathBuf::from("/proc/self/ns/uts"),
-            std::io::ErrorKind::InvalidInput,
-        ),
+        (PathBuf::from("/proc/self/ns/uts"), ErrorKind::InvalidInput),
     ] {
         spec.namespace = Namespace::Path(path.clone());
         match linux.create_port(&spec) {

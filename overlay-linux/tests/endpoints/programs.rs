@@ -8,7 +8,7 @@ use overlay_linux::{CommandSpec, Exit, PortKind, Stdio, WindowSize};
 
 use super::{
     Test,
-    bench::{Bench, Outcome, command, eventually, read_all, read_until},
+    bench::{Bench, Outcome, command, eventually, pause, read_all, read_until},
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -129,7 +129,7 @@ fn terminal(kind: PortKind) -> Outcome<()> {
     assert!(text.contains("20 60"), "{text}");
     // It is the controlling terminal: ^C reaches what runs in the foreground, and not the shell.
     terminal.write_all(b"sleep 100; echo over-$((3+3))\n")?;
-    nix::poll::poll(&mut [], nix::poll::PollTimeout::from(200_u8))?;
+    pause(200)?;
     terminal.write_all(&[3])?;
     read_until(&terminal, Some("^C"))?;
     terminal.write_all(b"exit 5\n")?;

@@ -215,6 +215,12 @@ pub(crate) fn eventually(mut holds: impl FnMut() -> bool, what: &str) -> Outcome
     Ok(())
 }
 
+/// Lets some real time pass.
+pub(crate) fn pause(milliseconds: u16) -> Outcome<()> {
+    poll(&mut [], PollTimeout::from(milliseconds))?;
+    Ok(())
+}
+
 /// A limit of real time.
 pub(crate) struct Deadline(Instant);
 
