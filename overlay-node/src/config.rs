@@ -69,6 +69,9 @@ pub struct Timers {
     pub heartbeat_interval: Duration,
     /// How many heartbeats may be missing before a node counts as down. Default 3.
     pub heartbeats_missing_max: u32,
+    /// How long an endpoint that the managers keep for a node, but nobody there knows of, is left alone before its
+    /// address goes back. Default 30 s.
+    pub orphan_grace: Duration,
     /// How often a leader shows its followers that it leads. Default 100 ms.
     pub raft_heartbeat_interval: Duration,
     /// How long a follower waits for a leader at least; at the most twice as long. Default 500 ms.
@@ -86,6 +89,7 @@ impl Default for Timers {
             push_pull_interval: Duration::from_secs(15),
             heartbeat_interval: Duration::from_millis(500),
             heartbeats_missing_max: 3,
+            orphan_grace: Duration::from_secs(30),
             raft_heartbeat_interval: Duration::from_millis(100),
             raft_election_timeout: Duration::from_millis(500),
         }

@@ -197,7 +197,7 @@ impl Agent {
             .map(|(id, _)| *id)
             .collect();
         for endpoint in &due {
-            self.orphans.insert(*endpoint, now + ORPHAN);
+            self.orphans.insert(*endpoint, now + self.config.timers.orphan_grace);
         }
         due
     }
@@ -349,7 +349,7 @@ impl Agent {
             .retain(|endpoint, _| wanted.contains_key(endpoint));
         for (endpoint, assigned) in wanted {
             if !self.memory.namespaces.contains_key(&endpoint) {
-                self.orphans.entry(endpoint).or_insert(now + ORPHAN);
+                self.orphans.entry(endpoint).or_insert(now + self.config.timers.orphan_grace);
             } else if !self.endpoints.contains_key(&endpoint) {
                 let (port, retry_at) = (PortState::Creating, now);
                 self.endpoints.insert(
@@ -453,5 +453,3 @@ pub(crate) fn records(row: &Row) -> Records {
 const INTERFACE: &str = "eth0";
 /// How long the agent waits before it tries again to make a port.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
-/// How long an endpoint that nobody here knows of is left alone, before its address is given back.
-const ORPHAN: std::time::Duration = std::time::Duration::from_secs(30);

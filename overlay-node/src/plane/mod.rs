@@ -152,8 +152,8 @@ impl Plane {
             self.count(set.is_ok());
         }
         if present.is_none_or(|present| present.remotes != next.remotes) {
-            let set = self.switch.set_remotes(next.vni, next.remotes.values());
-            self.count(set.is_ok());
+            let refused = self.switch.set_remotes(next.vni, next.remotes.values());
+            self.refused += refused.map_or(1, |rows| rows as u64);
         }
     }
 

@@ -10,6 +10,7 @@ use overlay_raft::{Index, Term};
 use thiserror::Error;
 
 use super::Cluster;
+use crate::state::EndpointRecord;
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -154,6 +155,26 @@ impl Cluster {
         state
             .map(|state| state.nodes().keys().copied().collect())
             .unwrap_or_default()
+    }
+
+    /// Returns the names of all endpoints as the leader's state has them.
+    pub fn attached_names(&self) -> BTreeSet<String> {
+        let state = self.leader_state();
+        let names = |state: &crate::state::ClusterState| {
+            state.endpoints().values().map(|endpoint| endpoint.name.clone()).collect()
+        };
+        state.map(names).unwrap_or_default()
+    }
+
+    /// Returns the endpoints that run, each with its host.
+    pub fn live_endpoints(&self) -> Vec<(usize, EndpointRecord)> {
+        let Some(state) = self.leader_state() else { return Vec::new() };
+        let mut found = Vec::new();
+        for (id, host) in self.hosts().machines() {
+            let records = host.endpoints().filter_map(|endpoint| state.endpoints().get(&endpoint));
+            found.extend(records.map(|record| (id.0, record.clone())));
+        }
+        found
     }
 
     fn attached(&self, network: NetworkId) -> Option<BTreeSet<EndpointId>> {

@@ -39,7 +39,7 @@ impl Options {
             seed,
             hosts,
             managers: hosts.min(5),
-            timers: Timers::default(),
+            timers: Timers { orphan_grace: Duration::from_secs(3), ..Timers::default() },
             network: NetworkConfig::default(),
             write_delay: Duration::from_micros(100)..Duration::from_millis(2),
             snapshot_interval: 50,
@@ -136,13 +136,10 @@ impl Cluster {
             let rows: Vec<_> = networks
                 .filter_map(|network| Some((network, node.gossip()?)))
                 .map(|(network, gossip)| {
-                    let rows = gossip.rows(network.id).map(|(_, row)| row.names.join("/"));
+                    let rows = gossip.rows(network.id).count();
                     let others = gossip.network_members(network.id).count();
-                    format!(
-                        "{} of {others}: {:?}",
-                        network.name,
-                        rows.collect::<Vec<_>>()
-                    )
+                    let digest = gossip.table_digest(network.id);
+                    format!("{}: {rows} from {others}, {digest:x}", network.name)
                 })
                 .collect();
             format!("{id}: {raft:?}, applied {applied:?}, {members} members, rows {rows:?}")
