@@ -9,8 +9,8 @@ use super::Gossip;
 use crate::{
     Config, Lease, Limits, Name, Output, Row, RowState, StreamId, Timing,
     table::message::{
-        Attachment, Digest, OwnerHash, Purpose, RecordVersion, Rows, Summary, TableMessage,
-        Version, Versions as RowVersions, WireRecord, Wish,
+        Attachment, Digest, OwnerHash, OwnerVersions, Purpose, RecordVersion, Rows, Summary,
+        TableMessage, Version, Versions as RowVersions, WireRecord, Wish,
     },
     wire::{
         Accusation, Ack, Alive, IndirectPing, Message, Nack, Origin, PacketCodec, Ping, PushPull,
@@ -108,7 +108,7 @@ impl Subject for Hostile {
         let members = limits.members_max * 3 + 1; // and twice as places in a round
         let tables = limits.rows_max
             + limits.attachments_max * 2 // and asks
-            + limits.networks_max * (1 + limits.row_broadcasts_max)
+            + limits.networks_max * (2 + limits.row_broadcasts_max)
             + 8; // ourselves in each network
         let streams = limits.streams_max + limits.dials_max;
         members + tables + streams + limits.broadcasts_max * 2 + limits.relays_max
@@ -278,7 +278,7 @@ fn table_message(rng: &mut Rng) -> TableMessage {
                 owners: (0..rng.below(3))
                     .map(|_| {
                         let rows = (0..rng.below(3)).map(|_| versions(rng)).collect();
-                        (OwnerHash::of(&name(rng)), rows)
+                        OwnerVersions::all(OwnerHash::of(&name(rng)), rows)
                     })
                     .collect(),
             })

@@ -107,7 +107,19 @@ pub(crate) struct Summary {
 pub(crate) struct Versions {
     pub(crate) sender: Name,
     pub(crate) network: NetworkId,
-    pub(crate) owners: Vec<(OwnerHash, Vec<RecordVersion>)>,
+    pub(crate) owners: Vec<OwnerVersions>,
+}
+
+/// Which records the sender has of one owner, between two endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnerVersions {
+    pub(crate) owner: OwnerHash,
+    /// The first endpoint that this speaks of.
+    pub(crate) from: EndpointId,
+    /// The last endpoint that this speaks of.
+    pub(crate) until: EndpointId,
+    /// What is there between; what is not listed is not there.
+    pub(crate) rows: Vec<RecordVersion>,
 }
 
 /// What identifies one state of one record.
@@ -124,6 +136,40 @@ pub(crate) struct RecordVersion {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub(crate) struct OwnerHash(pub(crate) u64);
+
+impl OwnerVersions {
+    /// All records of an owner.
+    pub(crate) fn all(owner: OwnerHash, rows: Vec<RecordVersion>) -> Self {
+        Self {
+            owner,
+            from: FIRST,
+            until: LAST,
+            rows,
+        }
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        (self.from, self.until) == (FIRST, LAST)
+    }
+
+    pub(crate) fn covers(&self, endpoint: EndpointId) -> bool {
+        (self.from..=self.until).contains(&endpoint)
+    }
+
+    /// Keeps `count` rows from row `at` on.
+    pub(crate) fn cut(mut self, at: usize, count: usize) -> Self {
+        let end = at.saturating_add(count).min(self.rows.len());
+        let kept = self.rows.get(at..end).unwrap_or_default().to_vec();
+        if let Some(first) = kept.first().filter(|_| at > 0) {
+            self.from = first.endpoint;
+        }
+        if let Some(last) = kept.last().filter(|_| end < self.rows.len()) {
+            self.until = last.endpoint;
+        }
+        self.rows = kept;
+        self
+    }
+}
 
 impl OwnerHash {
     pub(crate) fn of(owner: &str) -> Self {
@@ -228,6 +274,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
 /// First octet of every table message; messages of the application begin otherwise.
 pub(crate) const MARK: u8 = 0xf7;
 const VERSION: u8 = 1;
+const FIRST: EndpointId = EndpointId::from_bytes([0; 16]);
+const LAST: EndpointId = EndpointId::from_bytes([0xff; 16]);
 const HEAD_BYTES: usize = 7;
 /// Most octets around one row in a message of its own: type, head, sender, network, purpose, counts, key, version.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize =

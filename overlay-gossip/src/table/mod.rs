@@ -90,6 +90,8 @@ struct Identity {
     /// The last version that was given out.
     version: Version,
     renew_after: Instant,
+    /// Networks of a former life, and when we say that we left them.
+    former: BTreeMap<NetworkId, Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +120,7 @@ impl Tables {
                     sequence: 0,
                 },
                 renew_after: now,
+                former: BTreeMap::new(),
             },
             timing: config.timing.clone(),
             limits: config.limits.clone(),
@@ -258,6 +261,7 @@ impl Tables {
         if self.timers.prune_at.is_some_and(|at| at <= now) {
             self.prune();
         }
+        self.former_due();
         self.sync_due();
         self.ask_due();
     }
@@ -267,7 +271,9 @@ impl Tables {
         let syncs = joined.map(|joined| joined.sync_at);
         let asks = self.asks.values().map(|ask| ask.at);
         let timers = [self.timers.gossip_at, self.timers.prune_at];
-        syncs.chain(asks).chain(timers.into_iter().flatten()).min()
+        let former = self.identity.former.values().copied();
+        let waiting = syncs.chain(asks).chain(former);
+        waiting.chain(timers.into_iter().flatten()).min()
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<TableOutput> {
@@ -323,7 +329,12 @@ impl Tables {
         let queued: usize = joined.map(|joined| joined.queue.len()).sum();
         let owners = self.networks.values().map(|n| n.owners.len());
         assert_eq!(owners.sum::<usize>(), self.attachments);
-        self.rows + self.attachments + self.networks.len() + self.asks.len() + queued
+        self.rows
+            + self.attachments
+            + self.networks.len()
+            + self.asks.len()
+            + self.identity.former.len()
+            + queued
     }
 
     /// Everything but the queue of outputs, the time and the counters.

@@ -198,8 +198,34 @@ impl Tables {
         match known.and_then(|owner| owner.attachment.clone()) {
             Some(known) if known.version > attachment.version => self.announce(&known),
             Some(_) => {}
-            None if attachment.joined => self.attach(attachment.network, false),
+            None if attachment.joined => self.leave_former(attachment.network),
             None => {}
+        }
+    }
+
+    /// A former life of this member was in a network. It may be about to join it again: only then its rows there stay
+    /// visible without a gap. If it does not, it says after a while that it left.
+    pub(super) fn leave_former(&mut self, network: NetworkId) {
+        if self.identity.former.len() < self.limits.networks_max {
+            let at = self.now + self.timing.row_grace;
+            self.identity.former.entry(network).or_insert(at);
+        }
+    }
+
+    pub(super) fn former_due(&mut self) {
+        let now = self.now;
+        let due = self.identity.former.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<NetworkId> = due.map(|(network, _)| *network).collect();
+        for network in due {
+            self.identity.former.remove(&network);
+            let limits = &self.limits;
+            let room =
+                self.networks.len() < limits.networks_max || self.networks.contains_key(&network);
+            if room && self.attachments < limits.attachments_max {
+                self.attach(network, false);
+            } else {
+                self.stats.attachments_refused += 1;
+            }
         }
     }
 
@@ -235,6 +261,7 @@ impl Tables {
 
     /// Says whether we are in a network.
     pub(super) fn attach(&mut self, network: NetworkId, joined: bool) {
+        self.identity.former.remove(&network);
         let (version, name) = (self.next_version(), self.identity.name.clone());
         let attachment = self.attachment(network, version, joined);
         let forget_at = self.now + self.timing.tombstone_memory;

@@ -18,8 +18,8 @@ use overlay_core::{EndpointId, NetworkId};
 use super::{
     Ask, Tables, ZERO,
     message::{
-        Attachment, Digest, OwnerHash, Purpose, RecordVersion, Rows, Summary, TableMessage,
-        Version, Versions, WireRecord, Wish,
+        Attachment, Digest, OwnerHash, OwnerVersions, Purpose, RecordVersion, Rows, Summary,
+        TableMessage, Version, Versions, WireRecord, Wish,
     },
     network::OwnerTable,
 };
@@ -55,7 +55,7 @@ impl Tables {
     fn deny(&mut self, network: NetworkId, sender: &Name, from: SocketAddr) {
         let name = self.identity.name.clone();
         if self.owner(network, &name).is_none() {
-            self.attach(network, false);
+            self.leave_former(network);
         }
         let known = self.owner(network, &name);
         if let Some(attachment) = known.and_then(|owner| owner.attachment.clone()) {
@@ -113,13 +113,12 @@ impl Tables {
             let judged = *name == sender || self.is_visible(name, owner);
             let digest = theirs.get(&owner.hash).copied().unwrap_or(0);
             if judged && owner.digest() != digest {
-                let versions = versions_of(owner);
-                differing.push((owner.hash, versions));
+                differing.push(OwnerVersions::all(owner.hash, versions_of(owner)));
             }
         }
         let unknown = theirs.keys().filter(|hash| !known.contains(hash));
-        differing.extend(unknown.map(|hash| (*hash, Vec::new())));
-        if !differing.iter().any(|(hash, _)| *hash == sender_hash) {
+        differing.extend(unknown.map(|hash| OwnerVersions::all(*hash, Vec::new())));
+        if !differing.iter().any(|owner| owner.owner == sender_hash) {
             self.confirm(network, &sender);
         }
         if differing.is_empty() {
@@ -141,16 +140,17 @@ impl Tables {
             return;
         }
         let (mut records, mut wanted, mut own) = (Vec::new(), Vec::new(), false);
-        for (hash, theirs) in versions.owners {
+        for theirs in versions.owners {
+            let hash = theirs.owner;
             let name = self.networks.get(&network).and_then(|n| n.owner_of(hash));
             let Some(name) = name else {
-                let live = theirs.iter().filter(|version| version.digest != 0);
+                let live = theirs.rows.iter().filter(|version| version.digest != 0);
                 wanted.extend(live.map(|version| (hash, version.endpoint)));
                 continue;
             };
             if self.is_own(&name) {
-                own = true;
-                for version in &theirs {
+                own = theirs.is_all();
+                for version in &theirs.rows {
                     self.on_own_version(network, version.endpoint, version.version, version.digest);
                 }
             }
@@ -166,7 +166,7 @@ impl Tables {
         &self,
         network: NetworkId,
         name: &Name,
-        theirs: &[RecordVersion],
+        theirs: &OwnerVersions,
         records: &mut Vec<WireRecord>,
         wanted: &mut Vec<(OwnerHash, EndpointId)>,
     ) {
@@ -174,10 +174,14 @@ impl Tables {
             return;
         };
         let listed: BTreeMap<EndpointId, (Version, u64)> = theirs
+            .rows
             .iter()
             .map(|listed| (listed.endpoint, (listed.version, listed.digest)))
             .collect();
-        for (endpoint, record) in owner.records().filter(|(_, record)| !record.outdated) {
+        for (endpoint, record) in owner.records() {
+            if record.outdated || !theirs.covers(endpoint) {
+                continue;
+            }
             let ours = (record.version, record.digest);
             let lacks = match listed.get(&endpoint) {
                 Some(theirs) => *theirs < ours,
@@ -264,19 +268,23 @@ impl Tables {
         self.send(to, Some(from), &message);
     }
 
-    /// Keeps of a list of versions what one message may hold.
-    fn cut(
-        &self,
-        owners: Vec<(OwnerHash, Vec<RecordVersion>)>,
-    ) -> Vec<(OwnerHash, Vec<RecordVersion>)> {
-        let mut left = self.limits.sync_bytes_max;
-        let fits = |(_, versions): &(OwnerHash, Vec<RecordVersion>)| {
-            let need = WANTED_BYTES + versions.len() * RECORD_BYTES;
-            let rest = left.checked_sub(need);
-            left = rest.unwrap_or(left);
-            rest.is_some()
-        };
-        owners.into_iter().filter(fits).collect()
+    /// Keeps of some owners' versions what one message may hold, from a random place on, so that all get their turn.
+    fn cut(&mut self, mut owners: Vec<OwnerVersions>) -> Vec<OwnerVersions> {
+        let first = self.rng.index(owners.len()).unwrap_or(0);
+        owners.rotate_left(first);
+        let (mut left, mut kept) = (self.limits.sync_bytes_max, Vec::new());
+        for owner in owners {
+            let rows = owner.rows.len();
+            let room = left.saturating_sub(OWNER_BYTES) / VERSION_BYTES;
+            if rows > room {
+                let at = self.rng.index(rows).unwrap_or(0);
+                kept.push(owner.cut(at, room.max(1)));
+                return kept;
+            }
+            left = left.saturating_sub(OWNER_BYTES + rows * VERSION_BYTES);
+            kept.push(owner);
+        }
+        kept
     }
 
     /// Sends the digests that are due.
@@ -379,5 +387,8 @@ fn versions_of(owner: &OwnerTable) -> Vec<RecordVersion> {
 /// Octets around a row in an answer.
 const RECORD_BYTES: usize = crate::NAME_BYTES_MAX + 36;
 const WANTED_BYTES: usize = 32;
+/// Octets around the versions of an owner, and of one version: hash, endpoints, count; endpoint, version, digest.
+const OWNER_BYTES: usize = 48;
+const VERSION_BYTES: usize = 16 + 15 + 10;
 /// Largest exponent of the back-off of an ask.
 const ASK_BACKOFF_MAX: u32 = 3;

@@ -35,6 +35,8 @@ pub(crate) struct Node {
     truth: Rc<RefCell<Truth>>,
     host: usize,
     life: u64,
+    /// Whether it told what it runs; until then, what users want waits in the truth.
+    started: bool,
     /// Streams that others opened: who, which life of it, its number.
     accepted: BTreeMap<(usize, u64, u64), u64>,
     callers: BTreeMap<u64, (usize, u64, u64)>,
@@ -68,7 +70,15 @@ impl Cluster {
                 let gossip = Gossip::new(config, boot.seed, boot.now);
                 let gossip = gossip.expect("a good configuration");
                 let mut node = Node::new(gossip, truth.clone(), at, boot.life);
-                node.start(boot.now, hosts);
+                let seed = usize::from(at == 0).min(hosts - 1);
+                node.gossip.join(boot.now, &[address(seed)]);
+                // A restarted daemon takes its time to find out what it still runs.
+                let busy = boot.outbox.rng().duration(Duration::ZERO..STARTING);
+                if boot.life == 0 {
+                    node.start(boot.now);
+                } else {
+                    boot.outbox.after(busy, 0);
+                }
                 node
             })
         });
@@ -85,16 +95,14 @@ impl Cluster {
         let networks = truth.hosts.entry(host).or_default();
         networks.entry(network).or_default();
         drop(truth);
-        let join = |node: &mut Node, now| node.gossip.join_network(now, network);
-        self.world.with(self.hosts[host], join);
+        self.with_started(host, |node, now| node.gossip.join_network(now, network));
     }
 
     pub(crate) fn leave_network(&mut self, host: usize, network: NetworkId) {
         let mut truth = self.truth.borrow_mut();
         truth.hosts.entry(host).or_default().remove(&network);
         drop(truth);
-        let leave = |node: &mut Node, now| node.gossip.leave_network(now, network);
-        self.world.with(self.hosts[host], leave);
+        self.with_started(host, |node, now| node.gossip.leave_network(now, network));
     }
 
     /// Puts a row, if the host is in the network; `weight` makes it differ from former ones.
@@ -105,10 +113,10 @@ impl Cluster {
         let Some(rows) = rows else { return };
         rows.insert(row.endpoint, row.clone());
         drop(truth);
-        let put = |node: &mut Node, now| node.gossip.put_row(now, network, row);
-        if let Some(result) = self.world.with(self.hosts[host], put) {
-            result.expect("a joined network and a good row");
-        }
+        self.with_started(host, |node, now| {
+            let put = node.gossip.put_row(now, network, row);
+            put.expect("a joined network and a good row");
+        });
     }
 
     pub(crate) fn delete_row(&mut self, host: usize, network: NetworkId, endpoint: u8) {
@@ -118,8 +126,17 @@ impl Cluster {
         let Some(rows) = rows else { return };
         rows.remove(&endpoint);
         drop(truth);
-        let delete = |node: &mut Node, now| node.gossip.delete_row(now, network, endpoint);
-        self.world.with(self.hosts[host], delete);
+        self.with_started(host, |node, now| {
+            node.gossip.delete_row(now, network, endpoint)
+        });
+    }
+
+    fn with_started(&mut self, host: usize, command: impl FnOnce(&mut Node, Instant)) {
+        self.world.with(self.hosts[host], |node, now| {
+            if node.started {
+                command(node, now);
+            }
+        });
     }
 
     /// Returns the rows that every member of a network shall see: those of hosts that are up.
@@ -210,6 +227,7 @@ impl Node {
             truth,
             host,
             life,
+            started: false,
             accepted: BTreeMap::new(),
             callers: BTreeMap::new(),
             dialled: BTreeMap::new(),
@@ -220,10 +238,9 @@ impl Node {
         }
     }
 
-    /// What a daemon does at its start: join, and tell what it still runs.
-    fn start(&mut self, now: Instant, hosts: usize) {
-        let seed = usize::from(self.host == 0).min(hosts - 1);
-        self.gossip.join(now, &[address(seed)]);
+    /// Tells what it still runs.
+    fn start(&mut self, now: Instant) {
+        self.started = true;
         let networks = self.truth.borrow().hosts.get(&self.host).cloned();
         for (network, rows) in networks.unwrap_or_default() {
             self.gossip.join_network(now, network);
@@ -355,6 +372,10 @@ impl Host for Node {
         }
     }
 
+    fn handle_deferred(&mut self, now: Instant, _token: u64) {
+        self.start(now);
+    }
+
     fn route(&mut self, now: Instant, output: Output, outbox: &mut Outbox) {
         match output {
             Output::Datagram { to, bytes } => {
@@ -439,6 +460,8 @@ fn brief(rows: &BTreeMap<(String, EndpointId), Row>) -> Vec<String> {
     brief.collect()
 }
 
+/// Longest time that a restarted daemon is busy with itself.
+const STARTING: Duration = Duration::from_secs(3);
 const OPEN: u8 = 0;
 const DATA: u8 = 1;
 const CLOSE: u8 = 2;
