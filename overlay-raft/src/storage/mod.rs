@@ -254,8 +254,9 @@ fn name_of(number: u64) -> String {
 /// Returns the number of a segment, `None` for a file that is none.
 fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(PREFIX)?;
+    let is_number = digits.len() == 20 && digits.bytes().all(|digit| digit.is_ascii_digit());
     let number = digits.parse().ok()?;
-    (digits.len() == 20 && number > 0).then_some(number)
+    (is_number && number > 0).then_some(number)
 }
 
 const PREFIX: &str = "segment-";

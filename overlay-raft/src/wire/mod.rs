@@ -17,6 +17,8 @@
 )]
 
 mod message;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{Rng, Seed};
+use overlay_core::{Instant, Rng, Seed};
 use overlay_raft::{Config, storage::StorageConfig};
 use overlay_sim::{
     HostId, NetworkConfig, World,
@@ -40,7 +40,7 @@ const MARKERS: [&str; 14] = [
 
 #[test]
 fn clusters_survive_every_fault() {
-    runner::seeds_reaching("clusters_survive_every_fault", 320, &MARKERS, |number| {
+    runner::seeds_reaching("clusters_survive_every_fault", 400, &MARKERS, |number| {
         Cluster::new(number).run();
     });
 }
@@ -54,6 +54,8 @@ struct Cluster {
     /// Whose disk was lost.
     wiped: Rc<Cell<Option<HostId>>>,
     healed: Rc<Cell<bool>>,
+    /// When another member is cut off.
+    stranded_until: Instant,
 }
 
 /// What happens besides faults.
@@ -67,6 +69,8 @@ enum Kind {
     Wiping,
     /// Several campaign at once, with slow disks, and fall in the middle of it.
     Dueling,
+    /// One of three is cut off at any time, a leader preferably before it has copied anything (Raft figure 8).
+    Stranding,
 }
 
 const SAFETY: Duration = Duration::from_secs(20);
@@ -78,15 +82,21 @@ impl Cluster {
     fn new(number: u64) -> Self {
         let seed = Seed::from_u64(number);
         let mut rng = seed.derive("test").rng();
-        let kinds = [Kind::Fixed, Kind::Changing, Kind::Wiping, Kind::Dueling];
-        let kind = kinds[usize::try_from(number % 4).expect("below four")];
+        let kinds = [
+            Kind::Fixed,
+            Kind::Changing,
+            Kind::Wiping,
+            Kind::Dueling,
+            Kind::Stranding,
+        ];
+        let kind = kinds[usize::try_from(number % 5).expect("below five")];
         let (hosts, founders) = match kind {
             Kind::Fixed => {
                 let hosts = 3 + 2 * usize::from(rng.chance(300_000));
                 (hosts, hosts)
             }
             Kind::Changing => (5, 3),
-            Kind::Wiping | Kind::Dueling => (3, 3),
+            Kind::Wiping | Kind::Dueling | Kind::Stranding => (3, 3),
         };
         let slow = match kind {
             Kind::Dueling => 100_000,
@@ -106,7 +116,12 @@ impl Cluster {
             configure,
         };
         let checker = Rc::new(RefCell::new(Checker::default()));
-        let network = if rng.chance(500_000) {
+        let network = if kind == Kind::Stranding {
+            NetworkConfig {
+                delay: Duration::from_millis(5)..Duration::from_millis(40),
+                ..NetworkConfig::lan()
+            }
+        } else if rng.chance(500_000) {
             NetworkConfig::lossy()
         } else {
             NetworkConfig::lan()
@@ -131,6 +146,12 @@ impl Cluster {
             config.duration = Duration::from_millis(5)..Duration::from_millis(500);
             config.weights.isolate = 40;
         }
+        if kind == Kind::Stranding {
+            config.weights = Weights {
+                crash: 1,
+                ..Weights::none()
+            };
+        }
         Self {
             chaos: Chaos::new(&seed, config),
             world,
@@ -139,6 +160,7 @@ impl Cluster {
             kind,
             wiped,
             healed,
+            stranded_until: Instant::EPOCH,
         }
     }
 

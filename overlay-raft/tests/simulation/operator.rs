@@ -18,8 +18,10 @@ impl Cluster {
             .map(|(host, _)| host)
             .collect();
         sometimes("two leaders at once", leaders.len() > 1);
-        if self.kind == Kind::Dueling {
-            self.duel(&leaders);
+        match self.kind {
+            Kind::Dueling => self.duel(&leaders),
+            Kind::Stranding => self.strand(&leaders),
+            Kind::Fixed | Kind::Changing | Kind::Wiping => {}
         }
         for &host in &leaders {
             for _ in 0..self.rng.below(3) {
@@ -32,7 +34,7 @@ impl Cluster {
                 self.transfer(host);
             }
             match self.kind {
-                Kind::Fixed | Kind::Dueling => {}
+                Kind::Fixed | Kind::Dueling | Kind::Stranding => {}
                 Kind::Changing if self.rng.chance(60_000) => self.change(host),
                 Kind::Changing => {}
                 Kind::Wiping => self.lose_disk(host),
@@ -65,6 +67,30 @@ impl Cluster {
         let victim = hosts[self.rng.index(hosts.len()).expect("hosts")];
         let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(60));
         self.crash_after(victim, moment);
+    }
+
+    /// Cuts one off for a while: a leader that has copied nothing yet, or anybody.
+    fn strand(&mut self, leaders: &[HostId]) {
+        let now = self.world.now();
+        let mut victim = None;
+        for &host in leaders {
+            let fresh = self.raft(host, |raft, _| {
+                let matched = raft.followers().map(|status| status.matched).max();
+                raft.commit() < raft.last_index() && matched < Some(raft.last_index())
+            });
+            if fresh == Some(true) && self.rng.chance(300_000) {
+                victim = Some(host);
+            }
+        }
+        if now >= self.stranded_until {
+            victim = victim.or(Some(self.any_host()));
+        }
+        if let Some(host) = victim {
+            self.world.rejoin();
+            self.world.partition(&[host]);
+            let range = Duration::from_millis(50)..Duration::from_millis(800);
+            self.stranded_until = now + self.rng.duration(range);
+        }
     }
 
     fn crash_after(&mut self, host: HostId, moment: Duration) {
