@@ -44,7 +44,14 @@ pub enum Privilege {
 /// Moves the calling process, of one thread, into a new user namespace as its root.
 pub(crate) fn make_user() -> Result<(), Failure> {
     let (user, group) = (unistd::geteuid(), unistd::getegid());
-    sched::unshare(CloneFlags::CLONE_NEWUSER).doing(|| "unshare a user namespace".into())?;
+    let made = sched::unshare(CloneFlags::CLONE_NEWUSER);
+    let why = match made {
+        // The system's words for these would mislead: no disk is full, and no right is missing that a user could have.
+        Err(Errno::ENOSPC) => " (see the limit user.max_user_namespaces)",
+        Err(Errno::EPERM) => " (the system does not allow them to ordinary users)",
+        _ => "",
+    };
+    made.doing(|| format!("unshare a user namespace{why}"))?;
     // Absent before Linux 3.19; without it the group map is refused, which says more.
     let _ = fs::write("/proc/self/setgroups", "deny");
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))
