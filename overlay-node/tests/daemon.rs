@@ -1,6 +1,12 @@
 //! Three daemons on loopback with in-process endpoints: real sockets, real TLS, real files.
 
 #![cfg(feature = "tokio")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a failed test panics"
+)]
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -1,6 +1,7 @@
 //! The whole cluster in a box, under faults, from many seeds.
 
 #![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -94,7 +95,11 @@ fn survive(number: u64) {
     let mut options = Options::new(seed.derive("cluster"), hosts);
     options.managers = 3;
     let mut cluster = Cluster::new(options);
-    assert!(cluster.settle(Duration::from_secs(10)), "{}", cluster.describe());
+    assert!(
+        cluster.settle(Duration::from_secs(10)),
+        "{}",
+        cluster.describe()
+    );
     cluster.create_network(0, "net0").unwrap();
     let mut chaos = Chaos::new(&seed, ChaosConfig::default());
     let mut churn = Churn::default();
@@ -105,26 +110,51 @@ fn survive(number: u64) {
         assert_eq!(cluster.violations(), [], "{}", cluster.describe());
     }
     chaos.heal(cluster.world());
-    assert!(cluster.settle(Duration::from_secs(30)), "after healing\n{}", cluster.describe());
+    assert!(
+        cluster.settle(Duration::from_secs(30)),
+        "after healing\n{}",
+        cluster.describe()
+    );
     // Retries end, orphans go back, tables meet.
     cluster.run_for(Duration::from_secs(15));
     churn.collect(&mut cluster);
     assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());
     let attached = cluster.attached_names();
     for name in &churn.acknowledged {
-        assert!(attached.contains(name), "{name} was acknowledged and is gone: {attached:?}");
+        assert!(
+            attached.contains(name),
+            "{name} was acknowledged and is gone: {attached:?}"
+        );
     }
-    sometimes("an attach was acknowledged under faults", !churn.acknowledged.is_empty());
+    sometimes(
+        "an attach was acknowledged under faults",
+        !churn.acknowledged.is_empty(),
+    );
     sometimes("a request was refused", churn.refused > 0);
     sometimes("a network was created under faults", churn.networks > 1);
     // Whatever is there is reachable by name from elsewhere.
     let endpoints = cluster.live_endpoints();
     for (host, from) in &endpoints {
-        for (_, to) in endpoints.iter().filter(|(_, to)| to.network == from.network && to.id != from.id) {
+        for (_, to) in endpoints
+            .iter()
+            .filter(|(_, to)| to.network == from.network && to.id != from.id)
+        {
             let address = to.addresses[0].addr();
             let resolved = cluster.resolve(*host, from.id, &to.name);
-            assert_eq!(resolved, [address], "{} of {}\n{}", to.name, from.name, cluster.describe());
-            assert!(cluster.ping(*host, from.id, address), "{} to {}", from.name, to.name);
+            assert_eq!(
+                resolved,
+                [address],
+                "{} of {}\n{}",
+                to.name,
+                from.name,
+                cluster.describe()
+            );
+            assert!(
+                cluster.ping(*host, from.id, address),
+                "{} to {}",
+                from.name,
+                to.name
+            );
         }
     }
 }
@@ -168,14 +198,20 @@ impl Churn {
                 })
             }
             4..=5 => {
-                let Some(name) = self.acknowledged.iter().next().cloned() else { return };
+                let Some(name) = self.acknowledged.iter().next().cloned() else {
+                    return;
+                };
                 // Whether or not it is carried out: from now on it may be gone.
                 self.acknowledged.remove(&name);
                 Request::Detach { endpoint: name }
             }
             6 => {
                 let name = format!("net{}", self.networks + 1);
-                Request::NetworkCreate(NetworkCreate { name, attachable: true, ..NetworkCreate::default() })
+                Request::NetworkCreate(NetworkCreate {
+                    name,
+                    attachable: true,
+                    ..NetworkCreate::default()
+                })
             }
             _ => Request::NodeList,
         };
@@ -185,7 +221,10 @@ impl Churn {
             _ => String::new(),
         };
         let id = HostId(host);
-        if let Some(Some(token)) = cluster.world().with(id, |host, now| host.request(now, request)) {
+        if let Some(Some(token)) = cluster
+            .world()
+            .with(id, |host, now| host.request(now, request))
+        {
             self.waiting.push((host, token, name));
         }
     }
@@ -193,7 +232,10 @@ impl Churn {
     fn collect(&mut self, cluster: &mut Cluster) {
         let waiting = std::mem::take(&mut self.waiting);
         for (host, token, name) in waiting {
-            match cluster.world().with(HostId(host), |host, _| host.take_reply(token)) {
+            match cluster
+                .world()
+                .with(HostId(host), |host, _| host.take_reply(token))
+            {
                 Some(Some(Ok(Reply::Api(Response::Endpoints(_))))) => {
                     self.acknowledged.insert(name);
                 }

@@ -197,7 +197,8 @@ impl Agent {
             .map(|(id, _)| *id)
             .collect();
         for endpoint in &due {
-            self.orphans.insert(*endpoint, now + self.config.timers.orphan_grace);
+            self.orphans
+                .insert(*endpoint, now + self.config.timers.orphan_grace);
         }
         due
     }
@@ -349,17 +350,18 @@ impl Agent {
             .retain(|endpoint, _| wanted.contains_key(endpoint));
         for (endpoint, assigned) in wanted {
             if !self.memory.namespaces.contains_key(&endpoint) {
-                self.orphans.entry(endpoint).or_insert(now + self.config.timers.orphan_grace);
-            } else if !self.endpoints.contains_key(&endpoint) {
+                self.orphans
+                    .entry(endpoint)
+                    .or_insert(now + self.config.timers.orphan_grace);
+            } else if let std::collections::btree_map::Entry::Vacant(e) =
+                self.endpoints.entry(endpoint)
+            {
                 let (port, retry_at) = (PortState::Creating, now);
-                self.endpoints.insert(
-                    endpoint,
-                    LocalEndpoint {
-                        assigned,
-                        port,
-                        retry_at,
-                    },
-                );
+                e.insert(LocalEndpoint {
+                    assigned,
+                    port,
+                    retry_at,
+                });
                 self.create_port(endpoint);
             }
         }

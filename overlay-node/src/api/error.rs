@@ -23,7 +23,7 @@ impl Error {
     }
 }
 
-/// The kind of an [`Error`].
+/// The kind of an [`Error`](struct@Error).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

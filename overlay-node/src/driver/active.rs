@@ -127,26 +127,7 @@ impl Active {
         first: Option<RaftId>,
     ) -> Result<Self, StartError> {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
-        let (log, manager) = match identity.raft {
-            None => (None, None),
-            Some(raft) => {
-                let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
-                let restored = match first {
-                    _ if !found.is_empty() => found,
-                    Some(first) => Restored::bootstrap([first]),
-                    None => Restored::joining(),
-                };
-                let group = crate::group(identity.cluster);
-                (
-                    Some(log),
-                    Some(ManagerBoot {
-                        raft,
-                        group,
-                        restored,
-                    }),
-                )
-            }
-        };
+        let (log, manager) = open_manager(&store, &identity, first, &inputs)?;
         let mut config = Config::new(identity.node, &options.name, identity.address);
         config.management_port = options.management_port;
         config.gossip_port = options.gossip_port;
@@ -159,15 +140,11 @@ impl Active {
             seeds: identity.seeds.clone(),
         };
 
-        let bind = |port| SocketAddr::new(options.listen, port);
-        let listener = tokio::net::TcpListener::bind(bind(options.management_port))
-            .await
-            .map_err(|error| StartError::port("TCP", bind(options.management_port), error))?;
-        let gossip = overlay_gossip::driver::Sockets::bind(bind(options.gossip_port))
-            .await
-            .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
-        let data = data_socket(bind(options.data_port))
-            .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
+        let Bound {
+            listener,
+            gossip,
+            data,
+        } = Bound::open(options).await?;
         let plane = PlaneThread::start(data, clock, seed.derive("plane")).map_err(|error| {
             StartError::Thread {
                 what: "frame path",
@@ -366,10 +343,10 @@ impl Active {
     fn on_port(&mut self, endpoint: EndpointId, result: Result<MadePort, PlatformError>) {
         let result = result.map(|made| {
             self.plane.add(endpoint, made.port);
-            if let Some((udp, tcp)) = made.sockets {
-                if let Err(error) = self.names.serve(endpoint, udp, Some(tcp)) {
-                    tracing::error!(%endpoint, %error, "an endpoint has no resolver");
-                }
+            if let Some((udp, tcp)) = made.sockets
+                && let Err(error) = self.names.serve(endpoint, udp, Some(tcp))
+            {
+                tracing::error!(%endpoint, %error, "an endpoint has no resolver");
             }
         });
         self.node.handle_port(self.clock.now(), endpoint, result);
@@ -392,7 +369,7 @@ impl Active {
                         tracing::error!(%error, "the last assignment could not be kept");
                     }
                 }
-                Output::Gossip(output) => self.gossip.apply(output),
+                Output::Gossip(output) => self.gossip.apply(*output),
                 Output::Dns(output) => {
                     if let Some(event) = self.names.carry_out(output) {
                         tracing::debug!(?event, "names");
@@ -669,6 +646,59 @@ fn admitted(reply: Reply) -> Result<Box<Assignment>, api::Error> {
             let text = "the leader answered something else than was asked";
             Err(api::Error::new(ErrorKind::Invalid, text))
         }
+    }
+}
+
+/// Opens a manager's log and says what it holds; nothing for a worker.
+fn open_manager(
+    store: &Store,
+    identity: &Identity,
+    first: Option<RaftId>,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(Option<LogWriter>, Option<ManagerBoot>), StartError> {
+    let Some(raft) = identity.raft else {
+        return Ok((None, None));
+    };
+    let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
+    let restored = match first {
+        _ if !found.is_empty() => found,
+        Some(first) => Restored::bootstrap([first]),
+        None => Restored::joining(),
+    };
+    let group = crate::group(identity.cluster);
+    Ok((
+        Some(log),
+        Some(ManagerBoot {
+            raft,
+            group,
+            restored,
+        }),
+    ))
+}
+
+/// The sockets that a node listens on.
+struct Bound {
+    listener: tokio::net::TcpListener,
+    gossip: overlay_gossip::driver::Sockets,
+    data: std::net::UdpSocket,
+}
+
+impl Bound {
+    async fn open(options: &Options) -> Result<Self, StartError> {
+        let bind = |port| SocketAddr::new(options.listen, port);
+        let listener = tokio::net::TcpListener::bind(bind(options.management_port))
+            .await
+            .map_err(|error| StartError::port("TCP", bind(options.management_port), error))?;
+        let gossip = overlay_gossip::driver::Sockets::bind(bind(options.gossip_port))
+            .await
+            .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
+        let data = data_socket(bind(options.data_port))
+            .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
+        Ok(Self {
+            listener,
+            gossip,
+            data,
+        })
     }
 }
 

@@ -116,11 +116,6 @@ impl InProcess {
 impl Platform for InProcess {
     type Port = InProcessPort;
     type Sockets = ResolverSockets;
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an endpoint runs beside the node"
-    )]
     fn create_port(&mut self, spec: &PortSpec) -> Result<InProcessPort, PlatformError> {
         if spec.namespace != Namespace::InProcess {
             let what = "an endpoint in a namespace";

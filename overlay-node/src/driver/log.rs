@@ -25,10 +25,6 @@ pub(crate) enum LogError {
 
 impl LogWriter {
     /// Opens the log in `directory` and returns what it holds.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a blocked disk must not block the node"
-    )]
     pub(crate) fn open(
         directory: &Path,
         inputs: mpsc::Sender<Input>,

@@ -50,7 +50,6 @@ pub(crate) struct PlaneThread {
 
 impl PlaneThread {
     /// Starts the thread on a socket that is bound to the data port.
-    #[expect(clippy::disallowed_methods, reason = "frames do not wait for the node")]
     pub(crate) fn start(socket: UdpSocket, clock: Clock, seed: Seed) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let poll = Poll::new()?;
@@ -291,7 +290,7 @@ impl FramePath {
     }
 
     /// Asks to be woken for a source that was not read to its end, so that no source starves the others.
-    fn again(&mut self, token: Token) {
+    fn again(&self, token: Token) {
         let descriptor = match self.tokens.get(&token) {
             Some(endpoint) => self
                 .out

@@ -27,10 +27,6 @@ enum Order {
 pub(crate) struct PlatformThread(sync::Sender<Order>);
 
 impl PlatformThread {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "system calls of the platform block"
-    )]
     pub(crate) fn start<P>(mut platform: P) -> std::io::Result<Self>
     where
         P: Platform<Sockets = ResolverSockets> + Send + 'static,

@@ -205,11 +205,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         context: &mut std::task::Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        if buffer.remaining() > 0 {
-            if let Some(first) = self.first.take() {
-                buffer.put_slice(&[first]);
-                return std::task::Poll::Ready(Ok(()));
-            }
+        if buffer.remaining() > 0
+            && let Some(first) = self.first.take()
+        {
+            buffer.put_slice(&[first]);
+            return std::task::Poll::Ready(Ok(()));
         }
         std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
     }

@@ -128,7 +128,7 @@ pub fn joining_client(ca_digest: [u8; 32]) -> Result<ClientConfig, TlsError> {
 }
 
 /// Returns the name under which TLS knows managers.
-pub fn manager_name() -> ServerName<'static> {
+pub(crate) fn manager_name() -> ServerName<'static> {
     ServerName::try_from(unit(Role::Manager)).expect("the role's name is a DNS name")
 }
 

@@ -282,7 +282,7 @@ impl Manager {
             RaftEvent::ReadLost(read) => {
                 self.reads.remove(&read);
             }
-            RaftEvent::Fatal { .. } => self.fail(),
+            RaftEvent::Fatal => self.fail(),
             _ => {}
         }
     }

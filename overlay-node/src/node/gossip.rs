@@ -58,7 +58,9 @@ impl Node {
             output @ (GossipOutput::Datagram { .. }
             | GossipOutput::Dial { .. }
             | GossipOutput::StreamSend { .. }
-            | GossipOutput::StreamClose { .. }) => self.outputs.push_back(Output::Gossip(output)),
+            | GossipOutput::StreamClose { .. }) => {
+                self.outputs.push_back(Output::Gossip(Box::new(output)));
+            }
         }
     }
 

@@ -87,7 +87,7 @@ pub enum Output {
     /// Write down what the agent needs after a restart.
     Remember(Box<AgentMemory>),
     /// Gossip over UDP and TCP.
-    Gossip(overlay_gossip::Output),
+    Gossip(Box<overlay_gossip::Output>),
     /// Names: an answer for an endpoint, or a question for an upstream server.
     Dns(overlay_dns::Output),
     /// Make the port of an endpoint and say how it went.

@@ -280,10 +280,10 @@ impl Node {
         pending.resend_at = now + RESEND;
         let ask = pending.ask.clone();
         let own = self.config.node;
-        if let Some(manager) = &mut self.manager {
-            if manager.serve(now, own, request, ask.clone()) == Served::Taken {
-                return;
-            }
+        if let Some(manager) = &mut self.manager
+            && manager.serve(now, own, request, ask.clone()) == Served::Taken
+        {
+            return;
         }
         let leader = self
             .manager

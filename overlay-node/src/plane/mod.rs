@@ -131,10 +131,10 @@ impl Plane {
         let none = BTreeMap::new();
         let before = present.map_or(&none, |present| &present.ports);
         for (endpoint, port) in before {
-            if next.ports.get(endpoint) != Some(port) {
-                if let Some(port) = self.ports.remove(endpoint) {
-                    self.switch.remove_port(port);
-                }
+            if next.ports.get(endpoint) != Some(port)
+                && let Some(port) = self.ports.remove(endpoint)
+            {
+                self.switch.remove_port(port);
             }
         }
         for (endpoint, port) in &next.ports {

@@ -161,17 +161,25 @@ impl Cluster {
     pub fn attached_names(&self) -> BTreeSet<String> {
         let state = self.leader_state();
         let names = |state: &crate::state::ClusterState| {
-            state.endpoints().values().map(|endpoint| endpoint.name.clone()).collect()
+            state
+                .endpoints()
+                .values()
+                .map(|endpoint| endpoint.name.clone())
+                .collect()
         };
         state.map(names).unwrap_or_default()
     }
 
     /// Returns the endpoints that run, each with its host.
     pub fn live_endpoints(&self) -> Vec<(usize, EndpointRecord)> {
-        let Some(state) = self.leader_state() else { return Vec::new() };
+        let Some(state) = self.leader_state() else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for (id, host) in self.hosts().machines() {
-            let records = host.endpoints().filter_map(|endpoint| state.endpoints().get(&endpoint));
+            let records = host
+                .endpoints()
+                .filter_map(|endpoint| state.endpoints().get(&endpoint));
             found.extend(records.map(|record| (id.0, record.clone())));
         }
         found
@@ -205,15 +213,15 @@ impl Cluster {
             let (Some(raft), Some(state)) = (node.raft(), node.state()) else {
                 continue;
             };
-            if raft.is_leader() {
-                if let Some(first) = leaders.insert(raft.term(), id.0) {
-                    let (term, second) = (raft.term(), id.0);
-                    found.push(Violation::TwoLeaders {
-                        term,
-                        first,
-                        second,
-                    });
-                }
+            if raft.is_leader()
+                && let Some(first) = leaders.insert(raft.term(), id.0)
+            {
+                let (term, second) = (raft.term(), id.0);
+                found.push(Violation::TwoLeaders {
+                    term,
+                    first,
+                    second,
+                });
             }
             let hash = state.hash();
             let (first, known) = *states.entry(state.applied()).or_insert((id.0, hash));

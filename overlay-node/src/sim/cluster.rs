@@ -39,7 +39,10 @@ impl Options {
             seed,
             hosts,
             managers: hosts.min(5),
-            timers: Timers { orphan_grace: Duration::from_secs(3), ..Timers::default() },
+            timers: Timers {
+                orphan_grace: Duration::from_secs(3),
+                ..Timers::default()
+            },
             network: NetworkConfig::default(),
             write_delay: Duration::from_micros(100)..Duration::from_millis(2),
             snapshot_interval: 50,

@@ -33,7 +33,7 @@ pub enum SnapshotError {
 impl ClusterState {
     /// Writes the state as `{kind, version, length, content}`.
     pub fn snapshot(&self) -> Vec<u8> {
-        let content = postcard::to_allocvec(self).expect("every part of the state serializes");
+        let content = self.content();
         let mut bytes = vec![KIND, VERSION];
         bytes.extend_from_slice(&(content.len() as u64).to_be_bytes());
         bytes.extend_from_slice(&content);
@@ -79,6 +79,10 @@ impl ClusterState {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, &self.snapshot()).as_ref());
         hash
+    }
+
+    fn content(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("every part of the state serializes")
     }
 }
 
