@@ -1,5 +1,7 @@
 //! The machine contract, line by line, by the checker of `overlay-sim`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod cluster;
 
 use std::collections::VecDeque;

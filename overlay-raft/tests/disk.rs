@@ -1,5 +1,7 @@
 //! The log on a disk that crashes, tears, flips bits and fails.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod cluster;
 
 use bytes::Bytes;

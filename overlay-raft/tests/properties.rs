@@ -1,5 +1,7 @@
 //! Properties: quorums against brute force, the log on a disk against a model, octets from anywhere against a member.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod cluster;
 
 use std::collections::BTreeMap;
@@ -215,7 +217,7 @@ impl Bench {
                     self.write(write);
                 }
             }
-            Step::Reopen => self.reopen(&[self.model.clone()]),
+            Step::Reopen => self.reopen(vec![self.model.clone()]),
             Step::Crash { nth, before } => {
                 let side = if before {
                     CrashPoint::Before
@@ -231,13 +233,13 @@ impl Bench {
                     next.apply(&write);
                     if self.log.write(&write).is_err() {
                         self.disk.crash();
-                        self.reopen(&[self.model.clone(), next]);
+                        self.reopen(vec![self.model.clone(), next]);
                         return;
                     }
                     self.model = next;
                 }
                 self.disk.crash();
-                self.reopen(&[self.model.clone()]);
+                self.reopen(vec![self.model.clone()]);
             }
         }
     }
@@ -312,13 +314,12 @@ impl Bench {
     }
 
     /// Opens the disk, which must hold one of `possible`.
-    fn reopen(&mut self, possible: &[Stored]) {
+    fn reopen(&mut self, possible: Vec<Stored>) {
         let (log, restored) = open(&self.disk);
         self.log = log;
-        let found = possible.iter().find(|stored| stored.restore() == restored);
-        self.model = found
-            .unwrap_or_else(|| panic!("{restored:?} is none of {possible:?}"))
-            .clone();
+        let mut possible = possible.into_iter();
+        let found = possible.find(|stored| stored.restore() == restored);
+        self.model = found.unwrap_or_else(|| panic!("this was never written: {restored:?}"));
     }
 }
 

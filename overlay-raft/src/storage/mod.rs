@@ -15,7 +15,7 @@
 //! +----------------+---------------
 //! ```
 //!
-//! The records of one [`Write`](crate::Write) carry the same number, which rises by one from write to write, and the
+//! The records of one [`Write`] carry the same number, which rises by one from write to write, and the
 //! last of them is flagged. A write counts only if all its records are whole, so that it is atomic; it is synced before
 //! the next one begins. A write that holds a snapshot begins a new segment and replaces everything before it, whereupon
 //! the older segments are removed.

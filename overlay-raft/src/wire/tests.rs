@@ -46,7 +46,7 @@ proptest! {
         let extra = DecodeError::TrailingBytes { offset: bytes.len(), extra: 1 };
         prop_assert_eq!(decode(&longer), Err(extra));
         let body = &bytes[HEADER_BYTES..];
-        let shorter = decode(&framed(bytes[0], VERSION, &body[..body.len() - 1]));
+        let shorter = decode(&framed(bytes[0], VERSION, body.split_last().unwrap().1));
         prop_assert!(shorter.is_err());
         let inner = decode(&framed(bytes[0], VERSION, &[body, &[0]].concat()));
         let refused = matches!(inner, Err(DecodeError::TrailingBytes { extra: 1, .. }));

@@ -95,7 +95,12 @@ impl Message {
                 commit,
                 entries,
             } => {
-                let mut rest = put(&(previous, previous_term, commit, entries.len() as u32));
+                let mut rest = put(&(
+                    previous,
+                    previous_term,
+                    commit,
+                    u32::try_from(entries.len()).unwrap(),
+                ));
                 for entry in entries {
                     rest.extend(put(entry));
                 }
@@ -122,7 +127,7 @@ impl Message {
         };
         body.extend(rest);
         let mut bytes = vec![kind, 1];
-        bytes.extend((body.len() as u32).to_le_bytes());
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         bytes.extend(body);
         bytes
     }
@@ -170,16 +175,7 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
         4 => Body::VoteReply {
             granted: take(body),
         },
-        5 => {
-            let (previous, previous_term, commit, count): (u64, u64, u64, u32) = take(body);
-            let entries = (0..count).map(|_| take(body)).collect();
-            Body::Append {
-                previous,
-                previous_term,
-                commit,
-                entries,
-            }
-        }
+        5 => decode_append(body),
         6 => match take::<u32>(body) {
             0 => Body::Accepted {
                 matched: take(body),
@@ -218,6 +214,16 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
     };
     assert!(body.is_empty(), "{} octets left of {decoded:?}", body.len());
     decoded
+}
+
+fn decode_append(body: &mut &[u8]) -> Body {
+    let (previous, previous_term, commit, count): (u64, u64, u64, u32) = take(body);
+    Body::Append {
+        previous,
+        previous_term,
+        commit,
+        entries: (0..count).map(|_| take(body)).collect(),
+    }
 }
 
 /// Founders and learners. Founders have incarnation zero.

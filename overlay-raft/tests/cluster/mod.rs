@@ -3,7 +3,9 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses a part of it"
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, of which each file uses a part"
 )]
 
 pub mod message;

@@ -116,44 +116,14 @@ impl Cluster {
             configure,
         };
         let checker = Rc::new(RefCell::new(Checker::default()));
-        let network = if kind == Kind::Stranding {
-            NetworkConfig {
-                delay: Duration::from_millis(5)..Duration::from_millis(40),
-                ..NetworkConfig::lan()
-            }
-        } else if rng.chance(500_000) {
-            NetworkConfig::lossy()
-        } else {
-            NetworkConfig::lan()
-        };
+        let network = network_of(kind, &mut rng);
         let mut world = World::new(seed.clone(), network);
         for _ in 0..hosts {
             let (setup, checker) = (setup.clone(), Rc::clone(&checker));
             world.add(move |boot| Member::boot(boot, &setup, &checker));
         }
-        let weights = Weights {
-            append_error: 2,
-            sync_error: 3,
-            ..Weights::default()
-        };
-        let mut config = ChaosConfig {
-            weights,
-            ..ChaosConfig::default()
-        };
-        if kind == Kind::Dueling {
-            config.interval = Duration::from_millis(20)..Duration::from_millis(300);
-            config.downtime = Duration::from_millis(1)..Duration::from_millis(100);
-            config.duration = Duration::from_millis(5)..Duration::from_millis(500);
-            config.weights.isolate = 40;
-        }
-        if kind == Kind::Stranding {
-            config.weights = Weights {
-                crash: 1,
-                ..Weights::none()
-            };
-        }
         Self {
-            chaos: Chaos::new(&seed, config),
+            chaos: Chaos::new(&seed, faults_of(kind)),
             world,
             checker,
             rng,
@@ -210,6 +180,49 @@ impl Cluster {
         let leader = leader_of(&self.world).expect("it is settled");
         let state = &self.world.host(leader).expect("it is up").operations;
         self.checker.borrow().check_final(state);
+    }
+}
+
+fn network_of(kind: Kind, rng: &mut Rng) -> NetworkConfig {
+    if kind == Kind::Stranding {
+        return NetworkConfig {
+            delay: Duration::from_millis(5)..Duration::from_millis(40),
+            ..NetworkConfig::lan()
+        };
+    }
+    if rng.chance(500_000) {
+        NetworkConfig::lossy()
+    } else {
+        NetworkConfig::lan()
+    }
+}
+
+fn faults_of(kind: Kind) -> ChaosConfig {
+    let default = ChaosConfig::default();
+    let mut weights = Weights {
+        append_error: 2,
+        sync_error: 3,
+        ..Weights::default()
+    };
+    match kind {
+        Kind::Fixed | Kind::Changing | Kind::Wiping => ChaosConfig { weights, ..default },
+        Kind::Dueling => {
+            weights.isolate = 40;
+            ChaosConfig {
+                weights,
+                interval: Duration::from_millis(20)..Duration::from_millis(300),
+                downtime: Duration::from_millis(1)..Duration::from_millis(100),
+                duration: Duration::from_millis(5)..Duration::from_millis(500),
+                ..default
+            }
+        }
+        Kind::Stranding => ChaosConfig {
+            weights: Weights {
+                crash: 1,
+                ..Weights::none()
+            },
+            ..default
+        },
     }
 }
 

@@ -14,7 +14,7 @@ use overlay_core::{Instant, Machine, Rng};
 use overlay_raft::{
     Config, Event, Incarnation, Index, Output, ProposalId, Raft, RaftId, ReadId, Restored, Term,
     WriteBatch,
-    storage::{Log, StorageConfig},
+    storage::{Log, OpenError, StorageConfig},
 };
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk, runner::sometimes};
 
@@ -75,27 +75,25 @@ impl Member {
             setup: setup.clone(),
             checker: Rc::clone(checker),
         };
-        match Log::open(boot.disk.clone(), setup.storage) {
-            Ok((log, restored)) => {
-                let id = id_of(boot.host);
-                let founders = (0..setup.founders).map(|host| id_of(HostId(host)));
-                // Only a founder's very first life founds; whoever has no disk later has lost it.
-                let restored = match restored {
-                    restored if !restored.is_empty() => restored,
-                    _ if boot.host.0 < setup.founders && setup.wiped.get() != Some(boot.host) => {
-                        Restored::bootstrap(founders)
-                    }
-                    _ => Restored::joining(),
-                };
-                let mut config = Config::new(id, 7);
-                (setup.configure)(&mut config, &mut boot.seed.derive("configure").rng());
-                let raft = Raft::new(config, boot.seed.clone(), boot.now, restored);
-                member.raft = Some(raft.expect("what Log::open returns is consistent"));
-                member.log = Some(log);
-            }
-            Err(overlay_raft::storage::OpenError::Disk(_)) => boot.outbox.exit(),
-            Err(error) => panic!("{:?}: {error}", boot.host),
+        let opened = Log::open(boot.disk.clone(), setup.storage);
+        if matches!(opened, Err(OpenError::Disk(_))) {
+            boot.outbox.exit();
+            return member;
         }
+        let (log, restored) = opened.expect("a crash damages nothing");
+        let founders = (0..setup.founders).map(|host| id_of(HostId(host)));
+        // Only a founder's very first life founds; whoever has no disk later has lost it.
+        let founds = boot.host.0 < setup.founders && setup.wiped.get() != Some(boot.host);
+        let restored = match restored {
+            restored if !restored.is_empty() => restored,
+            _ if founds => Restored::bootstrap(founders),
+            _ => Restored::joining(),
+        };
+        let mut config = Config::new(id_of(boot.host), 7);
+        (setup.configure)(&mut config, &mut boot.seed.derive("configure").rng());
+        let raft = Raft::new(config, boot.seed.clone(), boot.now, restored);
+        member.raft = Some(raft.expect("what Log::open returns is consistent"));
+        member.log = Some(log);
         member
     }
 
