@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::{
-    Transport,
     config::CacheConfig,
     query::Terms,
     wire::{
@@ -175,9 +174,7 @@ impl Reply {
                 Section::Authority => message.record_count(Section::Answer) == 0,
                 Section::Additional => false,
             };
-            if required || reader.terms.transport == Transport::Udp {
-                writer.rollback(mark);
-            }
+            writer.rollback(mark);
             return required;
         }
         false

@@ -358,6 +358,25 @@ fn rule_34_a_late_answer_of_an_earlier_server_counts() {
 }
 
 #[test]
+fn rule_34_a_late_failure_of_an_earlier_server_disturbs_nobody() {
+    let mut bench = Bench::new();
+    let first = bench.forward(&example());
+    let outputs = bench.pass(Duration::from_millis(1_500));
+    let [second] = forwards(&outputs).try_into().expect("the next server");
+    let failure = first.bytes_of(ResponseCode::ServFail, vec![]);
+    let outputs = bench.reply(&first, &failure).unwrap();
+    assert_eq!(
+        outputs,
+        [Output::CloseForward {
+            upstream: first.upstream
+        }]
+    );
+    // The one that failed is out; the other one is asked again when it is its turn.
+    let outputs = bench.pass(Duration::from_millis(1_500));
+    assert_eq!(forwards(&outputs)[0].to, second.to);
+}
+
+#[test]
 fn rule_34_a_server_that_did_not_answer_is_asked_last_for_a_while() {
     let mut bench = Bench::new();
     bench.forward(&example());
@@ -464,6 +483,26 @@ fn rule_35_whole_sets_before_the_one_that_does_not_fit_stay_and_extras_go_first(
     let answer = only_answer(&outputs);
     assert_eq!(answer.texts(), ["big.com. 60 CNAME x.com."]);
     assert!(answer.message.metadata.truncation);
+}
+
+#[test]
+fn rule_35_absence_needs_its_authority() {
+    let mut bench = Bench::new();
+    let forward = bench.forward(&example());
+    let mut reply = forward.answer(ResponseCode::NXDomain, vec![]);
+    reply.add_authority(soa(60, 60));
+    let proof = |last: u8| RData::TXT(rdata::TXT::new(vec![format!("{last:0100}")]));
+    reply.add_authorities((0..5).map(|last| record("proof.com.", 60, proof(last))));
+    let outputs = bench.reply(&forward, &reply.to_vec().unwrap()).unwrap();
+    let answer = only_answer(&outputs);
+    assert!(answer.message.metadata.truncation && answer.bytes.len() <= 512);
+    assert_eq!(
+        answer.message.authorities.len(),
+        1,
+        "the set that fits stays"
+    );
+    let whole = bench.answer(&example().tcp());
+    assert_eq!(whole.message.authorities.len(), 6);
 }
 
 #[test]

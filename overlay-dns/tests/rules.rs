@@ -689,6 +689,24 @@ fn rule_39_what_is_gone_is_out_of_the_next_answer() {
 }
 
 #[test]
+fn rule_39_an_address_that_moved_leads_to_its_new_owner() {
+    let mut bench = Bench::new();
+    let reverse = "2.1.0.10.in-addr.arpa";
+    bench.set(MY_NET, 8, &["next"], &["10.0.1.2"]); // beside the old owner for a while
+    assert_eq!(bench.ask(reverse, RecordType::PTR).texts().len(), 2);
+    bench.set(MY_NET, 1, &["web"], &["10.0.1.77"]);
+    let left = bench.ask(reverse, RecordType::PTR);
+    assert_eq!(left.message.answers[0].data.to_string(), "next.my-net.");
+    assert_eq!(left.message.answers.len(), 1);
+    bench
+        .resolver
+        .remove_records(bench.now, MY_NET, endpoint(8));
+    bench
+        .ask(reverse, RecordType::PTR)
+        .assert_absent("1.0.10.in-addr.arpa.");
+}
+
+#[test]
 fn rule_40_two_hundred_tasks_are_cut_over_udp_and_whole_over_tcp() {
     let mut bench = shop(200);
     let query = Query::new("tasks.shop", RecordType::A);

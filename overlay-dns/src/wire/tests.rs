@@ -30,6 +30,18 @@ fn a_name_has_labels_of_1_to_63_octets_and_255_in_all() {
 }
 
 #[test]
+fn a_name_of_256_octets_is_refused_and_not_cut() {
+    let labels = [1, b'x'].repeat(126);
+    let longest = after_header(&[&labels[..], &[1, b'y', 0]].concat());
+    assert_eq!(Name::decode(&longest, 12).unwrap().0.as_bytes().len(), 254);
+    let longer = after_header(&[&labels[..], &[2, b'y', b'y', 0]].concat());
+    assert_eq!(
+        Name::decode(&longer, 12),
+        Err(DecodeError::NameLength { at: 12 })
+    );
+}
+
+#[test]
 fn a_name_that_does_not_fit_is_not_appended_in_part() {
     let mut long = name(&vec!["x"; 126].join("."));
     let before = long;
@@ -146,6 +158,27 @@ fn a_record_that_does_not_fit_leaves_no_trace() {
     assert_eq!(out.len(), 40);
     let message = Message::new_checked(&out).unwrap();
     assert_eq!(message.record_count(Section::Answer), 1);
+}
+
+#[test]
+fn no_pointer_leads_to_what_was_taken_back() {
+    let (mut out, mut compressor) = (Vec::new(), Compressor::new());
+    let mut writer = Writer::new(&mut out, &mut compressor, 200);
+    let (gone, fixed) = (name("gone"), (RecordType::TXT, Class::IN, 0));
+    let mark = writer.mark();
+    let add = |writer: &mut Writer<'_>, owner: &Name, data: &[u8]| {
+        let owner = Owner::Name(owner);
+        writer.record(Section::Answer, owner, fixed, |w| w.bytes(data))
+    };
+    add(&mut writer, &name("xxxxxxxxxx"), &[]).unwrap(); // the next owner stands at 34
+    add(&mut writer, &gone, &[]).unwrap();
+    writer.rollback(mark);
+    let data = [&[0; 11][..], b"\x04gone\x00"].concat(); // and so does this data
+    add(&mut writer, &Name::ROOT, &data).unwrap();
+    add(&mut writer, &gone, &[]).unwrap();
+    writer.finish(Header::query(0), None);
+    assert_eq!(out[34..40], *b"\x04gone\x00");
+    assert_eq!(out[40], 4, "a name, not a pointer into opaque data");
 }
 
 #[test]
