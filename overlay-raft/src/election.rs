@@ -52,7 +52,9 @@ impl Raft {
             granted: BTreeSet::from([self.config.id]),
         };
         self.stats.pre_votes += 1;
-        self.postpone_election();
+        // Asking costs no term, so it is repeated sooner than an election: others may have been loyal a moment longer.
+        let most = self.config.election_timeout;
+        self.election_deadline = self.now + self.rng.duration(most / 2..most);
         self.announce();
         let message = Message::PreVote(PreVote {
             round,

@@ -57,6 +57,7 @@
 //! | `raft` | [`Raft`], the machine, and the order in which consequences are drawn |
 //! | `step` | which messages are admitted, and what their term says |
 //! | `election`, `leader`, `follower`, `replication` | Raft §5, from each side |
+//! | `query` | what a machine answers about itself |
 //! | `read`, `transfer`, `change` | ReadIndex, transfer of leadership, membership and compaction |
 //! | `log`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
 //! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
@@ -79,6 +80,7 @@ mod membership;
 mod output;
 mod persist;
 mod progress;
+mod query;
 mod raft;
 mod read;
 mod replication;
