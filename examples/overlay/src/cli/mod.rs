@@ -1,0 +1,135 @@
+//! The command line: Docker's words, columns and messages.
+
+mod cluster;
+mod listing;
+mod network;
+mod node;
+mod program;
+mod report;
+mod stream;
+mod table;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use report::{Failure, Report, complain, print};
+pub(crate) use table::Table;
+
+use crate::{builtin, client::Client, daemon, demo};
+
+/// A small swarm: hosts become a cluster, overlay networks span them, programs on them find each other by name.
+#[derive(Debug, Parser)]
+#[command(
+    name = "overlay",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    /// The unix socket of the daemon
+    #[arg(long, global = true, env = "OVERLAY_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One of the commands, by where it runs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon of this host, in the foreground
+    Daemon(daemon::DaemonArgs),
+    /// Show it all on this machine: three hosts, a network, pings by name, a leader that dies
+    Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Ask(AskCommand),
+    #[command(flatten)]
+    Builtin(builtin::BuiltinCommand),
+}
+
+/// The commands that ask a daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AskCommand {
+    /// Make a new cluster, with this node as its first manager
+    Init(cluster::InitArgs),
+    /// Join a cluster, as worker or manager by the token
+    Join(cluster::JoinArgs),
+    /// Leave the cluster
+    Leave(cluster::LeaveArgs),
+    /// Print the command with which another host joins
+    JoinToken(cluster::JoinTokenArgs),
+    /// Describe this node
+    Info(cluster::InfoArgs),
+    /// Manage nodes
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Run a program on a network
+    Run(program::RunArgs),
+    /// Run a command beside a running program
+    Exec(program::ExecArgs),
+    /// Stop running programs
+    Stop(program::StopArgs),
+    /// Remove programs
+    Rm(program::RemoveArgs),
+    /// List programs
+    Ps(program::ListArgs),
+    /// Attach a network namespace that somebody else made to a network
+    Attach(network::AttachArgs),
+    /// Detach what `attach` attached
+    Detach(network::DetachArgs),
+}
+
+/// How a listing is printed.
+#[derive(Debug, Args)]
+pub(crate) struct ListingArgs {
+    /// `table`, or `json` for one object a line
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: listing::Format,
+    /// Only print identities
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The socket to use when neither `--socket` nor `OVERLAY_SOCKET` says another.
+pub(crate) fn default_socket() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/run/overlay.sock");
+    }
+    let directory = std::env::var_os("XDG_RUNTIME_DIR");
+    directory
+        .map_or_else(std::env::temp_dir, PathBuf::from)
+        .join("overlay.sock")
+}
+
+/// Carries out a command that asks the daemon.
+pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, Failure> {
+    match command {
+        AskCommand::Init(args) => cluster::init(client, args).await,
+        AskCommand::Join(args) => cluster::join(client, args).await,
+        AskCommand::Leave(args) => cluster::leave(client, args).await,
+        AskCommand::JoinToken(args) => cluster::join_token(client, args).await,
+        AskCommand::Info(args) => cluster::info(client, args).await,
+        AskCommand::Node(command) => node::run(client, command).await,
+        AskCommand::Network(command) => network::run(client, command).await,
+        AskCommand::Run(args) => program::run(client, args).await,
+        AskCommand::Exec(args) => program::exec(client, args).await,
+        AskCommand::Stop(args) => program::stop(client, args).await,
+        AskCommand::Rm(args) => program::remove(client, args).await,
+        AskCommand::Ps(args) => program::list(client, args).await,
+        AskCommand::Attach(args) => network::attach(client, args).await,
+        AskCommand::Detach(args) => network::detach(client, args).await,
+    }
+}
+
+/// The daemon answered something else than was asked.
+fn unexpected(response: &impl std::fmt::Debug) -> Failure {
+    Failure::new(format_args!(
+        "the daemon answered something else than was asked: {response:?}; are both of one version?"
+    ))
+}

@@ -1,0 +1,312 @@
+//! `network create`, `ls`, `inspect`, `rm`; `attach` and `detach`.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use overlay_core::plane::Namespace;
+
+use super::{Failure, ListingArgs, Report, listing::json_array, unexpected};
+use crate::{
+    api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
+    client::Client,
+};
+
+mod print;
+
+use print::{NetworkJson, NetworkRow};
+
+/// See the help texts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Create a network
+    Create(CreateArgs),
+    /// List the networks
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Describe networks, as JSON
+    Inspect(NetworksArgs),
+    /// Remove networks that nothing uses
+    #[command(visible_alias = "remove")]
+    Rm(NetworksArgs),
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Driver of the network
+    #[arg(short, long, default_value = "overlay")]
+    driver: String,
+    /// Let programs and namespaces attach to it
+    #[arg(long)]
+    attachable: bool,
+    /// Give it no way out
+    #[arg(long)]
+    internal: bool,
+    /// A subnet, such as 10.1.0.0/16; may be repeated [default: the next of the pool]
+    #[arg(long, value_name = "PREFIX")]
+    subnet: Vec<IpNet>,
+    /// The gateway of a subnet; may be repeated [default: its first address]
+    #[arg(long, value_name = "IP")]
+    gateway: Vec<IpAddr>,
+    /// Choose addresses from this part of a subnet only; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    ip_range: Vec<IpNet>,
+    /// An option of the driver; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    opt: Vec<(String, String)>,
+    /// Free metadata; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// Name of the network
+    name: String,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    listing: ListingArgs,
+    /// Print whole identities
+    #[arg(long)]
+    no_trunc: bool,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct NetworksArgs {
+    /// Identity, name, or the beginning of the identity
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The network
+    #[arg(long)]
+    network: String,
+    /// The name to be found by on this network
+    #[arg(long)]
+    name: String,
+    /// The network namespace, such as /run/netns/blue or /proc/4711/ns/net
+    #[arg(long, value_name = "PATH")]
+    netns: PathBuf,
+    /// The address to have [default: any free one]
+    #[arg(long, value_name = "IP")]
+    ip: Option<IpAddr>,
+    /// One more name to be found by; may be repeated
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Name or identity of the endpoint
+    #[arg(required = true, value_name = "ENDPOINT")]
+    endpoints: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("expected KEY=VALUE, found `{text}`"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Report, Failure> {
+    match command {
+        NetworkCommand::Create(args) => create(client, args).await,
+        NetworkCommand::Ls(args) => {
+            let mut networks = networks(client, &Request::NetworkList).await?;
+            networks.sort_by(|a, b| a.name.cmp(&b.name));
+            let rows: Vec<NetworkRow> = networks
+                .iter()
+                .map(|network| NetworkRow::new(network, args.no_trunc))
+                .collect();
+            args.listing.print(&rows, |rows| print::table(rows))
+        }
+        NetworkCommand::Inspect(args) => inspect(client, args).await,
+        NetworkCommand::Rm(args) => {
+            let mut report = Report::default();
+            for network in args.networks {
+                let request = Request::NetworkRemove {
+                    network: network.clone(),
+                };
+                report.add(
+                    client
+                        .request(&request)
+                        .await
+                        .map(|_| network)
+                        .map_err(Failure::from),
+                );
+            }
+            Ok(report)
+        }
+    }
+}
+
+async fn networks(client: &Client, request: &Request) -> Result<Vec<NetworkInfo>, Failure> {
+    match client.request(request).await? {
+        Response::Networks(networks) => Ok(networks),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
+    let request = Request::NetworkCreate(NetworkCreate {
+        name: args.name,
+        driver: args.driver,
+        attachable: args.attachable,
+        internal: args.internal,
+        subnets: subnets(&args.subnet, &args.gateway, &args.ip_range)?,
+        options: BTreeMap::from_iter(args.opt),
+        labels: BTreeMap::from_iter(args.label),
+    });
+    let created = networks(client, &request).await?;
+    created
+        .first()
+        .map(|network| Report::line(network.id))
+        .ok_or_else(|| unexpected(&created))
+}
+
+/// Gives each gateway and range to the subnet that contains it.
+fn subnets(
+    prefixes: &[IpNet],
+    gateways: &[IpAddr],
+    ranges: &[IpNet],
+) -> Result<Vec<SubnetSpec>, Failure> {
+    let mut specs: Vec<SubnetSpec> = prefixes
+        .iter()
+        .map(|prefix| SubnetSpec {
+            subnet: Some(*prefix),
+            gateway: None,
+            ip_range: None,
+        })
+        .collect();
+    for gateway in gateways {
+        let spec = specs.iter_mut().find(|spec| {
+            spec.gateway.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(gateway))
+        });
+        let spec = spec.ok_or_else(|| orphan("gateway", gateway, prefixes))?;
+        spec.gateway = Some(*gateway);
+    }
+    for range in ranges {
+        let spec = specs.iter_mut().find(|spec| {
+            spec.ip_range.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(range))
+        });
+        let spec = spec.ok_or_else(|| orphan("ip-range", range, prefixes))?;
+        spec.ip_range = Some(*range);
+    }
+    Ok(specs)
+}
+
+fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Failure {
+    let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+    let among = match prefixes.as_slice() {
+        [] => "there is none: add --subnet".to_owned(),
+        _ => format!("found {}", prefixes.join(", ")),
+    };
+    Failure::new(format_args!(
+        "every gateway and ip-range needs a subnet of its own that contains it: {what} {value}, {among}"
+    ))
+    .with_code(2)
+}
+
+async fn inspect(client: &Client, args: NetworksArgs) -> Result<Report, Failure> {
+    let (mut report, mut found) = (Report::default(), Vec::new());
+    for network in args.networks {
+        let request = Request::NetworkInspect { network };
+        match networks(client, &request).await {
+            Ok(networks) => found.extend(networks.into_iter().map(NetworkJson::from)),
+            Err(failure) => report.failures.push(failure),
+        }
+    }
+    report.text = json_array(&found)?;
+    Ok(report)
+}
+
+pub(super) async fn attach(client: &Client, args: AttachArgs) -> Result<Report, Failure> {
+    let path = std::path::absolute(&args.netns).map_err(Failure::new)?;
+    let request = Request::Attach(AttachRequest {
+        network: args.network,
+        name: args.name,
+        aliases: args.alias,
+        address: args.ip,
+        namespace: Namespace::Path(path),
+        endpoint: None,
+    });
+    match client.request(&request).await? {
+        Response::Endpoints(endpoints) => endpoints
+            .first()
+            .map(|endpoint| Report::line(endpoint.id))
+            .ok_or_else(|| unexpected(&endpoints)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) async fn detach(client: &Client, args: DetachArgs) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    for endpoint in args.endpoints {
+        let request = Request::Detach {
+            endpoint: endpoint.clone(),
+        };
+        report.add(
+            client
+                .request(&request)
+                .await
+                .map(|_| endpoint)
+                .map_err(Failure::from),
+        );
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn gateways_and_ranges_go_to_the_subnet_that_contains_them() {
+        let specs = subnets(
+            &[net("10.1.0.0/16"), net("fd00::/64")],
+            &["fd00::1".parse().unwrap(), "10.1.0.9".parse().unwrap()],
+            &[net("10.1.2.0/26")],
+        )
+        .unwrap();
+        assert_eq!(
+            specs,
+            [
+                SubnetSpec {
+                    subnet: Some(net("10.1.0.0/16")),
+                    gateway: Some("10.1.0.9".parse().unwrap()),
+                    ip_range: Some(net("10.1.2.0/26")),
+                },
+                SubnetSpec {
+                    subnet: Some(net("fd00::/64")),
+                    gateway: Some("fd00::1".parse().unwrap()),
+                    ip_range: None,
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_gateway_without_its_subnet_is_a_usage_error() {
+        for (prefixes, gateways) in [
+            (vec![], vec!["10.1.0.1"]),
+            (vec![net("10.2.0.0/16")], vec!["10.1.0.1"]),
+            (vec![net("10.1.0.0/16")], vec!["10.1.0.1", "10.1.0.2"]),
+        ] {
+            let gateways: Vec<IpAddr> = gateways.iter().map(|text| text.parse().unwrap()).collect();
+            let failure = subnets(&prefixes, &gateways, &[]).unwrap_err();
+            assert_eq!(failure.code, 2, "{failure}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `node ls`, `inspect`, `promote`, `demote`, `rm`.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use overlay_core::NodeId;
+use serde::Serialize;
+
+use super::{
+    Failure, ListingArgs, Report,
+    listing::{Item, json_array},
+    table::Table,
+    unexpected,
+};
+use crate::{
+    api::{Availability, Info, ManagerStatus, NodeInfo, NodeStatus, Request, Response, Role},
+    client::Client,
+};
+
+/// See the help texts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes of the cluster
+    #[command(visible_alias = "list")]
+    Ls(ListingArgs),
+    /// Describe nodes, as JSON
+    Inspect(NodesArgs),
+    /// Make nodes managers
+    Promote(NodesArgs),
+    /// Make managers workers
+    Demote(NodesArgs),
+    /// Remove nodes from the cluster
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct NodesArgs {
+    /// Identity, host name, or the beginning of the identity; `self` is the node that answers
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Remove the node although it is not down
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
+}
+
+pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<Report, Failure> {
+    match command {
+        NodeCommand::Ls(listing) => {
+            let nodes = nodes(client, &Request::NodeList).await?;
+            let rows: Vec<NodeRow> = nodes.iter().map(NodeRow::from).collect();
+            listing.print(&rows, |rows| table(rows))
+        }
+        NodeCommand::Inspect(args) => inspect(client, args).await,
+        NodeCommand::Promote(args) => set_role(client, args, Role::Manager).await,
+        NodeCommand::Demote(args) => set_role(client, args, Role::Worker).await,
+        NodeCommand::Rm(args) => {
+            let mut report = Report::default();
+            for node in args.nodes.nodes {
+                let request = Request::NodeRemove {
+                    node: node.clone(),
+                    force: args.force,
+                };
+                report.add(
+                    client
+                        .request(&request)
+                        .await
+                        .map(|_| node)
+                        .map_err(Failure::from),
+                );
+            }
+            Ok(report)
+        }
+    }
+}
+
+async fn nodes(client: &Client, request: &Request) -> Result<Vec<NodeInfo>, Failure> {
+    match client.request(request).await? {
+        Response::Nodes(nodes) => Ok(nodes),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn node(client: &Client, reference: &str) -> Result<NodeInfo, Failure> {
+    let (request, own) = match reference {
+        "self" => (Request::NodeList, true),
+        _ => (
+            Request::NodeInspect {
+                node: reference.to_owned(),
+            },
+            false,
+        ),
+    };
+    let mut found = nodes(client, &request).await?;
+    found.retain(|node| node.is_self || !own);
+    found.pop().ok_or_else(|| {
+        Failure::new(format_args!(
+            "no such node: {reference}; `overlay node ls` lists them"
+        ))
+    })
+}
+
+async fn inspect(client: &Client, args: NodesArgs) -> Result<Report, Failure> {
+    let info = match client.request(&Request::Info).await? {
+        Response::Info(info) => info,
+        other => return Err(unexpected(&other)),
+    };
+    let (mut report, mut found) = (Report::default(), Vec::new());
+    for reference in &args.nodes {
+        match node(client, reference).await {
+            Ok(node) => found.push(NodeJson::new(node, &info)),
+            Err(failure) => report.failures.push(failure),
+        }
+    }
+    report.text = json_array(&found)?;
+    Ok(report)
+}
+
+async fn set_role(client: &Client, args: NodesArgs, role: Role) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    for reference in args.nodes {
+        report.add(set_one_role(client, reference, role).await);
+    }
+    Ok(report)
+}
+
+async fn set_one_role(client: &Client, reference: String, role: Role) -> Result<String, Failure> {
+    let found = node(client, &reference).await?;
+    if found.role == role {
+        return Ok(format!("Node {reference} is already a {role}."));
+    }
+    let request = Request::NodeSetRole {
+        node: found.id.to_string(),
+        role,
+    };
+    match client.request(&request).await? {
+        Response::Done | Response::Nodes(_) => Ok(match role {
+            Role::Manager => format!("Node {reference} promoted to a manager in the cluster."),
+            Role::Worker => format!("Manager {reference} demoted in the cluster."),
+        }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A line of `node ls`; fields in the order that Docker prints in JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeRow {
+    availability: &'static str,
+    engine_version: String,
+    hostname: String,
+    #[serde(rename = "ID")]
+    id: String,
+    manager_status: &'static str,
+    #[serde(rename = "Self")]
+    is_self: bool,
+    status: &'static str,
+}
+
+impl Item for NodeRow {
+    fn identity(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl From<&NodeInfo> for NodeRow {
+    fn from(node: &NodeInfo) -> Self {
+        Self {
+            availability: match node.availability {
+                Availability::Active => "Active",
+                Availability::Pause => "Pause",
+                Availability::Drain => "Drain",
+            },
+            engine_version: node.version.clone(),
+            hostname: node.hostname.clone(),
+            id: node.id.to_string(),
+            manager_status: match node.manager_status {
+                None => "",
+                Some(ManagerStatus::Leader) => "Leader",
+                Some(ManagerStatus::Reachable) => "Reachable",
+                Some(ManagerStatus::Unreachable) => "Unreachable",
+            },
+            is_self: node.is_self,
+            status: match node.status {
+                NodeStatus::Unknown => "Unknown",
+                NodeStatus::Ready => "Ready",
+                NodeStatus::Down => "Down",
+            },
+        }
+    }
+}
+
+fn table(rows: &[NodeRow]) -> Table {
+    let headers = [
+        "ID",
+        "HOSTNAME",
+        "STATUS",
+        "AVAILABILITY",
+        "MANAGER STATUS",
+        "ENGINE VERSION",
+    ];
+    let mut table = Table::new(&headers);
+    for row in rows {
+        table.row([
+            format!("{} {}", row.id, if row.is_self { "*" } else { " " }),
+            row.hostname.clone(),
+            row.status.into(),
+            row.availability.into(),
+            row.manager_status.into(),
+            row.engine_version.clone(),
+        ]);
+    }
+    table
+}
+
+/// A node as `inspect` prints it, in Docker's shape.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeJson {
+    #[serde(rename = "ID")]
+    id: NodeId,
+    spec: SpecJson,
+    description: DescriptionJson,
+    status: StatusJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manager_status: Option<ManagerStatusJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecJson {
+    labels: BTreeMap<String, String>,
+    role: Role,
+    availability: Availability,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DescriptionJson {
+    hostname: String,
+    engine: EngineJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EngineJson {
+    engine_version: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct StatusJson {
+    state: NodeStatus,
+    addr: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ManagerStatusJson {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leader: bool,
+    reachability: &'static str,
+    addr: String,
+}
+
+impl NodeJson {
+    fn new(node: NodeInfo, info: &Info) -> Self {
+        let manager = info.managers.iter().find(|manager| manager.node == node.id);
+        let manager_status = node.manager_status.map(|status| ManagerStatusJson {
+            leader: status == ManagerStatus::Leader,
+            reachability: match status {
+                ManagerStatus::Leader | ManagerStatus::Reachable => "reachable",
+                ManagerStatus::Unreachable => "unreachable",
+            },
+            addr: manager.map_or_else(String::new, |manager| manager.address.to_string()),
+        });
+        Self {
+            id: node.id,
+            spec: SpecJson {
+                labels: node.labels,
+                role: node.role,
+                availability: node.availability,
+            },
+            description: DescriptionJson {
+                hostname: node.hostname,
+                engine: EngineJson {
+                    engine_version: node.version,
+                },
+            },
+            status: StatusJson {
+                state: node.status,
+                addr: node.address.to_string(),
+            },
+            manager_status,
+        }
+    }
+}

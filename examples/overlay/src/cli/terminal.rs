@@ -1,0 +1,48 @@
+//! The terminal that an interactive command runs in.
+
+use std::io::{self, IsTerminal as _};
+
+use rustix::termios::{self, OptionalActions, Termios};
+
+use crate::wire::WindowSize;
+
+/// Puts the terminal at standard input into raw mode, and back when dropped.
+#[derive(Debug)]
+pub(super) struct RawMode {
+    before: Termios,
+}
+
+impl RawMode {
+    /// Changes the mode; `None` if standard input is no terminal.
+    pub(super) fn enter() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let before = termios::tcgetattr(&stdin)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        Ok(Some(Self { before }))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that went away.
+        drop(termios::tcsetattr(
+            io::stdin(),
+            OptionalActions::Drain,
+            &self.before,
+        ));
+    }
+}
+
+/// The size of the terminal at standard output; `None` if it is none.
+pub(super) fn size() -> Option<WindowSize> {
+    let size = termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some(WindowSize {
+        rows: size.ws_row,
+        columns: size.ws_col,
+    })
+}

@@ -1,0 +1,156 @@
+//! The daemon: a node, its programs, and the local API.
+
+mod directory;
+mod driver;
+mod holders;
+mod node;
+mod programs;
+mod serve;
+mod socket;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use axum::Router;
+use clap::Args;
+use overlay_linux::Linux;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::cli::{complain, print};
+use directory::DataDirectory;
+use programs::Programs;
+use socket::Socket;
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// Where everything is kept that must outlive the daemon
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/overlay")]
+    pub(crate) data_dir: PathBuf,
+    /// The name of this host in the cluster [default: the host's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The address that other nodes reach this one at
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_addr: Option<IpAddr>,
+    /// The address to listen at
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub(crate) listen_addr: IpAddr,
+    /// TCP port of cluster management
+    #[arg(long, value_name = "PORT", default_value_t = 2377)]
+    pub(crate) management_port: u16,
+    /// TCP and UDP port of gossip
+    #[arg(long, value_name = "PORT", default_value_t = 7946)]
+    pub(crate) gossip_port: u16,
+    /// UDP port of VXLAN
+    #[arg(long, value_name = "PORT", default_value_t = 4789)]
+    pub(crate) data_port: u16,
+    /// How much to say on standard error: error, warn, info, debug or trace
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        env = "OVERLAY_LOG"
+    )]
+    pub(crate) log_level: tracing::Level,
+}
+
+/// How long requests may take to finish once the daemon is to end.
+const LAST_REQUESTS_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until a signal ends it.
+pub(crate) fn run(args: DaemonArgs, socket: PathBuf) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(args.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(daemon(args, &socket)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
+    let directory = DataDirectory::open(&args.data_dir)?;
+    let (socket, listener) = Socket::bind(socket)?;
+    let holder = std::env::current_exe().context("cannot find the path of this program")?;
+    let linux = Linux::new(directory.path().join("endpoints"), holder);
+    let name = args.name.clone().unwrap_or_else(hostname);
+    let node = driver::start(
+        &args,
+        name.clone(),
+        directory.path().join("node"),
+        linux.clone(),
+    )
+    .await?;
+    let node = Arc::new(node);
+    let programs = Programs::open(
+        &directory.path().join("programs"),
+        node.clone(),
+        Arc::new(linux),
+    );
+    let programs = programs.context("cannot read the programs in the data directory")?;
+    programs.recover().await;
+    print(&format!(
+        "overlay daemon {name} is ready: socket {}, data in {}\n",
+        socket.path().display(),
+        directory.path().display()
+    ));
+    serve(listener, serve::router(node.clone(), programs)).await?;
+    node.shutdown().await;
+    Ok(())
+}
+
+fn hostname() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Serves the local API until a signal comes, and what was begun for a moment longer.
+async fn serve(listener: UnixListener, router: Router) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (end, ending) = tokio::sync::watch::channel(false);
+    let graceful = {
+        let mut ending = ending.clone();
+        async move { drop(ending.wait_for(|ending| *ending).await) }
+    };
+    let serving = axum::serve(listener, router)
+        .with_graceful_shutdown(graceful)
+        .into_future();
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return served.context("the local API ended"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending; programs go on");
+    end.send_replace(true);
+    // Streams that go on are cut: their programs outlive the daemon.
+    drop(tokio::time::timeout(LAST_REQUESTS_TIME_MAX, serving).await);
+    Ok(())
+}

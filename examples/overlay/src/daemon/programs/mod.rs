@@ -1,0 +1,536 @@
+//! The programs of this host: attached, started, watched, detached and forgotten.
+//!
+//! A program is an endpoint of a network and the main program of its holder. It is written down before anything is done,
+//! so that whatever a crash leaves half done is undone at the next start.
+
+mod command;
+mod record;
+mod supervise;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use overlay_core::{
+    EndpointId,
+    plane::{Namespace, PlatformError},
+};
+use overlay_linux::ProcessId;
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+
+use super::{
+    holders::{Holders, Running},
+    node::Node,
+};
+use crate::{
+    api::{AttachRequest, Error, ErrorKind, Request, Response},
+    time,
+    wire::{ExecRequest, ProgramInfo, ProgramState, Refusal, RunRequest},
+};
+use record::{Record, Records};
+
+/// The programs of this host.
+#[derive(Clone)]
+pub(crate) struct Programs(Arc<Inner>);
+
+struct Inner {
+    node: Arc<dyn Node>,
+    holders: Arc<dyn Holders>,
+    records: Records,
+    entries: Mutex<BTreeMap<EndpointId, Entry>>,
+}
+
+struct Entry {
+    record: Record,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far a program has come, for those who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It is being started, or runs.
+    Alive,
+    /// It ended; its endpoint is being detached.
+    Ended(i32),
+    /// It ended, and its endpoint is detached.
+    Settled(i32),
+}
+
+/// A program with its streams, for whoever carries them.
+pub(crate) struct Attached {
+    /// The endpoint.
+    pub(crate) id: EndpointId,
+    /// The program and its streams.
+    pub(crate) running: Running,
+    /// Whether it is to end when nobody listens any more.
+    pub(crate) ends_with_client: bool,
+}
+
+/// How long those who wait for a program's end wait for its detachment, too.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long a killed program may take to be gone.
+const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+impl Programs {
+    /// Reads what an earlier life of the daemon left in `folder`. [`recover`](Self::recover) takes it up.
+    pub(crate) fn open(
+        folder: &Path,
+        node: Arc<dyn Node>,
+        holders: Arc<dyn Holders>,
+    ) -> io::Result<Self> {
+        let records = Records::open(folder.to_owned())?;
+        let entry = |record: Record| (record.info.id, Entry::new(record));
+        let entries = Mutex::new(records.load()?.into_iter().map(entry).collect());
+        Ok(Self(Arc::new(Inner {
+            node,
+            holders,
+            records,
+            entries,
+        })))
+    }
+
+    /// Lists the programs, newest first.
+    pub(crate) fn list(&self, all: bool) -> Vec<ProgramInfo> {
+        let shown = |info: &ProgramInfo| all || matches!(info.state, ProgramState::Running { .. });
+        let infos = self
+            .entries()
+            .values()
+            .map(|entry| entry.record.info.clone())
+            .collect();
+        let mut infos: Vec<ProgramInfo> = infos;
+        infos.retain(shown);
+        infos.sort_by_key(|info| (std::cmp::Reverse(info.created_unix_ms), info.id));
+        infos
+    }
+
+    /// Attaches an endpoint and starts a program in it. All of it is undone if any of it fails.
+    pub(crate) async fn run(&self, request: RunRequest) -> Result<Attached, Refusal> {
+        let id = draw_id()?;
+        let name = request.name.clone().unwrap_or_else(|| id.short());
+        let spec = command::specify(
+            &request.command,
+            &request.environment,
+            request.directory.as_deref(),
+            &name,
+            request.stdio,
+        )?;
+        self.reserve(id, name.clone(), &request).await?;
+        let attach = Request::Attach(AttachRequest {
+            network: request.network,
+            name,
+            aliases: request.aliases,
+            address: request.address,
+            namespace: Namespace::Own,
+            endpoint: Some(id),
+        });
+        let endpoints = match self.0.node.request(attach).await {
+            Ok(Response::Endpoints(endpoints)) => endpoints,
+            Ok(other) => return Err(self.undo(id, unexpected(&other)).await.into()),
+            Err(error) => return Err(self.undo(id, error).await.into()),
+        };
+        let started = self
+            .blocking(move |holders| holders.start(id, spec, true))
+            .await;
+        let mut running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                return Err(Refusal {
+                    error: self.undo(id, error).await,
+                    exit_code: Some(126),
+                });
+            }
+        };
+        let process = running.process;
+        let saved = self.change(id, |record| {
+            record.process = Some(process);
+            record.info.state = ProgramState::Running {
+                since_unix_ms: time::unix_ms(),
+            };
+            if let Some(endpoint) = endpoints.into_iter().next() {
+                record.info.network = endpoint.network_name;
+                record.info.addresses = endpoint.addresses;
+            }
+        });
+        if let Err(error) = saved.await {
+            return Err(self.undo(id, error).await.into());
+        }
+        let exit = std::mem::replace(&mut running.exit, Box::pin(std::future::pending()));
+        self.supervise(id, exit);
+        Ok(Attached {
+            id,
+            running,
+            ends_with_client: false,
+        })
+    }
+
+    /// Starts a command beside a program.
+    pub(crate) async fn exec(&self, request: ExecRequest) -> Result<Attached, Refusal> {
+        let (id, name) = {
+            let entries = self.entries();
+            let record = &find(&entries, &request.program)?.record;
+            if record.running().is_none() {
+                let message = format!(
+                    "program {} is not running: start a new one with `overlay run`",
+                    request.program
+                );
+                return Err(Error::new(ErrorKind::Conflict, message).into());
+            }
+            (record.info.id, record.info.name.clone())
+        };
+        let spec = command::specify(
+            &request.command,
+            &request.environment,
+            request.directory.as_deref(),
+            &name,
+            request.stdio,
+        )?;
+        let started = self
+            .blocking(move |holders| holders.start(id, spec, false))
+            .await;
+        let running = started.map_err(|error| Refusal {
+            error,
+            exit_code: Some(126),
+        })?;
+        Ok(Attached {
+            id,
+            running,
+            ends_with_client: true,
+        })
+    }
+
+    /// Ends a program: SIGTERM, and SIGKILL after `grace`. One that ended already is fine.
+    pub(crate) async fn stop(&self, reference: &str, grace: Duration) -> Result<(), Error> {
+        let (id, running, phase) = self.look_up(reference)?;
+        if let Some(process) = running {
+            self.end(id, process, SIGTERM, grace).await?;
+            ended(phase, grace + KILL_TIME_MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a program that ended, or ends it first if `force`.
+    pub(crate) async fn remove(&self, reference: &str, force: bool) -> Result<(), Error> {
+        let (id, running, phase) = self.look_up(reference)?;
+        let Some(process) = running else {
+            if let Phase::Alive = *phase.borrow() {
+                let message =
+                    format!("program {reference} is being started: try again in a moment");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            return self.remove_ended(id, reference).await;
+        };
+        if !force {
+            let message = format!(
+                "cannot remove program {reference}: it is running; stop it before or force the removal with --force"
+            );
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
+        self.change(id, |record| record.info.remove = true).await?;
+        self.end(id, process, SIGKILL, Duration::ZERO).await?;
+        ended(phase, KILL_TIME_MAX).await.map(drop)
+    }
+
+    async fn remove_ended(&self, id: EndpointId, reference: &str) -> Result<(), Error> {
+        // Whoever still tries to detach it goes on; it will find nothing left to write.
+        self.detach(id).await.map_err(|error| {
+            let message = format!(
+                "program {reference} ended, but its address cannot be given back yet: {}",
+                error.message
+            );
+            Error::new(error.kind, message)
+        })?;
+        self.forget(id).await
+    }
+
+    /// Waits for the end of a program and returns its exit code.
+    pub(crate) async fn wait(&self, reference: &str) -> Result<i32, Error> {
+        let (_, _, phase) = self.look_up(reference)?;
+        ended(phase, Duration::MAX).await
+    }
+
+    /// The end of a program, for whoever carries its streams.
+    pub(crate) async fn end_of(&self, id: EndpointId) -> i32 {
+        let phase = self.entries().get(&id).map(|entry| entry.phase.subscribe());
+        match phase {
+            Some(phase) => ended(phase, Duration::MAX).await.unwrap_or(255),
+            None => 255,
+        }
+    }
+
+    /// Sends a signal to a program or to a command beside it; one that has just ended is fine.
+    pub(crate) async fn signal(&self, id: EndpointId, process: ProcessId, signal: i32) {
+        let sent = self
+            .blocking(move |holders| holders.signal(id, process, signal))
+            .await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a signal was not delivered");
+        }
+    }
+
+    /// Ends a command whose client went away.
+    pub(crate) async fn hang_up(&self, id: EndpointId, process: ProcessId) {
+        const SIGHUP: i32 = 1;
+        let ended = self.end(id, process, SIGHUP, Duration::from_secs(10)).await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a command without a client was not ended");
+        }
+    }
+
+    /// Lets a program run that no client listens to.
+    pub(crate) fn let_run(&self, attached: Attached) {
+        supervise::drain(attached.running.streams);
+    }
+
+    /// Whether `reference` is the endpoint of one of the programs, which must not be detached under it.
+    pub(crate) fn owns(&self, reference: &str) -> bool {
+        find(&self.entries(), reference).is_ok_and(|entry| entry.record.attached)
+    }
+
+    fn look_up(
+        &self,
+        reference: &str,
+    ) -> Result<(EndpointId, Option<ProcessId>, watch::Receiver<Phase>), Error> {
+        let entries = self.entries();
+        let entry = find(&entries, reference)?;
+        Ok((
+            entry.record.info.id,
+            entry.record.running(),
+            entry.phase.subscribe(),
+        ))
+    }
+
+    async fn end(
+        &self,
+        id: EndpointId,
+        process: ProcessId,
+        signal: i32,
+        grace: Duration,
+    ) -> Result<(), Error> {
+        const ESRCH: i32 = 3;
+        let stop = move |holders: &dyn Holders| match holders.stop(id, process, signal, grace) {
+            // Ended in the meantime, alone or with its holder.
+            Err(
+                PlatformError::UnknownEndpoint { .. } | PlatformError::System { code: ESRCH, .. },
+            ) => Ok(()),
+            stopped => stopped,
+        };
+        self.blocking(stop).await
+    }
+
+    /// Writes a program down before anything is done about it.
+    async fn reserve(
+        &self,
+        id: EndpointId,
+        name: String,
+        request: &RunRequest,
+    ) -> Result<(), Error> {
+        let record = Record {
+            info: ProgramInfo {
+                id,
+                name: name.clone(),
+                command: request.command.clone(),
+                network: request.network.clone(),
+                addresses: Vec::new(),
+                remove: request.remove,
+                created_unix_ms: time::unix_ms(),
+                state: ProgramState::Created,
+            },
+            process: None,
+            attached: true,
+        };
+        {
+            let mut entries = self.entries();
+            let other = entries
+                .values()
+                .find(|entry| entry.record.info.name == name);
+            if let Some(other) = other {
+                let message = format!(
+                    "the name {name} is already in use by program {}: remove that program with `overlay rm {name}`, or choose another name",
+                    other.record.info.id.short()
+                );
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            entries.insert(id, Entry::new(record));
+        }
+        let saved = self.change(id, |_| {}).await;
+        if saved.is_err() {
+            self.entries().remove(&id);
+        }
+        saved
+    }
+
+    /// Takes back what a run had done before it failed; returns the failure.
+    async fn undo(&self, id: EndpointId, failure: Error) -> Error {
+        if let Err(error) = self.detach(id).await {
+            tracing::warn!(%error, endpoint = %id, "cannot detach what a failed run had attached yet");
+            self.discard(id);
+        } else if let Err(error) = self.forget(id).await {
+            tracing::warn!(%error, endpoint = %id, "could not forget a failed run");
+        }
+        failure
+    }
+
+    /// Detaches an endpoint; one that is not attached is fine.
+    async fn detach(&self, id: EndpointId) -> Result<(), Error> {
+        let detached = self
+            .0
+            .node
+            .request(Request::Detach {
+                endpoint: id.to_string(),
+            })
+            .await;
+        match detached {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotMember) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn forget(&self, id: EndpointId) -> Result<(), Error> {
+        let records = self.0.records.clone();
+        off_thread(move || records.remove(id).map_err(|error| storage(&error))).await?;
+        self.entries().remove(&id);
+        Ok(())
+    }
+
+    /// Changes a record, in memory and on disk.
+    async fn change(&self, id: EndpointId, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let record = match self.entries().get_mut(&id) {
+            Some(entry) => {
+                change(&mut entry.record);
+                entry.record.clone()
+            }
+            None => return Ok(()),
+        };
+        let records = self.0.records.clone();
+        off_thread(move || records.save(&record).map_err(|error| storage(&error))).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Holders) -> Result<T, PlatformError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let holders = Arc::clone(&self.0.holders);
+        off_thread(move || {
+            work(&*holders).map_err(|error| Error::new(ErrorKind::Platform, error.to_string()))
+        })
+        .await
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Entry>> {
+        // Whoever panicked holding it left whole entries behind: each change is one assignment.
+        self.0
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn new(record: Record) -> Self {
+        let phase = match record.info.state {
+            ProgramState::Created | ProgramState::Running { .. } => Phase::Alive,
+            ProgramState::Exited { code, .. } if record.attached => Phase::Ended(code),
+            ProgramState::Exited { code, .. } => Phase::Settled(code),
+        };
+        Self {
+            record,
+            phase: watch::Sender::new(phase),
+        }
+    }
+}
+
+/// Finds a program by its whole identity, its name, or an unambiguous beginning of its identity, in this order.
+fn find<'a>(entries: &'a BTreeMap<EndpointId, Entry>, reference: &str) -> Result<&'a Entry, Error> {
+    let exact = entries
+        .values()
+        .find(|entry| entry.record.info.id.to_string() == reference)
+        .or_else(|| {
+            entries
+                .values()
+                .find(|entry| entry.record.info.name == reference)
+        });
+    if let Some(entry) = exact {
+        return Ok(entry);
+    }
+    let begins = |entry: &&Entry| entry.record.info.id.to_string().starts_with(reference);
+    let mut fitting = entries
+        .values()
+        .filter(begins)
+        .filter(|_| !reference.is_empty());
+    match (fitting.next(), fitting.next()) {
+        (Some(entry), None) => Ok(entry),
+        (None, _) => {
+            let message = format!("no such program: {reference}; `overlay ps -a` lists them");
+            Err(Error::new(ErrorKind::NotFound, message))
+        }
+        (Some(_), Some(_)) => {
+            let message =
+                format!("{reference} is the beginning of several identities: give more of it");
+            Err(Error::new(ErrorKind::Ambiguous, message))
+        }
+    }
+}
+
+/// Waits for a program's end, and a little for its detachment.
+async fn ended(mut phase: watch::Receiver<Phase>, limit: Duration) -> Result<i32, Error> {
+    let code = {
+        let over = phase.wait_for(|phase| !matches!(phase, Phase::Alive));
+        match timeout(limit, over).await {
+            Ok(Ok(phase)) => match *phase {
+                Phase::Ended(code) | Phase::Settled(code) => code,
+                Phase::Alive => 255,
+            },
+            // The entry is gone, and so is the program.
+            Ok(Err(_)) => return Ok(255),
+            Err(_) => {
+                let message =
+                    "the program was asked to end and still runs: try `overlay rm --force`";
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+        }
+    };
+    let settled = phase.wait_for(|phase| matches!(phase, Phase::Settled(_)));
+    drop(timeout(SETTLE_TIME_MAX, settled).await);
+    Ok(code)
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::new(ErrorKind::Platform, error.to_string())))
+}
+
+fn storage(error: &io::Error) -> Error {
+    let message = format!("cannot write the program down in the data directory: {error}");
+    Error::new(ErrorKind::Storage, message)
+}
+
+fn unexpected(response: &Response) -> Error {
+    let message = format!("the node answered something else than was asked: {response:?}");
+    Error::new(ErrorKind::Platform, message)
+}
+
+/// Draws an identity from the operating system's entropy.
+fn draw_id() -> Result<EndpointId, Error> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| {
+            let message = format!("cannot draw an identity from /dev/urandom: {error}");
+            Error::new(ErrorKind::Platform, message)
+        })?;
+    Ok(EndpointId::from_bytes(bytes))
+}

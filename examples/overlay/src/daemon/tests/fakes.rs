@@ -1,0 +1,336 @@
+//! A node without a cluster, and holders without namespaces.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
+    process::{self, Command},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use overlay_core::{
+    EndpointId, MacAddr, NetworkId, NodeId,
+    plane::{Namespace, PlatformError},
+};
+use overlay_linux::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::watch;
+
+use crate::{
+    api::{AttachRequest, EndpointInfo, Error, ErrorKind, Request, Response},
+    daemon::{
+        holders::{Holders, Running, Streams},
+        node::{Node, Soon},
+    },
+};
+
+/// Attaches and detaches endpoints, and knows nothing else.
+#[derive(Default)]
+pub(super) struct FakeNode {
+    endpoints: Mutex<BTreeMap<EndpointId, EndpointInfo>>,
+    refused: Mutex<Option<ErrorKind>>,
+    detachments_to_refuse: AtomicU32,
+}
+
+impl FakeNode {
+    pub(super) fn attached(&self) -> usize {
+        self.endpoints.lock().unwrap().len()
+    }
+
+    pub(super) fn refuse_attach(&self, kind: ErrorKind) {
+        *self.refused.lock().unwrap() = Some(kind);
+    }
+
+    pub(super) fn accept_attach(&self) {
+        *self.refused.lock().unwrap() = None;
+    }
+
+    pub(super) fn refuse_detach(&self, times: u32) {
+        self.detachments_to_refuse.store(times, Ordering::Relaxed);
+    }
+
+    pub(super) fn attach_orphan(&self) {
+        let id = EndpointId::from_bytes([9; 16]);
+        self.endpoints
+            .lock()
+            .unwrap()
+            .insert(id, info(id, "orphan"));
+    }
+
+    fn answer(&self, request: Request) -> Result<Response, Error> {
+        let mut endpoints = self.endpoints.lock().unwrap();
+        match request {
+            Request::Attach(AttachRequest {
+                name,
+                endpoint,
+                namespace: Namespace::Own,
+                ..
+            }) => {
+                if let Some(kind) = *self.refused.lock().unwrap() {
+                    return Err(Error::new(kind, "as the test wants it"));
+                }
+                let id = endpoint.expect("a run draws the identity");
+                endpoints.insert(id, info(id, &name));
+                Ok(Response::Endpoints(vec![info(id, &name)]))
+            }
+            Request::Detach { endpoint } => {
+                let left = self.detachments_to_refuse.load(Ordering::Relaxed);
+                if left > 0 {
+                    self.detachments_to_refuse
+                        .store(left - 1, Ordering::Relaxed);
+                    return Err(Error::new(ErrorKind::Unavailable, "no manager answers"));
+                }
+                let id = endpoint
+                    .parse()
+                    .expect("a program is detached by its identity");
+                let removed = endpoints.remove(&id);
+                removed
+                    .map(|_| Response::Done)
+                    .ok_or_else(|| Error::new(ErrorKind::NotFound, "none"))
+            }
+            Request::EndpointList => Ok(Response::Endpoints(endpoints.values().cloned().collect())),
+            _ => Err(Error::new(
+                ErrorKind::NotMember,
+                "this node is not part of a cluster",
+            )),
+        }
+    }
+}
+
+impl Node for FakeNode {
+    fn request(&self, request: Request) -> Soon<Result<Response, Error>> {
+        let answer = self.answer(request);
+        Box::pin(async move { answer })
+    }
+}
+
+fn info(id: EndpointId, name: &str) -> EndpointInfo {
+    EndpointInfo {
+        id,
+        name: name.to_owned(),
+        aliases: Vec::new(),
+        network: NetworkId::from_bytes([1; 16]),
+        network_name: "my-net".to_owned(),
+        node: NodeId::from_bytes([2; 16]),
+        mac: MacAddr::new([2, 66, 10, 0, 1, 2]),
+        addresses: vec!["10.0.1.2/24".parse().unwrap()],
+        namespace: Some(Namespace::Own),
+        ready: true,
+    }
+}
+
+/// Starts real processes, in the namespaces of the test.
+#[derive(Default)]
+pub(super) struct FakeHolders {
+    programs: Mutex<Vec<Program>>,
+    refuses: AtomicBool,
+    hangs: AtomicBool,
+    followers: watch::Sender<u32>,
+}
+
+struct Program {
+    endpoint: EndpointId,
+    id: ProcessId,
+    main: bool,
+    pid: Pid,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl FakeHolders {
+    pub(super) fn refuse_start(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    pub(super) fn never_start(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+
+    /// What was never started fails now, so that the test can end.
+    pub(super) fn give_up(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
+        self.hangs.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on nobody who followed before hears of an end.
+    pub(super) fn lose_followers(&self) {
+        self.followers.send_modify(|generation| *generation += 1);
+        let programs = self.programs.lock().unwrap();
+        for program in programs.iter().filter(|program| program.id == ProcessId(2)) {
+            drop(kill_process_group(program.pid, Signal::HUP));
+        }
+    }
+
+    pub(super) fn alive(&self) -> usize {
+        let programs = self.programs.lock().unwrap();
+        programs
+            .iter()
+            .filter(|program| program.exit.borrow().is_none())
+            .count()
+    }
+
+    pub(super) fn runs(&self, endpoint: EndpointId) -> bool {
+        let programs = self.programs.lock().unwrap();
+        let mut of = programs
+            .iter()
+            .filter(|program| program.endpoint == endpoint);
+        of.any(|program| program.exit.borrow().is_none())
+    }
+
+    fn exit_of(&self, program: &Program) -> Soon<Exit> {
+        let (mut exit, mut followers) = (program.exit.clone(), self.followers.subscribe());
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                _ = followers.changed() => std::future::pending().await,
+                exit = ended(&mut exit) => exit,
+            }
+        })
+    }
+
+    fn find<T>(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+        then: impl FnOnce(&Program) -> T,
+    ) -> Result<T, PlatformError> {
+        let programs = self.programs.lock().unwrap();
+        let mut fitting = programs.iter().filter(|program| program.id == process);
+        let found = fitting.find(|program| program.endpoint == endpoint);
+        found
+            .map(then)
+            .ok_or(PlatformError::UnknownEndpoint { endpoint })
+    }
+}
+
+async fn ended(exit: &mut watch::Receiver<Option<Exit>>) -> Exit {
+    exit.wait_for(Option::is_some).await.unwrap().unwrap()
+}
+
+fn pipe(file: impl Into<OwnedFd>) -> File {
+    let file: OwnedFd = file.into();
+    let flags = rustix::fs::fcntl_getfl(&file).unwrap();
+    rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    File::from(file)
+}
+
+impl Holders for FakeHolders {
+    fn start(
+        &self,
+        endpoint: EndpointId,
+        command: CommandSpec,
+        main: bool,
+    ) -> Result<Running, PlatformError> {
+        while self.hangs.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(PlatformError::system(
+                "start a program",
+                &io::ErrorKind::Other.into(),
+            ));
+        }
+        let mut child = Command::new(&command.program);
+        child
+            .args(&command.args)
+            .env_clear()
+            .envs(&command.environment)
+            .process_group(0);
+        child
+            .stdin(process::Stdio::null())
+            .stdout(process::Stdio::null());
+        if let Stdio::Pipes { input } = command.stdio {
+            child
+                .stdout(process::Stdio::piped())
+                .stderr(process::Stdio::piped());
+            if input {
+                child.stdin(process::Stdio::piped());
+            }
+        }
+        let mut child = child.spawn().unwrap();
+        let streams = Streams {
+            terminal: None,
+            input: child.stdin.take().map(pipe),
+            output: child.stdout.take().map(pipe),
+            error: child.stderr.take().map(pipe),
+        };
+        let (sender, exit) = watch::channel(None);
+        let pid = Pid::from_child(&child);
+        thread::spawn(move || {
+            let status = child.wait().unwrap();
+            let signal = || Exit::Signal(status.signal().unwrap());
+            sender.send_replace(Some(status.code().map_or_else(signal, Exit::Code)));
+        });
+        let mut programs = self.programs.lock().unwrap();
+        let id = ProcessId(u32::try_from(programs.len()).unwrap() + 1);
+        let program = Program {
+            endpoint,
+            id,
+            main,
+            pid,
+            exit,
+        };
+        let exit = self.exit_of(&program);
+        programs.push(program);
+        Ok(Running {
+            process: id,
+            streams,
+            exit,
+        })
+    }
+
+    fn follow(&self, endpoint: EndpointId, process: ProcessId) -> Result<Running, PlatformError> {
+        let exit = self.find(endpoint, process, |program| self.exit_of(program))?;
+        Ok(Running {
+            process,
+            streams: Streams::default(),
+            exit,
+        })
+    }
+
+    fn main_program(&self, endpoint: EndpointId) -> Result<Option<ProcessStatus>, PlatformError> {
+        let programs = self.programs.lock().unwrap();
+        let mut of = programs
+            .iter()
+            .filter(|program| program.endpoint == endpoint);
+        let status = |program: &Program| ProcessStatus {
+            id: program.id,
+            command: CommandSpec::new("/bin/sh"),
+            main: true,
+            exit: *program.exit.borrow(),
+            started: Duration::ZERO,
+            ended: None,
+        };
+        Ok(of.find(|program| program.main).map(status))
+    }
+
+    fn signal(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+        signal: i32,
+    ) -> Result<(), PlatformError> {
+        self.find(endpoint, process, |program| {
+            let signal = Signal::from_named_raw(signal).unwrap();
+            drop(kill_process_group(program.pid, signal));
+        })
+    }
+
+    fn stop(
+        &self,
+        endpoint: EndpointId,
+        process: ProcessId,
+        signal: i32,
+        _grace: Duration,
+    ) -> Result<(), PlatformError> {
+        self.signal(endpoint, process, signal)
+    }
+}

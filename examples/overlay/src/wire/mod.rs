@@ -1,0 +1,21 @@
+//! What client and daemon say to each other beside `overlay_node::api`: programs, and the frames of their streams.
+
+mod frame;
+mod program;
+
+pub(crate) use frame::{Frame, FrameReader, encode};
+pub(crate) use program::{
+    ExecRequest, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, Refusal, RunRequest,
+    Started, Stdio, WindowSize,
+};
+
+/// Where one `overlay_node::api::Request` is posted.
+pub(crate) const REQUEST_PATH: &str = "/v1/request";
+/// Where one [`ProgramRequest`] is posted.
+pub(crate) const PROGRAMS_PATH: &str = "/v1/programs";
+/// Where a [`RunRequest`] is posted; answers with an upgrade unless it is detached.
+pub(crate) const RUN_PATH: &str = "/v1/run";
+/// Where an [`ExecRequest`] is posted; answers with an upgrade unless it is detached.
+pub(crate) const EXEC_PATH: &str = "/v1/exec";
+/// The protocol that an HTTP connection is upgraded to: [`Frame`]s in both directions.
+pub(crate) const UPGRADE_PROTOCOL: &str = "overlay-stream";

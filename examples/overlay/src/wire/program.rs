@@ -1,0 +1,187 @@
+//! Programs: what a client asks for and what it is told.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use overlay_core::EndpointId;
+use serde::{Deserialize, Serialize};
+
+use crate::api;
+
+/// What a client asks about programs, beside running them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ProgramRequest {
+    /// Lists the programs.
+    List {
+        /// Those that ended, too.
+        all: bool,
+    },
+    /// Ends a program: SIGTERM, and SIGKILL after the time-out.
+    Stop {
+        /// Identity, name, or an unambiguous prefix of the identity.
+        program: String,
+        /// How long to wait in between, in seconds.
+        timeout_seconds: u32,
+    },
+    /// Removes a program that ended.
+    Remove {
+        /// As in `Stop`.
+        program: String,
+        /// Kill it first if it runs.
+        force: bool,
+    },
+    /// Answers when the program has ended.
+    Wait {
+        /// As in `Stop`.
+        program: String,
+    },
+}
+
+/// The answer to a [`ProgramRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ProgramResponse {
+    /// To `List`, sorted by creation, newest first.
+    Programs(Vec<ProgramInfo>),
+    /// To `Wait`.
+    Exited {
+        /// The exit code; 128 and the signal's number if a signal ended it.
+        code: i32,
+    },
+    /// It is done; there is nothing to tell.
+    Done,
+}
+
+/// A program to be run on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunRequest {
+    /// Its name, also in the network's names; the short identity if `None`.
+    pub(crate) name: Option<String>,
+    /// The network.
+    pub(crate) network: String,
+    /// The address to have; any free one if `None`.
+    pub(crate) address: Option<IpAddr>,
+    /// More names that resolve to it.
+    pub(crate) aliases: Vec<String>,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    /// More environment, `KEY=VALUE`.
+    pub(crate) environment: Vec<String>,
+    /// The directory to start in; `/` if `None`.
+    pub(crate) directory: Option<PathBuf>,
+    /// What its streams are connected to.
+    pub(crate) stdio: Stdio,
+    /// Forget it as soon as it ends.
+    pub(crate) remove: bool,
+}
+
+/// A command to be run beside a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExecRequest {
+    /// The program: identity, name, or an unambiguous prefix of the identity.
+    pub(crate) program: String,
+    /// The command and its arguments.
+    pub(crate) command: Vec<String>,
+    /// More environment, `KEY=VALUE`.
+    pub(crate) environment: Vec<String>,
+    /// The directory to start in; `/` if `None`.
+    pub(crate) directory: Option<PathBuf>,
+    /// What its streams are connected to.
+    pub(crate) stdio: Stdio,
+}
+
+/// What the streams of a program are connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stdio {
+    /// Nothing.
+    Detached,
+    /// Pipes to the client; standard input only if `stdin`.
+    Pipes {
+        /// Whether the client sends input.
+        stdin: bool,
+    },
+    /// A terminal of this size, driven by the client.
+    Terminal {
+        /// Whether the client sends input.
+        stdin: bool,
+        /// Its size.
+        size: WindowSize,
+    },
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WindowSize {
+    /// Lines.
+    pub(crate) rows: u16,
+    /// Characters in a line.
+    pub(crate) columns: u16,
+}
+
+/// The answer to a detached run or exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Started {
+    /// The program, for `exec` the one that it runs beside.
+    pub(crate) id: EndpointId,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgramInfo {
+    /// Its identity, that of its endpoint.
+    pub(crate) id: EndpointId,
+    /// Its name.
+    pub(crate) name: String,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    /// Name of its network.
+    pub(crate) network: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Whether it is forgotten as soon as it ends.
+    pub(crate) remove: bool,
+    /// When it was created, in milliseconds since 1970.
+    pub(crate) created_unix_ms: u64,
+    /// What it is doing.
+    pub(crate) state: ProgramState,
+}
+
+/// What a program is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProgramState {
+    /// It is being started.
+    Created,
+    /// It runs.
+    Running {
+        /// Since when, in milliseconds since 1970.
+        since_unix_ms: u64,
+    },
+    /// It ended.
+    Exited {
+        /// The exit code; 128 and the signal's number if a signal ended it.
+        code: i32,
+        /// When, in milliseconds since 1970.
+        at_unix_ms: u64,
+    },
+}
+
+/// The body of every answer that is none: what was wrong, and how the command line is to exit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// What was wrong and what next.
+    #[serde(flatten)]
+    pub(crate) error: api::Error,
+    /// The exit code of a command that could not be started: 126 if it is none, 127 if it was not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<u8>,
+}
+
+impl From<api::Error> for Refusal {
+    fn from(error: api::Error) -> Self {
+        Self {
+            error,
+            exit_code: None,
+        }
+    }
+}
