@@ -54,8 +54,8 @@ impl Restored {
 
     /// A new cluster of these voters, each of which is started with the very same ones.
     ///
-    /// Never for a member that was started before, under whatever circumstances: it would vote again in terms in which
-    /// it voted already.
+    /// Never for a member of which a write was ever acknowledged, however its disk came to be empty: it would vote again
+    /// in terms in which it voted already. One whose very first write did not finish has said nothing and starts again.
     pub fn bootstrap(voters: impl IntoIterator<Item = RaftId>) -> Self {
         Self(Origin::Bootstrap(Membership::founders(voters)))
     }
