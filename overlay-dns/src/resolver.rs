@@ -369,7 +369,8 @@ impl Resolver {
             self.emit(client, token, (&reply, age), &reader);
             return;
         }
-        let waiter = Waiter::new(client, token, asked, names);
+        let aliases = if names.len() > 1 { names } else { Vec::new() };
+        let waiter = Waiter::new(client, token, asked, aliases);
         let (forwarder, mut context) = self.forwarder();
         match forwarder.ask(&mut context, key, waiter) {
             Ok(()) => self.stats.forwarded += 1,

@@ -541,6 +541,8 @@ fn rule_27_private_reverse_zones_and_our_subnets_do_not_leak() {
         let query = Query::new(&format!("{private}.in-addr.arpa"), RecordType::PTR);
         assert_eq!(kept.answer(&query).rcode(), ResponseCode::NXDomain);
         leaky.forward(&query);
+        let internal = leaky.answer(&query.by(BOB));
+        assert_eq!(internal.rcode(), ResponseCode::NXDomain);
     }
 }
 
@@ -581,6 +583,32 @@ fn rule_28_named_ports_are_found_by_srv() {
     bench
         .ask("_http._tcp.site", RecordType::A)
         .assert_no_data("_http._tcp.site.");
+}
+
+#[test]
+fn rule_28_equal_places_and_their_addresses_are_told_once() {
+    let mut bench = Bench::new();
+    let mut twice = http("site", "10.0.1.5");
+    twice.ports.push(twice.ports[0].clone());
+    let mut other = twice.ports[0].clone();
+    other.number = 8_081;
+    twice.ports.push(other);
+    bench.records(MY_NET, 5, twice);
+    let answer = bench.ask("_http._tcp.site", RecordType::SRV);
+    assert_eq!(answer.texts().len(), 2);
+    assert_eq!(answer.message.additionals.len(), 1);
+}
+
+#[test]
+fn rule_29_equal_texts_of_several_owners_are_told_once() {
+    let mut bench = Bench::new();
+    for owner in [5, 6] {
+        let mut records = records(&["note"], &["10.0.1.5"]);
+        records.texts = vec![b"same".to_vec(), vec![owner]];
+        bench.records(MY_NET, owner, records);
+    }
+    let answer = bench.ask("note", RecordType::TXT);
+    assert_eq!(answer.texts().len(), 3);
 }
 
 #[test]
