@@ -26,6 +26,8 @@ use cli::{Cli, Command, Failure, Report};
 use client::Client;
 
 fn main() -> ExitCode {
+    // Before anything else, while there is one thread: this process may be a holder of programs.
+    overlay_linux::holder::main_if_holder();
     let arguments = builtin::arguments(std::env::args_os().collect());
     let cli = Cli::parse_from(arguments);
     let socket = cli.socket.unwrap_or_else(cli::default_socket);

@@ -30,11 +30,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that went away.
-        drop(termios::tcsetattr(
-            io::stdin(),
-            OptionalActions::Drain,
-            &self.before,
-        ));
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }
 

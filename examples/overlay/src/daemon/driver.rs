@@ -1,22 +1,109 @@
+//! The real node: `overlay-node`'s driver over `overlay-linux`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
+
+use overlay_core::{
+    EndpointId,
+    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec},
+};
+use overlay_linux::{Linux, Offload, Port, Sockets};
+use overlay_node::driver::{Daemon, Handle, Options, PortIo};
+
 use super::{
     DaemonArgs,
     node::{Node, Soon},
 };
-use crate::api::{Error, ErrorKind, Request, Response};
-pub(super) struct Local;
+use crate::api::{Error, Request, Response};
+
+/// The node of this host.
+pub(super) struct Local(Handle);
+
+/// Opens the node's data and goes on as what it says.
 pub(super) async fn start(
-    _: &DaemonArgs,
-    _: String,
-    _: std::path::PathBuf,
-    _: overlay_linux::Linux,
+    args: &DaemonArgs,
+    name: String,
+    data_dir: PathBuf,
+    linux: Linux,
 ) -> anyhow::Result<Local> {
-    Ok(Local)
+    let mut options = Options::new(name, data_dir);
+    options.advertise = args.advertise_addr;
+    options.listen = args.listen_addr;
+    options.management_port = args.management_port;
+    options.gossip_port = args.gossip_port;
+    options.data_port = args.data_port;
+    options.underlay_mtu = args.underlay_mtu;
+    let daemon = Daemon::start(options, OnLinux(linux)).await?;
+    Ok(Local(daemon.handle()))
 }
+
 impl Local {
-    pub(super) async fn shutdown(&self) {}
+    /// Hands leadership over and stops; programs go on.
+    pub(super) async fn shutdown(&self) {
+        self.0.shutdown().await;
+    }
 }
+
 impl Node for Local {
-    fn request(&self, _: Request) -> Soon<Result<Response, Error>> {
-        Box::pin(async { Err(Error::new(ErrorKind::NotMember, "later")) })
+    fn request(&self, request: Request) -> Soon<Result<Response, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.request(request).await })
+    }
+}
+
+/// `overlay-linux` with the types that the driver asks for.
+struct OnLinux(Linux);
+
+/// A port with the reading and writing that the driver asks for.
+struct LinuxPort(Port);
+
+impl Platform for OnLinux {
+    type Port = LinuxPort;
+    type Sockets = (UdpSocket, TcpListener);
+
+    fn create_port(&mut self, spec: &PortSpec) -> Result<LinuxPort, PlatformError> {
+        self.0.create_port(spec).map(LinuxPort)
+    }
+
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        self.0.remove_port(endpoint)
+    }
+
+    fn open_sockets(
+        &mut self,
+        endpoint: EndpointId,
+        address: SocketAddr,
+    ) -> Result<Self::Sockets, PlatformError> {
+        let Sockets { udp, tcp } = self.0.open_sockets(endpoint, address)?;
+        Ok((udp, tcp))
+    }
+
+    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        self.0.apply(desired)
+    }
+
+    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
+        self.0.actual()
+    }
+}
+
+impl AsFd for LinuxPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl PortIo for LinuxPort {
+    fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)> {
+        self.0.read_into(place)
+    }
+
+    fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
+        self.0.write_frame(frame, offload)
     }
 }

@@ -57,6 +57,9 @@ pub(crate) struct DaemonArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789)]
     pub(crate) data_port: u16,
+    /// MTU of the network between the hosts, in octets
+    #[arg(long, value_name = "OCTETS", default_value_t = 1500)]
+    pub(crate) underlay_mtu: u16,
     /// How much to say on standard error: error, warn, info, debug or trace
     #[arg(
         long,

@@ -154,8 +154,11 @@ impl FakeHolders {
         self.hangs.store(true, Ordering::Relaxed);
     }
 
-    /// What was never started fails now, so that the test can end.
+    /// What was never started fails now, and what runs ends, so that the test can.
     pub(super) fn give_up(&self) {
+        for program in self.programs.lock().unwrap().iter() {
+            let _ = kill_process_group(program.pid, Signal::KILL);
+        }
         self.refuses.store(true, Ordering::Relaxed);
         self.hangs.store(false, Ordering::Relaxed);
     }
@@ -165,7 +168,7 @@ impl FakeHolders {
         self.followers.send_modify(|generation| *generation += 1);
         let programs = self.programs.lock().unwrap();
         for program in programs.iter().filter(|program| program.id == ProcessId(2)) {
-            drop(kill_process_group(program.pid, Signal::HUP));
+            let _ = kill_process_group(program.pid, Signal::HUP);
         }
     }
 
@@ -244,9 +247,10 @@ impl Holders for FakeHolders {
             .env_clear()
             .envs(&command.environment)
             .process_group(0);
+        child.stdin(process::Stdio::null());
         child
-            .stdin(process::Stdio::null())
-            .stdout(process::Stdio::null());
+            .stdout(process::Stdio::null())
+            .stderr(process::Stdio::null());
         if let Stdio::Pipes { input } = command.stdio {
             child
                 .stdout(process::Stdio::piped())
@@ -320,7 +324,7 @@ impl Holders for FakeHolders {
     ) -> Result<(), PlatformError> {
         self.find(endpoint, process, |program| {
             let signal = Signal::from_named_raw(signal).unwrap();
-            drop(kill_process_group(program.pid, signal));
+            let _ = kill_process_group(program.pid, signal);
         })
     }
 
