@@ -211,6 +211,40 @@ fn halves_that_were_apart_merge() {
     });
 }
 
+/// Without any seed in reach, halves find each other because members that are Down are tried again.
+#[test]
+fn halves_merge_without_seeds() {
+    runner::seeds("halves_merge_without_seeds", 30, |number| {
+        let mut cluster = lossy(number, 5, 0);
+        cluster.settle(Duration::from_secs(5));
+        cluster.world.crash(cluster.hosts[0]); // everybody's seed
+        cluster.world.crash(cluster.hosts[1]); // the seed's seed
+        let half: Vec<_> = cluster.hosts[2..4].to_vec();
+        cluster.world.partition(&half);
+        cluster.world.run_for(Duration::from_secs(60));
+        cluster.world.rejoin();
+        cluster.settle(Duration::from_secs(12));
+    });
+}
+
+/// Two members that cannot reach each other, but reach the others, are not Down: the others vouch for them.
+#[test]
+fn others_vouch_for_who_is_out_of_reach() {
+    runner::seeds("others_vouch_for_who_is_out_of_reach", 30, |number| {
+        let mut cluster = lossy(number, 5, 0);
+        cluster.settle(Duration::from_secs(5));
+        let (one, other) = (cluster.hosts[2], cluster.hosts[3]);
+        cluster.world.block(one, other);
+        cluster.world.block(other, one);
+        cluster.world.run_for(Duration::from_secs(20));
+        assert_eq!(cluster.differences(), Vec::<String>::new());
+        for host in 0..5 {
+            let stats = cluster.node(host).gossip.stats();
+            assert_eq!((stats.downs, stats.probes_failed), (0, 0), "host {host}");
+        }
+    });
+}
+
 /// A member that leaves is Left everywhere at once, and its rows are gone.
 #[test]
 fn a_member_that_leaves_is_gone_at_once() {

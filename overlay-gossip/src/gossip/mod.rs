@@ -7,6 +7,8 @@ mod exchange;
 mod healing;
 mod membership;
 mod probing;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
