@@ -1,0 +1,51 @@
+//! Writes what the corpora begin with: octets that the crates' own encoders make.
+//!
+//! `cargo run --bin seeds`, in `fuzz/`. The same octets every time; what fuzzing added is left alone.
+
+mod dns;
+mod gossip;
+mod ipam;
+mod node;
+mod raft;
+mod vxlan;
+
+use std::{fs, io, path::Path};
+
+/// Name of a file and its octets.
+type Seed = (String, Vec<u8>);
+
+fn main() -> io::Result<()> {
+    for (target, seeds) in [
+        ("dns_message", dns::messages()),
+        ("dns_query", dns::queries()),
+        ("dns_upstream", dns::answers()),
+        ("gossip_datagram", gossip::datagrams()),
+        ("gossip_machine", gossip::scripts()),
+        ("gossip_stream", gossip::streams()),
+        ("ipam_snapshot", ipam::states()),
+        ("node_frame", node::frames()),
+        ("node_peer", node::conversations()),
+        ("node_state", node::states()),
+        ("node_token", node::tokens()),
+        ("raft_log", raft::disks()),
+        ("raft_machine", raft::scripts()),
+        ("raft_message", raft::messages()),
+        ("vxlan_headers", vxlan::headers()),
+        ("vxlan_local", vxlan::local()),
+        ("vxlan_remote", vxlan::remote()),
+        ("vxlan_switch", vxlan::scripts()),
+    ] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            fs::write(folder.join(name), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn seed(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Seed {
+    (name.into(), bytes.into())
+}

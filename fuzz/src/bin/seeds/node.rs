@@ -1,0 +1,198 @@
+//! What nodes say, and the state that managers keep.
+
+use overlay_core::{EndpointId, NetworkId, NodeId, Seed as Randomness};
+use overlay_fuzz::Script;
+use overlay_node::{
+    Config,
+    api::{NetworkCreate, Request, Role},
+    identity::JoinToken,
+    state::{
+        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, Proposal, RequestId, Secret,
+    },
+    wire::{self, Ask, Message},
+};
+use overlay_raft::RaftId;
+
+use crate::{Seed, seed};
+
+fn config(number: u8) -> Config {
+    let node = NodeId::from_bytes([number; 16]);
+    Config::new(node, format!("host-{number}"), [192, 0, 2, number].into())
+}
+
+fn create() -> NetworkCreate {
+    NetworkCreate {
+        name: "my-net".into(),
+        attachable: true,
+        ..NetworkCreate::default()
+    }
+}
+
+fn commands() -> Vec<(&'static str, Command)> {
+    let mut rng = Randomness::from_u64(1).rng();
+    let network = NetworkId::from_bytes([7; 16]);
+    let (node, endpoint) = (config(2).node, EndpointId::from_bytes([8; 16]));
+    let cluster = ClusterSeed::generate(&mut rng, &config(1), "certificate".into(), "key".into());
+    let attach = AttachEndpoint {
+        id: endpoint,
+        node,
+        network,
+        name: "web".into(),
+        aliases: vec!["www".into()],
+        address: None,
+    };
+    vec![
+        ("init", Command::InitCluster(Box::new(cluster))),
+        (
+            "add",
+            Command::AddNode(AddNode::new(&config(2), Role::Worker)),
+        ),
+        (
+            "role",
+            Command::SetRole {
+                node,
+                role: Role::Manager,
+            },
+        ),
+        (
+            "create",
+            Command::CreateNetwork {
+                id: network,
+                spec: create(),
+            },
+        ),
+        ("attach", Command::AttachEndpoint(attach)),
+        (
+            "rotate",
+            Command::RotateToken {
+                role: Role::Worker,
+                secret: Secret::random(&mut rng),
+            },
+        ),
+        (
+            "address",
+            Command::SetAddress {
+                node,
+                address: [192, 0, 2, 9].into(),
+            },
+        ),
+        (
+            "detach",
+            Command::DetachEndpoint {
+                endpoint,
+                node: None,
+            },
+        ),
+        ("remove-network", Command::RemoveNetwork { network }),
+        ("remove-node", Command::RemoveNode { node }),
+    ]
+}
+
+fn proposal(number: usize, command: Command) -> Proposal {
+    let number = u8::try_from(number).expect("few commands");
+    Proposal {
+        request: RequestId::from_bytes([number; 16]),
+        actor: config(1).node,
+        at_unix_ms: 1,
+        command,
+    }
+}
+
+pub(crate) fn states() -> Vec<Seed> {
+    let mut state = ClusterState::new();
+    let mut all = Script::new().op(&[10]);
+    let mut seeds = vec![seed(
+        "empty",
+        Script::new().op(&[0]).op(&state.snapshot()).done(),
+    )];
+    for (at, (name, command)) in commands().into_iter().enumerate() {
+        let proposal = proposal(at, command);
+        let octets = postcard::to_allocvec(&proposal).expect("a command serializes");
+        all = all.bytes(&octets);
+        let script = Script::new().op(&[1]).bytes(&octets).op(&state.snapshot());
+        seeds.push(seed(name, script.done()));
+        let index = state.applied() + 1;
+        state.apply(index, proposal).expect("a good command");
+    }
+    seeds.push(seed("all", all.done()));
+    seeds
+}
+
+fn messages() -> Vec<(&'static str, Message)> {
+    let request = RequestId::from_bytes([9; 16]);
+    let ask = |ask| Message::Ask { request, ask };
+    let raft = |number| RaftId::new(number).expect("not zero");
+    vec![
+        ("heartbeat", Message::Heartbeat { version: 1 }),
+        ("ack", Message::HeartbeatAck),
+        ("removed", Message::Removed),
+        (
+            "add",
+            ask(Ask::AddNode(AddNode::new(&config(2), Role::Worker))),
+        ),
+        ("create", ask(Ask::Api(Request::NetworkCreate(create())))),
+        ("list", ask(Ask::Api(Request::NetworkList))),
+        (
+            "inspect",
+            ask(Ask::Api(Request::NodeInspect {
+                node: "host-1".into(),
+            })),
+        ),
+        (
+            "raft",
+            Message::Raft {
+                from: raft(2),
+                to: raft(1),
+                bytes: b"\x0b\x01\0\0\0\0".as_slice().into(),
+            },
+        ),
+        (
+            "not-leader",
+            Message::NotLeader {
+                request: Some(request),
+                leader: Some(config(2).node),
+                managers: Vec::new(),
+            },
+        ),
+    ]
+}
+
+pub(crate) fn frames() -> Vec<Seed> {
+    let messages = messages().into_iter();
+    messages
+        .map(|(name, message)| seed(name, wire::encode(&message)))
+        .collect()
+}
+
+pub(crate) fn conversations() -> Vec<Seed> {
+    let mut all = Script::new();
+    let mut seeds = Vec::new();
+    for (name, message) in messages() {
+        let frame = wire::encode(&message);
+        let body = &frame[wire::HEADER_BYTES..];
+        let script = Script::new()
+            .op(&[1, 2])
+            .bytes(body)
+            .op(&[0, 2])
+            .bytes(body);
+        seeds.push(seed(name, script.op(&[6, 100]).done()));
+        if name != "removed" {
+            all = all.op(&[9, 2]).bytes(&frame).op(&[6, 20]);
+        }
+    }
+    seeds.push(seed("all", all.done()));
+    seeds
+}
+
+pub(crate) fn tokens() -> Vec<Seed> {
+    let mut rng = Randomness::from_u64(1).rng();
+    let token = JoinToken {
+        ca_digest: rng.bytes(),
+        secret: Secret::random(&mut rng),
+    };
+    vec![
+        seed("token", token.to_string()),
+        seed("spaces", format!(" {token}\n")),
+        seed("short", &token.to_string().as_bytes()[..40]),
+    ]
+}

@@ -1,0 +1,58 @@
+//! Fuzz targets for everything that reads octets from outside: one function for each, which no octets may make panic.
+//!
+//! Each target also checks what must hold whatever it was given: what is refused changes nothing, what is accepted
+//! survives a round trip, what is on a disk can be opened again.
+//!
+//! `fuzz_targets/` wraps the functions for libFuzzer (feature `libfuzzer`); `tests/replay.rs` runs them on stable Rust
+//! over the corpora and over damaged copies of them; `cargo run --bin seeds` writes what the corpora begin with.
+//!
+//! ```text
+//! cargo test                                                     # replay
+//! cargo fuzz run --features libfuzzer gossip_datagram            # needs cargo-fuzz, and nightly or RUSTC_BOOTSTRAP=1
+//! ```
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
+
+mod dns;
+mod gossip;
+mod input;
+mod ipam;
+mod node;
+mod raft;
+mod raft_disk;
+mod vxlan;
+
+pub use dns::{dns_message, dns_query, dns_upstream};
+pub use gossip::{gossip_datagram, gossip_machine, gossip_stream};
+pub use input::Script;
+pub use ipam::ipam_snapshot;
+pub use node::{node_frame, node_peer, node_state, node_token};
+pub use raft::{raft_machine, raft_message};
+pub use raft_disk::{MemoryDisk, disk_script, raft_log};
+pub use vxlan::{vxlan_headers, vxlan_local, vxlan_remote, vxlan_switch};
+
+/// A target takes any octets.
+pub type Target = fn(&[u8]);
+
+/// All targets by their names, which are also those of their corpora.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("dns_message", dns_message),
+    ("dns_query", dns_query),
+    ("dns_upstream", dns_upstream),
+    ("gossip_datagram", gossip_datagram),
+    ("gossip_machine", gossip_machine),
+    ("gossip_stream", gossip_stream),
+    ("ipam_snapshot", ipam_snapshot),
+    ("node_frame", node_frame),
+    ("node_peer", node_peer),
+    ("node_state", node_state),
+    ("node_token", node_token),
+    ("raft_log", raft_log),
+    ("raft_machine", raft_machine),
+    ("raft_message", raft_message),
+    ("vxlan_headers", vxlan_headers),
+    ("vxlan_local", vxlan_local),
+    ("vxlan_remote", vxlan_remote),
+    ("vxlan_switch", vxlan_switch),
+];
