@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use bytes::Bytes;
@@ -84,11 +84,6 @@ impl Client {
         Self {
             socket: socket.into(),
         }
-    }
-
-    /// The socket of the daemon.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// Asks the node.

@@ -126,7 +126,7 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
                 .iter()
                 .map(|network| NetworkRow::new(network, args.no_trunc))
                 .collect();
-            args.listing.print(&rows, |rows| print::table(rows))
+            args.listing.print(&rows, print::table)
         }
         NetworkCommand::Inspect(args) => inspect(client, args).await,
         NetworkCommand::Rm(args) => {

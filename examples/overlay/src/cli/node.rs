@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<Report,
         NodeCommand::Ls(listing) => {
             let nodes = nodes(client, &Request::NodeList).await?;
             let rows: Vec<NodeRow> = nodes.iter().map(NodeRow::from).collect();
-            listing.print(&rows, |rows| table(rows))
+            listing.print(&rows, table)
         }
         NodeCommand::Inspect(args) => inspect(client, args).await,
         NodeCommand::Promote(args) => set_role(client, args, Role::Manager).await,
