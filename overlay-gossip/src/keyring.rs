@@ -205,3 +205,73 @@ pub(crate) const SEAL_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 const HEAD_BYTES: usize = 1 + NONCE_BYTES;
 const BLOCK_BYTES: usize = 16;
 const SEAL_BYTES_MAX: usize = SEAL_BYTES + BLOCK_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::aead::AeadError;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_installed_used_and_removed_in_turn() {
+        let mut ring = Keyring::new(Arc::new(NoCipher), &[1; 16]).unwrap();
+        ring.install(&[2; 32]).unwrap();
+        ring.install(&[2; 32]).unwrap();
+        assert_eq!(ring.len(), 2, "installed once");
+        assert!(ring.is_primary(&[1; 16]));
+        assert_eq!(ring.remove(&[1; 16]), Err(KeyError::Primary));
+        assert_eq!(ring.make_primary(&[3; 16]), Err(KeyError::Unknown));
+        ring.make_primary(&[2; 32]).unwrap();
+        ring.remove(&[1; 16]).unwrap();
+        assert!(ring.is_primary(&[2; 32]) && !ring.contains(&[1; 16]));
+    }
+
+    #[test]
+    fn a_ring_is_bounded_and_takes_no_wrong_length() {
+        let mut ring = Keyring::new(Arc::new(NoCipher), &[0; 16]).unwrap();
+        assert_eq!(ring.install(&[1; 17]), Err(KeyError::Length { found: 17 }));
+        for number in 1..16 {
+            ring.install(&[number; 16]).unwrap();
+        }
+        let full = Err(KeyError::Full { limit: KEYS_MAX });
+        assert_eq!(ring.install(&[99; 16]), full);
+    }
+
+    #[test]
+    fn a_ring_does_not_show_its_keys() {
+        let ring = Keyring::new(Arc::new(NoCipher), &[77; 16]).unwrap();
+        assert_eq!(format!("{ring:?}"), "Keyring { keys: 1, .. }");
+    }
+
+    #[test]
+    fn padding_that_cannot_be_is_refused() {
+        let strip = |text: &[u8]| Framing::Padded.strip(text.to_vec());
+        assert_eq!(strip(b"a\x02\x02"), Ok(b"a".to_vec()));
+        for text in [&b""[..], b"a\x00", b"a\x03", &[17; 32]] {
+            assert_eq!(strip(text), Err(DecodeError::Sealed), "{text:?}");
+        }
+    }
+
+    /// Knows lengths, and nothing else.
+    #[derive(Debug)]
+    struct NoCipher;
+
+    impl AeadProvider for NoCipher {
+        fn aes_gcm(&self, key: &[u8]) -> Result<Box<dyn Aead>, AeadError> {
+            match key.len() {
+                16 | 24 | 32 => Ok(Box::new(Self)),
+                found => Err(AeadError::KeyLength { found }),
+            }
+        }
+    }
+
+    impl Aead for NoCipher {
+        fn seal(&self, _: [u8; 12], _: &[u8], _: &mut Vec<u8>, _: usize) -> Result<(), AeadError> {
+            Ok(())
+        }
+
+        fn open(&self, _: [u8; 12], _: &[u8], _: &mut Vec<u8>, _: usize) -> Result<(), AeadError> {
+            Err(AeadError::Unauthentic)
+        }
+    }
+}
