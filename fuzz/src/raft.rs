@@ -133,9 +133,7 @@ impl Bench {
                     Change::Demote(of),
                     Change::Remove(of),
                 ];
-                let _ = self
-                    .raft
-                    .change(now, changes[usize::from(input.u8() % 4)].clone());
+                let _ = self.raft.change(now, changes[usize::from(input.u8() % 4)]);
             }
             12 => {
                 let data = Bytes::copy_from_slice(input.bytes());
@@ -265,4 +263,28 @@ fn message(kind: u8, envelope: Envelope, body: &[u8]) -> Vec<u8> {
 
 fn octets(value: &impl serde::Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).expect("numbers serialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_can_make_the_member_lead_and_commit() {
+        let mut bench = Bench::new();
+        let script = [
+            14, 0, 9, 4, 9, 4, 9, 4, 9, 10, 1, 0, 7, 9, 4, 9, 12, 1, 0, 7, 9,
+        ];
+        let mut input = Input::new(&script);
+        while !input.is_empty() {
+            bench.act(&mut input);
+            bench.drain();
+        }
+        assert!(bench.raft.is_leader());
+        assert!(
+            bench.raft.snapshot_index().get() >= 2,
+            "the command is committed and compacted: {:?}",
+            bench.raft
+        );
+    }
 }
