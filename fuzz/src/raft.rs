@@ -208,9 +208,9 @@ impl Bench {
         }
     }
 
+    /// The oldest write fails; the log takes none of the later ones then.
     fn fail(&mut self) {
-        if !self.writes.is_empty() {
-            let (_, ticket) = self.writes.remove(0);
+        if let Some((_, ticket)) = self.writes.drain(..).next() {
             self.raft.handle_persist_failed(self.now, ticket);
         }
     }

@@ -78,6 +78,10 @@ fn damage(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long this runs is bounded by real time"
+)]
 fn replay(name: &str) {
     let target = TARGETS.iter().find(|(known, _)| *known == name);
     let (_, target) = *target.expect("the target exists");
