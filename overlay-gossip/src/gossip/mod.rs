@@ -75,6 +75,9 @@ struct Timers {
 impl Gossip {
     /// Makes a member that is alone so far.
     ///
+    /// `seed` comes from the system's entropy: the nonces of packets are drawn from it, so a seed that is used twice with
+    /// the same key breaks the cipher.
+    ///
     /// # Errors
     ///
     /// [`ConfigError`] says which field cannot work.

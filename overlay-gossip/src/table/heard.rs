@@ -50,6 +50,9 @@ impl Tables {
         if !stranger {
             owner.expires = (!joined).then_some(forget_at);
         }
+        if !joined {
+            self.prune_by(forget_at);
+        }
         self.void_older(network, &name, joined, grace);
         if self.is_up(&name) {
             match (was, joined) {
@@ -83,6 +86,9 @@ impl Tables {
         };
         let floor = owner.floor();
         let older = owner.which(|record| record.version < floor);
+        if !older.is_empty() {
+            self.prune_by(expires);
+        }
         for endpoint in older {
             let live = self
                 .owner(network, name)

@@ -223,7 +223,6 @@ impl Tables {
             TableMessage::Summary(summary) => self.on_summary(from, summary),
             TableMessage::Versions(versions) => self.on_versions(from, versions),
         }
-        self.prune_soon();
         Ok(())
     }
 
@@ -247,7 +246,6 @@ impl Tables {
                 for attachment in attachments {
                     self.on_attachment(attachment, None);
                 }
-                self.prune_soon();
             }
             Ok(_) | Err(_) => self.stats.malformed += 1,
         }

@@ -71,12 +71,6 @@ impl Network {
             .filter(|(name, owner)| visible(name, owner));
         seen.fold(0, |sum: u64, (_, owner)| sum.wrapping_add(owner.digest))
     }
-
-    /// Returns the name behind a hash.
-    pub(super) fn owner_of(&self, hash: OwnerHash) -> Option<Name> {
-        let found = self.owners.iter().find(|(_, owner)| owner.hash == hash);
-        found.map(|(name, _)| name.clone())
-    }
 }
 
 impl OwnerTable {

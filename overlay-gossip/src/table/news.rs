@@ -37,7 +37,12 @@ impl Tables {
     /// One round of gossip: of each network with news, some packets to some members.
     pub(super) fn gossip(&mut self) {
         self.timers.gossip_at = None;
-        let ids: Vec<NetworkId> = self.joined_networks().collect();
+        let joined = self
+            .networks
+            .iter()
+            .filter_map(|(id, n)| Some((id, n.joined.as_ref()?)));
+        let speaking = joined.filter(|(_, joined)| !joined.queue.is_empty());
+        let ids: Vec<NetworkId> = speaking.map(|(id, _)| *id).collect();
         for id in ids {
             let peers = self.random_members(id, self.timing.gossip_nodes);
             let members = self.network_members(id).count();

@@ -57,7 +57,6 @@ impl Tables {
             self.stats.broadcasts_dropped += joined.queue.dropped();
         }
         self.attach(network, false);
-        self.prune_soon();
     }
 
     /// Puts a row of ours in place.
@@ -99,7 +98,6 @@ impl Tables {
         let record = owner.and_then(|owner| owner.get(endpoint));
         if record.is_some_and(|record| record.content.is_some()) {
             self.write(network, endpoint, None);
-            self.prune_soon();
         }
     }
 
@@ -271,8 +269,10 @@ impl Tables {
         owner.attachment = Some(attachment.clone());
         owner.expires = (!joined).then_some(forget_at);
         owner.confirmed = true;
+        if !joined {
+            self.prune_by(forget_at);
+        }
         self.announce(&attachment);
-        self.prune_soon();
     }
 
     /// Tells an attachment of ours to everybody, and to some members of the network at once.

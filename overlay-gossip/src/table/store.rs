@@ -27,9 +27,12 @@ impl Tables {
                 return None;
             }
             self.attachments += 1;
+            let forget_at = self.now + STRANGER_MEMORY;
+            let stranger = !self.members.contains_key(name) && !self.is_own(name);
             let mut owner = OwnerTable::new(name, self.members.get(name) != Some(&false));
-            if !self.members.contains_key(name) && !self.is_own(name) {
-                owner.expires = Some(self.now + STRANGER_MEMORY);
+            if stranger {
+                owner.expires = Some(forget_at);
+                self.prune_by(forget_at);
             }
             let owners = &mut self.networks.entry(network).or_default().owners;
             owners.insert(name.clone(), owner);
@@ -60,6 +63,9 @@ impl Tables {
             return None;
         }
         let row = content_of(&record).cloned();
+        if let Some(expires) = record.expires {
+            self.prune_by(expires);
+        }
         let previous = self
             .owner_mut(network, name)?
             .insert(endpoint, record)
@@ -128,22 +134,20 @@ impl Tables {
         }
         self.drop_empty_networks();
         self.timers.prune_at = None;
-        self.prune_soon();
+        let owners = self.networks.values().flat_map(|n| n.owners.values());
+        let records = owners.clone().flat_map(OwnerTable::records);
+        let expiries = records.filter_map(|(_, record)| record.expires);
+        let expiries = expiries.chain(owners.filter_map(|owner| owner.expires));
+        if let Some(next) = expiries.filter(|at| *at > now).min() {
+            self.prune_by(next);
+        }
     }
 
-    /// Sets the time of the next pruning, at most once a second.
-    pub(super) fn prune_soon(&mut self) {
-        if self.timers.prune_at.is_some() {
-            return;
-        }
-        let owners = self.networks.values().flat_map(|n| n.owners.values());
-        let any = owners.clone().any(|owner| owner.expires.is_some())
-            || owners
-                .flat_map(OwnerTable::records)
-                .any(|(_, record)| record.expires.is_some());
-        if any {
-            self.timers.prune_at = Some(self.now + PRUNE_INTERVAL);
-        }
+    /// Sees to it that what expires at `expires` is forgotten soon after; pruning takes place at most once a second.
+    pub(super) fn prune_by(&mut self, expires: Instant) {
+        let at = expires.max(self.now + PRUNE_INTERVAL);
+        let next = self.timers.prune_at.map_or(at, |next| next.min(at));
+        self.timers.prune_at = Some(next);
     }
 
     /// Decodes a row and checks its lease, unless the same lease was checked before.

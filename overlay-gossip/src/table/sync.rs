@@ -139,22 +139,28 @@ impl Tables {
             self.deny(network, &sender, from);
             return;
         }
+        let names: BTreeMap<OwnerHash, Name> = self
+            .networks
+            .get(&network)
+            .into_iter()
+            .flat_map(|place| &place.owners)
+            .map(|(name, owner)| (owner.hash, name.clone()))
+            .collect();
         let (mut records, mut wanted, mut own) = (Vec::new(), Vec::new(), false);
         for theirs in versions.owners {
             let hash = theirs.owner;
-            let name = self.networks.get(&network).and_then(|n| n.owner_of(hash));
-            let Some(name) = name else {
+            let Some(name) = names.get(&hash) else {
                 let live = theirs.rows.iter().filter(|version| version.digest != 0);
                 wanted.extend(live.map(|version| (hash, version.endpoint)));
                 continue;
             };
-            if self.is_own(&name) {
+            if self.is_own(name) {
                 own = theirs.is_all();
                 for version in &theirs.rows {
                     self.on_own_version(network, version.endpoint, version.version, version.digest);
                 }
             }
-            self.compare(network, &name, &theirs, &mut records, &mut wanted);
+            self.compare(network, name, &theirs, &mut records, &mut wanted);
         }
         if own || !records.is_empty() || !wanted.is_empty() {
             self.send_records(network, &sender, from, records, wanted, own);
