@@ -368,6 +368,9 @@ impl Agent {
     }
 
     fn create_port(&mut self, endpoint: EndpointId) {
+        if let Some(local) = self.endpoints.get_mut(&endpoint) {
+            local.port = PortState::Creating;
+        }
         let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else {
             return;
         };
@@ -396,9 +399,6 @@ impl Agent {
             mtu,
             hostname: record.name,
         };
-        if let Some(local) = self.endpoints.get_mut(&endpoint) {
-            local.port = PortState::Creating;
-        }
         self.wishes.push_back(Wish::SetClient(endpoint, view));
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
     }

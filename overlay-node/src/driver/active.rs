@@ -8,32 +8,31 @@ use std::{
 };
 
 use overlay_core::{EndpointId, Machine as _, NodeId, Seed, plane::PlatformError};
-use overlay_raft::{PersistTicket, RaftId, Restored};
+use overlay_raft::{PersistTicket, RaftId};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
 use super::{
-    bootstrap::{self, Admission, Bootstrap},
+    bootstrap::{Admission, Bootstrap},
     clock::Clock,
-    daemon::{Options, StartError},
+    daemon::Options,
+    error::StartError,
     log::LogWriter,
     names,
+    opening::{Bound, open_manager},
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
     session::{self, Frames, SessionId},
     store::{Identity, Store},
+    waiting::Waiting,
 };
 use crate::{
-    Boot, Config, Event, ManagerBoot, Node, Output, Peer, Reply, RequestToken,
+    Boot, Config, Event, Node, Output, Peer, RequestToken,
     agent::Assignment,
-    api::{self, ErrorKind, Request, Role},
-    identity::{
-        certificate::{self, Authority},
-        tls::Credentials,
-    },
-    state::AddNode,
+    api::{self, ErrorKind, Request},
+    identity::tls::Credentials,
 };
 
 /// Whatever arrives for a node.
@@ -73,33 +72,21 @@ pub(crate) enum Input {
     Renewed(Result<(Admission, String), api::Error>),
 }
 
-type Admitted = Result<Admission, api::Error>;
-
-/// Who waits for the answer to a request.
-enum Waiting {
-    Local(oneshot::Sender<Result<api::Response, api::Error>>),
-    Join {
-        request: String,
-        role: Role,
-        node: NodeId,
-        reply: oneshot::Sender<Admitted>,
-    },
-    Init(oneshot::Sender<Result<Box<Assignment>, api::Error>>),
-}
+pub(super) type Admitted = Result<Admission, api::Error>;
 
 /// A session that frames can be sent on.
-struct Line {
+pub(super) struct Line {
     id: SessionId,
     frames: Frames,
 }
 
 /// A node at work.
 pub(crate) struct Active {
-    node: Node,
-    clock: Clock,
-    identity: Identity,
-    store: Arc<Store>,
-    inputs: mpsc::Sender<Input>,
+    pub(super) node: Node,
+    pub(super) clock: Clock,
+    pub(super) identity: Identity,
+    pub(super) store: Arc<Store>,
+    pub(super) inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
     log: Option<LogWriter>,
     plane: PlaneThread,
@@ -107,12 +94,12 @@ pub(crate) struct Active {
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
     queries: mpsc::Receiver<overlay_dns::driver::Input>,
-    credentials: watch::Sender<Credentials>,
-    lines: BTreeMap<NodeId, Line>,
-    waiting: BTreeMap<RequestToken, Waiting>,
-    next: u64,
-    tasks: JoinSet<()>,
-    renewing: bool,
+    pub(super) credentials: watch::Sender<Credentials>,
+    pub(super) lines: BTreeMap<NodeId, Line>,
+    pub(super) waiting: BTreeMap<RequestToken, Waiting>,
+    pub(super) next: u64,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) renewing: bool,
 }
 
 impl Active {
@@ -274,13 +261,6 @@ impl Active {
         &self.node
     }
 
-    fn token(&mut self, waiting: Waiting) -> RequestToken {
-        self.next += 1;
-        let token = RequestToken(self.next);
-        self.waiting.insert(token, waiting);
-        token
-    }
-
     fn handle(&mut self, input: Input) {
         let now = self.clock.now();
         match input {
@@ -323,7 +303,7 @@ impl Active {
             }
             Input::Port { endpoint, result } => self.on_port(endpoint, result),
             Input::Gossip(input) => self.on_gossip(input),
-            Input::Names(input) => names::handle(&mut self.node, now, input),
+            Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
         }
     }
@@ -415,129 +395,6 @@ impl Active {
         ));
     }
 
-    fn on_reply(&mut self, token: RequestToken, result: Result<Reply, api::Error>) {
-        // Whoever asked may have gone away meanwhile: then there is nobody to tell.
-        match (self.waiting.remove(&token), result) {
-            (Some(Waiting::Local(reply)), Ok(Reply::Api(response))) => {
-                let _ = reply.send(Ok(response));
-            }
-            (Some(Waiting::Local(reply)), Ok(Reply::Admitted(_))) => {
-                let _ = reply.send(Ok(api::Response::Done));
-            }
-            (Some(Waiting::Local(reply)), Err(error)) => {
-                let _ = reply.send(Err(error));
-            }
-            (Some(Waiting::Init(reply)), result) => {
-                let _ = reply.send(result.and_then(admitted));
-            }
-            (
-                Some(Waiting::Join {
-                    request,
-                    role,
-                    node,
-                    reply,
-                }),
-                result,
-            ) => {
-                let admission = result.and_then(admitted).and_then(|assignment| {
-                    let issued = self.issue(&request, node, role)?;
-                    Ok(Admission {
-                        assignment: Some(assignment),
-                        ..issued
-                    })
-                });
-                let _ = reply.send(admission);
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn on_bootstrap(
-        &mut self,
-        peer: Option<Peer>,
-        ask: Bootstrap,
-        reply: oneshot::Sender<Admitted>,
-    ) {
-        match (ask, peer) {
-            (
-                Bootstrap::Join {
-                    secret,
-                    request,
-                    node,
-                },
-                _,
-            ) => {
-                let Some(role) = self.role_for(secret.expose()) else {
-                    let text = "the token's secret is not valid (any more): get a fresh token with `join-token` on a manager";
-                    let _ = reply.send(Err(api::Error::new(ErrorKind::Untrusted, text)));
-                    return;
-                };
-                let node = AddNode { role, ..node };
-                let waiting = Waiting::Join {
-                    request,
-                    role,
-                    node: node.id,
-                    reply,
-                };
-                let token = self.token(waiting);
-                self.node.admit(self.clock.now(), token, node);
-            }
-            (Bootstrap::Renew { request }, Some(peer)) => {
-                let _ = reply.send(self.renew_for(peer.node, &request));
-            }
-            (Bootstrap::Renew { .. }, None) => {
-                let text = "a certificate is renewed only for who shows one";
-                let _ = reply.send(Err(api::Error::new(ErrorKind::Forbidden, text)));
-            }
-        }
-    }
-
-    fn renew_for(&self, node: NodeId, request: &str) -> Admitted {
-        let record = self.node.state().and_then(|state| state.nodes().get(&node));
-        let role = record.map(|record| record.role).ok_or_else(|| {
-            let text =
-                "this manager does not know the node: it was removed, or ask another manager";
-            api::Error::new(ErrorKind::Forbidden, text)
-        })?;
-        self.issue(request, node, role)
-    }
-
-    /// Returns the role that a token's secret stands for; takes the same time whatever the secret.
-    fn role_for(&self, secret: &[u8]) -> Option<Role> {
-        let cluster = self.node.cluster()?;
-        let same = |known: &[u8]| {
-            let differ = known
-                .iter()
-                .zip(secret)
-                .fold(0, |sum, (a, b)| sum | (a ^ b));
-            known.len() == secret.len() && std::hint::black_box(differ) == 0
-        };
-        let worker = same(cluster.worker_token.expose());
-        let manager = same(cluster.manager_token.expose());
-        match (manager, worker) {
-            (true, _) => Some(Role::Manager),
-            (false, true) => Some(Role::Worker),
-            (false, false) => None,
-        }
-    }
-
-    fn issue(&self, request: &str, node: NodeId, role: Role) -> Admitted {
-        let cluster = self.node.cluster().ok_or_else(|| {
-            let text = "this manager has not caught up with the cluster yet: try again, or ask another one";
-            api::Error::new(ErrorKind::Unavailable, text)
-        })?;
-        let authority = Authority::new(&cluster.ca_certificate, &cluster.ca_key);
-        let certificate = authority
-            .issue(request, node, cluster.id, role, Clock::unix_now())
-            .map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
-        let authority = cluster.ca_certificate.clone();
-        Ok(Admission {
-            authority,
-            certificate,
-            assignment: None,
-        })
-    }
-
     fn open_log(&mut self, raft: RaftId) {
         self.identity.raft = Some(raft);
         let opened = self
@@ -577,58 +434,6 @@ impl Active {
             event => tracing::info!(?event, "node"),
         }
     }
-
-    /// Has the node's key signed again for its present role.
-    fn renew(&mut self) {
-        if std::mem::replace(&mut self.renewing, true) {
-            return;
-        }
-        let managers: Vec<_> = self
-            .node
-            .assignment()
-            .into_iter()
-            .flat_map(|assignment| &assignment.managers)
-            .filter(|manager| manager.node != self.identity.node)
-            .map(|manager| manager.management)
-            .collect();
-        let (credentials, inputs) = (self.credentials.borrow().clone(), self.inputs.clone());
-        self.tasks.spawn(async move {
-            let text = "no manager signed this node's key again";
-            let mut result = Err(api::Error::new(ErrorKind::Unavailable, text));
-            for remote in managers {
-                result = match certificate::request() {
-                    Err(error) => Err(api::Error::new(ErrorKind::Invalid, error.to_string())),
-                    Ok((key, request)) => bootstrap::renew(remote, &credentials, request)
-                        .await
-                        .map(|admission| (admission, key)),
-                };
-                if result.is_ok() {
-                    break;
-                }
-            }
-            let _ = inputs.send(Input::Renewed(result)).await;
-        });
-    }
-
-    fn on_renewed(&mut self, result: Result<(Admission, String), api::Error>) {
-        self.renewing = false;
-        let (admission, key) = match result {
-            Ok(renewed) => renewed,
-            Err(error) => return tracing::error!(%error, "the certificate was not renewed"),
-        };
-        let credentials = Credentials {
-            authority: admission.authority,
-            certificate: admission.certificate,
-            key: crate::state::Secret::any(key.into_bytes()),
-        };
-        self.identity.credentials = credentials.clone();
-        if let Err(error) = self.store.save_identity(&self.identity) {
-            tracing::error!(%error, "the renewed certificate could not be kept");
-        }
-        self.credentials.send_replace(credentials);
-        // Sessions of the old certificate end; whoever needs one dials again.
-        self.lines.clear();
-    }
 }
 
 impl std::fmt::Debug for Active {
@@ -639,84 +444,6 @@ impl std::fmt::Debug for Active {
     }
 }
 
-fn admitted(reply: Reply) -> Result<Box<Assignment>, api::Error> {
-    match reply {
-        Reply::Admitted(assignment) => Ok(assignment),
-        Reply::Api(_) => {
-            let text = "the leader answered something else than was asked";
-            Err(api::Error::new(ErrorKind::Invalid, text))
-        }
-    }
-}
-
-/// Opens a manager's log and says what it holds; nothing for a worker.
-fn open_manager(
-    store: &Store,
-    identity: &Identity,
-    first: Option<RaftId>,
-    inputs: &mpsc::Sender<Input>,
-) -> Result<(Option<LogWriter>, Option<ManagerBoot>), StartError> {
-    let Some(raft) = identity.raft else {
-        return Ok((None, None));
-    };
-    let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
-    let restored = match first {
-        _ if !found.is_empty() => found,
-        Some(first) => Restored::bootstrap([first]),
-        None => Restored::joining(),
-    };
-    let group = crate::group(identity.cluster);
-    Ok((
-        Some(log),
-        Some(ManagerBoot {
-            raft,
-            group,
-            restored,
-        }),
-    ))
-}
-
-/// The sockets that a node listens on.
-struct Bound {
-    listener: tokio::net::TcpListener,
-    gossip: overlay_gossip::driver::Sockets,
-    data: std::net::UdpSocket,
-}
-
-impl Bound {
-    async fn open(options: &Options) -> Result<Self, StartError> {
-        let bind = |port| SocketAddr::new(options.listen, port);
-        let listener = tokio::net::TcpListener::bind(bind(options.management_port))
-            .await
-            .map_err(|error| StartError::port("TCP", bind(options.management_port), error))?;
-        let gossip = overlay_gossip::driver::Sockets::bind(bind(options.gossip_port))
-            .await
-            .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
-        let data = data_socket(bind(options.data_port))
-            .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
-        Ok(Self {
-            listener,
-            gossip,
-            data,
-        })
-    }
-}
-
-/// Opens the socket of the data port with room for bursts.
-fn data_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    // The kernel grants what its limit allows.
-    let _ = socket.set_recv_buffer_size(DATA_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(DATA_BUFFER_BYTES);
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
 /// The wildcard address that a daemon listens on by default.
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// How long a leader that stops waits for its successor.
@@ -725,4 +452,3 @@ const RETIRE: Duration = Duration::from_millis(300);
 const INPUTS_MAX: usize = 4_096;
 /// How many inputs are taken before outputs are carried out.
 const BATCH: usize = 256;
-const DATA_BUFFER_BYTES: usize = 4 * 1024 * 1024;

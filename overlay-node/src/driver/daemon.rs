@@ -1,30 +1,25 @@
 //! The daemon: in a cluster or not yet, one loop that takes requests and drives the node if there is one.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use overlay_core::{NodeId, Rng, Seed, plane::Platform};
 use overlay_raft::RaftId;
-use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
 use super::{
-    PortIo, StoreError,
+    PortIo,
     active::{ANY, Active},
     bootstrap,
     clock::{self, Clock},
-    log::LogError,
+    error::StartError,
     platform::{PlatformThread, ResolverSockets},
     store::{Identity, Store},
 };
 use crate::{
-    Config, NodeError, Timers,
+    Config, Timers,
     agent::AgentMemory,
     api::{
         self, ErrorKind, Info, InitRequest, JoinRequest, Joined, LocalState, Request, Response,
@@ -75,79 +70,6 @@ impl Options {
             underlay_mtu: 1_500,
             timers: Timers::default(),
         }
-    }
-}
-
-/// The daemon could not be started.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log cannot be used.
-    #[error("the log cannot be used: {reason}")]
-    Log {
-        /// What is wrong, where, and what next.
-        reason: String,
-    },
-    /// What the disk holds does not fit together.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// A port is in use or may not be had.
-    #[error("{protocol} {address} cannot be listened on: {error}; is another daemon running here?")]
-    Port {
-        /// TCP, UDP or both.
-        protocol: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// A thread could not be started.
-    #[error("the thread of the {what} could not be started: {error}")]
-    Thread {
-        /// Which.
-        what: &'static str,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The system gives no entropy.
-    #[error("the system gives no entropy: {reason}")]
-    Entropy {
-        /// What it said.
-        reason: String,
-    },
-}
-
-impl StartError {
-    pub(crate) fn port(protocol: &'static str, address: SocketAddr, error: std::io::Error) -> Self {
-        Self::Port {
-            protocol,
-            address,
-            error,
-        }
-    }
-}
-
-impl From<LogError> for StartError {
-    fn from(error: LogError) -> Self {
-        Self::Log {
-            reason: error.to_string(),
-        }
-    }
-}
-
-impl From<StartError> for api::Error {
-    fn from(error: StartError) -> Self {
-        let kind = match &error {
-            StartError::Port { .. } => ErrorKind::Conflict,
-            StartError::Thread { .. } | StartError::Entropy { .. } => ErrorKind::Platform,
-            StartError::Store(_) | StartError::Log { .. } | StartError::Node(_) => {
-                ErrorKind::Storage
-            }
-        };
-        Self::new(kind, error.to_string())
     }
 }
 

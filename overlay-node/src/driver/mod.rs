@@ -5,20 +5,25 @@
 //! [`Platform`](overlay_core::plane::Platform), and the frame path in a thread of its own.
 
 mod active;
+mod admission;
 mod bootstrap;
 mod clock;
 mod daemon;
 mod disk;
+mod error;
 mod inprocess;
 mod log;
 mod names;
+mod opening;
 mod plane;
 mod platform;
 mod session;
 mod store;
+mod waiting;
 
-pub use daemon::{Daemon, Handle, Options, StartError};
+pub use daemon::{Daemon, Handle, Options};
 pub use disk::FileDisk;
+pub use error::StartError;
 pub use inprocess::{InProcess, InProcessPort, PingError};
 pub use plane::PortIo;
 pub use store::StoreError;

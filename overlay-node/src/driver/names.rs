@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use overlay_core::Instant;
-use overlay_dns::driver::Input;
+use overlay_dns::driver::{Input, Sockets};
 
 use crate::Node;
 
 /// Hands a query or an upstream's answer to the node.
-pub(crate) fn handle(node: &mut Node, now: Instant, input: Input) {
+pub(crate) fn handle(node: &mut Node, sockets: &Sockets, now: Instant, input: Input) {
     match input {
         Input::Query {
             client,
@@ -16,7 +16,13 @@ pub(crate) fn handle(node: &mut Node, now: Instant, input: Input) {
             transport,
             bytes,
         } => {
-            node.handle_query(now, client, token, transport, &bytes);
+            // A query that is no message gets no answer; the resolver counts it.
+            if node
+                .handle_query(now, client, token, transport, &bytes)
+                .is_err()
+            {
+                sockets.forget(token);
+            }
         }
         Input::Upstream {
             upstream,

@@ -38,6 +38,8 @@ impl Manager {
     }
 
     pub(super) fn assign_all(&mut self, now: Instant) {
+        let known = self.state.nodes();
+        self.sessions.retain(|node, _| known.contains_key(node));
         let nodes: Vec<_> = self.sessions.keys().copied().collect();
         for node in nodes {
             self.assign(now, node);

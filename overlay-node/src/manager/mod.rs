@@ -129,14 +129,6 @@ impl Manager {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.raft.handle_timeout(now);
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            if self.leads() {
-                self.propose_initial(now);
-                self.reconcile_membership(now);
-                self.assign_all(now);
-            }
-        }
         self.settle(now);
     }
 
@@ -233,10 +225,19 @@ impl Manager {
             .map(|(_, node)| node.id)
     }
 
-    /// Drains the consensus until it has nothing more to say.
+    /// Drains the consensus until it has nothing more to say and no tick is due.
     pub(crate) fn settle(&mut self, now: Instant) {
-        while let Some(output) = self.raft.poll_output() {
-            self.on_raft(now, output);
+        loop {
+            while let Some(output) = self.raft.poll_output() {
+                self.on_raft(now, output);
+            }
+            if !self.leads() || now < self.next_tick {
+                return;
+            }
+            self.next_tick = now + TICK;
+            self.propose_initial(now);
+            self.reconcile_membership(now);
+            self.assign_all(now);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The node: every part put together, as one machine.
 
 mod gossip;
+mod output;
 mod peers;
 mod requests;
 
@@ -12,21 +13,22 @@ use std::{
 
 use overlay_core::{
     EndpointId, Instant, Machine, NodeId, Rng, Seed,
-    plane::{Desired, PlatformError, PortSpec},
+    plane::{Desired, PlatformError},
 };
-use overlay_dns::{QueryToken, Resolver, Transport, UpstreamToken};
+use overlay_dns::{QueryError, QueryToken, Resolver, Transport, UpstreamToken};
 use overlay_gossip::{Gossip, StreamId};
-use overlay_raft::{PersistTicket, RaftId, RestoreError, Restored, WriteBatch};
+use overlay_raft::{PersistTicket, RaftId, RestoreError, Restored};
 use thiserror::Error;
 
 use crate::{
     Config,
     agent::{Agent, AgentMemory, Session, Wish},
-    api::{self, Role},
+    api::Role,
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
     wire::Message,
 };
+pub use output::{Event, Output, Reply};
 pub use peers::group;
 use requests::{Attaching, Pending};
 
@@ -63,91 +65,6 @@ pub struct Peer {
     pub node: NodeId,
     /// Its role.
     pub role: Role,
-}
-
-/// What a node asks its driver to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Send `frame` over a management session to `to`: a present one, or one dialled to `address` if it is known. What
-    /// cannot be sent is dropped; everything is repeated where it matters.
-    Peer {
-        /// The node.
-        to: NodeId,
-        /// Where it takes sessions; `None` if it only dials.
-        address: Option<SocketAddr>,
-        /// The frame, see [`wire`](crate::wire).
-        frame: Vec<u8>,
-    },
-    /// Write to the log and say how it went.
-    Persist(WriteBatch),
-    /// Open an empty log: this node became a manager.
-    OpenLog(RaftId),
-    /// Remove the log: this node is no manager any more.
-    CloseLog,
-    /// Write down what the agent needs after a restart.
-    Remember(Box<AgentMemory>),
-    /// Gossip over UDP and TCP.
-    Gossip(Box<overlay_gossip::Output>),
-    /// Names: an answer for an endpoint, or a question for an upstream server.
-    Dns(overlay_dns::Output),
-    /// Make the port of an endpoint and say how it went.
-    CreatePort(Box<PortSpec>),
-    /// Remove the port of an endpoint.
-    RemovePort(EndpointId),
-    /// The data plane as it shall be from now on.
-    Plane(Arc<Desired>),
-    /// The answer to a local request.
-    Reply {
-        /// The request.
-        token: RequestToken,
-        /// The answer.
-        result: Result<Reply, api::Error>,
-    },
-    /// Something that an operator may want to know.
-    Event(Event),
-}
-
-/// The answer to a local request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// To a request of the local API.
-    Api(api::Response),
-    /// To [`Node::admit`]: what the new node has to know.
-    Admitted(Box<crate::agent::Assignment>),
-}
-
-/// Something that an operator may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Another manager leads, or nobody is known to.
-    LeaderChanged {
-        /// The leader, if one is known.
-        leader: Option<NodeId>,
-    },
-    /// A member of the gossip came, went or is in doubt.
-    Member {
-        /// The member.
-        node: String,
-        /// What gossip says of it.
-        state: &'static str,
-    },
-    /// This node was removed from the cluster: it keeps what runs, and gets nothing new.
-    Removed,
-    /// The role of this node changed: it needs a certificate that says so.
-    RoleChanged {
-        /// The new role.
-        role: Role,
-    },
-    /// The disk failed or the log cannot be understood: the manager's part stopped. Restart the node.
-    Failed,
-    /// The port of an endpoint could not be made; it is tried again.
-    PortFailed {
-        /// The endpoint.
-        endpoint: EndpointId,
-        /// Why.
-        error: PlatformError,
-    },
 }
 
 /// A node could not be made.
@@ -266,6 +183,10 @@ impl Node {
     }
 
     /// Takes a query that an endpoint sent to its resolver.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if nobody will answer it: the driver forgets `token`.
     pub fn handle_query(
         &mut self,
         now: Instant,
@@ -273,13 +194,12 @@ impl Node {
         token: QueryToken,
         transport: Transport,
         bytes: &[u8],
-    ) {
+    ) -> Result<(), QueryError> {
         self.advance(now);
-        // A query that is no message gets no answer; the resolver counts it.
-        let _ = self
-            .resolver
-            .handle_query(self.now, client, token, transport, bytes);
+        self.resolver
+            .handle_query(self.now, client, token, transport, bytes)?;
         self.settle();
+        Ok(())
     }
 
     /// Takes the answer of an upstream server.
@@ -391,6 +311,11 @@ impl Node {
         self.gossip.as_ref()
     }
 
+    /// Returns how many local requests wait for an answer.
+    pub fn pending(&self) -> usize {
+        self.pending.len() + self.attaching.len()
+    }
+
     /// Returns the data plane as it shall be.
     pub fn desired(&self) -> &Arc<Desired> {
         &self.plane
@@ -413,10 +338,14 @@ impl Node {
         self.settle();
     }
 
-    /// Drains every child in a fixed order, until none has anything to say.
+    /// Drains every child in a fixed order, until none has anything to say and nothing is due.
     fn settle(&mut self) {
         loop {
             let before = self.outputs.len();
+            // A change of leader makes these due at once: they come before the next deadline is told.
+            self.beat();
+            self.retry_requests();
+            self.return_orphans();
             let mut quiet = self.loopback.is_empty();
             while let Some(message) = self.loopback.pop_front() {
                 let peer = Peer {
@@ -544,9 +473,6 @@ impl Machine for Node {
             gossip.handle_timeout(now);
         }
         self.resolver.handle_timeout(now);
-        self.beat();
-        self.retry_requests();
-        self.return_orphans();
         self.settle();
     }
 

@@ -165,7 +165,8 @@ impl SimHost {
             overlay_dns::Transport::Udp,
         );
         if let Some(node) = &mut self.node {
-            node.handle_query(now, endpoint, token, transport, message);
+            // A query that is refused gets no answer, as over a socket.
+            let _ = node.handle_query(now, endpoint, token, transport, message);
         }
     }
 

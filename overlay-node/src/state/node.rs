@@ -69,13 +69,15 @@ impl ClusterState {
                 limit: NODES_MAX as u64,
             });
         }
-        let known = self.nodes.get(&node.id).and_then(|known| known.raft);
+        let id = node.id;
+        let known = self.nodes.get(&id).and_then(|known| known.raft);
         let raft = match (node.role, known) {
-            (Role::Worker, _) => None,
+            // Joining is not a way to demote, least of all the last manager.
+            (Role::Worker, Some(_)) => return Err(CommandError::IsManager { node: id }),
+            (Role::Worker, None) => None,
             // A node that joins again has an empty log: its old part in the consensus must not vote with it.
             (Role::Manager, _) => Some(self.draw_raft_id()),
         };
-        let id = node.id;
         let record = NodeRecord {
             id,
             hostname: node.hostname,

@@ -1,0 +1,85 @@
+//! What a node opens before it works: its log and the sockets that it listens on.
+
+use std::net::SocketAddr;
+
+use overlay_raft::{RaftId, Restored};
+use tokio::sync::mpsc;
+
+use super::{
+    active::Input,
+    daemon::Options,
+    error::StartError,
+    log::LogWriter,
+    store::{Identity, Store},
+};
+use crate::ManagerBoot;
+
+/// Opens a manager's log and says what it holds; nothing for a worker.
+pub(super) fn open_manager(
+    store: &Store,
+    identity: &Identity,
+    first: Option<RaftId>,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(Option<LogWriter>, Option<ManagerBoot>), StartError> {
+    let Some(raft) = identity.raft else {
+        return Ok((None, None));
+    };
+    let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
+    let restored = match first {
+        _ if !found.is_empty() => found,
+        Some(first) => Restored::bootstrap([first]),
+        None => Restored::joining(),
+    };
+    let group = crate::group(identity.cluster);
+    Ok((
+        Some(log),
+        Some(ManagerBoot {
+            raft,
+            group,
+            restored,
+        }),
+    ))
+}
+
+/// The sockets that a node listens on.
+pub(super) struct Bound {
+    pub(super) listener: tokio::net::TcpListener,
+    pub(super) gossip: overlay_gossip::driver::Sockets,
+    pub(super) data: std::net::UdpSocket,
+}
+
+impl Bound {
+    pub(super) async fn open(options: &Options) -> Result<Self, StartError> {
+        let bind = |port| SocketAddr::new(options.listen, port);
+        let listener = tokio::net::TcpListener::bind(bind(options.management_port))
+            .await
+            .map_err(|error| StartError::port("TCP", bind(options.management_port), error))?;
+        let gossip = overlay_gossip::driver::Sockets::bind(bind(options.gossip_port))
+            .await
+            .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
+        let data = data_socket(bind(options.data_port))
+            .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
+        Ok(Self {
+            listener,
+            gossip,
+            data,
+        })
+    }
+}
+
+/// Opens the socket of the data port with room for bursts.
+fn data_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    // The kernel grants what its limit allows.
+    let _ = socket.set_recv_buffer_size(DATA_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(DATA_BUFFER_BYTES);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+const DATA_BUFFER_BYTES: usize = 4 * 1024 * 1024;

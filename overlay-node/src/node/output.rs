@@ -1,0 +1,100 @@
+//! What a node hands out.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use overlay_core::{
+    EndpointId, NodeId,
+    plane::{Desired, PlatformError, PortSpec},
+};
+use overlay_raft::{RaftId, WriteBatch};
+
+use super::RequestToken;
+use crate::{
+    agent::{AgentMemory, Assignment},
+    api::{self, Role},
+};
+
+/// What a node asks its driver to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send `frame` over a management session to `to`: a present one, or one dialled to `address` if it is known. What
+    /// cannot be sent is dropped; everything is repeated where it matters.
+    Peer {
+        /// The node.
+        to: NodeId,
+        /// Where it takes sessions; `None` if it only dials.
+        address: Option<SocketAddr>,
+        /// The frame, see [`wire`](crate::wire).
+        frame: Vec<u8>,
+    },
+    /// Write to the log and say how it went.
+    Persist(WriteBatch),
+    /// Open an empty log: this node became a manager.
+    OpenLog(RaftId),
+    /// Remove the log: this node is no manager any more.
+    CloseLog,
+    /// Write down what the agent needs after a restart.
+    Remember(Box<AgentMemory>),
+    /// Gossip over UDP and TCP.
+    Gossip(Box<overlay_gossip::Output>),
+    /// Names: an answer for an endpoint, or a question for an upstream server.
+    Dns(overlay_dns::Output),
+    /// Make the port of an endpoint and say how it went.
+    CreatePort(Box<PortSpec>),
+    /// Remove the port of an endpoint.
+    RemovePort(EndpointId),
+    /// The data plane as it shall be from now on.
+    Plane(Arc<Desired>),
+    /// The answer to a local request.
+    Reply {
+        /// The request.
+        token: RequestToken,
+        /// The answer.
+        result: Result<Reply, api::Error>,
+    },
+    /// Something that an operator may want to know.
+    Event(Event),
+}
+
+/// The answer to a local request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a request of the local API.
+    Api(api::Response),
+    /// To [`Node::admit`](super::Node::admit): what the new node has to know.
+    Admitted(Box<Assignment>),
+}
+
+/// Something that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Another manager leads, or nobody is known to.
+    LeaderChanged {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// A member of the gossip came, went or is in doubt.
+    Member {
+        /// The member.
+        node: String,
+        /// What gossip says of it.
+        state: &'static str,
+    },
+    /// This node was removed from the cluster: it keeps what runs, and gets nothing new.
+    Removed,
+    /// The role of this node changed: it needs a certificate that says so.
+    RoleChanged {
+        /// The new role.
+        role: Role,
+    },
+    /// The disk failed or the log cannot be understood: the manager's part stopped. Restart the node.
+    Failed,
+    /// The port of an endpoint could not be made; it is tried again.
+    PortFailed {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Why.
+        error: PlatformError,
+    },
+}

@@ -1,0 +1,415 @@
+//! The formats as they are written down for ever: `tests/golden/*-1.txt`.
+//!
+//! A line is a name and octets in hexadecimal digits. `OVERLAY_GOLDEN=write` writes the files anew, which is right only as
+//! long as no version with this format was released.
+
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
+use std::{collections::BTreeMap, fmt::Debug, fs, net::IpAddr, path::PathBuf};
+
+use bytes::Bytes;
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
+use overlay_gossip::Lease;
+use overlay_node::{
+    agent::{AgentMemory, AssignedEndpoint, AssignedNetwork, Assignment},
+    api::{self, AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role, SubnetSpec},
+    identity::LeaseSigner,
+    state::{
+        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, Proposal,
+        RequestId, Secret,
+    },
+    wire::{self, Answer, Ask, ManagerAddress, Message},
+};
+use overlay_raft::RaftId;
+use serde::{Serialize, de::DeserializeOwned};
+
+#[test]
+fn commands_in_the_log_keep_their_octets() {
+    let proposals: Vec<_> = commands()
+        .into_iter()
+        .map(|command| (command_name(&command), proposal(command)))
+        .collect();
+    let golden = Golden::open("proposals-1");
+    golden.check(&proposals, |proposal| {
+        postcard::to_allocvec(proposal).unwrap()
+    });
+    for (name, proposal) in proposals {
+        assert_eq!(golden.read::<Proposal>(name), proposal);
+    }
+}
+
+#[test]
+fn messages_of_a_session_keep_their_octets() {
+    let messages: Vec<_> = messages()
+        .into_iter()
+        .map(|message| (message_name(&message), message))
+        .collect();
+    let golden = Golden::open("messages-1");
+    golden.check(&messages, wire::encode);
+    for (name, message) in messages {
+        let decoded = wire::decode(&golden.bytes(name)).unwrap();
+        assert_eq!(format!("{decoded:?}"), format!("{message:?}"));
+        assert_eq!(wire::encode(&decoded), golden.bytes(name));
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_its_octets() {
+    let mut state = ClusterState::new();
+    for (index, command) in (1..).zip(commands()) {
+        // All of them are carried out but for the ones that end with nothing left to see.
+        if matches!(
+            command_name(&command),
+            "RemoveNode" | "RemoveNetwork" | "DetachEndpoint"
+        ) {
+            continue;
+        }
+        state.apply(index, proposal_number(index, command)).unwrap();
+    }
+    let refused = proposal_number(90, Command::RemoveNode { node: node(77) });
+    state.apply(90, refused).unwrap_err();
+    let golden = Golden::open("snapshot-1");
+    golden.check(&[("state", state.clone())], ClusterState::snapshot);
+    let restored = ClusterState::restore(&golden.bytes("state")).unwrap();
+    assert_eq!(restored.hash(), state.hash());
+    assert_eq!(restored.applied(), 90);
+    assert_eq!(restored.endpoints().len(), 1);
+}
+
+#[test]
+fn the_memory_of_an_agent_keeps_its_octets() {
+    let memory = AgentMemory {
+        assignment: Some(assignment()),
+        namespaces: BTreeMap::from([
+            (endpoint(1), Namespace::InProcess),
+            (endpoint(2), Namespace::Own),
+            (endpoint(3), Namespace::Path("/run/netns/three".into())),
+        ]),
+    };
+    let golden = Golden::open("memory-1");
+    let memories = [("memory", memory), ("empty", AgentMemory::default())];
+    golden.check(&memories, |memory| postcard::to_allocvec(memory).unwrap());
+    for (name, memory) in memories {
+        assert_eq!(golden.read::<AgentMemory>(name), memory);
+    }
+}
+
+/// One of each variant, in an order in which each succeeds.
+fn commands() -> Vec<Command> {
+    vec![
+        Command::InitCluster(Box::new(ClusterSeed {
+            id: node(200),
+            ca_certificate: "certificate".to_owned(),
+            ca_key: Secret::any(b"key".to_vec()),
+            lease_key: Secret::new(vec![5; 32]).unwrap(),
+            gossip_key: Secret::new(vec![6; 16]).unwrap(),
+            worker_token: Secret::new(vec![7; 16]).unwrap(),
+            manager_token: Secret::new(vec![8; 16]).unwrap(),
+            pools: vec!["10.64.0.0/10".parse().unwrap()],
+            pool_split: 25,
+            ingress: network(255),
+            manager: add(1, Role::Manager),
+        })),
+        Command::AddNode(add(2, Role::Worker)),
+        Command::SetAddress {
+            node: node(2),
+            address: "2001:db8::2".parse().unwrap(),
+        },
+        Command::SetRole {
+            node: node(2),
+            role: Role::Manager,
+        },
+        Command::RotateToken {
+            role: Role::Manager,
+            secret: Secret::new(vec![9; 16]).unwrap(),
+        },
+        Command::CreateNetwork {
+            id: network(1),
+            spec: create(),
+        },
+        Command::AttachEndpoint(AttachEndpoint {
+            id: endpoint(1),
+            node: node(1),
+            network: network(1),
+            name: "one".to_owned(),
+            aliases: vec!["any".to_owned()],
+            address: Some("10.99.0.35".parse().unwrap()),
+        }),
+        Command::DetachEndpoint {
+            endpoint: endpoint(1),
+            node: Some(node(1)),
+        },
+        Command::RemoveNetwork {
+            network: network(1),
+        },
+        Command::RemoveNode { node: node(2) },
+    ]
+}
+
+/// Names every variant: a new one does not compile without a line here, and fails without one in `commands`.
+fn command_name(command: &Command) -> &'static str {
+    match command {
+        Command::InitCluster(_) => "InitCluster",
+        Command::AddNode(_) => "AddNode",
+        Command::SetAddress { .. } => "SetAddress",
+        Command::SetRole { .. } => "SetRole",
+        Command::RemoveNode { .. } => "RemoveNode",
+        Command::RotateToken { .. } => "RotateToken",
+        Command::CreateNetwork { .. } => "CreateNetwork",
+        Command::RemoveNetwork { .. } => "RemoveNetwork",
+        Command::AttachEndpoint(_) => "AttachEndpoint",
+        Command::DetachEndpoint { .. } => "DetachEndpoint",
+    }
+}
+
+/// One of each variant; of the ones that hold another message, one of each of those.
+fn messages() -> Vec<Message> {
+    let request = RequestId::from_bytes([0xa5; 16]);
+    vec![
+        Message::Raft {
+            from: raft(1),
+            to: raft(300),
+            bytes: Bytes::from_static(b"consensus"),
+        },
+        Message::Ask {
+            request,
+            ask: Ask::Api(Request::Attach(AttachRequest {
+                network: "net".to_owned(),
+                name: "one".to_owned(),
+                aliases: vec!["any".to_owned()],
+                address: Some("10.99.0.35".parse().unwrap()),
+                namespace: Namespace::Own,
+                endpoint: Some(endpoint(1)),
+            })),
+        },
+        Message::Ask {
+            request,
+            ask: Ask::AddNode(add(3, Role::Manager)),
+        },
+        Message::Answer {
+            request,
+            result: Ok(Answer::Api(Response::Done)),
+        },
+        Message::Answer {
+            request,
+            result: Ok(Answer::Admitted(Box::new(assignment()))),
+        },
+        Message::Answer {
+            request,
+            result: Err(api::Error::new(ErrorKind::Limit, "too many")),
+        },
+        Message::NotLeader {
+            request: Some(request),
+            leader: Some(node(1)),
+            managers: managers(),
+        },
+        Message::Heartbeat { version: 300 },
+        Message::HeartbeatAck,
+        Message::Assignment(Box::new(assignment())),
+        Message::Removed,
+    ]
+}
+
+/// Names every variant, as [`command_name`].
+fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::Raft { .. } => "Raft",
+        Message::Ask {
+            ask: Ask::Api(_), ..
+        } => "Ask.Api",
+        Message::Ask {
+            ask: Ask::AddNode(_),
+            ..
+        } => "Ask.AddNode",
+        Message::Answer {
+            result: Ok(Answer::Api(_)),
+            ..
+        } => "Answer.Api",
+        Message::Answer {
+            result: Ok(Answer::Admitted(_)),
+            ..
+        } => "Answer.Admitted",
+        Message::Answer { result: Err(_), .. } => "Answer.Err",
+        Message::NotLeader { .. } => "NotLeader",
+        Message::Heartbeat { .. } => "Heartbeat",
+        Message::HeartbeatAck => "HeartbeatAck",
+        Message::Assignment(_) => "Assignment",
+        Message::Removed => "Removed",
+    }
+}
+
+/// A file of lines.
+struct Golden {
+    path: PathBuf,
+    lines: BTreeMap<String, Vec<u8>>,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let path = folder.join(format!("{name}.txt"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| {
+            let (name, hex) = line.split_once(' ')?;
+            Some((name.to_owned(), unhex(hex)))
+        });
+        Self {
+            lines: lines.collect(),
+            path,
+        }
+    }
+
+    /// Compares each value's octets with its line, and requires a line for each and no other.
+    fn check<T: Debug>(&self, values: &[(&str, T)], encode: impl Fn(&T) -> Vec<u8>) {
+        if std::env::var_os("OVERLAY_GOLDEN").is_some_and(|value| value == "write") {
+            let line = |(name, value): &(&str, T)| format!("{name} {}\n", hex(&encode(value)));
+            let text: String = values.iter().map(line).collect();
+            fs::write(&self.path, text).unwrap();
+            assert!(
+                values.is_empty(),
+                "{:?} was written: look at the difference",
+                self.path
+            );
+        }
+        for (name, value) in values {
+            let found = self.lines.get(*name).map(|bytes| hex(bytes));
+            assert_eq!(found, Some(hex(&encode(value))), "{name}: {value:?}");
+        }
+        assert_eq!(
+            self.lines.len(),
+            values.len(),
+            "a line for each and no other"
+        );
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.lines[name].clone()
+    }
+
+    fn read<T: DeserializeOwned + Serialize>(&self, name: &str) -> T {
+        let (value, rest) = postcard::take_from_bytes(&self.lines[name]).unwrap();
+        assert!(rest.is_empty(), "{name} was not read to its end");
+        value
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let octet = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(octet).collect()
+}
+
+fn proposal(command: Command) -> Proposal {
+    proposal_number(300, command)
+}
+
+fn proposal_number(number: u64, command: Command) -> Proposal {
+    Proposal {
+        request: RequestId::from_bytes(u128::from(number).to_be_bytes()),
+        actor: node(1),
+        at_unix_ms: 1_700_000_000_000,
+        command,
+    }
+}
+
+fn create() -> NetworkCreate {
+    let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    NetworkCreate {
+        name: "net".to_owned(),
+        driver: "overlay".to_owned(),
+        attachable: true,
+        internal: true,
+        subnets: vec![SubnetSpec {
+            subnet: Some("10.99.0.0/24".parse().unwrap()),
+            gateway: Some("10.99.0.254".parse().unwrap()),
+            ip_range: Some("10.99.0.0/26".parse().unwrap()),
+        }],
+        options: BTreeMap::from([option("com.docker.network.driver.mtu", "1400")]),
+        labels: BTreeMap::from([option("color", "blue")]),
+    }
+}
+
+fn add(number: u8, role: Role) -> AddNode {
+    AddNode {
+        id: node(number),
+        hostname: format!("host{number}"),
+        role,
+        address: IpAddr::from([192, 0, 2, number]),
+        management_port: 2377,
+        gossip_port: 7946,
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn assignment() -> Assignment {
+    let addresses = vec!["10.99.0.35/24".parse().unwrap()];
+    let mac = MacAddr::new([0x02, 0x42, 10, 99, 0, 35]);
+    Assignment {
+        version: 300,
+        cluster: node(200),
+        role: Role::Manager,
+        raft: Some(raft(2)),
+        managers: managers(),
+        gossip_keys: vec![Secret::new(vec![6; 16]).unwrap()],
+        lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
+            .unwrap()
+            .public_key(),
+        networks: vec![AssignedNetwork {
+            id: network(1),
+            name: "net".to_owned(),
+            vni: Vni::new(4097).unwrap(),
+            subnets: vec!["10.99.0.0/24".parse().unwrap()],
+            mtu: Some(1400),
+            internal: true,
+        }],
+        endpoints: vec![AssignedEndpoint {
+            record: EndpointRecord {
+                id: endpoint(1),
+                node: node(1),
+                network: network(1),
+                name: "one".to_owned(),
+                aliases: vec!["any".to_owned()],
+                addresses,
+                mac,
+                generation: 299,
+            },
+            lease: Lease {
+                network: network(1),
+                endpoint: endpoint(1),
+                node: node(1),
+                addresses: vec!["10.99.0.35".parse().unwrap()],
+                mac,
+                generation: 299,
+                signature: vec![0xee; 64].into(),
+            },
+        }],
+    }
+}
+
+fn managers() -> Vec<ManagerAddress> {
+    vec![ManagerAddress {
+        node: node(1),
+        raft: raft(1),
+        management: "192.0.2.1:2377".parse().unwrap(),
+        gossip: "[2001:db8::1]:7946".parse().unwrap(),
+    }]
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 16])
+}
+
+fn network(number: u8) -> NetworkId {
+    NetworkId::from_bytes([number; 16])
+}
+
+fn endpoint(number: u8) -> EndpointId {
+    EndpointId::from_bytes([number; 16])
+}
+
+fn raft(number: u64) -> RaftId {
+    RaftId::new(number).unwrap()
+}
