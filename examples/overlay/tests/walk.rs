@@ -12,7 +12,17 @@ use std::path::Path;
 use libtest_mimic::{Arguments, Failed, Trial};
 use overlay_linux::{capabilities, holder, hosts};
 
+#[path = "walk/losses.rs"]
+mod losses;
+#[path = "walk/programs.rs"]
+mod programs;
+#[path = "walk/refusals.rs"]
+mod refusals;
+#[path = "walk/roles.rs"]
+mod roles;
 mod support;
+#[path = "walk/traffic.rs"]
+mod traffic;
 #[path = "walk/wire.rs"]
 mod wire;
 
@@ -26,7 +36,14 @@ struct Story {
     tell: fn(&mut Cluster) -> anyhow::Result<()>,
 }
 
-const STORIES: &[&[Story]] = &[wire::STORIES];
+const STORIES: &[&[Story]] = &[
+    wire::STORIES,
+    traffic::STORIES,
+    losses::STORIES,
+    programs::STORIES,
+    refusals::STORIES,
+    roles::STORIES,
+];
 
 fn main() {
     holder::main_if_holder();

@@ -21,8 +21,8 @@ use std::{
 
 use anyhow::Context as _;
 use axum::Router;
-use clap::Args;
-use overlay_linux::Linux;
+use clap::{Args, ValueEnum};
+use overlay_linux::{Linux, PortKind};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -60,6 +60,9 @@ pub(crate) struct DaemonArgs {
     /// MTU of the network between the hosts, in octets
     #[arg(long, value_name = "OCTETS", default_value_t = 1500)]
     pub(crate) underlay_mtu: u16,
+    /// By what means programs are attached, if not by the first that is to be had; for tests
+    #[arg(long, value_name = "KIND", hide = true)]
+    pub(crate) port_kind: Option<PortKindArg>,
     /// How much to say on standard error: error, warn, info, debug or trace
     #[arg(
         long,
@@ -68,6 +71,24 @@ pub(crate) struct DaemonArgs {
         env = "OVERLAY_LOG"
     )]
     pub(crate) log_level: tracing::Level,
+}
+
+/// See [`PortKind`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PortKindArg {
+    /// A TAP interface
+    Tap,
+    /// A veth pair with a packet socket
+    Packet,
+}
+
+impl From<PortKindArg> for PortKind {
+    fn from(kind: PortKindArg) -> Self {
+        match kind {
+            PortKindArg::Tap => Self::Tap,
+            PortKindArg::Packet => Self::Packet,
+        }
+    }
 }
 
 /// How long requests may take to finish once the daemon is to end.
@@ -99,7 +120,10 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
     let directory = DataDirectory::open(&args.data_dir)?;
     let (socket, listener) = Socket::bind(socket)?;
     let holder = std::env::current_exe().context("cannot find the path of this program")?;
-    let linux = Linux::new(directory.path().join("endpoints"), holder);
+    let mut linux = Linux::new(directory.path().join("endpoints"), holder);
+    if let Some(kind) = args.port_kind {
+        linux = linux.with_kind(kind.into());
+    }
     let name = args.name.clone().unwrap_or_else(hostname);
     let node = driver::start(
         &args,

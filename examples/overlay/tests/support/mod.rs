@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     net::Ipv4Addr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     directory: TempDir,
     daemons: Vec<Option<Child>>,
+    /// The host of each daemon.
+    places: Vec<usize>,
 }
 
 /// A command that was refused.
@@ -53,15 +55,15 @@ impl Cluster {
             lab: Lab::new(Path::new(OVERLAY), &config)?,
             directory: tempfile::Builder::new().prefix("overlay-walk-").tempdir()?,
             daemons: (0..hosts).map(|_| None).collect(),
+            places: (0..hosts).collect(),
         })
     }
 
-    /// Makes hosts whose daemons are managers of one cluster.
-    pub(crate) fn managers(hosts: usize) -> anyhow::Result<Self> {
-        let mut cluster = Self::new(hosts)?;
-        cluster.start_all()?;
-        cluster.join_all()?;
-        Ok(cluster)
+    /// Makes room for one more daemon on a host, and returns its number.
+    pub(crate) fn add(&mut self, host: usize) -> usize {
+        self.daemons.push(None);
+        self.places.push(host);
+        self.places.len() - 1
     }
 
     /// Starts a daemon on each host.
@@ -111,18 +113,14 @@ impl Cluster {
         ready
     }
 
-    /// Runs a daemon that must refuse to start, and returns what it said.
-    pub(crate) fn refuse_to_start(
-        &mut self,
-        host: usize,
-        socket: &Path,
-        data: &Path,
-    ) -> anyhow::Result<String> {
+    /// Starts the daemon of a host, which must refuse, and returns what it said.
+    pub(crate) fn refuse_to_start(&mut self, host: usize, data: &Path) -> anyhow::Result<String> {
         let before = fs::read_to_string(self.log(host)).unwrap_or_default().len();
-        let mut daemon = self.spawn_daemon(host, socket, data, &[])?;
+        let mut daemon = self.spawn_daemon(host, &self.socket(host), data, &[])?;
         let ended = eventually(PATIENCE, "the end of a daemon", || Ok(daemon.try_wait()?));
         if ended.is_err() {
             daemon.kill()?;
+            daemon.wait()?;
         }
         ensure!(!ended?.success(), "a daemon reported success");
         let log = fs::read_to_string(self.log(host))?;
@@ -143,11 +141,12 @@ impl Cluster {
         let mut command = Command::new(OVERLAY);
         command.arg("--socket").arg(socket).arg("daemon");
         command.args(["--name", &name(host)]);
-        command.args(["--advertise-addr", &address(host).to_string()]);
+        let place = self.places[host];
+        command.args(["--advertise-addr", &address(place).to_string()]);
         command.arg("--data-dir").arg(data).args(more);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        Ok(self.lab.spawn_in(host, &mut command)?)
+        Ok(self.lab.spawn_in(place, &mut command)?)
     }
 
     /// Kills the daemon of a host, with SIGKILL.
@@ -190,38 +189,31 @@ impl Cluster {
 
     /// Runs the command line against the daemon of a host.
     pub(crate) fn run(&self, host: usize, words: &[&str]) -> anyhow::Result<Output> {
-        self.run_with(host, words, None)
-    }
-
-    /// The same, with something at standard input.
-    pub(crate) fn run_with(
-        &self,
-        host: usize,
-        words: &[&str],
-        input: Option<&[u8]>,
-    ) -> anyhow::Result<Output> {
-        let stdin = input.map_or_else(Stdio::null, |_| Stdio::piped());
+        // Files, which never fill up while nobody reads.
+        let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let mut child = self
             .command(host, words)
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .stdout(stdout.try_clone()?)
+            .stderr(stderr.try_clone()?)
             .spawn()?;
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            stdin.write_all(input)?;
-        }
-        let ended = eventually(
-            PATIENCE,
-            &format!("the end of `overlay {}`", words.join(" ")),
-            || Ok(child.try_wait()?),
-        );
+        let what = format!("the end of `overlay {}`", words.join(" "));
+        let ended = eventually(PATIENCE, &what, || Ok(child.try_wait()?));
         if ended.is_err() {
             child.kill()?;
-            let output = child.wait_with_output()?;
-            ended.with_context(|| format!("{output:?}"))?;
-            return Ok(output);
+            child.wait()?;
         }
-        Ok(child.wait_with_output()?)
+        let contents = |file: &mut File| -> anyhow::Result<Vec<u8>> {
+            let mut contents = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut contents)?;
+            Ok(contents)
+        };
+        Ok(Output {
+            status: ended?,
+            stdout: contents(&mut stdout)?,
+            stderr: contents(&mut stderr)?,
+        })
     }
 
     /// Makes a command that asks the daemon of a host.
