@@ -1,9 +1,6 @@
 //! Asks a daemon through its unix socket: HTTP with JSON, and upgraded connections for interactive streams.
 
-use std::{
-    io,
-    path::PathBuf,
-};
+use std::{io, path::PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
