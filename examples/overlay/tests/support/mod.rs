@@ -72,7 +72,7 @@ impl Cluster {
     }
 
     /// Makes the daemons managers of one cluster.
-    pub(crate) fn join_all(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn join_all(&self) -> anyhow::Result<()> {
         self.ask(0, &["init"])?;
         let hosts = self.daemons.len();
         for host in 1..hosts {

@@ -94,8 +94,13 @@ fn joins(cluster: &mut Cluster) -> anyhow::Result<()> {
 fn taken(cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.start_all()?;
     cluster.join_all()?;
-    let create = |more: &[&str]| cluster.refused(1, &[&["network", "create"], more].concat());
     cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    subnets(cluster)?;
+    endpoints(cluster)
+}
+
+fn subnets(cluster: &Cluster) -> anyhow::Result<()> {
+    let create = |more: &[&str]| cluster.refused(1, &[&["network", "create"], more].concat());
     expect(
         &create(&["my-net"])?,
         1,
@@ -119,37 +124,49 @@ fn taken(cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.list(0, &["network", "ls"])?.len() == 2,
         "`ingress` and `my-net`"
     );
+    Ok(())
+}
 
-    let run = |host: usize, network: &str, name: &str| {
-        let words = [
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            network,
-            "--",
-            "sleep",
-            "9999",
-        ];
-        cluster.refused(host, &words)
-    };
+fn endpoints(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.sleep(0, "my-net", "alpine1")?;
     for host in [0, 1] {
         expect(
-            &run(host, "my-net", "alpine1")?,
+            &attempt(cluster, host, "my-net", "alpine1")?,
             125,
             &["alpine1", "in use", "another"],
         )?;
     }
     expect(
-        &run(1, "nowhere", "lost")?,
+        &attempt(cluster, 1, "nowhere", "lost")?,
         125,
         &["no network \"nowhere\"", "network ls"],
     )?;
     let inspect = cluster.refused(1, &["network", "inspect", "nowhere"])?;
     expect(&inspect, 1, &["no network \"nowhere\"", "network ls"])?;
+    full(cluster)?;
 
+    // Nothing half done: neither programs, nor addresses, nor endpoints.
+    ensure!(
+        cluster.list(1, &["ps", "-a"])?.is_empty(),
+        "the other host runs nothing"
+    );
+    ensure!(
+        cluster.list(0, &["ps", "-a"])?.len() == 2,
+        "`alpine1` and `only`"
+    );
+    for (network, used) in [("my-net", 1), ("tiny", 1)] {
+        let found = cluster.inspect(1, network)?;
+        let endpoints = found["Containers"].as_object().map(serde_json::Map::len);
+        assert_eq!(endpoints, Some(used), "{found}");
+        assert_eq!(found["IPAM"]["Config"][0]["Used"], used, "{found}");
+    }
+    // The address that is given back is given out again.
+    cluster.ask(0, &["rm", "-f", "only"])?;
+    cluster.sleep(1, "tiny", "next").map(drop)
+}
+
+/// Asks for one endpoint too many on the smallest network there is.
+fn full(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.ask(
         0,
         &[
@@ -163,7 +180,7 @@ fn taken(cluster: &mut Cluster) -> anyhow::Result<()> {
     )?;
     cluster.sleep(0, "tiny", "only")?;
     for host in [0, 1] {
-        let full = run(host, "tiny", "surplus")?;
+        let full = attempt(cluster, host, "tiny", "surplus")?;
         expect(
             &full,
             125,
@@ -186,25 +203,23 @@ fn taken(cluster: &mut Cluster) -> anyhow::Result<()> {
         127,
         &["no-such-program", "not found"],
     )?;
+    Ok(())
+}
 
-    // Nothing half done: neither programs, nor addresses, nor endpoints.
-    ensure!(
-        cluster.list(1, &["ps", "-a"])?.is_empty(),
-        "the other host runs nothing"
-    );
-    ensure!(
-        cluster.list(0, &["ps", "-a"])?.len() == 2,
-        "`alpine1` and `only`"
-    );
-    for (network, used) in [("my-net", 1), ("tiny", 1)] {
-        let found = cluster.inspect(1, network)?;
-        let endpoints = found["Containers"].as_object().map(serde_json::Map::len);
-        assert_eq!(endpoints, Some(used), "{found}");
-        assert_eq!(found["IPAM"]["Config"][0]["Used"], used, "{found}");
-    }
-    // The address that is given back is given out again.
-    cluster.ask(0, &["rm", "-f", "only"])?;
-    cluster.sleep(1, "tiny", "next").map(drop)
+/// Asks for a program that must be refused.
+fn attempt(cluster: &Cluster, host: usize, network: &str, name: &str) -> anyhow::Result<Refusal> {
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--network",
+        network,
+        "--",
+        "sleep",
+        "9999",
+    ];
+    cluster.refused(host, &words)
 }
 
 fn places(cluster: &mut Cluster) -> anyhow::Result<()> {

@@ -95,7 +95,8 @@ fn find(program: &str, path: &str, directory: &Path) -> Result<PathBuf, Refusal>
         let candidate = directory.join(folder).join(program);
         match check(&candidate) {
             Ok(()) => return Ok(candidate),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied = Some(error),
+            // A folder that may not be searched says nothing about the program.
+            Err(error) if candidate.exists() => denied = Some(error),
             Err(_) => {}
         }
     }
