@@ -1,6 +1,11 @@
 //! Who starts programs in the namespaces of endpoints and keeps them beyond the daemon's life.
 
-use std::{fs::File, io, os::fd::AsFd as _, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
 
 use overlay_core::{EndpointId, plane::PlatformError};
 use overlay_linux::{CommandSpec, Exit, Linux, Process, ProcessId, ProcessStatus};
@@ -63,6 +68,8 @@ pub(crate) struct Streams {
     pub(crate) output: Option<File>,
     /// Of its standard error.
     pub(crate) error: Option<File>,
+    /// Held while they are read: the holder itself reads the streams of a program that nobody follows, also after its end.
+    pub(crate) follower: Option<OwnedFd>,
 }
 
 impl Holders for Linux {
@@ -125,6 +132,7 @@ impl From<Process> for Running {
             input: process.input.take(),
             output: process.output.take(),
             error: process.error.take(),
+            follower: process.as_fd().try_clone_to_owned().ok(),
         };
         let id = process.id();
         Self {

@@ -1,6 +1,6 @@
 //! The daemon's half of an interactive stream: frames to a program's input, its output to frames.
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io, os::fd::OwnedFd, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use overlay_core::EndpointId;
@@ -83,6 +83,7 @@ fn open(streams: Streams) -> io::Result<(Input, Output)> {
         input,
         output,
         error,
+        follower,
     } = streams;
     let window = terminal.as_ref().map(File::try_clone).transpose()?;
     let keyboard = terminal.as_ref().map(File::try_clone).transpose()?;
@@ -93,6 +94,7 @@ fn open(streams: Streams) -> io::Result<(Input, Output)> {
     let output = Output {
         standard: terminal.or(output).map(reader).transpose()?,
         error: error.map(reader).transpose()?,
+        _follower: follower,
     };
     Ok((input, output))
 }
@@ -120,6 +122,8 @@ impl<W: AsyncWrite + Unpin> Client<W> {
 struct Output {
     standard: Option<pipe::Receiver>,
     error: Option<pipe::Receiver>,
+    /// Until the last of it is read.
+    _follower: Option<OwnedFd>,
 }
 
 impl Output {

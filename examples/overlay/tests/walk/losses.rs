@@ -115,6 +115,7 @@ fn restart(cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.reach(PATIENCE, lost, name, from)?;
     }
     codes(cluster, first.trim())?;
+    last_words(cluster)?;
     streams(cluster)?;
     ends(cluster)
 }
@@ -156,6 +157,20 @@ fn codes(cluster: &Cluster, id: &str) -> anyhow::Result<()> {
     assert_eq!(cluster.list(0, &["ps", "-a"])?.len(), 1, "`--rm` removes");
     Ok(())
 }
+
+/// The last words of a program that ends at once arrive, always.
+fn last_words(cluster: &Cluster) -> anyhow::Result<()> {
+    for attempt in 0..LAST_WORDS {
+        let script = format!("echo {attempt} >&2; exit 3");
+        let words = ["exec", "alpine1", "--", "sh", "-c", &script];
+        let ended = cluster.refused(0, &words)?;
+        assert_eq!((ended.code, ended.said), (3, format!("{attempt}\n")));
+    }
+    Ok(())
+}
+
+/// How many are asked for: one in ten was lost where somebody else read them, too.
+const LAST_WORDS: u32 = 60;
 
 /// Standard input goes in, all of it; what comes out is the same.
 fn streams(cluster: &Cluster) -> anyhow::Result<()> {

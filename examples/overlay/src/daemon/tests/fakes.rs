@@ -265,6 +265,7 @@ impl Holders for FakeHolders {
             input: child.stdin.take().map(pipe),
             output: child.stdout.take().map(pipe),
             error: child.stderr.take().map(pipe),
+            follower: None,
         };
         let (sender, exit) = watch::channel(None);
         let pid = Pid::from_child(&child);
