@@ -1,20 +1,23 @@
 //! The whole cluster in a box, under faults, from many seeds.
 
 #![cfg(feature = "sim")]
-#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use overlay_core::{Rng, Seed, plane::Namespace};
 use overlay_node::{
     Reply,
-    api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response},
-    sim::{Cluster, Options},
+    api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role},
+    sim::{Cluster, Options, SimHost, Violation},
 };
 use overlay_sim::{
-    HostId,
-    faults::{Chaos, ChaosConfig},
-    runner::{self, sometimes},
+    CrashPoint, HostId, World,
+    faults::{Chaos, ChaosConfig, Weights},
+    runner::{self, Soak, sometimes},
 };
 
 #[test]
@@ -87,8 +90,143 @@ fn a_name_that_is_taken_is_refused_and_nothing_is_left_of_the_attempt() {
     cluster.attach(1, "my-net", "one").unwrap();
 }
 
+#[test]
+fn a_leader_that_is_demoted_stays_until_the_others_can_do_without() {
+    for (number, managers) in [(3, 2), (4, 2), (5, 3)] {
+        let mut options = Options::new(Seed::from_u64(number), 3);
+        options.managers = managers;
+        let mut cluster = Cluster::new(options);
+        assert!(cluster.settle(Duration::from_secs(10)));
+        let leader = cluster.leader().unwrap();
+        let demote = |host| Request::NodeSetRole {
+            node: format!("host{host}"),
+            role: Role::Worker,
+        };
+        cluster.ask(leader, demote(leader)).unwrap();
+        assert!(
+            cluster.settle(Duration::from_secs(5)),
+            "{managers} managers\n{}",
+            cluster.describe()
+        );
+        assert_ne!(cluster.leader(), Some(leader));
+        cluster
+            .create_network(cluster.leader().unwrap(), "a")
+            .unwrap();
+        assert_eq!(cluster.quiet_violations(), []);
+    }
+}
+
+#[test]
+fn a_manager_that_leaves_takes_no_quorum_with_it() {
+    for number in [6, 7] {
+        let mut options = Options::new(Seed::from_u64(number), 3);
+        options.managers = 2;
+        let mut cluster = Cluster::new(options);
+        assert!(cluster.settle(Duration::from_secs(10)));
+        let leader = cluster.leader().unwrap();
+        let leaver = if number == 6 { leader } else { 1 - leader };
+        let refused = cluster
+            .ask(leaver, Request::Leave { force: false })
+            .unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::QuorumLoss);
+        let id = HostId(leaver);
+        let request = Request::Leave { force: true };
+        cluster
+            .world()
+            .with(id, |host, now| host.request(now, request));
+        let gone = |world: &World<SimHost>| !world.is_up(id);
+        assert!(
+            cluster.world().run_until(Duration::from_secs(5), gone),
+            "it left\n{}",
+            cluster.describe()
+        );
+        cluster.world().restart(id);
+        assert!(
+            cluster.settle(Duration::from_secs(10)),
+            "it joined as another node\n{}",
+            cluster.describe()
+        );
+        cluster.create_network(leaver, "a").unwrap();
+    }
+}
+
+/// Which hosts the power leaves at which of their sync points.
+#[test]
+fn a_host_may_lose_power_at_each_sync_point_of_its_life() {
+    for host in 0..3 {
+        let mut nth = 1;
+        while walk(host, nth, CrashPoint::Before) {
+            nth += 1;
+        }
+        sometimes("each sync point was reached", nth > 10);
+        assert!(nth > 10, "host {host} has {nth} sync points");
+        let mut nth = 1;
+        while walk(host, nth, CrashPoint::After) {
+            nth += 1;
+        }
+    }
+}
+
+/// Makes a cluster, a network and endpoints; `host` loses power at its `nth` sync point. Returns whether it did.
+fn walk(host: usize, nth: u64, side: CrashPoint) -> bool {
+    let mut options = Options::new(Seed::from_u64(9), 3);
+    options.timers.orphan_grace = Duration::from_secs(2);
+    let mut cluster = Cluster::new(options);
+    let id = HostId(host);
+    let mut struck = false;
+    cluster.world().disk(id).crash_at_sync(nth, side);
+    let mut restart = |cluster: &mut Cluster| {
+        if !cluster.world().is_up(id) {
+            struck = true;
+            cluster.run_for(Duration::from_millis(200));
+            cluster.world().restart(id);
+        }
+    };
+    for _ in 0..20 {
+        cluster.run_for(Duration::from_millis(150));
+        restart(&mut cluster);
+    }
+    // A host that is down cannot answer, and one whose endpoint was cut off says so; both are asked again.
+    let mut retry = |cluster: &mut Cluster, request: &dyn Fn(&mut Cluster) -> Option<ErrorKind>| {
+        for _ in 0..4 {
+            let failed = request(cluster);
+            restart(cluster);
+            match failed {
+                None | Some(ErrorKind::Conflict) => return,
+                Some(_) => cluster.run_for(Duration::from_secs(3)),
+            }
+        }
+    };
+    retry(&mut cluster, &|cluster| {
+        cluster.create_network(host, "net").err().map(|e| e.kind)
+    });
+    for on in 0..3 {
+        let name = format!("alpine{on}");
+        retry(&mut cluster, &|cluster| {
+            cluster.attach(on, "net", &name).err().map(|e| e.kind)
+        });
+    }
+    cluster.world().disk(id).crash_at_sync(0, side);
+    let context = format!("host {host}, sync point {nth}, {side:?}");
+    assert!(
+        cluster.settle(Duration::from_secs(20)),
+        "{context}\n{}",
+        cluster.describe()
+    );
+    cluster.remove_strangers().unwrap();
+    cluster.run_for(Duration::from_secs(12));
+    assert_eq!(
+        cluster.quiet_violations(),
+        [],
+        "{context}\n{}",
+        cluster.describe()
+    );
+    reach_each_other(&mut cluster);
+    struck
+}
+
 /// One seed: twenty virtual seconds of faults and churn, then quiet; what was acknowledged is there.
-fn survive(number: u64) {
+fn survive(number: u64, roles: bool) {
     let seed = Seed::from_u64(number);
     let mut rng = seed.derive("churn").rng();
     let hosts = 3 + rng.index(3).unwrap_or_default();
@@ -101,26 +239,45 @@ fn survive(number: u64) {
         cluster.describe()
     );
     cluster.create_network(0, "net0").unwrap();
-    let mut chaos = Chaos::new(&seed, ChaosConfig::default());
-    let mut churn = Churn::default();
+    let founders = cluster.nodes();
+    let config = ChaosConfig {
+        weights: Weights {
+            sync_error: 4,
+            append_error: 2,
+            ..Weights::default()
+        },
+        ..ChaosConfig::default()
+    };
+    let mut chaos = Chaos::new(&seed, config);
+    let mut churn = Churn {
+        with_roles: roles,
+        ..Churn::default()
+    };
     for step in 0..80 {
         churn.act(&mut cluster, &mut rng, step);
         chaos.run_for(cluster.world(), Duration::from_millis(250), |_| {});
         churn.collect(&mut cluster);
-        assert_eq!(cluster.violations(), [], "{}", cluster.describe());
+        let violations = cluster.violations();
+        if !violations.is_empty() {
+            panic!("{violations:?}\n{}", cluster.describe());
+        }
     }
     chaos.heal(cluster.world());
-    assert!(
-        cluster.settle(Duration::from_secs(30)),
-        "after healing\n{}",
-        cluster.describe()
-    );
+    settle(&mut cluster);
+    cluster.remove_strangers().unwrap();
     // Retries end, orphans go back, tables meet.
     cluster.run_for(Duration::from_secs(15));
+    settle(&mut cluster);
     churn.collect(&mut cluster);
-    assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());
+    let (digests, violations): (Vec<_>, Vec<_>) = cluster
+        .quiet_violations()
+        .into_iter()
+        .partition(|found| matches!(found, Violation::DigestMismatch { .. }));
+    assert_eq!(violations, [], "{}", cluster.describe());
+    // Costs octets and breaks nothing: equal rows of which one host holds another version.
+    sometimes("digests differed where rows are equal", !digests.is_empty());
     let attached = cluster.attached_names();
-    for name in &churn.acknowledged {
+    for name in churn.acknowledged.keys() {
         assert!(
             attached.contains(name),
             "{name} was acknowledged and is gone: {attached:?}"
@@ -132,7 +289,33 @@ fn survive(number: u64) {
     );
     sometimes("a request was refused", churn.refused > 0);
     sometimes("a network was created under faults", churn.networks > 1);
-    // Whatever is there is reachable by name from elsewhere.
+    sometimes("a role was changed", churn.roles > 0);
+    sometimes("a host left", cluster.nodes() != founders);
+    let errors = (0..hosts).map(|host| cluster.world().disk(HostId(host)).injected_errors());
+    sometimes(
+        "a disk failed",
+        errors.fold(0, |sum, (append, sync)| sum + append + sync) > 0,
+    );
+    reach_each_other(&mut cluster);
+}
+
+/// Waits until the cluster is whole again; hosts that left on the way are started.
+fn settle(cluster: &mut Cluster) {
+    for _ in 0..10 {
+        for host in 0..cluster.options().hosts {
+            if !cluster.world().is_up(HostId(host)) {
+                cluster.world().restart(HostId(host));
+            }
+        }
+        if cluster.settle(Duration::from_secs(6)) {
+            return;
+        }
+    }
+    panic!("it does not settle\n{}", cluster.describe());
+}
+
+/// Whatever is there is reachable by name from elsewhere.
+fn reach_each_other(cluster: &mut Cluster) {
     let endpoints = cluster.live_endpoints();
     for (host, from) in &endpoints {
         for (_, to) in endpoints
@@ -141,14 +324,7 @@ fn survive(number: u64) {
         {
             let address = to.addresses[0].addr();
             let resolved = cluster.resolve(*host, from.id, &to.name);
-            assert_eq!(
-                resolved,
-                [address],
-                "{} of {}\n{}",
-                to.name,
-                from.name,
-                cluster.describe()
-            );
+            assert_eq!(resolved, [address], "{} of {}", to.name, from.name);
             assert!(
                 cluster.ping(*host, from.id, address),
                 "{} to {}",
@@ -168,25 +344,62 @@ fn a_cluster_survives_faults_and_keeps_what_it_acknowledged() {
             "an attach was acknowledged under faults",
             "a request was refused",
             "a network was created under faults",
+            "a disk failed",
         ],
-        survive,
+        |number| survive(number, false),
     );
+}
+
+/// As above, and nodes are promoted and demoted, leave and join again meanwhile. Not kept yet: of the first 200 seeds,
+/// 57, 123, 131, 137 and 197 fail.
+#[test]
+#[ignore = "known failures, one seed in forty"]
+fn a_cluster_survives_changes_of_roles_under_faults() {
+    runner::seeds_reaching(
+        "a_cluster_survives_changes_of_roles_under_faults",
+        200,
+        &["a role was changed", "a host left"],
+        |number| survive(number, true),
+    );
+}
+
+/// The big run: `cargo test --release -p overlay-node --test simulation thousand -- --ignored --nocapture`, with `OVERLAY_SEEDS`
+/// for another number than 1,000.
+#[test]
+#[ignore = "a minute of two cores"]
+fn a_thousand_seeds() {
+    let count = std::env::var("OVERLAY_SEEDS").ok();
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(1_000);
+    let soak = Soak {
+        seeds: 0..count,
+        elapsed_max: Duration::from_secs(3_600),
+        threads: 2,
+    };
+    let report = runner::soak(&soak, |number| survive(number, false))
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    eprintln!("{report}");
+    assert_eq!(report.seeds, count);
 }
 
 /// Requests under way, and what came of those before.
 #[derive(Default)]
 struct Churn {
     waiting: Vec<(usize, u64, String)>,
-    acknowledged: BTreeSet<String>,
+    /// Endpoints that must be there, each with its host.
+    acknowledged: BTreeMap<String, usize>,
+    /// Hosts that were told to leave: what they run may be gone from then on.
+    leaving: BTreeSet<usize>,
     refused: u32,
     networks: usize,
+    roles: u32,
+    with_roles: bool,
 }
 
 impl Churn {
     fn act(&mut self, cluster: &mut Cluster, rng: &mut Rng, step: u32) {
         let host = rng.index(cluster.options().hosts).unwrap_or_default();
-        let request = match rng.below(8) {
-            0..=3 => {
+        let request = match rng.below(40) {
+            0..=17 => {
                 let network = format!("net{}", rng.below(self.networks as u64 + 1));
                 Request::Attach(AttachRequest {
                     network,
@@ -197,15 +410,15 @@ impl Churn {
                     endpoint: None,
                 })
             }
-            4..=5 => {
-                let Some(name) = self.acknowledged.iter().next().cloned() else {
+            18..=25 => {
+                let Some(name) = self.acknowledged.keys().next().cloned() else {
                     return;
                 };
                 // Whether or not it is carried out: from now on it may be gone.
                 self.acknowledged.remove(&name);
                 Request::Detach { endpoint: name }
             }
-            6 => {
+            26..=30 => {
                 let name = format!("net{}", self.networks + 1);
                 Request::NetworkCreate(NetworkCreate {
                     name,
@@ -213,11 +426,30 @@ impl Churn {
                     ..NetworkCreate::default()
                 })
             }
+            31..=35 if self.with_roles => Request::NodeSetRole {
+                node: format!(
+                    "host{}",
+                    rng.index(cluster.options().hosts).unwrap_or_default()
+                ),
+                role: if rng.chance(600_000) {
+                    Role::Manager
+                } else {
+                    Role::Worker
+                },
+            },
+            36 if self.with_roles => {
+                self.leaving.insert(host);
+                self.acknowledged.retain(|_, on| *on != host);
+                Request::Leave {
+                    force: rng.chance(500_000),
+                }
+            }
             _ => Request::NodeList,
         };
         let name = match &request {
             Request::Attach(attach) => attach.name.clone(),
             Request::NetworkCreate(create) => create.name.clone(),
+            Request::NodeSetRole { .. } => "role".to_owned(),
             _ => String::new(),
         };
         let id = HostId(host);
@@ -237,11 +469,14 @@ impl Churn {
                 .with(HostId(host), |host, _| host.take_reply(token))
             {
                 Some(Some(Ok(Reply::Api(Response::Endpoints(_))))) => {
-                    self.acknowledged.insert(name);
+                    if !self.leaving.contains(&host) {
+                        self.acknowledged.insert(name, host);
+                    }
                 }
                 Some(Some(Ok(Reply::Api(Response::Networks(_))))) if !name.is_empty() => {
                     self.networks += 1;
                 }
+                Some(Some(Ok(Reply::Admitted(_)))) if name == "role" => self.roles += 1,
                 Some(Some(Err(_))) => self.refused += 1,
                 Some(None) => self.waiting.push((host, token, name)),
                 // Answered otherwise, or the host that was asked is no more.

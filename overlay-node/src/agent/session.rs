@@ -18,6 +18,7 @@ pub(crate) struct Session {
     target: Option<NodeId>,
     heard_at: Instant,
     next_heartbeat: Instant,
+    redirected_at: Option<Instant>,
 }
 
 impl Session {
@@ -32,6 +33,7 @@ impl Session {
             target: None,
             heard_at: now,
             next_heartbeat: now,
+            redirected_at: None,
         }
     }
 
@@ -53,13 +55,21 @@ impl Session {
         }
     }
 
-    /// Says who leads, as far as somebody knows.
-    pub(crate) fn redirect(&mut self, now: Instant, leader: NodeId) {
-        if self.target != Some(leader) {
-            self.target = Some(leader);
-            self.heard_at = now;
+    /// Says who leads, as far as somebody knows; returns whether that is news to act on at once.
+    ///
+    /// Managers that each take another for the leader would otherwise send an agent round as fast as messages go.
+    pub(crate) fn redirect(&mut self, now: Instant, leader: NodeId) -> bool {
+        if self.target == Some(leader) {
+            return false;
+        }
+        self.target = Some(leader);
+        self.heard_at = now;
+        let at_once = self.redirected_at.is_none_or(|at| at + REDIRECT <= now);
+        if at_once {
+            self.redirected_at = Some(now);
             self.next_heartbeat = now;
         }
+        at_once
     }
 
     /// Notes that the leader answered.
@@ -117,3 +127,6 @@ impl Session {
         self.target.and_then(after).or_else(|| all.first().copied())
     }
 }
+
+/// How often an agent turns to another manager at once when it is told to.
+const REDIRECT: Duration = Duration::from_millis(100);

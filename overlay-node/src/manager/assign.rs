@@ -14,7 +14,7 @@ impl Manager {
     /// Takes an agent's heartbeat; returns false if the node is none of the cluster.
     pub(crate) fn handle_heartbeat(&mut self, now: Instant, node: NodeId, version: u64) -> bool {
         if !self.state.nodes().contains_key(&node) {
-            return self.state.cluster().is_none();
+            return self.state.cluster().is_none() || self.is_awaited(node);
         }
         let session = self.sessions.entry(node).or_insert(AgentSession {
             heard_at: now,
@@ -48,6 +48,9 @@ impl Manager {
 
     /// Sends the node its assignment if it has another one, again if it did not acknowledge it.
     fn assign(&mut self, now: Instant, node: NodeId) {
+        if self.is_awaited(node) {
+            return;
+        }
         let Some(assignment) = self.assignment(node) else {
             return;
         };

@@ -21,7 +21,7 @@ use crate::{
     agent::Assignment,
     api,
     identity::LeaseSigner,
-    state::{ClusterState, Proposal, RequestId},
+    state::{ClusterState, Command, Proposal, RequestId},
     wire::{Answer, Ask},
 };
 
@@ -84,6 +84,9 @@ pub(crate) struct Manager {
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
     sessions: BTreeMap<NodeId, AgentSession>,
+    /// Parts in the consensus that nodes had and shall have no more. Until the membership is without them their votes
+    /// count, and so they go on.
+    former: BTreeMap<NodeId, RaftId>,
     led_since: Option<Instant>,
     actions: VecDeque<Action>,
     since_snapshot: u64,
@@ -116,6 +119,7 @@ impl Manager {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            former: BTreeMap::new(),
             led_since: None,
             actions: VecDeque::new(),
             since_snapshot: 0,
@@ -218,11 +222,14 @@ impl Manager {
         &self.raft
     }
 
+    /// Returns whose part in the consensus this is, or was as long as it counts.
     pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
-        self.state
-            .voters()
+        let present = self.state.voters().map(|(id, node)| (id, node.id));
+        let former = self.former.iter().map(|(node, id)| (*id, *node));
+        present
+            .chain(former)
             .find(|(id, _)| *id == raft)
-            .map(|(_, node)| node.id)
+            .map(|(_, node)| node)
     }
 
     /// Drains the consensus until it has nothing more to say and no tick is due.
@@ -290,9 +297,20 @@ impl Manager {
 
     fn apply(&mut self, now: Instant, index: Index, proposal: Proposal) {
         let request = proposal.request;
+        let subject = subject(&proposal.command);
+        let before = subject.and_then(|node| self.part_of(node));
         let outcome = self.state.apply(index.get(), proposal);
         self.learn_signer();
-        if let Some(origin) = self.proposals.remove(&request) {
+        if let (Some(node), Some(before)) = (subject, before)
+            && self.part_of(node) != Some(before)
+        {
+            let membership = self.raft.membership();
+            self.former.retain(|_, id| membership.contains(*id));
+            self.former.insert(node, before);
+        }
+        if let Some(origin) = self.proposals.remove(&request)
+            && !self.keeps_silent(origin)
+        {
             let result = self.respond(outcome);
             self.actions.push_back(Action::Answer {
                 to: origin,
@@ -336,26 +354,54 @@ impl Manager {
         if wanted.is_empty() {
             return;
         }
-        let add = wanted
-            .iter()
-            .find(|id| !voters.contains(id) && !learners.contains(id));
-        let promote = wanted.iter().find(|id| learners.contains(id));
-        let remove = voters
-            .union(&learners)
-            .find(|id| !wanted.contains(id))
-            .copied();
-        let change = match (add, promote, remove) {
-            (Some(id), _, _) => Change::AddLearner(*id),
-            (None, Some(id), _) => Change::Promote(*id),
-            (None, None, Some(id)) if id == self.raft_id => {
-                // The next leader takes this manager out; if there is no other, nobody can.
-                return self.step_aside(now);
+        let present: BTreeSet<_> = voters.union(&learners).copied().collect();
+        let add = wanted.difference(&present).copied().map(Change::AddLearner);
+        let promote = wanted.intersection(&learners).copied().map(Change::Promote);
+        let others = present.difference(&wanted).copied();
+        let remove = others
+            .filter(|id| *id != self.raft_id)
+            .map(Change::Remove)
+            .collect::<Vec<_>>();
+        // Refused while another change is under way or a learner lags: that one must not keep the others back.
+        for change in add.chain(remove).chain(promote) {
+            if self.raft.change(now, change).is_ok() {
+                return;
             }
-            (None, None, Some(id)) => Change::Remove(id),
-            (None, None, None) => return,
-        };
-        // Refused while another change is under way or a learner lags; the next tick tries again.
-        let _ = self.raft.change(now, change);
+        }
+        if present.contains(&self.raft_id) && !wanted.contains(&self.raft_id) {
+            // The next leader takes this manager out; if there is no other, nobody can.
+            self.step_aside(now);
+        }
+    }
+
+    /// Returns whether the consensus still counts on the vote of a part that the node shall have no more.
+    fn is_awaited(&self, node: NodeId) -> bool {
+        let part = self.former.get(&node);
+        part.is_some_and(|id| self.raft.membership().is_voter(*id))
+    }
+
+    /// Returns whether a node that left must not hear of it yet: it would stop voting while its vote counts. It asks again.
+    fn keeps_silent(&self, origin: NodeId) -> bool {
+        !self.state.nodes().contains_key(&origin) && self.is_awaited(origin)
+    }
+
+    fn part_of(&self, node: NodeId) -> Option<RaftId> {
+        self.state.nodes().get(&node)?.raft
+    }
+}
+
+/// Returns the node whose part in the consensus a command may change.
+fn subject(command: &Command) -> Option<NodeId> {
+    match command {
+        Command::AddNode(node) => Some(node.id),
+        Command::SetRole { node, .. } | Command::RemoveNode { node } => Some(*node),
+        Command::InitCluster(_)
+        | Command::SetAddress { .. }
+        | Command::RotateToken { .. }
+        | Command::CreateNetwork { .. }
+        | Command::RemoveNetwork { .. }
+        | Command::AttachEndpoint(_)
+        | Command::DetachEndpoint { .. } => None,
     }
 }
 

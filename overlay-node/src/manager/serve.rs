@@ -29,6 +29,9 @@ impl Manager {
         if !self.leads() {
             return Served::NotLeader;
         }
+        if self.keeps_silent(origin) {
+            return Served::Taken;
+        }
         if let Some(outcome) = self.state.outcome(request).cloned() {
             let result = self.respond(outcome);
             self.actions.push_back(Action::Answer {

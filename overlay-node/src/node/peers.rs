@@ -51,8 +51,8 @@ impl Node {
                 if !managers.is_empty() {
                     self.session.set_managers(&managers);
                 }
-                if let Some(leader) = leader.filter(|leader| *leader != peer.node) {
-                    self.session.redirect(now, leader);
+                let leader = leader.filter(|leader| *leader != peer.node);
+                if leader.is_some_and(|leader| self.session.redirect(now, leader)) {
                     self.hasten_requests();
                 }
             }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use overlay_core::{EndpointId, NetworkId, NodeId};
-use overlay_raft::{Index, Term};
+use overlay_raft::{Index, Raft, Term};
 use thiserror::Error;
 
 use super::Cluster;
-use crate::state::EndpointRecord;
+use crate::state::{ClusterState, EndpointRecord};
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -59,8 +59,22 @@ pub enum Violation {
         second: EndpointId,
     },
     /// Two members of a network have different tables, and nothing is under way.
-    #[error("hosts {first} and {second} have different tables of network {network}")]
+    #[error("hosts {first} and {second} have different tables of network {network}: {difference}")]
     TableMismatch {
+        /// The network.
+        network: NetworkId,
+        /// One.
+        first: usize,
+        /// The other.
+        second: usize,
+        /// What differs, for people.
+        difference: String,
+    },
+    /// Two members of a network have equal rows and different digests of them: they send each other their tables for ever.
+    #[error(
+        "hosts {first} and {second} have equal rows of network {network} and different digests"
+    )]
+    DigestMismatch {
         /// The network.
         network: NetworkId,
         /// One.
@@ -84,14 +98,29 @@ pub enum Violation {
     },
 }
 
+/// What was seen of a cluster so far, so that lives and leaders are compared over time, and nothing is looked at twice.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    leaders: BTreeMap<Term, usize>,
+    entries: BTreeMap<Index, (usize, Term)>,
+    states: BTreeMap<u64, (usize, [u8; 32])>,
+    /// Of each host: up to where its log was compared, and the last state that was.
+    compared: BTreeMap<usize, (Index, u64)>,
+}
+
 impl Cluster {
-    /// Returns what is wrong now, at any time and under any fault.
-    pub fn violations(&self) -> Vec<Violation> {
-        let mut found = self.consensus_violations();
-        for (_, host) in self.hosts().machines() {
-            let Some(state) = host.node().and_then(|node| node.state()) else {
+    /// Returns what is wrong now, at any time and under any fault; compared with everything that was seen before.
+    pub fn violations(&mut self) -> Vec<Violation> {
+        let mut history = std::mem::take(&mut self.history);
+        let mut found = Vec::new();
+        for (id, host) in self.hosts().machines() {
+            let Some(node) = host.node() else { continue };
+            let (Some(raft), Some(state)) = (node.raft(), node.state()) else {
                 continue;
             };
+            if !history.compare(id.0, raft, state, &mut found) {
+                continue;
+            }
             let mut holders: BTreeMap<(NetworkId, IpAddr), EndpointId> = BTreeMap::new();
             for endpoint in state.endpoints().values() {
                 for address in &endpoint.addresses {
@@ -109,24 +138,41 @@ impl Cluster {
                 }
             }
         }
+        self.history = history;
         found
     }
 
     /// Returns what is wrong once everything was quiet for a while: tables that differ, rows that lack or are too many.
-    pub fn quiet_violations(&self) -> Vec<Violation> {
+    pub fn quiet_violations(&mut self) -> Vec<Violation> {
         let mut found = self.violations();
-        let mut tables: BTreeMap<NetworkId, (usize, u64)> = BTreeMap::new();
+        let mut tables: BTreeMap<NetworkId, (usize, Table)> = BTreeMap::new();
         for (id, host) in self.hosts().machines() {
             let Some(node) = host.node() else { continue };
             let (Some(gossip), Some(assignment)) = (node.gossip(), node.assignment()) else {
                 continue;
             };
             for network in assignment.networks.iter().map(|network| network.id) {
-                let digest = gossip.table_digest(network);
-                let (first, known) = *tables.entry(network).or_insert((id.0, digest));
-                if known != digest {
-                    let second = id.0;
+                let rows = gossip.rows(network);
+                let table = Table {
+                    rows: rows
+                        .map(|(owner, row)| (owner.to_owned(), row.clone()))
+                        .collect(),
+                    digest: gossip.table_digest(network),
+                };
+                let (first, known) = tables
+                    .entry(network)
+                    .or_insert_with(|| (id.0, table.clone()));
+                let (first, second) = (*first, id.0);
+                if known.rows != table.rows {
+                    let difference = known.difference(&table);
                     found.push(Violation::TableMismatch {
+                        network,
+                        first,
+                        second,
+                        difference,
+                    });
+                } else if known.digest != table.digest {
+                    found.push(Violation::DigestMismatch {
                         network,
                         first,
                         second,
@@ -160,7 +206,7 @@ impl Cluster {
     /// Returns the names of all endpoints as the leader's state has them.
     pub fn attached_names(&self) -> BTreeSet<String> {
         let state = self.leader_state();
-        let names = |state: &crate::state::ClusterState| {
+        let names = |state: &ClusterState| {
             state
                 .endpoints()
                 .values()
@@ -195,61 +241,98 @@ impl Cluster {
         )
     }
 
-    fn leader_state(&self) -> Option<&crate::state::ClusterState> {
+    pub(super) fn leader_state(&self) -> Option<&ClusterState> {
         let leader = self.leader()?;
         self.hosts()
             .host(overlay_sim::HostId(leader))?
             .node()?
             .state()
     }
+}
 
-    fn consensus_violations(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut leaders: BTreeMap<Term, usize> = BTreeMap::new();
-        let mut states: BTreeMap<u64, (usize, [u8; 32])> = BTreeMap::new();
-        let mut entries: BTreeMap<Index, (usize, Term)> = BTreeMap::new();
-        for (id, host) in self.hosts().machines() {
-            let Some(node) = host.node() else { continue };
-            let (Some(raft), Some(state)) = (node.raft(), node.state()) else {
-                continue;
-            };
-            if raft.is_leader()
-                && let Some(first) = leaders.insert(raft.term(), id.0)
-            {
-                let (term, second) = (raft.term(), id.0);
+/// The rows of a network as one host sees them, with their owners.
+#[derive(Clone, Debug)]
+struct Table {
+    rows: Vec<(String, overlay_gossip::Row)>,
+    digest: u64,
+}
+
+impl Table {
+    /// Says what differs, for people.
+    fn difference(&self, other: &Self) -> String {
+        let only = |one: &Self, two: &Self| -> Vec<_> {
+            let missing = one.rows.iter().filter(|row| !two.rows.contains(row));
+            missing
+                .map(|(owner, row)| format!("{row:?} of {owner}"))
+                .collect()
+        };
+        format!(
+            "only the first has {:?}, only the second {:?}",
+            only(self, other),
+            only(other, self)
+        )
+    }
+}
+
+impl History {
+    /// Compares a manager with all that was seen before; returns whether its state is new.
+    fn compare(
+        &mut self,
+        host: usize,
+        raft: &Raft,
+        state: &ClusterState,
+        found: &mut Vec<Violation>,
+    ) -> bool {
+        let second = host;
+        if raft.is_leader() {
+            let (term, first) = (
+                raft.term(),
+                *self.leaders.entry(raft.term()).or_insert(host),
+            );
+            if first != second {
                 found.push(Violation::TwoLeaders {
                     term,
                     first,
                     second,
                 });
             }
-            let hash = state.hash();
-            let (first, known) = *states.entry(state.applied()).or_insert((id.0, hash));
-            if known != hash {
-                let (index, second) = (state.applied(), id.0);
-                found.push(Violation::StateMismatch {
+        }
+        let (mut compared, applied) = self.compared.get(&host).copied().unwrap_or_default();
+        if raft.commit() < compared {
+            compared = Index::default(); // another life
+        }
+        let mut index = raft.commit();
+        while index > compared {
+            let Some(term) = raft
+                .term_at(index)
+                .filter(|_| index > raft.snapshot_index())
+            else {
+                break;
+            };
+            let (first, known) = *self.entries.entry(index).or_insert((host, term));
+            if known != term {
+                found.push(Violation::LogMismatch {
                     index,
                     first,
                     second,
                 });
             }
-            let mut index = raft.commit();
-            while let Some(term) = raft
-                .term_at(index)
-                .filter(|_| index > raft.snapshot_index())
-            {
-                let (first, known) = *entries.entry(index).or_insert((id.0, term));
-                if known != term {
-                    let second = id.0;
-                    found.push(Violation::LogMismatch {
-                        index,
-                        first,
-                        second,
-                    });
-                }
-                index = Index::new(index.get().saturating_sub(1));
-            }
+            index = Index::new(index.get().saturating_sub(1));
         }
-        found
+        let index = state.applied();
+        self.compared.insert(host, (raft.commit(), index));
+        if index == applied {
+            return false;
+        }
+        let hash = state.hash();
+        let (first, known) = *self.states.entry(index).or_insert((host, hash));
+        if known != hash {
+            found.push(Violation::StateMismatch {
+                index,
+                first,
+                second,
+            });
+        }
+        true
     }
 }

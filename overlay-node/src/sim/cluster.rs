@@ -1,11 +1,11 @@
 //! A cluster of simulated hosts, and what a test does with it.
 
-use std::{net::IpAddr, ops::Range, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, ops::Range, time::Duration};
 
 use overlay_core::{EndpointId, Instant, Seed, plane::Namespace};
 use overlay_sim::{HostId, NetworkConfig, World};
 
-use super::host::SimHost;
+use super::{check::History, host::SimHost};
 use crate::{
     Reply, Timers,
     api::{self, AttachRequest, EndpointInfo, ErrorKind, NetworkInfo, Request, Response, Role},
@@ -68,6 +68,7 @@ pub struct Cluster {
     world: World<SimHost>,
     options: Options,
     sequence: u16,
+    pub(super) history: History,
 }
 
 impl Cluster {
@@ -82,6 +83,7 @@ impl Cluster {
             world,
             options,
             sequence: 0,
+            history: History::default(),
         }
     }
 
@@ -108,9 +110,16 @@ impl Cluster {
     /// Lets time pass until every host is part of the cluster, one leads, and all managers vote and have applied the
     /// same; returns whether that came about within `limit`.
     pub fn settle(&mut self, limit: Duration) -> bool {
-        let (hosts, managers) = (self.options.hosts, self.options.managers);
-        self.world
-            .run_until(limit, |world| is_settled(world, hosts, managers))
+        let until = self.now() + limit;
+        loop {
+            if is_settled(&self.world, self.options.hosts) {
+                return true;
+            }
+            if self.now() >= until {
+                return false;
+            }
+            self.world.run_for(STEP);
+        }
     }
 
     /// Describes each host in a line, for the message of a failed test.
@@ -145,7 +154,13 @@ impl Cluster {
                     format!("{}: {rows} from {others}, {digest:x}", network.name)
                 })
                 .collect();
-            format!("{id}: {raft:?}, applied {applied:?}, {members} members, rows {rows:?}")
+            let record = self.leader_state().and_then(|state| {
+                let record = state.nodes().get(&node.config().node)?;
+                Some((record.role, record.raft))
+            });
+            format!(
+                "{id}: {raft:?}, for the leader {record:?}, applied {applied:?}, {members} members, rows {rows:?}"
+            )
         };
         self.world
             .machines()
@@ -275,32 +290,59 @@ impl Cluster {
         })
     }
 
+    /// Removes the nodes that no host is: of joins that were never finished.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn remove_strangers(&mut self) -> Result<usize, api::Error> {
+        let own: BTreeSet<_> = self
+            .world
+            .machines()
+            .filter_map(|(_, host)| Some(host.node()?.config().node))
+            .collect();
+        let strangers: Vec<_> = self.nodes().difference(&own).copied().collect();
+        let Some(leader) = self.leader() else {
+            return Ok(0);
+        };
+        for node in &strangers {
+            let node = node.to_string();
+            self.ask(leader, Request::NodeRemove { node, force: true })?;
+        }
+        Ok(strangers.len())
+    }
+
     pub(super) fn hosts(&self) -> &World<SimHost> {
         &self.world
     }
 }
 
-fn is_settled(world: &World<SimHost>, hosts: usize, managers: usize) -> bool {
-    let nodes: Vec<_> = world
-        .machines()
-        .filter_map(|(_, host)| host.node())
+fn is_settled(world: &World<SimHost>, hosts: usize) -> bool {
+    let nodes = || world.machines().filter_map(|(_, host)| host.node());
+    if nodes().count() != hosts {
+        return false;
+    }
+    let Some((leader, state, raft)) = nodes()
+        .find(|node| node.leads())
+        .and_then(|leader| Some((leader, leader.state()?, leader.raft()?)))
+    else {
+        return false;
+    };
+    // What the leader's state says of the hosts' nodes; others are of joins that were never finished.
+    let records: Vec<_> = nodes()
+        .filter_map(|node| state.nodes().get(&node.config().node))
         .collect();
-    let voters: Vec<_> = nodes.iter().filter_map(|node| node.raft()).collect();
-    let leader = nodes.iter().find(|node| node.leads());
-    let applied: Vec<_> = nodes
-        .iter()
-        .filter_map(|node| node.state())
-        .map(crate::state::ClusterState::applied)
-        .collect();
-    nodes.len() == hosts
-        && voters.len() == managers
-        && leader.is_some_and(|leader| {
-            leader
-                .raft()
-                .is_some_and(|raft| raft.membership().voters().count() == managers)
+    let wanted: BTreeSet<_> = records.iter().filter_map(|record| record.raft).collect();
+    records.len() == hosts
+        && raft.membership().voters().collect::<BTreeSet<_>>() == wanted
+        && nodes().zip(&records).all(|(node, record)| {
+            node.raft().map(overlay_raft::Raft::id) == record.raft
+                && node.leader() == Some(leader.config().node)
+                && node
+                    .state()
+                    .is_none_or(|applied| applied.applied() == state.applied())
         })
-        && applied.iter().all(|index| Some(index) == applied.first())
-        && nodes.iter().all(|node| {
+        && nodes().all(|node| {
             node.gossip()
                 .is_some_and(|gossip| gossip.members().count() >= hosts)
         })
@@ -312,3 +354,6 @@ fn unexpected(response: &Response) -> api::Error {
         format!("the host answered {response:?}"),
     )
 }
+
+/// How often a cluster that is to settle is looked at.
+const STEP: Duration = Duration::from_millis(20);

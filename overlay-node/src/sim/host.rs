@@ -68,7 +68,10 @@ pub struct SimHost {
     next: u64,
     tickets: BTreeMap<u64, (PersistTicket, bool)>,
     joining: BTreeMap<RequestToken, HostId>,
+    /// The request to leave.
+    leaving: Option<u64>,
     join_at: Option<Instant>,
+    join_tries: usize,
     drawn: NodeId,
     effects: VecDeque<Effect>,
     replies: BTreeMap<u64, Result<Reply, api::Error>>,
@@ -104,7 +107,9 @@ impl SimHost {
             next: 1 << 32,
             tickets: BTreeMap::new(),
             joining: BTreeMap::new(),
+            leaving: None,
             join_at: None,
+            join_tries: 0,
             drawn,
             effects: VecDeque::new(),
             replies: BTreeMap::new(),
@@ -114,7 +119,8 @@ impl SimHost {
         sim.identity = read(&sim.disk, IDENTITY);
         match sim.identity.clone() {
             Some(identity) => sim.start(identity, None),
-            None if host.0 == 0 => sim.initialize(),
+            // It founds the cluster once; after it left, it joins like any other.
+            None if host.0 == 0 && sim.disk.read(LEFT).is_err() => sim.initialize(),
             None => sim.join_at = Some(now),
         }
         sim
@@ -140,6 +146,9 @@ impl SimHost {
         self.now = self.now.max(now);
         self.next += 1;
         let token = self.next;
+        if matches!(request, api::Request::Leave { .. }) {
+            self.leaving = Some(token);
+        }
         self.node
             .as_mut()?
             .request(now, RequestToken(token), request);
@@ -281,7 +290,7 @@ impl SimHost {
     fn clear_log(&mut self) -> Result<(), DiskError> {
         self.log = None;
         for name in self.disk.list()? {
-            if name != IDENTITY && name != MEMORY {
+            if name != IDENTITY && name != MEMORY && name != LEFT {
                 self.disk.remove(&name)?;
             }
         }
@@ -296,9 +305,8 @@ impl SimHost {
             ..node
         };
         // Any host may answer; those that are no managers refuse.
-        let others = self.options.managers;
-        self.next += 1;
-        let to = HostId(usize::try_from(self.next).unwrap_or_default() % others.max(1));
+        let to = HostId(self.join_tries % self.options.hosts.max(1));
+        self.join_tries += 1;
         self.send(to, Channel::Stream, &Packet::Join(node));
     }
 
@@ -537,6 +545,7 @@ impl SimHost {
             }
             Output::Reply { token, result } => self.on_reply(token, result),
             Output::Event(Event::Failed) => self.effects.push_back(Effect::Exit),
+            Output::Event(Event::Removed) => self.leave(),
             Output::Event(_) => {}
         }
     }
@@ -551,8 +560,32 @@ impl SimHost {
                 self.send(to, Channel::Stream, &Packet::Admitted(assignment));
             }
         } else {
+            if self.leaving == Some(token.0) && result.is_ok() {
+                self.leave();
+            }
             self.replies.insert(token.0, result);
         }
+    }
+
+    /// Forgets the cluster, as a daemon does that left it, and begins anew.
+    fn leave(&mut self) {
+        self.log = None;
+        let mut forget = || -> Result<(), DiskError> {
+            // In this order: a host that forgot half of it goes on as a stranger, never as its former self.
+            if self.disk.read(LEFT).is_err() {
+                self.disk.append(LEFT, b"left")?;
+                self.disk.sync(LEFT)?;
+            }
+            for name in [IDENTITY, MEMORY] {
+                if self.disk.read(name).is_ok() {
+                    self.disk.remove(name)?;
+                }
+            }
+            self.disk.sync_directory()
+        };
+        // Whether or not it worked: the next life goes on with what there is.
+        let _ = forget();
+        self.effects.push_back(Effect::Exit);
     }
 
     fn on_gossip(&mut self, output: GossipOutput) {
@@ -594,7 +627,12 @@ impl SimHost {
             return;
         };
         identity.raft = raft;
-        if self.clear_log().is_err() || !self.save(IDENTITY, &identity) {
+        // A log that is there belongs to the identity: without one it is emptied, with one it is filled.
+        let changed = match raft {
+            Some(_) => self.clear_log().is_ok() && self.save(IDENTITY, &identity),
+            None => self.save(IDENTITY, &identity) && self.clear_log().is_ok(),
+        };
+        if !changed {
             return self.effects.push_back(Effect::Exit);
         }
         self.identity = Some(identity);
@@ -730,6 +768,7 @@ fn read<T: for<'a> Deserialize<'a>>(disk: &SimDisk, name: &str) -> Option<T> {
 
 const IDENTITY: &str = "identity";
 const MEMORY: &str = "agent";
+const LEFT: &str = "left";
 /// Token of the request that makes the cluster.
 const INIT: u64 = 1;
 const GOSSIP_PORT: u16 = 7_946;
