@@ -1,6 +1,6 @@
 //! `run`, `exec`, `stop`, `rm`, `ps`.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -135,11 +135,16 @@ const EXEC_EXIT_CODES: &str = "Exit code: that of the command; 1 if the daemon r
     126 if the command cannot be executed, 127 if it was not found.";
 
 impl StreamArgs {
-    fn stdio(&self) -> Stdio {
+    fn stdio(&self) -> Result<Stdio, Failure> {
         let stdin = self.interactive;
-        match (self.detach, self.tty) {
+        Ok(match (self.detach, self.tty) {
             (true, _) => Stdio::Detached,
             (false, false) => Stdio::Pipes { stdin },
+            (false, true) if stdin && !std::io::stdin().is_terminal() => {
+                return Err(Failure::new(
+                    "standard input is no terminal: leave --tty out, or --interactive",
+                ));
+            }
             (false, true) => {
                 let size = terminal::size().unwrap_or(WindowSize {
                     rows: 24,
@@ -147,7 +152,7 @@ impl StreamArgs {
                 });
                 Stdio::Terminal { stdin, size }
             }
-        }
+        })
     }
 }
 
@@ -174,7 +179,7 @@ impl PlaceArgs {
 }
 
 pub(super) async fn run(client: &Client, args: RunArgs) -> Result<Report, Failure> {
-    let stdio = args.streams.stdio();
+    let stdio = args.streams.stdio()?;
     let (environment, directory) = args.place.resolve(stdio);
     let request = RunRequest {
         name: args.name,
@@ -199,7 +204,7 @@ pub(super) async fn run(client: &Client, args: RunArgs) -> Result<Report, Failur
 }
 
 pub(super) async fn exec(client: &Client, args: ExecArgs) -> Result<Report, Failure> {
-    let stdio = args.streams.stdio();
+    let stdio = args.streams.stdio()?;
     let (environment, directory) = args.place.resolve(stdio);
     let request = ExecRequest {
         program: args.program,

@@ -18,6 +18,8 @@ use crate::wire::{Frame, FrameReader, Stdio, encode};
 /// Chunks of input that wait for the connection, at most.
 const INPUT_CHUNKS_MAX: usize = 16;
 const INPUT_CHUNK_BYTES: usize = 16 * 1024;
+/// After so many signals the client goes, as Docker's does.
+const SIGNALS_MAX: u32 = 3;
 
 /// Carries a stream to its end and returns the program's exit code.
 pub(super) async fn carry(
@@ -39,7 +41,7 @@ pub(super) async fn carry(
     if stdin {
         read_stdin(frames.clone());
     }
-    let signals = tokio::spawn(forward_signals(frames, terminal));
+    let impatience = forward_signals(frames, terminal);
     let send = async move {
         let mut buffer = BytesMut::new();
         while let Some(frame) = queue.recv().await {
@@ -52,12 +54,17 @@ pub(super) async fn carry(
         }
         std::future::pending::<()>().await;
     };
-    let outcome = tokio::select! {
+    tokio::select! {
         outcome = receive(FrameReader::new(reader)) => outcome,
         () = send => unreachable!("sending never ends by itself"),
-    };
-    signals.abort();
-    outcome
+        result = impatience => Err(match result {
+            Ok(()) => Failure::new(format_args!(
+                "got {SIGNALS_MAX} signals, and the command has not ended: leaving it alone"
+            )),
+            Err(error) => Failure::new(error),
+        }
+        .with_code(125)),
+    }
 }
 
 async fn receive(mut frames: FrameReader<impl AsyncRead + Unpin>) -> Result<Report, Failure> {
@@ -107,20 +114,21 @@ fn read_stdin(frames: mpsc::Sender<Frame>) {
     });
 }
 
-/// Passes signals on to the program, and the size of the terminal whenever it changes.
+/// Passes signals on to the program, and the size of the terminal whenever it changes; ends when the user has asked for
+/// the end more often than a command needs.
 async fn forward_signals(frames: mpsc::Sender<Frame>, terminal: bool) -> io::Result<()> {
     let mut window = signal(SignalKind::window_change())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut quit = signal(SignalKind::quit())?;
-    loop {
+    let mut asked = 0;
+    while asked < SIGNALS_MAX {
         let kind = tokio::select! {
             _ = window.recv() => {
-                if let Some(size) = terminal::size().filter(|_| terminal)
-                    && frames.send(Frame::Resize(size)).await.is_err()
-                {
-                    return Ok(());
+                if let Some(size) = terminal::size().filter(|_| terminal) {
+                    // One that finds the queue full is followed by another.
+                    let _ = frames.try_send(Frame::Resize(size));
                 }
                 continue;
             }
@@ -129,9 +137,10 @@ async fn forward_signals(frames: mpsc::Sender<Frame>, terminal: bool) -> io::Res
             _ = hangup.recv() => SignalKind::hangup(),
             _ = quit.recv() => SignalKind::quit(),
         };
+        asked += 1;
         let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
-        if frames.send(Frame::Signal(number)).await.is_err() {
-            return Ok(());
-        }
+        // A program that reads no input may have filled the queue; then only patience ends.
+        let _ = frames.try_send(Frame::Signal(number));
     }
+    Ok(())
 }

@@ -1,16 +1,19 @@
 //! Programs and what runs beside them: streams, terminals, exit codes; and namespaces that somebody else made.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal};
 
 use crate::{
     Story,
-    support::{Cluster, PATIENCE},
+    support::{Cluster, PATIENCE, eventually},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -86,7 +89,34 @@ fn streams(cluster: &mut Cluster) -> anyhow::Result<()> {
         "web\r\n",
         "a terminal, and the name"
     );
-    input(cluster)
+    input(cluster)?;
+    signals(cluster)
+}
+
+/// A signal to the command line reaches the command; one that ignores them is left alone after the third.
+fn signals(cluster: &Cluster) -> anyhow::Result<()> {
+    let cases = [
+        ("exec sleep 1000", 143, 1),
+        ("trap '' TERM; sleep 1000", 125, 3),
+    ];
+    for (script, code, times) in cases {
+        let script = format!("echo ready; {script}");
+        let mut command = cluster.command(0, &["exec", "web", "--", "sh", "-c", &script]);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        assert_eq!(lines.next().context("no line")??, "ready");
+        let sent = Cell::new(0);
+        let status = eventually(PATIENCE, "the end of the command line", || {
+            if sent.get() < times {
+                rustix::process::kill_process(Pid::from_child(&child), Signal::TERM)?;
+                sent.set(sent.get() + 1);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(child.try_wait()?)
+        })?;
+        assert_eq!(status.code(), Some(code), "{script}");
+    }
+    Ok(())
 }
 
 /// More input than any buffer on the way holds comes back whole.

@@ -4,10 +4,9 @@
 //! so that whatever a crash leaves half done is undone at the next start.
 
 mod command;
+mod entry;
 mod record;
 mod supervise;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +22,7 @@ use overlay_core::{
     plane::{Namespace, PlatformError},
 };
 use overlay_linux::ProcessId;
-use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     holders::{Holders, Running},
@@ -34,6 +33,7 @@ use crate::{
     time,
     wire::{ExecRequest, ProgramInfo, ProgramState, Refusal, RunRequest},
 };
+use entry::{Entry, Phase, ended, find};
 use record::{Record, Records};
 
 /// The programs of this host.
@@ -47,22 +47,6 @@ struct Inner {
     entries: Mutex<BTreeMap<EndpointId, Entry>>,
 }
 
-struct Entry {
-    record: Record,
-    phase: watch::Sender<Phase>,
-}
-
-/// How far a program has come, for those who wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// It is being started, or runs.
-    Alive,
-    /// It ended; its endpoint is being detached.
-    Ended(i32),
-    /// It ended, and its endpoint is detached.
-    Settled(i32),
-}
-
 /// A program with its streams, for whoever carries them.
 pub(crate) struct Attached {
     /// The endpoint.
@@ -73,8 +57,6 @@ pub(crate) struct Attached {
     pub(crate) ends_with_client: bool,
 }
 
-/// How long those who wait for a program's end wait for its detachment, too.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long a killed program may take to be gone.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 const SIGTERM: i32 = 15;
@@ -435,75 +417,6 @@ impl Programs {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Entry {
-    fn new(record: Record) -> Self {
-        let phase = match record.info.state {
-            ProgramState::Created | ProgramState::Running { .. } => Phase::Alive,
-            ProgramState::Exited { code, .. } if record.attached => Phase::Ended(code),
-            ProgramState::Exited { code, .. } => Phase::Settled(code),
-        };
-        Self {
-            record,
-            phase: watch::Sender::new(phase),
-        }
-    }
-}
-
-/// Finds a program by its whole identity, its name, or an unambiguous beginning of its identity, in this order.
-fn find<'a>(entries: &'a BTreeMap<EndpointId, Entry>, reference: &str) -> Result<&'a Entry, Error> {
-    let exact = entries
-        .values()
-        .find(|entry| entry.record.info.id.to_string() == reference)
-        .or_else(|| {
-            entries
-                .values()
-                .find(|entry| entry.record.info.name == reference)
-        });
-    if let Some(entry) = exact {
-        return Ok(entry);
-    }
-    let begins = |entry: &&Entry| entry.record.info.id.to_string().starts_with(reference);
-    let mut fitting = entries
-        .values()
-        .filter(begins)
-        .filter(|_| !reference.is_empty());
-    match (fitting.next(), fitting.next()) {
-        (Some(entry), None) => Ok(entry),
-        (None, _) => {
-            let message = format!("no such program: {reference}; `overlay ps -a` lists them");
-            Err(Error::new(ErrorKind::NotFound, message))
-        }
-        (Some(_), Some(_)) => {
-            let message =
-                format!("{reference} is the beginning of several identities: give more of it");
-            Err(Error::new(ErrorKind::Ambiguous, message))
-        }
-    }
-}
-
-/// Waits for a program's end, and a little for its detachment.
-async fn ended(mut phase: watch::Receiver<Phase>, limit: Duration) -> Result<i32, Error> {
-    let code = {
-        let over = phase.wait_for(|phase| !matches!(phase, Phase::Alive));
-        match timeout(limit, over).await {
-            Ok(Ok(phase)) => match *phase {
-                Phase::Ended(code) | Phase::Settled(code) => code,
-                Phase::Alive => 255,
-            },
-            // The entry is gone, and so is the program.
-            Ok(Err(_)) => return Ok(255),
-            Err(_) => {
-                let message =
-                    "the program was asked to end and still runs: try `overlay rm --force`";
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
-        }
-    };
-    let settled = phase.wait_for(|phase| matches!(phase, Phase::Settled(_)));
-    drop(timeout(SETTLE_TIME_MAX, settled).await);
-    Ok(code)
 }
 
 async fn off_thread<T: Send + 'static>(

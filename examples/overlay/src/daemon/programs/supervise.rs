@@ -6,7 +6,7 @@ use overlay_core::{EndpointId, plane::Namespace};
 use overlay_linux::{Exit, ProcessStatus};
 use tokio::io::sink;
 
-use super::{Phase, Programs, record::Record};
+use super::{Programs, entry::Phase, record::Record};
 use crate::{
     api::{Request, Response},
     daemon::{
