@@ -86,6 +86,7 @@ impl SimHost {
             disk,
             now,
             seed,
+            life,
             ..
         } = boot;
         let drawn = NodeId::random(&mut seed.derive("identity").rng());
@@ -104,7 +105,8 @@ impl SimHost {
             lines: BTreeMap::new(),
             accepted: BTreeMap::new(),
             dialled: BTreeMap::new(),
-            next: 1 << 32,
+            // No number of an earlier life comes again: its answers must not be taken for new ones.
+            next: (life + 1) << 32,
             tickets: BTreeMap::new(),
             joining: BTreeMap::new(),
             leaving: None,
