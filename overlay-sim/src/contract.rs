@@ -148,7 +148,7 @@ pub enum Acted {
     Done,
     /// The machine returned `Err`.
     Refused,
-    /// There was nothing to do, and the machine was not called.
+    /// There was nothing to do, and the machine was not called: it has not seen the time either.
     Skipped,
 }
 

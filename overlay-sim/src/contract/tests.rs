@@ -36,6 +36,7 @@ fn each_broken_line_is_found_and_named() {
         (Flaw::DeadlineMovesWhenAsked, Line::Deadlines),
         (Flaw::DeadlineStaysInThePast, Line::Progress),
         (Flaw::WakesTooEarly, Line::Progress),
+        (Flaw::EarlyWakesShowLater, Line::Progress),
         (Flaw::ErrorQueuesAnOutput, Line::Errors),
         (Flaw::ErrorChangesTheState, Line::Errors),
         (Flaw::ErrorChangesHiddenState, Line::Errors),
@@ -56,6 +57,42 @@ fn each_broken_line_is_found_and_named() {
         assert!(
             lines.iter().all(|found| *found == line),
             "{flaw:?}: {lines:?}"
+        );
+    }
+}
+
+/// The time of a step that did nothing is not that of any input, so the next one may come with an earlier time.
+#[test]
+fn skipped_steps_are_no_reason_to_find_a_flaw() {
+    for skipped in [100_000, 500_000, 950_000] {
+        for seed in 0..50 {
+            let result = check(&Seed::from_u64(seed), &Plan::default(), || {
+                Keeper::skipping(Flaw::None, skipped)
+            });
+            assert_eq!(result.err(), None, "seed {seed}, {skipped} ppm skipped");
+        }
+    }
+}
+
+#[test]
+fn skipped_steps_do_not_hide_a_machine_that_acts_early() {
+    for (flaw, skipped) in [
+        (Flaw::WakesTooEarly, 500_000),
+        (Flaw::WakesTooEarly, 950_000),
+        (Flaw::EarlyWakesShowLater, 100_000),
+        (Flaw::EarlyWakesShowLater, 500_000),
+        (Flaw::EarlyWakesShowLater, 900_000),
+    ] {
+        let violations = (0..20).filter_map(|seed| {
+            check(&Seed::from_u64(seed), &Plan::default(), || {
+                Keeper::skipping(flaw, skipped)
+            })
+            .err()
+        });
+        let lines: Vec<Line> = violations.map(|violation| violation.line).collect();
+        assert!(
+            lines.len() >= 15 && lines.iter().all(|line| *line == Line::Progress),
+            "{flaw:?}, {skipped} ppm skipped: {lines:?}"
         );
     }
 }
@@ -106,6 +143,8 @@ enum Flaw {
     DeadlineMovesWhenAsked,
     DeadlineStaysInThePast,
     WakesTooEarly,
+    /// An early wake-up changes nothing that can be seen at once.
+    EarlyWakesShowLater,
     ErrorQueuesAnOutput,
     ErrorChangesTheState,
     ErrorChangesHiddenState,
@@ -229,6 +268,7 @@ impl Machine for Notes {
             Duration::ZERO
         };
         if self.now + slack < self.next {
+            self.unseen += u64::from(self.flaw == Flaw::EarlyWakesShowLater);
             return;
         }
         self.read();
@@ -260,11 +300,19 @@ impl Machine for Notes {
 }
 
 /// Drives [`Notes`].
-struct Keeper(Flaw);
+struct Keeper {
+    flaw: Flaw,
+    /// Of how many inputs in a million it makes none.
+    skipped: u32,
+}
 
 impl Keeper {
     fn new(flaw: Flaw) -> Self {
-        Self(flaw)
+        Self::skipping(flaw, 0)
+    }
+
+    fn skipping(flaw: Flaw, skipped: u32) -> Self {
+        Self { flaw, skipped }
     }
 }
 
@@ -272,10 +320,13 @@ impl Subject for Keeper {
     type Machine = Notes;
 
     fn build(&mut self, seed: Seed, now: Instant) -> Notes {
-        Notes::new(self.0, &seed, now)
+        Notes::new(self.flaw, &seed, now)
     }
 
     fn act(&mut self, notes: &mut Notes, now: Instant, rng: &mut Rng) -> Acted {
+        if self.skipped > 0 && rng.chance(self.skipped) {
+            return Acted::Skipped;
+        }
         let bytes = self.sample(rng);
         notes.handle_note(now, &bytes).into()
     }
@@ -303,7 +354,10 @@ impl Subject for Keeper {
         bytes
     }
 
-    fn feed(&mut self, notes: &mut Notes, now: Instant, bytes: &[u8], _: &mut Rng) -> Acted {
+    fn feed(&mut self, notes: &mut Notes, now: Instant, bytes: &[u8], rng: &mut Rng) -> Acted {
+        if self.skipped > 0 && rng.chance(self.skipped) {
+            return Acted::Skipped;
+        }
         notes.handle_note(now, bytes).into()
     }
 }
