@@ -84,9 +84,8 @@ pub(crate) struct Manager {
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
     sessions: BTreeMap<NodeId, AgentSession>,
-    /// Parts in the consensus that nodes had and shall have no more. Until the membership is without them their votes
-    /// count, and so they go on.
-    former: BTreeMap<NodeId, RaftId>,
+    /// The request that retires former parts, while it is under way.
+    retiring: Option<RequestId>,
     led_since: Option<Instant>,
     actions: VecDeque<Action>,
     since_snapshot: u64,
@@ -119,7 +118,7 @@ impl Manager {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            former: BTreeMap::new(),
+            retiring: None,
             led_since: None,
             actions: VecDeque::new(),
             since_snapshot: 0,
@@ -163,21 +162,21 @@ impl Manager {
 
     /// Hands leadership to another manager, if there is one and this one leads.
     pub(crate) fn step_aside(&mut self, now: Instant) {
+        self.hand_over(now);
+        self.settle(now);
+    }
+
+    fn hand_over(&mut self, now: Instant) {
         if !self.leads() {
             return;
         }
-        let others: Vec<_> = self
-            .raft
-            .membership()
-            .voters()
-            .filter(|voter| *voter != self.raft_id)
-            .collect();
-        for other in others {
+        let own = self.raft_id;
+        let others: Vec<_> = self.raft.membership().voters().collect();
+        for other in others.into_iter().filter(|other| *other != own) {
             if self.raft.transfer(now, other).is_ok() {
                 break;
             }
         }
-        self.settle(now);
     }
 
     /// Makes the cluster as soon as this manager leads its own log.
@@ -194,11 +193,19 @@ impl Manager {
         let Some(proposal) = self.initial.clone() else {
             return;
         };
-        let bytes = postcard::to_allocvec(&proposal).expect("every command serializes");
-        if self.raft.propose(now, Bytes::from(bytes)).is_ok() {
-            self.proposals.insert(proposal.request, proposal.actor);
+        if self.propose(now, &proposal) {
             self.initial = None;
         }
+    }
+
+    /// Returns whether the consensus took it; if not (busy, leadership just lost), whoever wants it tries again.
+    fn propose(&mut self, now: Instant, proposal: &Proposal) -> bool {
+        let bytes = postcard::to_allocvec(proposal).expect("every command serializes");
+        let taken = self.raft.propose(now, Bytes::from(bytes)).is_ok();
+        if taken {
+            self.proposals.insert(proposal.request, proposal.actor);
+        }
+        taken
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -225,7 +232,7 @@ impl Manager {
     /// Returns whose part in the consensus this is, or was as long as it counts.
     pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
         let present = self.state.voters().map(|(id, node)| (id, node.id));
-        let former = self.former.iter().map(|(node, id)| (*id, *node));
+        let former = self.state.former().iter().map(|(id, node)| (*id, *node));
         present
             .chain(former)
             .find(|(id, _)| *id == raft)
@@ -244,6 +251,7 @@ impl Manager {
             self.next_tick = now + TICK;
             self.propose_initial(now);
             self.reconcile_membership(now);
+            self.retire_parts(now);
             self.assign_all(now);
         }
     }
@@ -297,16 +305,14 @@ impl Manager {
 
     fn apply(&mut self, now: Instant, index: Index, proposal: Proposal) {
         let request = proposal.request;
-        let subject = subject(&proposal.command);
-        let before = subject.and_then(|node| self.part_of(node));
         let outcome = self.state.apply(index.get(), proposal);
         self.learn_signer();
-        if let (Some(node), Some(before)) = (subject, before)
-            && self.part_of(node) != Some(before)
-        {
-            let membership = self.raft.membership();
-            self.former.retain(|_, id| membership.contains(*id));
-            self.former.insert(node, before);
+        self.since_snapshot += 1;
+        if self.since_snapshot >= self.config.snapshot_interval {
+            self.since_snapshot = 0;
+            let snapshot = Bytes::from(self.state.snapshot());
+            // A snapshot that cannot be taken now is taken after the next interval.
+            let _ = self.raft.compact(now, index, snapshot);
         }
         if let Some(origin) = self.proposals.remove(&request)
             && !self.keeps_silent(origin)
@@ -321,13 +327,6 @@ impl Manager {
         if self.leads() {
             self.reconcile_membership(now);
             self.assign_all(now);
-        }
-        self.since_snapshot += 1;
-        if self.since_snapshot >= self.config.snapshot_interval {
-            self.since_snapshot = 0;
-            let snapshot = Bytes::from(self.state.snapshot());
-            // A snapshot that cannot be taken now is taken after the next interval.
-            let _ = self.raft.compact(now, index, snapshot);
         }
     }
 
@@ -370,38 +369,48 @@ impl Manager {
         }
         if present.contains(&self.raft_id) && !wanted.contains(&self.raft_id) {
             // The next leader takes this manager out; if there is no other, nobody can.
-            self.step_aside(now);
+            self.hand_over(now);
         }
     }
 
-    /// Returns whether the consensus still counts on the vote of a part that the node shall have no more.
+    /// Lets go of former parts that the membership is without. The command follows the change of membership in the log:
+    /// once it is applied, that change is committed.
+    fn retire_parts(&mut self, now: Instant) {
+        if self
+            .retiring
+            .is_some_and(|request| self.proposals.contains_key(&request))
+        {
+            return;
+        }
+        let membership = self.raft.membership();
+        let parts: Vec<_> = self
+            .state
+            .former()
+            .keys()
+            .copied()
+            .filter(|part| !membership.contains(*part))
+            .collect();
+        if parts.is_empty() {
+            return;
+        }
+        let proposal = Proposal::new(
+            &self.config,
+            now,
+            self.config.node,
+            RequestId::random(&mut self.rng),
+            Command::RetireParts { parts },
+        );
+        self.retiring = self.propose(now, &proposal).then_some(proposal.request);
+    }
+
+    /// Returns whether the consensus may still count on the vote of a part that the node shall have no more.
     fn is_awaited(&self, node: NodeId) -> bool {
-        let part = self.former.get(&node);
-        part.is_some_and(|id| self.raft.membership().is_voter(*id))
+        self.state.former().values().any(|former| *former == node)
     }
 
     /// Returns whether a node that left must not hear of it yet: it would stop voting while its vote counts. It asks again.
     fn keeps_silent(&self, origin: NodeId) -> bool {
         !self.state.nodes().contains_key(&origin) && self.is_awaited(origin)
-    }
-
-    fn part_of(&self, node: NodeId) -> Option<RaftId> {
-        self.state.nodes().get(&node)?.raft
-    }
-}
-
-/// Returns the node whose part in the consensus a command may change.
-fn subject(command: &Command) -> Option<NodeId> {
-    match command {
-        Command::AddNode(node) => Some(node.id),
-        Command::SetRole { node, .. } | Command::RemoveNode { node } => Some(*node),
-        Command::InitCluster(_)
-        | Command::SetAddress { .. }
-        | Command::RotateToken { .. }
-        | Command::CreateNetwork { .. }
-        | Command::RemoveNetwork { .. }
-        | Command::AttachEndpoint(_)
-        | Command::DetachEndpoint { .. } => None,
     }
 }
 

@@ -1,12 +1,11 @@
 //! Requests that the leader takes: turned into commands or reads, and answered once applied.
 
-use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId, NodeId};
 use overlay_raft::ReadId;
 
 use super::{Action, Manager, Read, Served};
 use crate::{
-    api::{self, ErrorKind, Request, Response},
+    api::{self, ErrorKind, Request, Response, Role},
     state::{AttachEndpoint, Command, CommandError, Outcome, Proposal, RequestId, Secret},
     wire::{Answer, Ask},
 };
@@ -122,19 +121,9 @@ impl Manager {
     }
 
     fn write(&mut self, now: Instant, origin: NodeId, request: RequestId, command: Command) {
-        let unix = self.config.unix_epoch.as_millis() + u128::from(now.as_millis());
-        let at_unix_ms = u64::try_from(unix).unwrap_or(u64::MAX);
-        let proposal = Proposal {
-            request,
-            actor: origin,
-            at_unix_ms,
-            command,
-        };
-        let bytes = postcard::to_allocvec(&proposal).expect("every command serializes");
-        // A refusal (busy, leadership just lost) is not answered: whoever asked asks again.
-        if self.raft.propose(now, Bytes::from(bytes)).is_ok() {
-            self.proposals.insert(request, origin);
-        }
+        let proposal = Proposal::new(&self.config, now, origin, request, command);
+        // A refusal is not answered: whoever asked asks again.
+        self.propose(now, &proposal);
     }
 
     fn read(&mut self, now: Instant, read: Read) {
@@ -170,10 +159,13 @@ impl Manager {
                 secret: Secret::random(&mut self.rng),
             },
             Request::Leave { force } => self.leave(origin, *force)?,
-            Request::NodeSetRole { node, role } => Command::SetRole {
-                node: self.find_node(node)?,
-                role: *role,
-            },
+            Request::NodeSetRole { node, role } => {
+                let (node, role) = (self.find_node(node)?, *role);
+                if role == Role::Worker {
+                    self.keeps_quorum(now, node)?;
+                }
+                Command::SetRole { node, role }
+            }
             Request::NodeRemove { node, force } => self.remove(now, node, *force)?,
             Request::NetworkCreate(spec) => {
                 let id = NetworkId::random(&mut self.rng);
@@ -244,13 +236,13 @@ impl Manager {
 
     /// Refuses to take a manager away if those left that answer would be no quorum.
     fn keeps_quorum(&self, now: Instant, without: NodeId) -> Result<(), api::Error> {
-        let rest: Vec<_> = self
+        let (votes, rest): (Vec<_>, Vec<_>) = self
             .state
             .voters()
+            .filter(|(part, _)| self.raft.membership().is_voter(*part))
             .map(|(_, node)| node.id)
-            .filter(|node| *node != without)
-            .collect();
-        if !self.state.voters().any(|(_, node)| node.id == without) {
+            .partition(|node| *node == without);
+        if votes.is_empty() {
             return Ok(());
         }
         let own = self.config.node;

@@ -142,6 +142,11 @@ impl Node {
             plane_dirty: true,
             removed: false,
         };
+        // It may have stopped after its new role was written down and before its log was.
+        if let Some(assignment) = node.agent.assignment() {
+            let (role, raft, cluster) = (assignment.role, assignment.raft, assignment.cluster);
+            node.take_role(role, raft, group(cluster));
+        }
         node.settle();
         Ok(node)
     }
@@ -375,10 +380,14 @@ impl Node {
                 break;
             }
         }
+        self.remember();
+        self.settle_plane();
+    }
+
+    pub(super) fn remember(&mut self) {
         if let Some(memory) = self.agent.poll_memory() {
             self.outputs.push_back(Output::Remember(Box::new(memory)));
         }
-        self.settle_plane();
     }
 
     fn on_manager(&mut self, action: Action) {

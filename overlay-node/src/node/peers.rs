@@ -181,18 +181,21 @@ impl Node {
     }
 
     /// Becomes a manager or stops being one, as the assignment says.
-    fn take_role(&mut self, role: Role, raft: Option<RaftId>, group: u64) {
+    pub(super) fn take_role(&mut self, role: Role, raft: Option<RaftId>, group: u64) {
         let present = self.manager.as_ref().map(Manager::raft_id);
         if present == raft {
             return;
         }
+        // Before the log: after a crash between the two the role that was written down is taken again.
+        self.remember();
         if present.is_some() {
             self.manager = None;
             self.outputs.push_back(Output::CloseLog);
         }
         if let Some(raft) = raft {
             self.outputs.push_back(Output::OpenLog(raft));
-            let seed = self.seed.derive("promoted");
+            // No two parts draw the same: a ticket of the one must not be taken by the other.
+            let seed = self.seed.derive(&format!("part {raft}"));
             let restored = Restored::joining();
             let (config, now) = (self.config.clone(), self.now);
             self.manager = Manager::new(config, raft, group, &seed, now, restored).ok();

@@ -68,16 +68,9 @@ impl Node {
     pub fn initialize(&mut self, now: Instant, token: RequestToken, seed: ClusterSeed) {
         self.advance(now);
         let request = RequestId::random(&mut self.rng);
-        let unix = self.config.unix_epoch.as_millis() + u128::from(self.now.as_millis());
-        let at_unix_ms = u64::try_from(unix).unwrap_or(u64::MAX);
-        let (actor, ask) = (self.config.node, Ask::AddNode(seed.manager.clone()));
+        let ask = Ask::AddNode(seed.manager.clone());
         let command = Command::InitCluster(Box::new(seed));
-        let proposal = Proposal {
-            request,
-            actor,
-            at_unix_ms,
-            command,
-        };
+        let proposal = Proposal::new(&self.config, self.now, self.config.node, request, command);
         match &mut self.manager {
             Some(manager) => manager.initialize(self.now, proposal),
             None => {

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, NetworkId, NodeId, Rng};
+use overlay_core::{EndpointId, Instant, NetworkId, NodeId, Rng};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,25 @@ pub struct Proposal {
     pub at_unix_ms: u64,
     /// What to do.
     pub command: Command,
+}
+
+impl Proposal {
+    /// Makes one at `now`, on behalf of `actor`.
+    pub fn new(
+        config: &Config,
+        now: Instant,
+        actor: NodeId,
+        request: RequestId,
+        command: Command,
+    ) -> Self {
+        let unix = config.unix_epoch.as_millis() + u128::from(now.as_millis());
+        Self {
+            request,
+            actor,
+            at_unix_ms: u64::try_from(unix).unwrap_or(u64::MAX),
+            command,
+        }
+    }
 }
 
 /// A change of the cluster state.
@@ -101,6 +120,11 @@ pub enum Command {
         endpoint: EndpointId,
         /// Only if it is this node's.
         node: Option<NodeId>,
+    },
+    /// Forgets parts in the consensus that are out of its membership: whoever had them is needed no more.
+    RetireParts {
+        /// The parts.
+        parts: Vec<RaftId>,
     },
 }
 

@@ -39,6 +39,7 @@ pub struct ClusterState {
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
+    former: BTreeMap<RaftId, NodeId>,
     next_raft_id: u64,
     applied: u64,
 }
@@ -54,6 +55,7 @@ impl ClusterState {
             pools: Pools::docker_default(),
             vnis: VniAllocator::new(),
             requests: Requests::default(),
+            former: BTreeMap::new(),
             next_raft_id: 1,
             applied: 0,
         }
@@ -67,7 +69,11 @@ impl ClusterState {
     ///
     /// Why the command changes nothing. The error is an outcome like any other: it is remembered with the request.
     pub fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
-        debug_assert!(index > self.applied, "each index is applied once, in order");
+        debug_assert!(
+            index > self.applied,
+            "each index is applied once, in order: {index} after {}",
+            self.applied
+        );
         self.applied = index;
         if let Some(outcome) = self.requests.outcome(proposal.request) {
             return outcome.clone();
@@ -115,6 +121,12 @@ impl ClusterState {
             .filter_map(|node| Some((node.raft?, node)))
     }
 
+    /// Returns the parts in the consensus that nodes had and shall have no more, until [`Command::RetireParts`]: as long
+    /// as their votes may count, whoever had them must go on voting.
+    pub fn former(&self) -> &BTreeMap<RaftId, NodeId> {
+        &self.former
+    }
+
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
         let Proposal {
             command,
@@ -134,6 +146,10 @@ impl ClusterState {
             Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
             Command::DetachEndpoint { endpoint, node } => {
                 self.detach_endpoint(index, endpoint, node)
+            }
+            Command::RetireParts { parts } => {
+                self.former.retain(|part, _| !parts.contains(part));
+                Ok(Outcome::Done)
             }
         }
     }

@@ -78,6 +78,7 @@ impl ClusterState {
             // A node that joins again has an empty log: its old part in the consensus must not vote with it.
             (Role::Manager, _) => Some(self.draw_raft_id()),
         };
+        self.former.extend(known.map(|part| (part, id)));
         let record = NodeRecord {
             id,
             hostname: node.hostname,
@@ -147,7 +148,9 @@ impl ClusterState {
         for endpoint in endpoints {
             self.detach_endpoint(index, endpoint, None)?;
         }
-        self.nodes.remove(&node);
+        let removed = self.nodes.remove(&node);
+        let part = removed.and_then(|record| record.raft);
+        self.former.extend(part.map(|part| (part, node)));
         Ok(Outcome::Done)
     }
 
@@ -183,7 +186,8 @@ impl ClusterState {
             .get_mut(&node)
             .ok_or(CommandError::UnknownNode { node })?;
         record.role = role;
-        record.raft = raft;
+        let part = std::mem::replace(&mut record.raft, raft);
+        self.former.extend(part.map(|part| (part, node)));
         Ok(Outcome::Node(node, raft))
     }
 
