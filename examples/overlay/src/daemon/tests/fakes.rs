@@ -334,8 +334,21 @@ impl Holders for FakeHolders {
         endpoint: EndpointId,
         process: ProcessId,
         signal: i32,
-        _grace: Duration,
+        grace: Duration,
     ) -> Result<(), PlatformError> {
-        self.signal(endpoint, process, signal)
+        self.signal(endpoint, process, signal)?;
+        // Whoever started the tests may have had a signal ignored, which programs inherit here.
+        self.find(endpoint, process, |program| {
+            let (pid, exit) = (program.pid, program.exit.clone());
+            thread::spawn(move || {
+                thread::sleep(grace.min(PATIENCE));
+                if exit.borrow().is_none() {
+                    let _ = kill_process_group(pid, Signal::KILL);
+                }
+            });
+        })
     }
 }
+
+/// How long a program is waited for at the most before it is killed.
+const PATIENCE: Duration = Duration::from_secs(2);
