@@ -20,10 +20,10 @@
 //! let (web, index) = (OwnerId::from_bytes([1; 16]), 17); // the index of the command in the replicated log
 //! let lease = subnet.allocate(web, index)?;
 //! assert_eq!(lease.address.to_string(), "10.0.0.2"); // .1 is the gateway's
-//! assert_eq!(subnet.allocate(web, index + 1)?, lease); // a repeated request changes nothing
+//! assert_eq!(subnet.allocate(web, index + 1)?, lease); // a repeated request gets the same
 //!
 //! subnet.release(lease.address, lease.generation, index + 2)?;
-//! assert!(subnet.release(lease.address, lease.generation, index + 3).is_err()); // as does a repeated release
+//! assert!(subnet.release(lease.address, lease.generation, index + 3).is_err()); // a repeated release takes nothing
 //! # Ok(())
 //! # }
 //! ```

@@ -19,6 +19,7 @@ use self::{dense::Dense, sparse::Sparse};
 #[derive(Clone, Debug)]
 pub struct AddressSet {
     last: u128,
+    /// How many numbers are in; 0 also if that is all 2^128.
     len: u128,
     shape: Shape,
 }
@@ -50,7 +51,7 @@ impl AddressSet {
                 Shape::Dense(dense) => dense.insert(narrow(number)),
                 Shape::Sparse(sparse) => sparse.insert(number),
             };
-        self.len += u128::from(new);
+        self.len = self.len.wrapping_add(new.into());
         new
     }
 
@@ -61,7 +62,7 @@ impl AddressSet {
                 Shape::Dense(dense) => dense.remove(narrow(number)),
                 Shape::Sparse(sparse) => sparse.remove(number),
             };
-        self.len -= u128::from(old);
+        self.len = self.len.wrapping_sub(old.into());
         old
     }
 
@@ -130,14 +131,21 @@ impl AddressSet {
         self.last
     }
 
-    /// Returns how many numbers are in.
-    pub const fn len(&self) -> u128 {
-        self.len
+    /// Returns how many numbers are in; `u128::MAX` also for all 2^128.
+    pub fn len(&self) -> u128 {
+        if self.len == 0 && !self.is_empty() {
+            u128::MAX
+        } else {
+            self.len
+        }
     }
 
     /// Returns true if no number is in.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        match &self.shape {
+            Shape::Dense(_) => self.len == 0,
+            Shape::Sparse(sparse) => sparse.is_empty(),
+        }
     }
 }
 

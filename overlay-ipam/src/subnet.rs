@@ -26,7 +26,9 @@ use crate::{AddressSet, OwnerId, digest::Digest};
 /// The addresses of one subnet and who holds them.
 ///
 /// Replicas that apply the same requests in the same order hold the same state, to the bit. Each request carries the
-/// index of the command that it is part of; one that is lower than an earlier one counts as that.
+/// index of the command that it is part of; one that is lower than that of an earlier request counts as that. What is
+/// refused leaves no trace: neither does its index count, nor ends a quarantine by it. The next request that is not
+/// refused ends all that are over by then.
 #[derive(Clone, Debug)]
 pub struct Subnet {
     config: SubnetConfig,
@@ -41,7 +43,7 @@ pub struct Subnet {
     cursor: u128,
     /// Generation of the lease given out last.
     generation: u64,
-    /// The highest index seen.
+    /// The highest index of a request that was not refused.
     index: u64,
     /// Hash of the configuration.
     origin: u64,
@@ -73,25 +75,20 @@ impl Subnet {
     ///
     /// # Errors
     ///
-    /// [`AllocateError::Exhausted`]; nothing changes but the highest index.
+    /// [`AllocateError::Exhausted`]; nothing changes.
     pub fn allocate(&mut self, owner: OwnerId, index: u64) -> Result<Lease, AllocateError> {
-        self.pass(index);
-        if let Some(record) = self.ledger.of(owner) {
-            return Ok(self.lease(record));
-        }
-        let from = match self.config.order {
-            Order::NextFit => self.cursor,
-            Order::FirstFit => 0,
-        };
-        let free = self.free_from(from).or_else(|| self.free_from(0));
-        let at = free
-            .or_else(|| self.rest.pop())
-            .ok_or_else(|| AllocateError::Exhausted {
+        let held = self.ledger.of(owner);
+        if held.is_none() && self.available() == 0 {
+            return Err(AllocateError::Exhausted {
                 prefix: self.config.prefix,
                 usage: self.usage(),
-            })?;
-        let last = self.layout.block.span();
-        self.cursor = if at == last { 0 } else { at + 1 };
+            });
+        }
+        self.pass(index);
+        if let Some(record) = held {
+            return Ok(self.lease(record));
+        }
+        let at = self.choose();
         Ok(self.give(owner, at))
     }
 
@@ -99,14 +96,13 @@ impl Subnet {
     ///
     /// # Errors
     ///
-    /// See [`AllocateError`]; nothing changes but the highest index.
+    /// See [`AllocateError`]; nothing changes.
     pub fn reserve(
         &mut self,
         owner: OwnerId,
         address: IpAddr,
         index: u64,
     ) -> Result<Lease, AllocateError> {
-        self.pass(index);
         let prefix = self.config.prefix;
         let at = self
             .layout
@@ -116,7 +112,10 @@ impl Subnet {
             return Err(AllocateError::Reserved { address, reserved });
         }
         match (self.ledger.at(at), self.ledger.of(owner)) {
-            (Some(record), _) if record.owner == owner => return Ok(self.lease(record)),
+            (Some(record), _) if record.owner == owner => {
+                self.pass(index);
+                return Ok(self.lease(record));
+            }
             (Some(Record { owner, .. }), _) => return Err(AllocateError::Taken { address, owner }),
             (None, Some(record)) => {
                 let address = self.layout.address(record.at);
@@ -124,14 +123,15 @@ impl Subnet {
             }
             (None, None) => {}
         }
+        self.pass(index);
         self.rest.remove(at);
         Ok(self.give(owner, at))
     }
 
-    /// Takes back what `owner` holds; `None` if that is nothing.
+    /// Takes back what `owner` holds; `None` if that is nothing, and then nothing changes.
     pub fn release_owner(&mut self, owner: OwnerId, index: u64) -> Option<Lease> {
-        self.pass(index);
         let record = self.ledger.of(owner)?;
+        self.pass(index);
         Some(self.take_back(record))
     }
 
@@ -140,14 +140,13 @@ impl Subnet {
     ///
     /// # Errors
     ///
-    /// See [`ReleaseError`]; nothing changes but the highest index.
+    /// See [`ReleaseError`]; nothing changes.
     pub fn release(
         &mut self,
         address: IpAddr,
         generation: u64,
         index: u64,
     ) -> Result<Lease, ReleaseError> {
-        self.pass(index);
         let record = self.record(address).ok_or(ReleaseError::Free { address })?;
         if record.generation != generation {
             let current = record.generation;
@@ -157,6 +156,7 @@ impl Subnet {
                 current,
             });
         }
+        self.pass(index);
         Ok(self.take_back(record))
     }
 
@@ -247,6 +247,21 @@ impl Subnet {
         while let Some(at) = self.rest.pop_due(self.config.quarantine, self.index) {
             self.taken.remove(at);
         }
+    }
+
+    /// Chooses one of the available addresses, of which there must be one.
+    fn choose(&mut self) -> u128 {
+        let from = match self.config.order {
+            Order::NextFit => self.cursor,
+            Order::FirstFit => 0,
+        };
+        let free = self.free_from(from).or_else(|| self.free_from(0));
+        let at = free
+            .or_else(|| self.rest.pop())
+            .expect("an available address is free or rests");
+        let last = self.layout.block.span();
+        self.cursor = if at == last { 0 } else { at + 1 };
+        at
     }
 
     /// Returns the first address at or after `from` that may be chosen and is neither held nor resting.

@@ -93,9 +93,9 @@ impl AddressSet {
         if end > self.last >> 12 || end << 12 | 0xfff > self.last {
             return None;
         }
-        self.len = self
-            .len
-            .checked_add(count.checked_mul(LEAF_ADDRESSES.into())?)?;
+        // The blocks ascend, so all leaves together have 2^128 numbers at most.
+        let numbers = count.wrapping_mul(LEAF_ADDRESSES.into());
+        self.len = self.len.wrapping_add(numbers);
         match &mut self.shape {
             Shape::Dense(dense) => (*block..=end).for_each(|block| dense.put(block, Leaf::Full)),
             Shape::Sparse(sparse) => sparse.fill(*block, end),
@@ -115,7 +115,7 @@ impl AddressSet {
                 return None;
             }
         }
-        self.len = self.len.checked_add(leaf.len().into())?;
+        self.len = self.len.wrapping_add(leaf.len().into());
         match &mut self.shape {
             Shape::Dense(dense) => dense.put(*block, leaf),
             Shape::Sparse(sparse) => sparse.put(*block, leaf),

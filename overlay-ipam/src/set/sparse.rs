@@ -97,6 +97,10 @@ impl Sparse {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.full.is_empty()
+    }
+
     pub(super) fn leaves(&self) -> impl Iterator<Item = (u128, &Leaf)> {
         self.leaves.iter().map(|(block, leaf)| (*block, leaf))
     }

@@ -1,6 +1,8 @@
 //! Random operations against naive models: ordered collections and linear scans.
 
+mod extremes;
 mod pools;
+mod refusals;
 mod set;
 mod snapshots;
 mod subnet;

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use crate::stored;
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Allocate(SubnetRequest, Vec<IpNet>),
     /// Releases the n-th of what is allocated.
     Release(usize),
@@ -14,7 +14,7 @@ enum Op {
 }
 
 /// Two small IPv4 pools and one IPv6 pool, so that they fill.
-fn configs() -> Vec<PoolConfig> {
+pub(crate) fn configs() -> Vec<PoolConfig> {
     let pool = |prefix: &str, split| PoolConfig {
         prefix: prefix.parse().expect("a prefix"),
         split,
@@ -57,7 +57,7 @@ fn request() -> impl Strategy<Value = SubnetRequest> {
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => (request(), vec(prefix(), 0..3)).prop_map(|(request, foreign)| Op::Allocate(request, foreign)),
         3 => (0_usize..20).prop_map(Op::Release),
@@ -139,6 +139,19 @@ fn run(op: &Op, pools: &mut Pools, model: &mut Vec<IpNet>) {
     assert_eq!(pools.len(), model.len());
     model.sort();
     assert!(pools.allocated().eq(model.iter().copied()));
+}
+
+/// Returns false if it was refused.
+pub(crate) fn replay(op: &Op, pools: &mut Pools) -> bool {
+    match op {
+        Op::Allocate(request, foreign) => pools.allocate(*request, foreign).is_ok(),
+        Op::Release(nth) => {
+            let nth = nth % pools.len().max(1);
+            let prefix = pools.allocated().nth(nth);
+            prefix.is_none_or(|prefix| pools.release(prefix).is_ok())
+        }
+        Op::ReleaseOther(prefix) => pools.release(*prefix).is_ok(),
+    }
 }
 
 proptest! {

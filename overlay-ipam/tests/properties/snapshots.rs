@@ -223,7 +223,9 @@ fn sets_that_cannot_be_are_refused() {
     assert!(read(100, vec![(0, In(vec![100]))]).is_some());
     assert!(read(100, vec![(0, In(vec![101]))]).is_none());
     assert!(read(100, vec![(0, Full(1))]).is_none());
-    assert!(read(u128::MAX, vec![(0, Full(1 << 116))]).is_none()); // its length has no number
+    assert!(read(u128::MAX, vec![(0, Full((1 << 116) + 1))]).is_none());
+    assert!(read(u128::MAX, vec![(0, Full(1 << 116)), (0, In(vec![1]))]).is_none());
+    assert!(read(u128::MAX, vec![(0, Full(1 << 116))]).is_some());
 }
 
 #[test]

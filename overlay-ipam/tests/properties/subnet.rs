@@ -151,9 +151,15 @@ impl Model {
     }
 
     fn allocate(&mut self, owner: OwnerId, index: u64) -> Option<Lease> {
+        let held = self.holds(owner);
+        let full =
+            |(address, dynamic): (&IpAddr, &bool)| !dynamic || self.held.contains_key(address);
+        if held.is_none() && self.usable.iter().all(full) {
+            return None;
+        }
         self.pass(index);
-        if let Some(lease) = self.holds(owner) {
-            return Some(lease);
+        if held.is_some() {
+            return held;
         }
         let free = |address: &IpAddr| {
             !self.held.contains_key(address)
@@ -174,7 +180,8 @@ impl Model {
         Some(self.give(owner, found))
     }
 
-    fn release(&mut self, lease: Lease) {
+    fn release(&mut self, lease: Lease, index: u64) {
+        self.pass(index);
         self.held.remove(&lease.address);
         if self.usable[&lease.address] {
             self.resting.push((lease.address, self.index));
@@ -195,9 +202,9 @@ fn run(op: &Op, index: u64, subnet: &mut Subnet, model: &mut Model) -> Option<Le
         Op::Reserve(owner, at) => {
             let (owner, address) = (own(owner), address(prefix, at));
             let result = subnet.reserve(owner, address, index);
-            model.pass(index);
             match result {
                 Ok(lease) => {
+                    model.pass(index);
                     let held = model.holds(owner).filter(|lease| lease.address == address);
                     assert!(!model.held.contains_key(&address) || held.is_some());
                     assert!(model.usable.contains_key(&address));
@@ -223,16 +230,14 @@ fn run(op: &Op, index: u64, subnet: &mut Subnet, model: &mut Model) -> Option<Le
         }
         Op::ReleaseOwner(owner) => {
             let lease = subnet.release_owner(own(owner), index);
-            model.pass(index);
             assert_eq!(lease, model.holds(own(owner)));
-            lease.inspect(|lease| model.release(*lease))
+            lease.inspect(|lease| model.release(*lease, index))
         }
         Op::Release(at, age) => {
             let address = address(prefix, at);
             let current = model.held.get(&address).map_or(1, |held| held.1);
             let generation = current.wrapping_sub(age);
             let result = subnet.release(address, generation, index);
-            model.pass(index);
             let held = model.held.get(&address).copied();
             let expected = match held {
                 None => Err(ReleaseError::Free { address }),
@@ -248,7 +253,7 @@ fn run(op: &Op, index: u64, subnet: &mut Subnet, model: &mut Model) -> Option<Le
                 }),
             };
             assert_eq!(result, expected);
-            result.ok().inspect(|lease| model.release(*lease))
+            result.ok().inspect(|lease| model.release(*lease, index))
         }
     }
 }
