@@ -68,6 +68,8 @@ pub struct TableStats {
     pub digests_unequal: u64,
     /// How often traces of a former life of this node were found and outdated.
     pub renewals: u64,
+    /// How often that was not possible, because the trace was forged at the highest version there is.
+    pub renewals_refused: u64,
     /// Rows of ours that others still had, and that were deleted again.
     pub strays_deleted: u64,
     /// Row broadcasts that were dropped because of [`Limits::row_broadcasts_max`](crate::Limits::row_broadcasts_max).

@@ -32,16 +32,10 @@ impl Tables {
         let Some(owner) = self.owner_place(network, &name) else {
             return;
         };
-        if let Some(known) = owner.attachment.clone() {
-            let newer = attachment.version > known.version;
-            let conflict = attachment.version == known.version && attachment.life != known.life;
-            if !newer {
-                // Its owner forgot what it said in a former life: remind it.
-                if from.is_some() && (conflict || attachment.version < known.version) {
-                    self.send(&name, from, &TableMessage::Attachments(vec![known]));
-                }
-                return;
-            }
+        let known = owner.attachment.as_ref();
+        if known.is_some_and(|known| known.version >= attachment.version) {
+            self.remind(&attachment, from);
+            return;
         }
         let was = owner.is_attached();
         let joined = attachment.joined;
@@ -71,6 +65,23 @@ impl Tables {
         });
     }
 
+    /// An owner may have forgotten what it said in a former life: tells it, at once if it spoke itself.
+    fn remind(&mut self, stale: &Attachment, from: Option<SocketAddr>) {
+        let (now, interval) = (self.now, self.timing.sync_retry);
+        let Some(owner) = self.owner_mut(stale.network, &stale.owner) else {
+            return;
+        };
+        let known = owner.attachment.clone().filter(|known| known != stale);
+        let known = match known {
+            Some(known) if from.is_some() => Some(known),
+            Some(known) if known.life != stale.life => owner.reminder(now, interval),
+            _ => None,
+        };
+        if let Some(known) = known {
+            self.send(&stale.owner, from, &TableMessage::Attachments(vec![known]));
+        }
+    }
+
     /// Voids what an owner said before its last attachment.
     pub(super) fn void_older(
         &mut self,
@@ -85,7 +96,7 @@ impl Tables {
             return;
         };
         let floor = owner.floor();
-        let older = owner.which(|record| record.version < floor);
+        let older = owner.which(|record| !joined || record.version < floor);
         if !older.is_empty() {
             self.prune_by(expires);
         }
@@ -143,15 +154,14 @@ impl Tables {
         }
         let (name, endpoint) = (wire.owner.clone(), wire.endpoint);
         let digest = record_digest(&name, endpoint, wire.version, wire.row.as_deref());
-        let now = self.now;
+        let (now, interval) = (self.now, self.timing.sync_retry);
         let Some(owner) = self.owner_place(network, &name) else {
             return;
         };
-        if wire.version < owner.floor() {
-            // Said before it attached anew. If it says so itself, it forgot a former life: remind it.
-            let known = owner.attachment.clone().filter(|_| *sender == name);
-            if let Some(known) = known {
-                self.send(&name, Some(from), &TableMessage::Attachments(vec![known]));
+        if owner.is_void(wire.version) {
+            // Said before it attached anew. The sender missed that; if it is the owner, it forgot a former life.
+            if let Some(known) = owner.reminder(now, interval) {
+                self.send(sender, Some(from), &TableMessage::Attachments(vec![known]));
             }
             return;
         }

@@ -19,6 +19,41 @@ pub(crate) struct Version {
     pub(crate) sequence: u64,
 }
 
+impl Version {
+    /// The highest incarnation and the highest sequence that are taken from anybody; messages with more are malformed.
+    ///
+    /// An owner outbids whatever it hears below: by incarnation, in the last one by sequence. Only a forged word at the
+    /// very last version is above all that its owner can say; it ends when the owner leaves the cluster.
+    pub(crate) const MAX: Self = Self {
+        incarnation: 1 << 31,
+        sequence: 1 << 62,
+    };
+
+    fn is_sound(self) -> bool {
+        self.incarnation <= Self::MAX.incarnation && self.sequence <= Self::MAX.sequence
+    }
+
+    /// Returns the next version of the same life.
+    pub(crate) fn next(self) -> Self {
+        Self {
+            sequence: self.sequence.saturating_add(1).min(Self::MAX.sequence),
+            ..self
+        }
+    }
+
+    /// Returns the version after which a life begins that outdates this one; `None` if nothing is above.
+    pub(crate) fn above(self) -> Option<Self> {
+        if self.incarnation < Self::MAX.incarnation {
+            let incarnation = self.incarnation.saturating_add(1);
+            return Some(Self {
+                incarnation,
+                sequence: 0,
+            });
+        }
+        (self < Self::MAX).then_some(self)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TableMessage {
     Attachments(Vec<Attachment>),
@@ -218,7 +253,7 @@ impl TableMessage {
         message.check().map(|()| message)
     }
 
-    /// Names are bounded wherever they occur.
+    /// Names and versions are bounded wherever they occur.
     fn check(&self) -> Result<(), DecodeError> {
         let names: Vec<&Name> = match self {
             Self::Attachments(attachments) => attachments.iter().map(|a| &a.owner).collect(),
@@ -231,10 +266,25 @@ impl TableMessage {
             Self::Versions(versions) => vec![&versions.sender],
         };
         let sound = |name: &&Name| (1..=crate::NAME_BYTES_MAX).contains(&name.len());
-        if names.iter().all(sound) {
-            Ok(())
-        } else {
-            Err(DecodeError::Value { field: "owner" })
+        if !names.iter().all(sound) {
+            return Err(DecodeError::Value { field: "owner" });
+        }
+        if !self.versions().all(Version::is_sound) {
+            return Err(DecodeError::Value { field: "version" });
+        }
+        Ok(())
+    }
+
+    fn versions(&self) -> Box<dyn Iterator<Item = Version> + '_> {
+        match self {
+            Self::Attachments(attachments) => Box::new(attachments.iter().map(|a| a.version)),
+            Self::Rows(rows) => Box::new(rows.records.iter().map(|record| record.version)),
+            Self::Digest(digest) => Box::new([digest.attachment.version].into_iter()),
+            Self::Summary(summary) => Box::new([summary.attachment.version].into_iter()),
+            Self::Versions(versions) => {
+                let rows = versions.owners.iter().flat_map(|owner| &owner.rows);
+                Box::new(rows.map(|row| row.version))
+            }
         }
     }
 }

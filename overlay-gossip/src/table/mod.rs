@@ -13,6 +13,7 @@ pub(crate) mod message;
 mod network;
 mod news;
 mod own;
+mod renewal;
 mod row;
 mod store;
 mod sync;
@@ -89,6 +90,8 @@ struct Identity {
     life: u64,
     /// The last version that was given out.
     version: Version,
+    /// The highest version of a word of a former life that was heard and is not outdated yet.
+    heard: Option<Version>,
     renew_after: Instant,
     /// Networks of a former life, and when we say that we left them.
     former: BTreeMap<NetworkId, Instant>,
@@ -119,6 +122,7 @@ impl Tables {
                     incarnation: 1,
                     sequence: 0,
                 },
+                heard: None,
                 renew_after: now,
                 former: BTreeMap::new(),
             },
@@ -259,6 +263,7 @@ impl Tables {
         if self.timers.prune_at.is_some_and(|at| at <= now) {
             self.prune();
         }
+        self.renew_due();
         self.former_due();
         self.sync_due();
         self.ask_due();
@@ -269,8 +274,10 @@ impl Tables {
         let syncs = joined.map(|joined| joined.sync_at);
         let asks = self.asks.values().map(|ask| ask.at);
         let timers = [self.timers.gossip_at, self.timers.prune_at];
-        let former = self.identity.former.values().copied();
-        let waiting = syncs.chain(asks).chain(former);
+        let Identity { former, heard, .. } = &self.identity;
+        let renewal = heard.map(|_| self.identity.renew_after);
+        let own = former.values().copied().chain(renewal);
+        let waiting = syncs.chain(asks).chain(own);
         waiting.chain(timers.into_iter().flatten()).min()
     }
 

@@ -1,6 +1,6 @@
 //! What is held of one network: attachments, and rows by owner.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId};
@@ -38,6 +38,8 @@ pub(super) struct OwnerTable {
     pub(super) expires: Option<Instant>,
     /// Whether the rows are its present word: false from when it was Down until it said so again.
     pub(super) confirmed: bool,
+    /// When somebody who speaks of a former life of the owner may be told of its present one again.
+    remind_after: Instant,
     records: BTreeMap<EndpointId, Record>,
     digest: u64,
 }
@@ -80,6 +82,7 @@ impl OwnerTable {
             attachment: None,
             expires: None,
             confirmed,
+            remind_after: Instant::EPOCH,
             records: BTreeMap::new(),
             digest: 0,
         }
@@ -96,6 +99,21 @@ impl OwnerTable {
         self.attachment
             .as_ref()
             .map_or_else(Version::default, |attachment| attachment.version)
+    }
+
+    /// Returns whether a record of this version is void.
+    pub(super) fn is_void(&self, version: Version) -> bool {
+        let left = |attachment: &Attachment| !attachment.joined;
+        version < self.floor() || self.attachment.as_ref().is_some_and(left)
+    }
+
+    /// Returns the last attachment if it was not told for a while: many words may be stale at once.
+    pub(super) fn reminder(&mut self, now: Instant, interval: Duration) -> Option<Attachment> {
+        if now < self.remind_after {
+            return None;
+        }
+        self.remind_after = now + interval;
+        self.attachment.clone()
     }
 
     pub(super) fn digest(&self) -> u64 {

@@ -8,6 +8,7 @@ use overlay_core::NetworkId;
 use super::{
     TableOutput, Tables,
     message::{Purpose, Rows, TableMessage, WireRecord},
+    network::OwnerTable,
 };
 use crate::{Name, queue::retransmits};
 
@@ -88,7 +89,27 @@ impl Tables {
     }
 
     pub(super) fn random_members(&mut self, network: NetworkId, count: usize) -> Vec<Name> {
-        let mut members: Vec<Name> = self.network_members(network).cloned().collect();
+        let members = self.network_members(network).cloned().collect();
+        self.random(members, count)
+    }
+
+    /// Returns a member to compare tables with: one of the network, or one that has rows there and never said that it is.
+    pub(super) fn random_speaker(&mut self, network: NetworkId) -> Option<Name> {
+        let owners = self.networks.get(&network).map(|network| &network.owners);
+        let speaks = |owner: &OwnerTable| match &owner.attachment {
+            Some(attachment) => attachment.joined,
+            None => owner.rows().next().is_some(),
+        };
+        let speakers = owners
+            .into_iter()
+            .flatten()
+            .filter(|(name, owner)| self.is_up(name) && speaks(owner))
+            .map(|(name, _)| name.clone());
+        let speakers = speakers.collect();
+        self.random(speakers, 1).pop()
+    }
+
+    fn random(&mut self, mut members: Vec<Name>, count: usize) -> Vec<Name> {
         for at in 0..count.min(members.len()) {
             if let Some(other) = self.rng.index(members.len() - at) {
                 members.swap(at, at + other);

@@ -1,4 +1,4 @@
-//! What this member says itself, and what is left of its former lives.
+//! What this member says itself.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use overlay_core::{EndpointId, Instant, NetworkId};
 
 use super::{
     Row, TableOutput, Tables,
-    message::{Attachment, TableMessage, Version, WireRecord, Wish},
+    message::{Attachment, TableMessage, WireRecord, Wish},
     network::{Content, Record, content_of, record_digest},
 };
 use crate::{Name, RowError};
@@ -112,7 +112,8 @@ impl Tables {
         let (version, forget_at) = (self.next_version(), self.now + self.timing.tombstone_memory);
         let record = Record::new(&name, endpoint, version, content, forget_at);
         let wire = record.on_wire(&name, endpoint, self.now);
-        if self.store(network, &name, endpoint, record).is_some() {
+        // Where there is no room to remember a deletion, it is told nevertheless: others hold the row.
+        if self.store(network, &name, endpoint, record).is_some() || wire.row.is_none() {
             self.tell(network, &wire);
         }
     }
@@ -154,109 +155,6 @@ impl Tables {
         }
     }
 
-    /// Somebody holds this version of a record of ours: is it what we said?
-    pub(super) fn on_own_version(
-        &mut self,
-        network: NetworkId,
-        endpoint: EndpointId,
-        version: Version,
-        digest: u64,
-    ) {
-        let Some(owner) = self.owner(network, &self.identity.name) else {
-            return;
-        };
-        if version < owner.floor() {
-            return;
-        }
-        let known = owner.get(endpoint);
-        let same = known.is_some_and(|known| {
-            known.version > version || (known.version == version && known.digest == digest)
-        });
-        if same {
-            return;
-        }
-        if version > self.identity.version || known.is_some_and(|k| k.version == version) {
-            self.renew(version.incarnation);
-        } else if known.is_none() && digest != 0 {
-            self.stats.strays_deleted += 1;
-            self.write(network, endpoint, None);
-        }
-    }
-
-    /// Somebody speaks of an attachment of ours.
-    pub(super) fn on_own_attachment(&mut self, attachment: &Attachment) {
-        let ours = attachment.life == self.identity.life;
-        if ours && attachment.version <= self.identity.version {
-            return;
-        }
-        if attachment.version.incarnation >= self.identity.version.incarnation {
-            self.renew(attachment.version.incarnation);
-        }
-        let known = self.owner(attachment.network, &self.identity.name);
-        match known.and_then(|owner| owner.attachment.clone()) {
-            Some(known) if known.version > attachment.version => self.announce(&known),
-            Some(_) => {}
-            None if attachment.joined => self.leave_former(attachment.network),
-            None => {}
-        }
-    }
-
-    /// A former life of this member was in a network. It may be about to join it again: only then its rows there stay
-    /// visible without a gap. If it does not, it says after a while that it left.
-    pub(super) fn leave_former(&mut self, network: NetworkId) {
-        if self.identity.former.len() < self.limits.networks_max {
-            let at = self.now + self.timing.row_grace;
-            self.identity.former.entry(network).or_insert(at);
-        }
-    }
-
-    pub(super) fn former_due(&mut self) {
-        let now = self.now;
-        let due = self.identity.former.iter().filter(|(_, at)| **at <= now);
-        let due: Vec<NetworkId> = due.map(|(network, _)| *network).collect();
-        for network in due {
-            self.identity.former.remove(&network);
-            let limits = &self.limits;
-            let room =
-                self.networks.len() < limits.networks_max || self.networks.contains_key(&network);
-            if room && self.attachments < limits.attachments_max {
-                self.attach(network, false);
-            } else {
-                self.stats.attachments_refused += 1;
-            }
-        }
-    }
-
-    /// Outdates what a former life of this member said, by saying everything anew in a higher incarnation.
-    fn renew(&mut self, seen: u32) {
-        if self.now < self.identity.renew_after || seen < self.identity.version.incarnation {
-            return;
-        }
-        let Some(incarnation) = seen.checked_add(1) else {
-            return;
-        };
-        self.stats.renewals += 1;
-        self.identity.renew_after = self.now + self.timing.sync_retry;
-        self.identity.version = Version {
-            incarnation,
-            sequence: 0,
-        };
-        let name = self.identity.name.clone();
-        for (network, joined, _) in self.where_owner(&name) {
-            self.attach(network, joined);
-            let Some(owner) = self.owner(network, &name) else {
-                continue;
-            };
-            let records: Vec<_> = owner
-                .records()
-                .map(|(endpoint, record)| (endpoint, record.content.clone()))
-                .collect();
-            for (endpoint, content) in records {
-                self.write(network, endpoint, content);
-            }
-        }
-    }
-
     /// Says whether we are in a network.
     pub(super) fn attach(&mut self, network: NetworkId, joined: bool) {
         self.identity.former.remove(&network);
@@ -276,7 +174,7 @@ impl Tables {
     }
 
     /// Tells an attachment of ours to everybody, and to some members of the network at once.
-    fn announce(&mut self, attachment: &Attachment) {
+    pub(super) fn announce(&mut self, attachment: &Attachment) {
         let message = TableMessage::Attachments(vec![attachment.clone()]);
         self.outputs.push_back(TableOutput::Broadcast {
             owner: attachment.owner.clone(),
@@ -304,12 +202,6 @@ impl Tables {
         for peer in self.random_members(network, self.timing.row_fanout) {
             self.send(&peer, None, &message);
         }
-    }
-
-    fn next_version(&mut self) -> Version {
-        let version = &mut self.identity.version;
-        version.sequence = version.sequence.saturating_add(1);
-        *version
     }
 }
 

@@ -147,6 +147,7 @@ impl Tables {
             .map(|(name, owner)| (owner.hash, name.clone()))
             .collect();
         let (mut records, mut wanted, mut own) = (Vec::new(), Vec::new(), false);
+        let mut attachments = Vec::new();
         for theirs in versions.owners {
             let hash = theirs.owner;
             let Some(name) = names.get(&hash) else {
@@ -161,6 +162,14 @@ impl Tables {
                 }
             }
             self.compare(network, name, &theirs, &mut records, &mut wanted);
+            let owner = self.owner(network, name);
+            let missed = owner.filter(|owner| theirs.rows.iter().any(|r| owner.is_void(r.version)));
+            attachments.extend(missed.and_then(|owner| owner.attachment.clone()));
+        }
+        if !attachments.is_empty() {
+            // It missed that an owner attached anew, and holds what is void since.
+            let message = TableMessage::Attachments(attachments);
+            self.send(&sender, Some(from), &message);
         }
         if own || !records.is_empty() || !wanted.is_empty() {
             self.send_records(network, &sender, from, records, wanted, own);
@@ -203,7 +212,7 @@ impl Tables {
         for (endpoint, theirs) in listed {
             let lack = match owner.get(endpoint) {
                 Some(record) => (record.version, record.digest) < theirs,
-                None => theirs.1 != 0 && theirs.0 >= owner.floor(),
+                None => theirs.1 != 0 && !owner.is_void(theirs.0),
             };
             if lack {
                 wanted.push((owner.hash, endpoint));
@@ -318,7 +327,7 @@ impl Tables {
         joined.sync_at = self.now + if synced { wait } else { self.timing.sync_retry };
         if synced {
             let up = next_peer.filter(|peer| self.is_up(peer));
-            let peer = up.or_else(|| self.random_members(network, 1).pop());
+            let peer = up.or_else(|| self.random_speaker(network));
             if let Some(peer) = peer {
                 self.send_digest(network, &peer, Wish::Differences);
             }

@@ -364,23 +364,26 @@ fn words_of_members_that_nobody_knows_are_forgotten() {
 }
 
 /// Members that hear each other at once; datagrams and streams alike.
-struct Net {
-    tables: Vec<Tables>,
-    events: Vec<Vec<Event>>,
-    now: Instant,
+pub(super) struct Net {
+    pub(super) tables: Vec<Tables>,
+    pub(super) events: Vec<Vec<Event>>,
+    pub(super) now: Instant,
     /// Nothing arrives.
-    cut: bool,
+    pub(super) cut: bool,
+    /// Nothing arrives here.
+    pub(super) deaf: Option<usize>,
     sent: u64,
     longest: usize,
 }
 
 impl Net {
-    fn new(members: usize) -> Self {
+    pub(super) fn new(members: usize) -> Self {
         let mut net = Self {
             tables: Vec::new(),
             events: Vec::new(),
             now: Instant::from_millis(1_000),
             cut: false,
+            deaf: None,
             sent: 0,
             longest: 0,
         };
@@ -413,7 +416,7 @@ impl Net {
     }
 
     /// The process of a member ends and starts anew.
-    fn reboot(&mut self, at: usize) {
+    pub(super) fn reboot(&mut self, at: usize) {
         let config = Config::lan(format!("node-{at}"), self.address(at));
         self.tables[at] = Tables::new(&config, 1_300, &Seed::from_u64(99), self.now);
         for other in (0..self.tables.len()).filter(|other| *other != at) {
@@ -426,11 +429,11 @@ impl Net {
         self.run();
     }
 
-    fn put(&mut self, at: usize, row: Row) -> Result<(), RowError> {
+    pub(super) fn put(&mut self, at: usize, row: Row) -> Result<(), RowError> {
         self.tables[at].put_row(self.now, NETWORK, row)
     }
 
-    fn delete(&mut self, at: usize, endpoint: u8) {
+    pub(super) fn delete(&mut self, at: usize, endpoint: u8) {
         self.tables[at].delete_row(self.now, NETWORK, EndpointId::from_bytes([endpoint; 16]));
     }
 
@@ -450,7 +453,7 @@ impl Net {
     }
 
     /// Delivers until nobody has anything to say.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         while self.collect() {}
     }
 
@@ -478,8 +481,8 @@ impl Net {
         any
     }
 
-    fn deliver(&mut self, from: usize, to: Option<usize>, bytes: &[u8]) {
-        if let Some(to) = to.filter(|_| !self.cut) {
+    pub(super) fn deliver(&mut self, from: usize, to: Option<usize>, bytes: &[u8]) {
+        if let Some(to) = to.filter(|to| !self.cut && self.deaf != Some(*to)) {
             let address = self.address(from);
             let heard = self.tables[to].handle_message(self.now, address, bytes);
             heard.expect("well-formed");
@@ -487,7 +490,7 @@ impl Net {
     }
 
     /// Lets time pass, with every timer in its turn.
-    fn wait(&mut self, duration: Duration) {
+    pub(super) fn wait(&mut self, duration: Duration) {
         let end = self.now + duration;
         self.run();
         while let Some(next) = self.tables.iter().filter_map(Tables::poll_timeout).min() {
@@ -503,7 +506,7 @@ impl Net {
         self.now = end;
     }
 
-    fn weights(&self, at: usize) -> Vec<u16> {
+    pub(super) fn weights(&self, at: usize) -> Vec<u16> {
         self.tables[at]
             .rows(NETWORK)
             .map(|(_, row)| row.weight)
@@ -525,7 +528,7 @@ impl Net {
     }
 
     /// A packet with a row, as its owner could have sent it.
-    fn record(&self, owner: usize, row: Row, version: Version) -> Vec<u8> {
+    pub(super) fn record(&self, owner: usize, row: Row, version: Version) -> Vec<u8> {
         TableMessage::Rows(message::Rows {
             sender: self.name(owner),
             network: NETWORK,
@@ -542,11 +545,11 @@ impl Net {
         .encode()
     }
 
-    fn name(&self, at: usize) -> Name {
+    pub(super) fn name(&self, at: usize) -> Name {
         Name::from(format!("node-{at}"))
     }
 
-    fn address(&self, at: usize) -> SocketAddr {
+    pub(super) fn address(&self, at: usize) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, u8::try_from(at).unwrap_or(0)], 7946))
     }
 }
@@ -561,7 +564,7 @@ impl LeaseVerifier for Signed {
     }
 }
 
-fn row(endpoint: u8, weight: u16) -> Row {
+pub(super) fn row(endpoint: u8, weight: u16) -> Row {
     let id = EndpointId::from_bytes([endpoint; 16]);
     let address = Ipv4Addr::new(10, 0, 1, endpoint);
     let (mac, addresses) = (MacAddr::from_ipv4(address), vec![IpAddr::V4(address)]);
@@ -593,7 +596,7 @@ fn row(endpoint: u8, weight: u16) -> Row {
     }
 }
 
-fn version(incarnation: u32, sequence: u64) -> Version {
+pub(super) fn version(incarnation: u32, sequence: u64) -> Version {
     Version {
         incarnation,
         sequence,
@@ -604,7 +607,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
+pub(super) const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
 const ROW_OCTETS: &str = "0102420a00010101000a00010100c00002010105776562\
     2e3101030303030303030303030303030303030377656201000050903f01010404040404040404040404040404040405\
     405a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\

@@ -37,6 +37,8 @@ pub(crate) struct Node {
     life: u64,
     /// Whether it told what it runs; until then, what users want waits in the truth.
     started: bool,
+    /// In which order it tells what it runs: another one in each life.
+    order: u64,
     /// Streams that others opened: who, which life of it, its number.
     accepted: BTreeMap<(usize, u64, u64), u64>,
     callers: BTreeMap<u64, (usize, u64, u64)>,
@@ -72,9 +74,11 @@ impl Cluster {
                 let mut node = Node::new(gossip, truth.clone(), at, boot.life);
                 let seed = usize::from(at == 0).min(hosts - 1);
                 node.gossip.join(boot.now, &[address(seed)]);
-                // A restarted daemon takes its time to find out what it still runs.
-                let busy = boot.outbox.rng().duration(Duration::ZERO..STARTING);
-                if boot.life == 0 {
+                // A restarted daemon takes its time to find out what it still runs, or says it before it heard anything.
+                let rng = boot.outbox.rng();
+                node.order = rng.next_u64();
+                let busy = rng.duration(Duration::ZERO..STARTING);
+                if boot.life == 0 || rng.chance(300_000) {
                     node.start(boot.now);
                 } else {
                     boot.outbox.after(busy, 0);
@@ -189,7 +193,25 @@ impl Cluster {
                 }
             }
         }
+        self.differing_digests(&mut found);
         found
+    }
+
+    /// Where rows are equal their versions shall be, too: else members compare their tables for ever.
+    fn differing_digests(&self, found: &mut Vec<String>) {
+        let mut digests: BTreeMap<NetworkId, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
+        for (id, node) in self.world.machines() {
+            for network in node.gossip.networks() {
+                let digest = node.gossip.table_digest(network);
+                let holders = digests.entry(network).or_default().entry(digest);
+                holders.or_default().push(id.0);
+            }
+        }
+        let differing = digests.iter().filter(|(_, holders)| holders.len() > 1);
+        found.extend(differing.map(|(network, holders)| {
+            let holders: Vec<_> = holders.values().collect();
+            format!("digests of {network:?} differ: {holders:?}")
+        }));
     }
 
     /// Lets time pass until everything is as it shall be; panics with the differences if it never is.
@@ -228,6 +250,7 @@ impl Node {
             host,
             life,
             started: false,
+            order: 0,
             accepted: BTreeMap::new(),
             callers: BTreeMap::new(),
             dialled: BTreeMap::new(),
@@ -242,9 +265,15 @@ impl Node {
     fn start(&mut self, now: Instant) {
         self.started = true;
         let networks = self.truth.borrow().hosts.get(&self.host).cloned();
-        for (network, rows) in networks.unwrap_or_default() {
+        let mut networks: Vec<_> = networks.unwrap_or_default().into_iter().collect();
+        if self.order & 1 == 1 {
+            networks.reverse();
+        }
+        for (network, rows) in networks {
             self.gossip.join_network(now, network);
-            for (_, row) in rows {
+            let mut rows: Vec<_> = rows.into_values().collect();
+            rows.sort_by_key(|row| u64::from(row.endpoint.as_bytes()[1]) ^ (self.order >> 1 & 7));
+            for row in rows {
                 let put = self.gossip.put_row(now, network, row);
                 put.expect("a joined network and a good row");
             }
