@@ -21,6 +21,20 @@ impl Raft {
         self.settle();
     }
 
+    /// Returns whether silence for an election time-out means something to this member, which does not lead.
+    pub(crate) fn waits_for_leader(&self) -> bool {
+        self.has_vote() || self.leader().is_some()
+    }
+
+    /// Draws the consequence of that silence: without a vote there is only a leader to forget.
+    pub(crate) fn miss_leader(&mut self) {
+        if self.has_vote() {
+            self.start_pre_vote();
+        } else {
+            self.become_follower(self.hard_state.term, None);
+        }
+    }
+
     /// Puts the next election off by a random time (Raft §5.2).
     pub(crate) fn postpone_election(&mut self) {
         let least = self.config.election_timeout;

@@ -401,8 +401,8 @@ impl Machine for Raft {
         }
         if self.is_leader() {
             self.lead_on();
-        } else if self.has_vote() && self.now >= self.election_deadline {
-            self.start_pre_vote();
+        } else if self.waits_for_leader() && self.now >= self.election_deadline {
+            self.miss_leader();
         }
         self.settle();
     }
@@ -416,7 +416,7 @@ impl Machine for Raft {
         }
         match &self.standing {
             Standing::Leader(leader) => Some(self.leader_deadline(leader)),
-            _ if self.has_vote() => Some(self.election_deadline),
+            _ if self.waits_for_leader() => Some(self.election_deadline),
             _ => None,
         }
     }

@@ -747,6 +747,21 @@ fn t4_2_1_a_learner_counts_for_nothing() {
 }
 
 #[test]
+fn t4_2_1_a_learner_forgets_a_leader_that_is_silent() {
+    let mut cluster = Cluster::new(1);
+    cluster.elect(1);
+    cluster.add_joiner(2);
+    cluster.change(1, Change::AddLearner(id(2))).unwrap();
+    cluster.pass(HEARTBEAT * 2);
+    cluster.pass(ELECTION * 4);
+    assert_eq!(cluster.raft(2).leader(), Some(id(1)));
+    cluster.cut(1, 2);
+    cluster.pass(ELECTION * 2);
+    assert_eq!(cluster.raft(2).leader(), None);
+    assert_eq!(cluster.raft(2).role(), Role::Learner);
+}
+
+#[test]
 fn t4_2_2_a_removed_leader_leads_until_its_removal_is_committed() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
@@ -764,6 +779,7 @@ fn t4_2_2_a_removed_leader_leads_until_its_removal_is_committed() {
     assert_eq!(cluster.node(leader).commands(), ["x", "y"]);
     cluster.pass(ELECTION * 4);
     assert!(cluster.raft(leader).is_leader(), "the removed one is quiet");
+    assert_eq!(cluster.raft(1).leader(), None, "nobody leads it any more");
 }
 
 #[test]
