@@ -143,6 +143,9 @@ fn commands() -> Vec<Command> {
             network: network(1),
         },
         Command::RemoveNode { node: node(2) },
+        Command::RetireParts {
+            parts: vec![raft(2)],
+        },
     ]
 }
 
@@ -159,6 +162,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::RemoveNetwork { .. } => "RemoveNetwork",
         Command::AttachEndpoint(_) => "AttachEndpoint",
         Command::DetachEndpoint { .. } => "DetachEndpoint",
+        Command::RetireParts { .. } => "RetireParts",
     }
 }
 
@@ -273,7 +277,8 @@ impl Golden {
         }
         for (name, value) in values {
             let found = self.lines.get(*name).map(|bytes| hex(bytes));
-            assert_eq!(found, Some(hex(&encode(value))), "{name}: {value:?}");
+            let shown: String = format!("{value:?}").chars().take(400).collect();
+            assert_eq!(found, Some(hex(&encode(value))), "{name}: {shown}");
         }
         assert_eq!(
             self.lines.len(),

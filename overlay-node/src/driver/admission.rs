@@ -40,6 +40,11 @@ impl Active {
                     let _ = reply.send(Err(api::Error::new(ErrorKind::Untrusted, text)));
                     return;
                 };
+                if certificate::node_of(&request) != Ok(node.id) {
+                    let text = "the node's identity is not that of its key: join with this program's own `join`";
+                    let _ = reply.send(Err(api::Error::new(ErrorKind::Untrusted, text)));
+                    return;
+                }
                 let node = AddNode { role, ..node };
                 let waiting = Waiting::Join {
                     request,

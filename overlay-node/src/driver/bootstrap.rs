@@ -154,3 +154,52 @@ async fn receive<T: for<'a> Deserialize<'a>>(
 pub(crate) const KIND: u8 = b'B';
 /// How long a join may take, finding the leader included.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+    use overlay_core::NodeId;
+
+    use super::*;
+    use crate::{
+        Config,
+        api::{InitRequest, Request, Response, Role},
+        driver::{Daemon, InProcess, Options},
+        identity::certificate,
+    };
+
+    #[tokio::test]
+    async fn a_token_does_not_give_another_nodes_name() {
+        let address = "127.91.0.1".parse().unwrap();
+        let folder = std::env::temp_dir().join(format!("overlay-name-{}", std::process::id()));
+        let mut options = Options::new("host1", &folder);
+        (options.advertise, options.listen) = (Some(address), address);
+        let daemon = Daemon::start(options, InProcess::new()).await.unwrap();
+        let handle = daemon.handle();
+        let made = handle.request(Request::Init(InitRequest::default())).await;
+        let Ok(Response::Joined(made)) = made else {
+            panic!("{made:?}")
+        };
+        let worker = made.worker_token.unwrap();
+        let token = worker.token.parse().unwrap();
+        let ask = async |node: NodeId, request: String| {
+            let config = Config::new(node, "host2", "127.91.0.2".parse().unwrap());
+            let node = AddNode::new(&config, Role::Worker);
+            join(&token, worker.remote, request, node).await
+        };
+        let (_, request) = certificate::request().unwrap();
+        for taken in [made.node, NodeId::from_bytes([7; 16])] {
+            let refused = ask(taken, request.clone()).await.unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Untrusted, "{refused}");
+        }
+        let own = certificate::node_of(&request).unwrap();
+        let admission = ask(own, request).await.unwrap();
+        let issued = pem::parse(&admission.certificate).unwrap();
+        let peer = certificate::peer(issued.contents()).unwrap();
+        assert_eq!((peer.node, peer.role), (own, Role::Worker));
+        handle.shutdown().await;
+        daemon.stopped().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

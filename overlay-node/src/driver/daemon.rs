@@ -230,7 +230,11 @@ impl Supervisor {
         let invalid = |error: certificate::CertificateError| {
             api::Error::new(ErrorKind::Platform, error.to_string())
         };
-        let (node, unix_now) = (NodeId::random(&mut self.rng), Clock::unix_now());
+        let (key, request) = certificate::request().map_err(invalid)?;
+        let (node, unix_now) = (
+            certificate::node_of(&request).map_err(invalid)?,
+            Clock::unix_now(),
+        );
         let config = self.config(node, address);
         let mut seed = ClusterSeed::generate(&mut self.rng, &config, String::new(), String::new());
         let authority = Authority::generate(seed.id, unix_now).map_err(invalid)?;
@@ -238,7 +242,6 @@ impl Supervisor {
         seed.ca_key = Secret::any(authority.key().as_bytes().to_vec());
         seed.pools = init.pools;
         seed.pool_split = init.pool_split.unwrap_or(24);
-        let (key, request) = certificate::request().map_err(invalid)?;
         let certificate = authority
             .issue(&request, node, seed.id, Role::Manager, unix_now)
             .map_err(invalid)?;
@@ -281,9 +284,12 @@ impl Supervisor {
                     api::Error::new(ErrorKind::Invalid, error.to_string())
                 })?;
         let address = self.address(join.advertise)?;
-        let node = NodeId::random(&mut self.rng);
-        let (key, request) = certificate::request()
-            .map_err(|error| api::Error::new(ErrorKind::Platform, error.to_string()))?;
+        let made = certificate::request().and_then(|(key, request)| {
+            let node = certificate::node_of(&request)?;
+            Ok((key, request, node))
+        });
+        let (key, request, node) =
+            made.map_err(|error| api::Error::new(ErrorKind::Platform, error.to_string()))?;
         let config = self.config(node, address);
         let admission = bootstrap::join(
             &token,

@@ -9,8 +9,9 @@ use overlay_core::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
+use ring::digest::{SHA256, digest};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -139,6 +140,20 @@ pub fn request() -> Result<(String, String), CertificateError> {
     Ok((key.serialize_pem(), request.pem()?))
 }
 
+/// Returns who asks, by the key that it asks to sign: the first half of the SHA-256 of its `SubjectPublicKeyInfo`
+/// (RFC 5280 §4.1). So a name is only had with its key: whoever has a token cannot take another node's.
+///
+/// # Errors
+///
+/// [`CertificateError::Make`] if the request is malformed or its signature wrong.
+pub fn node_of(request: &str) -> Result<NodeId, CertificateError> {
+    let request = CertificateSigningRequestParams::from_pem(request)?;
+    let digest = digest(&SHA256, &request.public_key.subject_public_key_info());
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.as_ref()[..16]);
+    Ok(NodeId::from_bytes(half))
+}
+
 /// Reads who a certificate's owner is.
 ///
 /// # Errors
@@ -215,6 +230,14 @@ mod tests {
             let der = pem::parse(&issued).unwrap();
             assert_eq!(peer(der.contents()), Ok(Peer { node, role }));
         }
+    }
+
+    #[test]
+    fn a_node_is_named_by_its_key() {
+        let (one, other) = (request().unwrap().1, request().unwrap().1);
+        assert_eq!(node_of(&one), node_of(&one));
+        assert_ne!(node_of(&one), node_of(&other));
+        assert!(node_of("junk").is_err());
     }
 
     #[test]

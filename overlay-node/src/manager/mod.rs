@@ -318,11 +318,7 @@ impl Manager {
             && !self.keeps_silent(origin)
         {
             let result = self.respond(outcome);
-            self.actions.push_back(Action::Answer {
-                to: origin,
-                request,
-                result,
-            });
+            self.answer(origin, request, result);
         }
         if self.leads() {
             self.reconcile_membership(now);

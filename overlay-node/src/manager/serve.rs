@@ -3,7 +3,7 @@
 use overlay_core::{EndpointId, Instant, NetworkId, NodeId};
 use overlay_raft::ReadId;
 
-use super::{Action, Manager, Read, Served};
+use super::{Action, Manager, Read, Served, allowed_for_worker};
 use crate::{
     api::{self, ErrorKind, Request, Response, Role},
     state::{AttachEndpoint, Command, CommandError, Outcome, Proposal, RequestId, Secret},
@@ -31,13 +31,23 @@ impl Manager {
         if self.keeps_silent(origin) {
             return Served::Taken;
         }
+        // A certificate outlives a role.
+        let role = self.state.nodes().get(&origin).map(|node| node.role);
+        if role != Some(Role::Manager)
+            && self.state.cluster().is_some()
+            && !allowed_for_worker(&ask)
+        {
+            let text = "this node is not a manager any more: run this on a manager";
+            self.answer(
+                origin,
+                request,
+                Err(api::Error::new(ErrorKind::NotManager, text)),
+            );
+            return Served::Taken;
+        }
         if let Some(outcome) = self.state.outcome(request).cloned() {
             let result = self.respond(outcome);
-            self.actions.push_back(Action::Answer {
-                to: origin,
-                request,
-                result,
-            });
+            self.answer(origin, request, result);
             return Served::Taken;
         }
         if self.proposals.contains_key(&request) {
@@ -57,14 +67,7 @@ impl Manager {
                     );
                 }
             }
-            Err(error) => {
-                let result = Err(error);
-                self.actions.push_back(Action::Answer {
-                    to: origin,
-                    request,
-                    result,
-                });
-            }
+            Err(error) => self.answer(origin, request, Err(error)),
         }
         self.settle(now);
         Served::Taken
@@ -77,12 +80,26 @@ impl Manager {
             .flatten()
     }
 
+    pub(super) fn answer(
+        &mut self,
+        to: NodeId,
+        request: RequestId,
+        result: Result<Answer, api::Error>,
+    ) {
+        self.actions.push_back(Action::Answer {
+            to,
+            request,
+            result,
+        });
+    }
+
     pub(super) fn respond(
         &self,
         outcome: Result<Outcome, CommandError>,
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
             Outcome::Done => Response::Done,
+            Outcome::Token(role) => Response::Token(self.token(role)?),
             Outcome::Node(node, _) => {
                 let assignment = self
                     .assignment(node)
@@ -112,11 +129,7 @@ impl Manager {
         }) = self.reads.remove(&read)
         {
             let result = self.query(now, &body).map(Answer::Api);
-            self.actions.push_back(Action::Answer {
-                to: origin,
-                request,
-                result,
-            });
+            self.answer(origin, request, result);
         }
     }
 

@@ -2,10 +2,17 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use overlay_gossip::{Event as GossipEvent, Gossip, Keyring, Member, Output as GossipOutput};
+use overlay_core::NodeId;
+use overlay_gossip::{
+    Event as GossipEvent, Gossip, Keyring, Member, MemberState, Output as GossipOutput,
+};
 
 use super::{Event, Node, Output};
-use crate::{agent, identity::cipher::Ciphers, state::Secret};
+use crate::{
+    agent,
+    identity::cipher::Ciphers,
+    state::{NodeRecord, Secret},
+};
 
 impl Node {
     /// Starts gossip once its keys are known: never without.
@@ -50,6 +57,22 @@ impl Node {
             gossip.join_network(self.now, network);
         }
         self.gossip = Some(gossip);
+    }
+
+    /// Turns to a node that speaks to this leader and that gossip takes for absent: after a restart a manager knows no
+    /// member, and the others would look for it less and less often.
+    pub(super) fn meet(&mut self, node: NodeId) {
+        let address = self.state().and_then(|state| state.nodes().get(&node));
+        let Some(address) = address.map(NodeRecord::gossip) else {
+            return;
+        };
+        let now = self.now;
+        self.gossip_do(|gossip| {
+            let member = gossip.member(&node.to_string());
+            if member.is_none_or(|member| member.state != MemberState::Alive) {
+                gossip.join(now, &[address]);
+            }
+        });
     }
 
     pub(super) fn on_gossip(&mut self, output: GossipOutput) {

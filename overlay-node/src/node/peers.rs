@@ -137,6 +137,9 @@ impl Node {
         match &mut self.manager {
             Some(manager) if manager.leads() => {
                 let known = manager.handle_heartbeat(now, from, version);
+                if known {
+                    self.meet(from);
+                }
                 let answer = if known {
                     Message::HeartbeatAck
                 } else {

@@ -241,7 +241,8 @@ impl Cluster {
         )
     }
 
-    pub(super) fn leader_state(&self) -> Option<&ClusterState> {
+    /// Returns the state as the leader applied it, if one host leads.
+    pub fn leader_state(&self) -> Option<&ClusterState> {
         let leader = self.leader()?;
         self.hosts()
             .host(overlay_sim::HostId(leader))?

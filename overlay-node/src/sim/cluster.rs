@@ -131,12 +131,16 @@ impl Cluster {
             let raft = node.raft().map(|raft| {
                 let (voters, learners) = (raft.membership().voters(), raft.membership().learners());
                 format!(
-                    "{:?} term {} commit {} voters {:?} learners {:?}",
+                    "{} {:?} term {} commit {} last {} durable {} voters {:?} learners {:?} followers {:?}",
+                    raft.id(),
                     raft.role(),
                     raft.term(),
                     raft.commit(),
+                    raft.last_index(),
+                    raft.durable(),
                     voters.collect::<Vec<_>>(),
-                    learners.collect::<Vec<_>>()
+                    learners.collect::<Vec<_>>(),
+                    raft.followers().collect::<Vec<_>>()
                 )
             });
             let applied = node.state().map(crate::state::ClusterState::applied);
@@ -159,7 +163,9 @@ impl Cluster {
                 Some((record.role, record.raft))
             });
             format!(
-                "{id}: {raft:?}, for the leader {record:?}, applied {applied:?}, {members} members, rows {rows:?}"
+                "{id} ({}) with leader {:?}: {raft:?}, for the leader {record:?}, applied {applied:?}, {members} members, rows {rows:?}",
+                node.config().node,
+                node.leader(),
             )
         };
         self.world

@@ -167,6 +167,15 @@ impl SimHost {
         self.replies.contains_key(&token)
     }
 
+    /// Hands its node a frame, as if `peer` had sent it over a session that its certificate opened.
+    pub fn receive(&mut self, now: Instant, peer: Peer, frame: &[u8]) {
+        self.now = self.now.max(now);
+        if let Some(node) = &mut self.node {
+            // A malformed one ends a session, of which there is none here.
+            let _ = node.handle_peer(now, peer, frame);
+        }
+    }
+
     /// Sends a DNS message from an endpoint to its resolver.
     pub fn query(&mut self, now: Instant, endpoint: EndpointId, message: &[u8]) {
         self.now = self.now.max(now);

@@ -241,6 +241,8 @@ pub enum Outcome {
     Network(NetworkId),
     /// The endpoint.
     Endpoint(EndpointId),
+    /// The join token of this role.
+    Token(Role),
 }
 
 /// What is remembered of a request.

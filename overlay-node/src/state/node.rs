@@ -164,7 +164,7 @@ impl ClusterState {
             Role::Worker => cluster.worker_token = secret,
             Role::Manager => cluster.manager_token = secret,
         }
-        Ok(Outcome::Done)
+        Ok(Outcome::Token(role))
     }
 
     pub(super) fn initialized(&self) -> Result<(), CommandError> {

@@ -163,13 +163,11 @@ pub(super) async fn leave(client: &Client, args: LeaveArgs) -> Result<Report, Fa
 
 pub(super) async fn join_token(client: &Client, args: JoinTokenArgs) -> Result<Report, Failure> {
     let role = args.role.into();
-    let request = |rotate| Request::JoinToken { role, rotate };
-    let mut response = client.request(&request(args.rotate)).await?;
-    if args.rotate && response == Response::Done {
-        // It was replaced; the new one is read like any other.
-        response = client.request(&request(false)).await?;
-    }
-    let token = match response {
+    let request = Request::JoinToken {
+        role,
+        rotate: args.rotate,
+    };
+    let token = match client.request(&request).await? {
         Response::Token(token) => token,
         other => return Err(unexpected(&other)),
     };
