@@ -157,8 +157,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
-
     use overlay_core::NodeId;
 
     use super::*;
