@@ -73,7 +73,7 @@ impl Host {
     async fn stop(&mut self) {
         let daemon = self.daemon.take().unwrap();
         daemon.handle().shutdown().await;
-        daemon.stopped().await;
+        daemon.stopped().await.unwrap();
     }
 
     fn handle(&self) -> Handle {
@@ -300,4 +300,34 @@ async fn bad_input_is_refused_with_what_and_what_next() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     drop(third);
+}
+
+#[tokio::test]
+async fn a_daemon_whose_disk_fails_stops_and_goes_on_once_it_is_mended() {
+    let scratch = Scratch::new("disk");
+    let mut host = Host::start(&scratch, 3, 1).await;
+    host.ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    host.ask(Request::NetworkCreate(NetworkCreate {
+        name: "my-net".to_owned(),
+        attachable: true,
+        ..NetworkCreate::default()
+    }))
+    .await
+    .unwrap();
+    // A directory where a file is to be made fails for root too.
+    let obstacle = host.directory.join("agent.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let refused = host.attach("one").await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
+    let failure = host.daemon.take().unwrap().stopped().await.unwrap_err();
+    assert!(failure.to_string().contains("agent"), "{failure}");
+    std::fs::remove_dir(obstacle).unwrap();
+    host.restart().await;
+    let Ok(Response::Networks(networks)) = host.ask(Request::NetworkList).await else {
+        panic!("no networks")
+    };
+    assert!(networks.iter().any(|network| network.name == "my-net"));
+    host.attach("two").await.unwrap();
 }

@@ -18,7 +18,7 @@ use super::{
     bootstrap::{Admission, Bootstrap},
     clock::Clock,
     daemon::Options,
-    error::StartError,
+    error::{StartError, StopError},
     log::LogWriter,
     names,
     opening::{Bound, open_manager},
@@ -100,6 +100,8 @@ pub(crate) struct Active {
     pub(super) next: u64,
     pub(super) tasks: JoinSet<()>,
     pub(super) renewing: bool,
+    /// Why the daemon has to stop.
+    failed: Option<StopError>,
 }
 
 impl Active {
@@ -163,6 +165,7 @@ impl Active {
             next: 0,
             tasks,
             renewing: false,
+            failed: None,
         };
         let upstreams = names::host_upstreams();
         active.node.set_upstreams(active.clock.now(), upstreams);
@@ -251,6 +254,17 @@ impl Active {
                 return;
             }
         }
+    }
+
+    /// Returns why the daemon has to stop, if it has to.
+    pub(crate) fn failure(&self) -> Option<&StopError> {
+        self.failed.as_ref()
+    }
+
+    fn fail(&mut self, reason: &dyn std::fmt::Display) {
+        let reason = reason.to_string();
+        tracing::error!(%reason, "this node cannot go on");
+        self.failed.get_or_insert(StopError::Storage { reason });
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -346,7 +360,8 @@ impl Active {
                 Output::CloseLog => self.close_log(),
                 Output::Remember(memory) => {
                     if let Err(error) = self.store.save_memory(&memory) {
-                        tracing::error!(%error, "the last assignment could not be kept");
+                        // What follows may rest on it: a role is taken once it is written down.
+                        return self.fail(&error);
                     }
                 }
                 Output::Gossip(output) => self.gossip.apply(*output),
@@ -408,7 +423,7 @@ impl Active {
             });
         match opened {
             Ok((log, _)) => self.log = Some(log),
-            Err(error) => tracing::error!(%error, "no log could be opened: restart this node"),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -420,14 +435,14 @@ impl Active {
             .save_identity(&self.identity)
             .and_then(|()| self.store.clear_raft());
         if let Err(error) = closed {
-            tracing::error!(%error, "the log of a former manager could not be removed");
+            self.fail(&error);
         }
     }
 
     fn on_event(&mut self, event: Event) {
         match &event {
             Event::RoleChanged { .. } => self.renew(),
-            Event::Failed => tracing::error!("the manager's part of this node stopped: restart it"),
+            Event::Failed => self.fail(&"its log could not be written"),
             Event::PortFailed { endpoint, error } => {
                 tracing::warn!(%endpoint, %error, "a port could not be made");
             }

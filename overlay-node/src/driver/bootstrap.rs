@@ -197,7 +197,7 @@ mod tests {
         let peer = certificate::peer(issued.contents()).unwrap();
         assert_eq!((peer.node, peer.role), (own, Role::Worker));
         handle.shutdown().await;
-        daemon.stopped().await;
+        daemon.stopped().await.unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -14,7 +14,7 @@ use super::{
     active::{ANY, Active},
     bootstrap,
     clock::{self, Clock},
-    error::StartError,
+    error::{StartError, StopError},
     platform::{PlatformThread, ResolverSockets},
     store::{Identity, Store},
 };
@@ -82,7 +82,7 @@ enum Call {
 #[derive(Debug)]
 pub struct Daemon {
     handle: Handle,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), StopError>>,
 }
 
 /// Takes requests to a daemon.
@@ -134,9 +134,16 @@ impl Daemon {
     }
 
     /// Waits until the daemon has stopped.
-    pub async fn stopped(self) {
+    ///
+    /// # Errors
+    ///
+    /// [`StopError`] if it stopped by itself.
+    pub async fn stopped(self) -> Result<(), StopError> {
         drop(self.handle);
-        let _ = self.task.await;
+        self.task.await.unwrap_or_else(|error| {
+            let reason = format!("its task ended ({error})");
+            Err(StopError::Storage { reason })
+        })
     }
 }
 
@@ -181,8 +188,11 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
+    async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> Result<(), StopError> {
         loop {
+            if let Some(failure) = self.active.as_ref().and_then(|active| active.failure()) {
+                return Err(failure.clone());
+            }
             let call = match &mut self.active {
                 None => calls.recv().await,
                 Some(active) => tokio::select! {
@@ -191,14 +201,14 @@ impl Supervisor {
                 },
             };
             match call {
-                None => return,
+                None => return Ok(()),
                 Some(Call::Shutdown(reply)) => {
                     if let Some(active) = &mut self.active {
                         active.retire().await;
                     }
                     self.active = None;
                     let _ = reply.send(());
-                    return;
+                    return Ok(());
                 }
                 Some(Call::Request(request, reply)) => self.serve(request, reply).await,
             }

@@ -1,4 +1,4 @@
-//! Why a daemon does not start.
+//! Why a daemon does not start, or stops.
 
 use std::net::SocketAddr;
 
@@ -48,6 +48,20 @@ pub enum StartError {
     #[error("the system gives no entropy: {reason}")]
     Entropy {
         /// What it said.
+        reason: String,
+    },
+}
+
+/// The daemon stopped by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// Something that must be on the disk could not be written.
+    #[error(
+        "the daemon stopped because {reason}: make room or replace the disk, then start it again; nothing that was acknowledged is lost"
+    )]
+    Storage {
+        /// What failed.
         reason: String,
     },
 }

@@ -1,6 +1,10 @@
 //! The log on disk, in a thread of its own: syncing blocks.
 
-use std::{path::Path, sync::mpsc as sync, thread};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc as sync},
+    thread,
+};
 
 use overlay_raft::{
     PersistTicket, Restored, WriteBatch,
@@ -10,9 +14,13 @@ use tokio::sync::mpsc;
 
 use super::{FileDisk, active::Input};
 
-/// Where writes go in; the thread ends with it.
+/// Where writes go in; the thread ends with it, and nothing is written any more once it is dropped.
 #[derive(Debug)]
-pub(crate) struct LogWriter(sync::Sender<WriteBatch>);
+pub(crate) struct LogWriter {
+    batches: sync::Sender<WriteBatch>,
+    /// Held during a write.
+    closed: Arc<Mutex<bool>>,
+}
 
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +40,19 @@ impl LogWriter {
         let disk = FileDisk::open(directory)?;
         let (mut log, restored) = Log::open(disk, StorageConfig::default())?;
         let (sender, batches) = sync::channel::<WriteBatch>();
+        let closed = Arc::new(Mutex::new(false));
+        let is_closed = Arc::clone(&closed);
         thread::Builder::new()
             .name("overlay-log".to_owned())
             .spawn(move || {
                 while let Ok(batch) = batches.recv() {
                     let (write, ticket) = batch.into_parts();
+                    let closed = is_closed.lock().unwrap_or_else(PoisonError::into_inner);
+                    if *closed {
+                        return;
+                    }
                     let written = log.write(&write);
+                    drop(closed);
                     if let Err(error) = &written {
                         tracing::error!(%error, "the log could not be written");
                     }
@@ -49,13 +64,24 @@ impl LogWriter {
                     }
                 }
             })?;
-        Ok((Self(sender), restored))
+        let writer = Self {
+            batches: sender,
+            closed,
+        };
+        Ok((writer, restored))
     }
 
     /// Writes a batch; how it went comes back as an input.
     pub(crate) fn write(&self, batch: WriteBatch) {
         // The thread ends only with the node that owns this end.
-        let _ = self.0.send(batch);
+        let _ = self.batches.send(batch);
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        // What waits is not written: the directory may become another log's.
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }
 

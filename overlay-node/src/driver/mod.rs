@@ -23,7 +23,7 @@ mod waiting;
 
 pub use daemon::{Daemon, Handle, Options};
 pub use disk::FileDisk;
-pub use error::StartError;
+pub use error::{StartError, StopError};
 pub use inprocess::{InProcess, InProcessPort, PingError};
 pub use plane::PortIo;
 pub use store::StoreError;
