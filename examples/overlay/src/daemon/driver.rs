@@ -13,7 +13,7 @@ use overlay_core::{
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
-use overlay_node::driver::{Daemon, Handle, Options, PortIo};
+use overlay_node::driver::{Daemon, Handle, Options, PortIo, StopError};
 
 use super::{
     DaemonArgs,
@@ -24,13 +24,16 @@ use crate::api::{Error, Request, Response};
 /// The node of this host.
 pub(super) struct Local(Handle);
 
+/// The end of a node.
+pub(super) type Stopped = Soon<Result<(), StopError>>;
+
 /// Opens the node's data and goes on as what it says.
 pub(super) async fn start(
     args: &DaemonArgs,
     name: String,
     data_dir: PathBuf,
     linux: Linux,
-) -> anyhow::Result<Local> {
+) -> anyhow::Result<(Local, Stopped)> {
     let mut options = Options::new(name, data_dir);
     options.advertise = args.advertise_addr;
     options.listen = args.listen_addr;
@@ -39,7 +42,7 @@ pub(super) async fn start(
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
     let daemon = Daemon::start(options, OnLinux(linux)).await?;
-    Ok(Local(daemon.handle()))
+    Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
 }
 
 impl Local {

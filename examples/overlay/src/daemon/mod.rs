@@ -125,7 +125,7 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
         linux = linux.with_kind(kind.into());
     }
     let name = args.name.clone().unwrap_or_else(hostname);
-    let node = driver::start(
+    let (node, stopped) = driver::start(
         &args,
         name.clone(),
         directory.path().join("node"),
@@ -145,7 +145,11 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
         socket.path().display(),
         directory.path().display()
     ));
-    serve(listener, serve::router(node.clone(), programs)).await?;
+    let router = serve::router(node.clone(), programs);
+    tokio::select! {
+        served = serve(listener, router) => served?,
+        failed = stopped => return Ok(failed?),
+    }
     node.shutdown().await;
     Ok(())
 }

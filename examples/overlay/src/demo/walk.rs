@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Read as _,
     net::Ipv4Addr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 use overlay_linux::hosts::{Lab, LabConfig};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -198,6 +200,8 @@ impl<'a> Walk<'a> {
             .position(|host| host.name == name)
             .context("a foreign leader")?;
         let left: Vec<_> = (0..self.hosts.len()).filter(|host| *host != lost).collect();
+        let (from, to) = (NAMES[left[0]], NAMES[left[1]]);
+        let pings = self.ping_on(left[0], from, to)?;
         steps.step(&format!("kill -9 the daemon of the leader, {name}"), || {
             let daemon = self.hosts[lost]
                 .daemon
@@ -208,12 +212,6 @@ impl<'a> Walk<'a> {
             self.hosts[lost].daemon = None;
             Ok(((), "gone".to_owned()))
         })?;
-        for (host, other) in [(left[0], left[1]), (left[1], left[0])] {
-            let (from, to) = (NAMES[host], NAMES[other]);
-            steps.step(&format!("{from}: ping {to}"), || {
-                Ok(((), self.ping(host, from, to)?))
-            })?;
-        }
         steps.step("who leads now?", || {
             let leads = self.eventually("a new leader", || {
                 Ok(leader(&self.nodes(left[0])?).filter(|leader| *leader != name))
@@ -223,6 +221,9 @@ impl<'a> Walk<'a> {
         steps.step("overlay network create another-net", || {
             self.ask(left[1], &["network", "create", "another-net"])?;
             Ok(((), "acknowledged".to_owned()))
+        })?;
+        steps.step(&format!("{from}: ping -i 0.05 {to}, meanwhile"), || {
+            Ok(((), pings.end()?))
         })?;
         steps.step(&format!("{name}: start the daemon again"), || {
             self.start(lost)?;
@@ -323,6 +324,26 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// Begins to ping by name twenty times a second, and returns once the first reply was seen.
+    fn ping_on(&self, host: usize, from: &str, to: &str) -> anyhow::Result<Pings> {
+        self.ping(host, from, to)?;
+        let child = Command::new(&self.exe)
+            .arg("--socket")
+            .arg(self.socket(host))
+            .args(["exec", from, "--"])
+            .arg(&self.exe)
+            .args(["ping", "-i", "0.05", "-W", "1", to])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut pings = Pings(child);
+        let mut first = [0; 1];
+        let output = pings.0.stdout.as_mut().context("it has no output")?;
+        output.read_exact(&mut first)?;
+        Ok(pings)
+    }
+
     fn nodes(&self, host: usize) -> anyhow::Result<Vec<Value>> {
         let text = self.ask(host, &["node", "ls", "--format", "json"])?;
         let nodes: Result<Vec<_>, _> = text.lines().map(serde_json::from_str).collect();
@@ -398,6 +419,38 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// A `ping` that goes on until it is told to end.
+struct Pings(Child);
+
+impl Pings {
+    /// Ends it; an error if more than the ones that were on their way remained without a reply.
+    fn end(mut self) -> anyhow::Result<String> {
+        kill_process(Pid::from_child(&self.0), Signal::INT)?;
+        let mut text = String::new();
+        let output = self.0.stdout.as_mut().context("it has no output")?;
+        output.read_to_string(&mut text)?;
+        self.0.wait()?;
+        let summary = text.lines().find(|line| line.contains("transmitted"));
+        let summary = summary.context("it was ended before it said how many were answered")?;
+        let mut numbers = summary
+            .split(' ')
+            .filter_map(|word| word.parse::<u32>().ok());
+        let (sent, answered) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if sent == 0 || sent - answered.min(sent) > LOST_MAX {
+            bail!("{answered} of {sent} were answered");
+        }
+        Ok(format!("{answered} of {sent} answered"))
+    }
+}
+
+impl Drop for Pings {
+    fn drop(&mut self) {
+        // One that has ended is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn leader(nodes: &[Value]) -> Option<String> {
     let leads = nodes
         .iter()
@@ -415,5 +468,7 @@ fn address_of(inspected: &Value, name: &str) -> Option<String> {
 
 const NETWORK: &str = "my-net";
 const NAMES: [&str; 3] = ["alpine1", "alpine2", "alpine3"];
+/// How many of the pings across the leader's death may stay without a reply.
+const LOST_MAX: u32 = 2;
 /// How long anything may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
