@@ -54,8 +54,8 @@ fn clusters_converge_after_chaos() {
 #[test]
 fn restarted_owners_outdate_all_they_said() {
     let name = "restarted_owners_outdate_all_they_said";
-    let markers = ["a former life was outdated", "a stray was deleted"];
-    runner::seeds_reaching(name, 60, &markers, |number| {
+    let markers = ["a former life was outdated", "a row was shown again"];
+    runner::seeds_reaching(name, 1_200, &markers, |number| {
         let seed = Seed::from_u64(number);
         let mut rng = seed.derive("test").rng();
         let hosts = 2 + rng.index(4).unwrap();

@@ -362,9 +362,21 @@ fn origin(rng: &mut Rng) -> Option<Origin> {
 }
 
 fn version(rng: &mut Rng) -> Version {
-    Version {
-        incarnation: incarnation(rng),
-        sequence: rng.below(20),
+    let most = Version::MAX;
+    let near = |most: u64, rng: &mut Rng| most - 2 + rng.below(4);
+    match rng.below(100) {
+        0 => Version {
+            sequence: near(most.sequence, rng),
+            ..most
+        },
+        1 => Version {
+            incarnation: u32::MAX,
+            sequence: u64::MAX,
+        },
+        _ => Version {
+            incarnation: incarnation(rng),
+            sequence: rng.below(20),
+        },
     }
 }
 

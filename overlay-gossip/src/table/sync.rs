@@ -147,7 +147,6 @@ impl Tables {
             .map(|(name, owner)| (owner.hash, name.clone()))
             .collect();
         let (mut records, mut wanted, mut own) = (Vec::new(), Vec::new(), false);
-        let mut attachments = Vec::new();
         for theirs in versions.owners {
             let hash = theirs.owner;
             let Some(name) = names.get(&hash) else {
@@ -162,14 +161,6 @@ impl Tables {
                 }
             }
             self.compare(network, name, &theirs, &mut records, &mut wanted);
-            let owner = self.owner(network, name);
-            let missed = owner.filter(|owner| theirs.rows.iter().any(|r| owner.is_void(r.version)));
-            attachments.extend(missed.and_then(|owner| owner.attachment.clone()));
-        }
-        if !attachments.is_empty() {
-            // It missed that an owner attached anew, and holds what is void since.
-            let message = TableMessage::Attachments(attachments);
-            self.send(&sender, Some(from), &message);
         }
         if own || !records.is_empty() || !wanted.is_empty() {
             self.send_records(network, &sender, from, records, wanted, own);

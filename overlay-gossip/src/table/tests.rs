@@ -415,18 +415,25 @@ impl Net {
         self.tables[at].join_network(self.now, NETWORK);
     }
 
-    /// The process of a member ends and starts anew.
+    /// The process of a member ends and starts anew, and hears of the tables.
     pub(super) fn reboot(&mut self, at: usize) {
-        let config = Config::lan(format!("node-{at}"), self.address(at));
-        self.tables[at] = Tables::new(&config, 1_300, &Seed::from_u64(99), self.now);
+        self.forget(at);
         for other in (0..self.tables.len()).filter(|other| *other != at) {
-            let name = self.name(other);
-            self.tables[at].handle_member_up(self.now, &name);
             let state = self.tables[other].user_state();
             self.tables[at].handle_user_state(self.now, &state);
         }
         self.tables[at].join_network(self.now, NETWORK);
         self.run();
+    }
+
+    /// The process of a member ends and starts anew, and knows of nothing but the other members.
+    pub(super) fn forget(&mut self, at: usize) {
+        let config = Config::lan(format!("node-{at}"), self.address(at));
+        self.tables[at] = Tables::new(&config, 1_300, &Seed::from_u64(99), self.now);
+        for other in (0..self.tables.len()).filter(|other| *other != at) {
+            let name = self.name(other);
+            self.tables[at].handle_member_up(self.now, &name);
+        }
     }
 
     pub(super) fn put(&mut self, at: usize, row: Row) -> Result<(), RowError> {

@@ -127,9 +127,9 @@ fn a_row_above_the_word_that_its_owner_left_is_void() {
 #[test]
 fn a_row_of_a_member_that_never_spoke_of_its_network_is_disowned() {
     let mut net = Net::new(2);
-    net.reboot(0);
+    net.wait(Duration::from_secs(20));
     net.tables[0].leave_network(net.now, NETWORK);
-    net.run();
+    net.wait(Duration::from_secs(20));
     let name = net.name(0);
     // Nobody remembers anything of it, and a packet of its former life comes late.
     net.tables[1].handle_member_gone(net.now, &name);
@@ -139,6 +139,20 @@ fn a_row_of_a_member_that_never_spoke_of_its_network_is_disowned() {
     assert_eq!(net.weights(1), [9]);
     net.wait(Duration::from_secs(40));
     assert_eq!(net.weights(1), [] as [u16; 0]);
+}
+
+#[test]
+fn who_never_joined_again_leaves_above_its_former_life() {
+    let mut net = Net::new(2);
+    net.tables[0].identity.version.incarnation = 7;
+    net.tables[0].leave_network(net.now, NETWORK);
+    net.tables[0].join_network(net.now, NETWORK);
+    net.put(0, row(1, 9)).unwrap();
+    net.run();
+    net.forget(0);
+    net.wait(Duration::from_secs(30));
+    assert_equal(&net, &[]);
+    assert_eq!(net.tables[1].network_members(NETWORK).count(), 0);
 }
 
 #[test]
