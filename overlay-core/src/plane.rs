@@ -17,6 +17,10 @@ use thiserror::Error;
 
 use crate::{EndpointId, MacAddr, NetworkId, Vni};
 
+mod way_out;
+
+pub use way_out::{NoWayOut, WayOut, WayOutState};
+
 /// The whole data plane of one node, as it shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
@@ -80,6 +84,9 @@ pub struct PortSpec {
     pub mtu: u16,
     /// The name of the endpoint's host, for its `/etc/hosts`.
     pub hostname: String,
+    /// The way out, if a network of the endpoint is not internal; then `gateway` is none. Where it cannot be made, the
+    /// port is made without, and [`Platform::way_out`] says why.
+    pub way_out: Option<WayOut>,
 }
 
 /// The namespace in which the inner end of a port lives.
@@ -141,6 +148,19 @@ pub trait Platform {
     ///
     /// See [`PlatformError`].
     fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError>;
+
+    /// Says what became of the way out that the endpoint's port asks for; none if it asks for none.
+    ///
+    /// To be asked after [`create_port`](Self::create_port), which does not fail for the want of a way out.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
+        let port = self.actual()?.remove(&endpoint);
+        let port = port.ok_or(PlatformError::UnknownEndpoint { endpoint })?;
+        Ok(port.way_out)
+    }
 }
 
 /// A port as it was read back from the system.
@@ -156,6 +176,8 @@ pub struct ActualPort {
     pub mtu: u16,
     /// Whether it is up.
     pub up: bool,
+    /// What became of its way out; none if it asks for none.
+    pub way_out: Option<WayOutState>,
 }
 
 /// One repair of the difference between desired and actual.

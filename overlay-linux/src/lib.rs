@@ -35,6 +35,7 @@
 //!     gateway: None,
 //!     mtu: 1450,
 //!     hostname: "alpine1".into(),
+//!     way_out: None,
 //! };
 //! let port = linux.create_port(&spec)?;
 //! let resolver = linux.open_sockets(spec.endpoint, "127.0.0.11:53".parse()?)?;

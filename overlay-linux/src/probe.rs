@@ -156,6 +156,7 @@ fn make_port(kind: PortKind) -> Result<(), Failure> {
         gateway: None,
         mtu: 1_400,
         hostname: String::new(),
+        way_out: None,
     };
     port::make(&spec, Some(kind)).map(drop)
 }

@@ -288,6 +288,7 @@ fn leave_an_endpoint() -> Outcome<()> {
         gateway: None,
         mtu: 1450,
         hostname: "alpine1".into(),
+        way_out: None,
     };
     linux.create_port(&spec)?;
     linux.start(spec.endpoint, CommandSpec::new("/bin/sleep").args(["1000"]))?;

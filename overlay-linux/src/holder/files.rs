@@ -130,6 +130,7 @@ mod tests {
             gateway: None,
             mtu: 1450,
             hostname: "alpine1".into(),
+            way_out: None,
         };
         assert_eq!(
             hosts(&spec),

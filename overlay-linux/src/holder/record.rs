@@ -34,7 +34,7 @@ impl Record {
 }
 
 const NAME: &str = "record";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -57,6 +57,7 @@ mod tests {
             gateway: Some("10.0.1.1".parse().unwrap()),
             mtu: 1450,
             hostname: "alpine1".into(),
+            way_out: None,
         };
         let record = Record { spec, main: None };
         record.write(&folder).unwrap();

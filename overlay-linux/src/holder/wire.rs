@@ -249,7 +249,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 const MAGIC: [u8; 2] = *b"OH";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_BYTES: usize = 8;
 const READ_BYTES: usize = 16_384;
 

@@ -187,6 +187,7 @@ impl Made {
             addresses,
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
+            way_out: None,
         })
     }
 

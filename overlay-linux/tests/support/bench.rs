@@ -63,6 +63,7 @@ pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
         gateway: None,
         mtu: 1450,
         hostname: format!("alpine{number}"),
+        way_out: None,
     })
 }
 

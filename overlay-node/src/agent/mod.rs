@@ -398,6 +398,7 @@ impl Agent {
             gateway: None,
             mtu,
             hostname: record.name,
+            way_out: None,
         };
         self.wishes.push_back(Wish::SetClient(endpoint, view));
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));

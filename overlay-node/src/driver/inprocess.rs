@@ -207,6 +207,7 @@ impl Platform for InProcess {
                     addresses,
                     mtu: spec.mtu,
                     up: true,
+                    way_out: None,
                 },
             )
         };
