@@ -11,10 +11,11 @@ use crate::{
 };
 
 impl Raft {
-    /// Campaigns at once instead of waiting for the election time-out. Does nothing on a leader or without a vote.
+    /// Campaigns at once instead of waiting for the election time-out. Does nothing on a leader, or on a member that has
+    /// no vote in any membership that may turn out to hold.
     pub fn campaign(&mut self, now: Instant) {
         self.touch(now);
-        if self.stopped || self.is_leader() || !self.has_vote() {
+        if self.stopped || self.is_leader() || !self.may_campaign() {
             return;
         }
         self.start_pre_vote();
@@ -23,12 +24,22 @@ impl Raft {
 
     /// Returns whether silence for an election time-out means something to this member, which does not lead.
     pub(crate) fn waits_for_leader(&self) -> bool {
-        self.has_vote() || self.leader().is_some()
+        self.may_campaign() || self.leader().is_some()
     }
 
-    /// Draws the consequence of that silence: without a vote there is only a leader to forget.
+    /// Returns whether this member may be needed as a leader. So may one that its latest membership is without, as long
+    /// as its removal is not committed: its log may be the only one that holds it. Its own vote counts as little as ever
+    /// (thesis §4.2.2).
+    pub(crate) fn may_campaign(&self) -> bool {
+        let (id, incarnation) = (self.config.id, self.hard_state.incarnation);
+        self.log
+            .memberships_from(self.hard_state.commit)
+            .any(|membership| membership.incarnation(id) == Some(incarnation))
+    }
+
+    /// Draws the consequence of that silence: whoever may not campaign only forgets the leader.
     pub(crate) fn miss_leader(&mut self) {
-        if self.has_vote() {
+        if self.may_campaign() {
             self.start_pre_vote();
         } else {
             self.become_follower(self.hard_state.term, None);

@@ -279,6 +279,32 @@ fn case_12_a_learner_that_does_not_know_of_its_promotion_votes() {
 }
 
 #[test]
+fn case_12_a_member_whose_removal_only_its_own_disk_holds_brings_it_back() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(1);
+    cluster.pass(HEARTBEAT);
+    cluster.node(1).fast_disk = false;
+    cluster.change(1, Change::Remove(id(2))).unwrap();
+    assert_eq!(*cluster.raft(2).membership(), membership(&[1], &[]));
+    assert!(
+        !cluster.raft(1).is_membership_committed(),
+        "1 has not written it"
+    );
+    cluster.crash(1);
+    cluster.node(1).fast_disk = true;
+    cluster.restart(1);
+    assert_eq!(*cluster.raft(1).membership(), membership(&[1, 2], &[]));
+    cluster.crash(2);
+    cluster.restart(2);
+    // 1 needs the vote of 2, whose log is longer: only 2 can be elected, by the vote of 1 alone.
+    cluster.pass(ELECTION * 10);
+    assert!(cluster.raft(1).is_leader());
+    assert_eq!(*cluster.raft(1).membership(), membership(&[1], &[]));
+    assert!(cluster.raft(1).is_membership_committed());
+    assert_eq!(cluster.raft(2).role(), Role::Learner);
+}
+
+#[test]
 fn case_13_late_votes_and_pre_votes_change_nothing() {
     let mut node = Node::founder(1, &[1, 2, 3]);
     node.campaign();
