@@ -9,6 +9,7 @@ mod network;
 mod node;
 mod record;
 mod requests;
+mod service;
 mod snapshot;
 
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use overlay_core::{EndpointId, NetworkId, NodeId};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use overlay_ipam::{Pools, VniAllocator};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Propos
 pub use error::CommandError;
 pub use network::INGRESS;
 pub use record::{Cluster, EndpointRecord, NetworkRecord, NodeRecord, Secret, SubnetRecord};
+pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
 
 use requests::Requests;
@@ -36,6 +38,8 @@ pub struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRecord>,
     networks: BTreeMap<NetworkId, NetworkRecord>,
     endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    services: BTreeMap<ServiceId, ServiceRecord>,
+    tasks: BTreeMap<TaskId, TaskRecord>,
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
@@ -52,6 +56,8 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            services: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             pools: Pools::docker_default(),
             vnis: VniAllocator::new(),
             requests: Requests::default(),
@@ -107,6 +113,16 @@ impl ClusterState {
     /// Returns all endpoints.
     pub fn endpoints(&self) -> &BTreeMap<EndpointId, EndpointRecord> {
         &self.endpoints
+    }
+
+    /// Returns all services, those that are being removed among them.
+    pub fn services(&self) -> &BTreeMap<ServiceId, ServiceRecord> {
+        &self.services
+    }
+
+    /// Returns all tasks, those that have ended among them.
+    pub fn tasks(&self) -> &BTreeMap<TaskId, TaskRecord> {
+        &self.tasks
     }
 
     /// Returns the outcome of a request that was applied, as long as it is remembered.

@@ -9,7 +9,7 @@ use overlay_raft::RaftId;
 use super::{
     AddNode, Cluster, ClusterSeed, ClusterState, CommandError, INGRESS, NodeRecord, Outcome, Secret,
 };
-use crate::api::{Availability, NetworkCreate, Role};
+use crate::api::{Availability, NetworkCreate, Resources, Role};
 
 impl ClusterState {
     pub(super) fn init_cluster(
@@ -90,6 +90,7 @@ impl ClusterState {
             availability: Availability::Active,
             version: node.version,
             labels: BTreeMap::new(),
+            resources: Resources::default(),
         };
         self.nodes.insert(id, record);
         Ok(Outcome::Node(id, raft))

@@ -12,7 +12,7 @@ use overlay_ipam::Subnet;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Availability, Role};
+use crate::api::{Availability, Resources, Role};
 
 /// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ pub struct NodeRecord {
     pub version: String,
     /// Free metadata.
     pub labels: BTreeMap<String, String>,
+    /// What it has to give to tasks.
+    pub resources: Resources,
 }
 
 impl NodeRecord {
