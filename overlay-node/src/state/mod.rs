@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Proposal, RequestId};
 pub use error::CommandError;
 pub use network::INGRESS;
-pub use record::{Cluster, EndpointRecord, NetworkRecord, NodeRecord, Secret, SubnetRecord};
+pub use record::{
+    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, Secret, SubnetRecord,
+};
 pub use snapshot::SnapshotError;
 
 use requests::Requests;
@@ -39,7 +41,7 @@ pub struct ClusterState {
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
-    former: BTreeMap<RaftId, NodeId>,
+    former: BTreeMap<RaftId, FormerPart>,
     next_raft_id: u64,
     applied: u64,
 }
@@ -123,7 +125,7 @@ impl ClusterState {
 
     /// Returns the parts in the consensus that nodes had and shall have no more, until [`Command::RetireParts`]: as long
     /// as their votes may count, whoever had them must go on voting.
-    pub fn former(&self) -> &BTreeMap<RaftId, NodeId> {
+    pub fn former(&self) -> &BTreeMap<RaftId, FormerPart> {
         &self.former
     }
 

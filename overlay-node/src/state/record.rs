@@ -116,6 +116,17 @@ impl NodeRecord {
     }
 }
 
+/// A part in the consensus that a node had and shall have no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerPart {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is reached for cluster management.
+    pub management: SocketAddr,
+    /// Where it is reached for gossip.
+    pub gossip: SocketAddr,
+}
+
 /// One network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkRecord {
