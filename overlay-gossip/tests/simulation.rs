@@ -80,7 +80,7 @@ fn restarted_owners_outdate_all_they_said() {
             cluster.check();
         }
         chaos.heal(&mut cluster.world);
-        cluster.settle(Duration::from_secs(25));
+        cluster.settle(Duration::from_secs(40));
         // A packet of a life that nobody remembers may still arrive, minutes late: even that is put right.
         cluster.world.run_for(Duration::from_secs(3));
         cluster.settle(Duration::from_secs(15));

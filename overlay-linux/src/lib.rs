@@ -75,6 +75,7 @@ pub mod hosts;
 mod linux;
 mod namespace;
 pub mod netlink;
+mod nftables;
 mod port;
 mod probe;
 mod process;

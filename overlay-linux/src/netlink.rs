@@ -19,18 +19,18 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
-        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage, State,
-    },
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
-        RouteScope, RouteType,
+        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
     },
 };
 use nix::sys::socket::{
     self, AddressFamily as SocketFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
 };
 use overlay_core::MacAddr;
+
+mod route;
+
+pub use route::Route;
 
 /// An rtnetlink socket of the namespace in which it was opened.
 #[derive(Debug)]
@@ -58,6 +58,14 @@ pub struct Link {
     pub forwarding: bool,
     /// The bridge (or other upper device) that it belongs to.
     pub controller: Option<u32>,
+    /// Whether the bridge keeps it from its other isolated members.
+    pub isolated: bool,
+    /// The index of its other end, in that one's namespace; not said if it is the same as its own.
+    pub peer: Option<u32>,
+    /// Whether it is a bridge.
+    pub bridge: bool,
+    /// What somebody wrote down about it.
+    pub alias: Option<String>,
 }
 
 /// What to change about an interface; `None` leaves a property as it is.
@@ -201,6 +209,35 @@ impl Netlink {
         self.command(RouteNetlinkMessage::SetLink(message), 0)
     }
 
+    /// Writes something down about an interface.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::IfAlias(alias.to_owned())];
+        self.command(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Keeps a member of a bridge from the bridge's other isolated members.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn isolate(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let properties = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);
+        message.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(properties),
+        ])];
+        // What concerns a member is not looked at in a request to set a link.
+        self.command(RouteNetlinkMessage::NewLink(message), 0)
+    }
+
     /// Deletes an interface, and its peer if it has one.
     ///
     /// # Errors
@@ -247,40 +284,6 @@ impl Netlink {
     pub fn remove_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
         let request = RouteNetlinkMessage::DelAddress(address_message(index, address));
         self.command(request, 0)
-    }
-
-    /// Adds (or replaces) a route to `destination` through `gateway` on an interface.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says.
-    pub fn add_route(
-        &mut self,
-        index: u32,
-        destination: IpNet,
-        gateway: Option<IpAddr>,
-    ) -> io::Result<()> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(destination.addr());
-        message.header.destination_prefix_length = destination.prefix_len();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::Static;
-        message.header.kind = RouteType::Unicast;
-        message.header.scope = RouteScope::Link;
-        message.attributes = vec![RouteAttribute::Oif(index)];
-        if destination.prefix_len() > 0 {
-            let network = RouteAddress::from(destination.network());
-            let attribute = RouteAttribute::Destination(network);
-            message.attributes.push(attribute);
-        }
-        if let Some(gateway) = gateway {
-            message.header.scope = RouteScope::Universe;
-            message.header.flags = RouteFlags::Onlink;
-            let attribute = RouteAttribute::Gateway(RouteAddress::from(gateway));
-            message.attributes.push(attribute);
-        }
-        let request = RouteNetlinkMessage::NewRoute(message);
-        self.command(request, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     fn create(&mut self, message: LinkMessage, name: &str) -> io::Result<u32> {
@@ -350,6 +353,10 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         running: false,
         forwarding: false,
         controller: None,
+        isolated: false,
+        peer: None,
+        bridge: false,
+        alias: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -357,7 +364,14 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::OperState(state) => link.running = state == State::Up,
-            LinkAttribute::LinkInfo(infos) => link.forwarding = infos.iter().any(is_forwarding),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::LinkInfo(infos) => {
+                let forwarding = InfoBridgePort::State(BridgePortState::Forwarding);
+                link.forwarding = has_property(&infos, &forwarding);
+                link.isolated = has_property(&infos, &InfoBridgePort::Isolated(true));
+                link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
+            }
             LinkAttribute::Address(octets) => {
                 let octets = <[u8; 6]>::try_from(octets);
                 link.mac = octets.map(MacAddr::new).unwrap_or_default();
@@ -368,11 +382,11 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
-fn is_forwarding(info: &LinkInfo) -> bool {
-    let LinkInfo::PortData(InfoPortData::BridgePort(properties)) = info else {
-        return false;
-    };
-    properties.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+fn has_property(infos: &[LinkInfo], wanted: &InfoBridgePort) -> bool {
+    infos.iter().any(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(properties)) => properties.contains(wanted),
+        _ => false,
+    })
 }
 
 fn address_of(message: &AddressMessage) -> Option<IpNet> {

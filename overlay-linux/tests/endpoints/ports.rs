@@ -205,6 +205,7 @@ fn actual(kind: PortKind) -> Outcome<()> {
         addresses: spec.addresses.clone(),
         mtu: 1450,
         up: true,
+        way_out: None,
     };
     let ports = BTreeMap::from([
         (first.endpoint, expected(&first)),

@@ -126,17 +126,25 @@ impl Manager {
         })
     }
 
-    /// Returns where the managers are reached.
+    /// Returns where the managers are reached, those among them that shall be none but still count.
     pub(crate) fn managers(&self) -> Vec<ManagerAddress> {
-        self.state
-            .voters()
-            .map(|(raft, node)| ManagerAddress {
-                node: node.id,
-                raft,
-                management: node.management(),
-                gossip: node.gossip(),
-            })
-            .collect()
+        let present = self.state.voters().map(|(raft, node)| ManagerAddress {
+            node: node.id,
+            raft,
+            management: node.management(),
+            gossip: node.gossip(),
+        });
+        let former = self
+            .state
+            .former()
+            .iter()
+            .map(|(raft, part)| ManagerAddress {
+                node: part.node,
+                raft: *raft,
+                management: part.management,
+                gossip: part.gossip,
+            });
+        present.chain(former).collect()
     }
 }
 

@@ -232,7 +232,11 @@ impl Manager {
     /// Returns whose part in the consensus this is, or was as long as it counts.
     pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
         let present = self.state.voters().map(|(id, node)| (id, node.id));
-        let former = self.state.former().iter().map(|(id, node)| (*id, *node));
+        let former = self
+            .state
+            .former()
+            .iter()
+            .map(|(id, part)| (*id, part.node));
         present
             .chain(former)
             .find(|(id, _)| *id == raft)
@@ -401,7 +405,7 @@ impl Manager {
 
     /// Returns whether the consensus may still count on the vote of a part that the node shall have no more.
     fn is_awaited(&self, node: NodeId) -> bool {
-        self.state.former().values().any(|former| *former == node)
+        self.state.former().values().any(|part| part.node == node)
     }
 
     /// Returns whether a node that left must not hear of it yet: it would stop voting while its vote counts. It asks again.

@@ -9,7 +9,7 @@ use crate::{
     agent::Assignment,
     api::Role,
     manager::{Manager, Served, allowed_for_worker},
-    state::RequestId,
+    state::{NodeRecord, RequestId},
     wire::{self, Ask, FrameError, Message},
 };
 
@@ -209,8 +209,12 @@ impl Node {
 
     fn address(&self, node: NodeId) -> Option<std::net::SocketAddr> {
         let in_state = || {
-            let record = self.state()?.nodes().get(&node)?;
-            record.raft.map(|_| record.management())
+            let state = self.state()?;
+            let record = state.nodes().get(&node).filter(|node| node.raft.is_some());
+            let mut former = state.former().values().filter(|part| part.node == node);
+            record
+                .map(NodeRecord::management)
+                .or_else(|| former.next().map(|part| part.management))
         };
         in_state().or_else(|| self.session.address(node))
     }

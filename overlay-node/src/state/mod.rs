@@ -11,6 +11,7 @@ mod record;
 mod requests;
 mod service;
 mod snapshot;
+mod task;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,10 @@ use serde::{Deserialize, Serialize};
 pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Proposal, RequestId};
 pub use error::CommandError;
 pub use network::INGRESS;
-pub use record::{Cluster, EndpointRecord, NetworkRecord, NodeRecord, Secret, SubnetRecord};
+pub use record::{
+    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, Secret, SubnetRecord,
+    TaskEndpoint,
+};
 pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
 
@@ -43,7 +47,7 @@ pub struct ClusterState {
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
-    former: BTreeMap<RaftId, NodeId>,
+    former: BTreeMap<RaftId, FormerPart>,
     next_raft_id: u64,
     applied: u64,
 }
@@ -139,7 +143,7 @@ impl ClusterState {
 
     /// Returns the parts in the consensus that nodes had and shall have no more, until [`Command::RetireParts`]: as long
     /// as their votes may count, whoever had them must go on voting.
-    pub fn former(&self) -> &BTreeMap<RaftId, NodeId> {
+    pub fn former(&self) -> &BTreeMap<RaftId, FormerPart> {
         &self.former
     }
 
@@ -162,6 +166,19 @@ impl ClusterState {
             Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
             Command::DetachEndpoint { endpoint, node } => {
                 self.detach_endpoint(index, endpoint, node)
+            }
+            Command::UpdateNode { node, change } => self.update_node(node, change),
+            Command::CreateService { id, spec } => {
+                self.create_service(index, id, *spec, at_unix_ms)
+            }
+            Command::UpdateService { id, version, spec } => {
+                self.update_service(index, id, version, *spec, at_unix_ms)
+            }
+            Command::RollBackService { id } => self.roll_back_service(index, id, at_unix_ms),
+            Command::RemoveService { id } => self.remove_service(index, id),
+            Command::ChangeTasks { changes } => self.change_tasks(index, changes, at_unix_ms),
+            Command::ReportTasks { node, reports } => {
+                self.report_tasks(index, node, reports, at_unix_ms)
             }
             Command::RetireParts { parts } => {
                 self.former.retain(|part, _| !parts.contains(part));

@@ -7,7 +7,8 @@ use overlay_ipam::{OwnerId, PoolConfig, Pools};
 use overlay_raft::RaftId;
 
 use super::{
-    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, INGRESS, NodeRecord, Outcome, Secret,
+    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS, NodeRecord,
+    Outcome, Secret,
 };
 use crate::api::{Availability, NetworkCreate, Resources, Role};
 
@@ -78,7 +79,7 @@ impl ClusterState {
             // A node that joins again has an empty log: its old part in the consensus must not vote with it.
             (Role::Manager, _) => Some(self.draw_raft_id()),
         };
-        self.former.extend(known.map(|part| (part, id)));
+        self.note_former(id);
         let record = NodeRecord {
             id,
             hostname: node.hostname,
@@ -149,9 +150,8 @@ impl ClusterState {
         for endpoint in endpoints {
             self.detach_endpoint(index, endpoint, None)?;
         }
-        let removed = self.nodes.remove(&node);
-        let part = removed.and_then(|record| record.raft);
-        self.former.extend(part.map(|part| (part, node)));
+        self.note_former(node);
+        self.nodes.remove(&node);
         Ok(Outcome::Done)
     }
 
@@ -182,14 +182,27 @@ impl ClusterState {
         role: Role,
         raft: Option<RaftId>,
     ) -> Result<Outcome, CommandError> {
+        self.note_former(node);
         let record = self
             .nodes
             .get_mut(&node)
             .ok_or(CommandError::UnknownNode { node })?;
         record.role = role;
-        let part = std::mem::replace(&mut record.raft, raft);
-        self.former.extend(part.map(|part| (part, node)));
+        record.raft = raft;
         Ok(Outcome::Node(node, raft))
+    }
+
+    /// Notes that the node's present part in the consensus, if it has one, will be its former one.
+    fn note_former(&mut self, node: NodeId) {
+        let Some(record) = self.nodes.get(&node) else {
+            return;
+        };
+        let former = FormerPart {
+            node,
+            management: record.management(),
+            gossip: record.gossip(),
+        };
+        self.former.extend(record.raft.map(|part| (part, former)));
     }
 
     fn draw_raft_id(&mut self) -> RaftId {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, Vni};
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, ServiceId, TaskId, Vni};
 use overlay_ipam::Subnet;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,17 @@ impl NodeRecord {
     }
 }
 
+/// A part in the consensus that a node had and shall have no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerPart {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is reached for cluster management.
+    pub management: SocketAddr,
+    /// Where it is reached for gossip.
+    pub gossip: SocketAddr,
+}
+
 /// One network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkRecord {
@@ -179,4 +190,17 @@ pub struct EndpointRecord {
     pub mac: MacAddr,
     /// The index at which it was attached; a later lease of the same address has a higher one.
     pub generation: u64,
+    /// The task that it is for; `None` if it stands alone.
+    pub task: Option<TaskEndpoint>,
+}
+
+/// What an endpoint's task is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskEndpoint {
+    /// The task.
+    pub task: TaskId,
+    /// Its service.
+    pub service: ServiceId,
+    /// The name of its service.
+    pub service_name: String,
 }
