@@ -159,7 +159,7 @@ impl ClusterState {
             Command::AddNode(node) => self.add_node(node),
             Command::SetAddress { node, address } => self.set_address(node, address),
             Command::SetRole { node, role } => self.set_role(node, role),
-            Command::RemoveNode { node } => self.remove_node(index, node),
+            Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
