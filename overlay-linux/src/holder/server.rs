@@ -22,7 +22,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use overlay_core::plane::Namespace;
+use overlay_core::plane::{Namespace, WayOut};
 
 use super::{
     files,
@@ -37,6 +37,7 @@ use crate::{
     namespace,
     netlink::Netlink,
     port::{self, Made},
+    way_out::inside,
 };
 
 /// A holder at work.
@@ -307,8 +308,23 @@ impl Server {
                 removed?;
                 Reply::Done
             }
+            Request::Inner(interface) => {
+                let inner = inside::Inner::find(&interface)?;
+                let namespace = namespace::current()?.into();
+                return Ok((Reply::Inner(inner), vec![namespace]));
+            }
+            Request::WayOut(way) => Reply::Repaired(self.set_way_out(way.map(|way| *way))?),
         };
         Ok((reply, Vec::new()))
+    }
+
+    /// Remembered even if it cannot be made: the next life of a daemon tries again.
+    fn set_way_out(&mut self, way: Option<WayOut>) -> Result<Vec<String>, Failure> {
+        if self.setup.spec.way_out != way {
+            self.setup.spec.way_out.clone_from(&way);
+            self.write_record();
+        }
+        way.map_or(Ok(Vec::new()), |way| inside::furnish(&way, self.own))
     }
 
     /// Datagram and listening sockets in the namespace. They are kept, so that queries wait while no daemon is there.
