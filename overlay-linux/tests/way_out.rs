@@ -116,6 +116,7 @@ fn make_lab(story: &str) -> Outcome<()> {
         mtu: 1500,
     };
     let exe = env::current_exe()?;
+    let folder = Folder::new()?;
     let mut lab = Lab::new(&exe, &config)?;
     let mut server = Command::new(&exe);
     server.args(["part", "serve", "192.0.2.2:7"]);
@@ -126,6 +127,7 @@ fn make_lab(story: &str) -> Outcome<()> {
     let added = lab.spawn_in(1, &mut route)?.wait()?;
     assert!(added.success());
     let mut part = Command::new(&exe);
+    part.env(FOLDER, &folder.0);
     let told = lab.spawn_in(0, part.args(["part", story]))?.wait()?;
     if told.success() {
         Ok(())
@@ -133,6 +135,26 @@ fn make_lab(story: &str) -> Outcome<()> {
         Err(format!("{story}: {told}").into())
     }
 }
+
+/// A folder that goes away, after the lab whose holders have their own in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        let path = env::temp_dir().join(format!("overlay-way-out-of-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Names the folder to the processes of a story.
+pub(crate) const FOLDER: &str = "OVERLAY_TEST_FOLDER";
 
 /// A network that is reached through the node, if the node were a router.
 pub(crate) const BEHIND: &str = "198.51.100.0/24";

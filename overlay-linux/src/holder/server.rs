@@ -22,7 +22,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use overlay_core::plane::{Namespace, WayOut};
+use overlay_core::plane::Namespace;
 
 use super::{
     files,
@@ -253,14 +253,10 @@ impl Server {
                 return Err(Failure::new("set up a second time", &error));
             }
             Request::Describe => {
-                let description = Description {
-                    spec: self.setup.spec.clone(),
-                    kind: self.made.port.kind(),
-                    processes: self.programs.statuses(),
-                };
+                let description = Box::new(self.description());
                 let port = self.made.port.as_fd().try_clone_to_owned();
                 let port = port.doing(|| "copy the port's descriptor".into())?;
-                return Ok((Reply::Description(Box::new(description)), vec![port]));
+                return Ok((Reply::Description(description), vec![port]));
             }
             Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
             Request::Actual => Reply::Actual(self.made.actual()?),
@@ -309,22 +305,30 @@ impl Server {
                 Reply::Done
             }
             Request::Inner(interface) => {
-                let inner = inside::Inner::find(&interface)?;
-                let namespace = namespace::current()?.into();
-                return Ok((Reply::Inner(inner), vec![namespace]));
+                let found = Reply::Inner(inside::Inner::find(&interface)?);
+                return Ok((found, vec![namespace::current()?.into()]));
             }
-            Request::WayOut(way) => Reply::Repaired(self.set_way_out(way.map(|way| *way))?),
+            Request::WayOut(way) => {
+                self.setup.spec.way_out = way.map(|way| *way);
+                self.write_record();
+                Reply::Done
+            }
+            Request::FurnishWayOut => Reply::Repaired(self.furnish_way_out()?),
         };
         Ok((reply, Vec::new()))
     }
 
-    /// Remembered even if it cannot be made: the next life of a daemon tries again.
-    fn set_way_out(&mut self, way: Option<WayOut>) -> Result<Vec<String>, Failure> {
-        if self.setup.spec.way_out != way {
-            self.setup.spec.way_out.clone_from(&way);
-            self.write_record();
+    fn description(&self) -> Description {
+        Description {
+            spec: self.setup.spec.clone(),
+            kind: self.made.port.kind(),
+            processes: self.programs.statuses(),
         }
-        way.map_or(Ok(Vec::new()), |way| inside::furnish(&way, self.own))
+    }
+
+    fn furnish_way_out(&self) -> Result<Vec<String>, Failure> {
+        let way = self.setup.spec.way_out.as_ref();
+        way.map_or(Ok(Vec::new()), |way| inside::furnish(way, self.own))
     }
 
     /// Datagram and listening sockets in the namespace. They are kept, so that queries wait while no daemon is there.

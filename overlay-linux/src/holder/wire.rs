@@ -66,8 +66,10 @@ pub(crate) enum Request {
     Remove,
     /// Look for an interface. Answer: `Inner` and the endpoint's network namespace.
     Inner(String),
-    /// Make the inner end of the way out as this says, and remember it; nothing is made for none. Answer: `Repaired`.
+    /// Remember this as the way out that is asked for. Answer: `Done`.
     WayOut(Option<Box<WayOut>>),
+    /// Make the inner end of the way out as it is remembered. Answer: `Repaired`.
+    FurnishWayOut,
 }
 
 /// What a holder is made for.

@@ -50,12 +50,13 @@ impl Platform for Linux {
                 self.settle_way_out(spec, description.spec.way_out.as_ref());
                 return Ok(port);
             }
-            Ok(_) => self.remove_port(spec.endpoint)?,
-            Err(PlatformError::UnknownEndpoint { .. }) => self.remove_port(spec.endpoint)?,
+            Ok(_) | Err(PlatformError::UnknownEndpoint { .. }) => {
+                self.remove_port(spec.endpoint)?
+            }
             Err(error) => return Err(error),
         }
         let port = self.launch(spec, mode)?;
-        self.settle_way_out(spec, None);
+        self.settle_way_out(spec, spec.way_out.as_ref());
         Ok(port)
     }
 

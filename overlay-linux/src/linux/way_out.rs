@@ -79,12 +79,14 @@ impl Linux {
             // What could not be removed is in the way of the new one, which says so then.
             done.push(format!("remove {} and its outer end", former.interface));
         }
+        if former != spec.way_out.as_ref() {
+            // Also what cannot be made yet: the next try is by what the holder remembers. If it does not answer, that
+            // try finds it out.
+            let remember = Request::WayOut(spec.way_out.clone().map(Box::new));
+            let _ = self.call(endpoint, &remember);
+        }
         let Some(way) = &spec.way_out else {
             self.closed.remove(&endpoint);
-            if former.is_some() {
-                // The holder forgets it; if it does not answer, the next call finds that out.
-                let _ = self.call(endpoint, &Request::WayOut(None));
-            }
             return done;
         };
         match self.open_way_out(endpoint, way, &mut done) {
@@ -119,7 +121,7 @@ impl Linux {
             namespace.as_fd(),
             done,
         )?;
-        let request = Request::WayOut(Some(Box::new(way.clone())));
+        let request = Request::FurnishWayOut;
         match self.call(endpoint, &request).map_err(asked)? {
             (Reply::Repaired(inside), _) => done.extend(inside),
             (other, _) => return Err(asked(unexpected(&other))),

@@ -1,12 +1,12 @@
 //! A way out comes, is taken up by the daemon's next life, is repaired, and goes.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, fs, process::Command};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use overlay_core::plane::{NoWayOut, Platform, PortSpec, WayOutState};
+use overlay_core::plane::{NoWayOut, Platform, PlatformError, PortSpec, WayOutState};
 use overlay_linux::CommandSpec;
 
 use super::{
@@ -25,35 +25,24 @@ pub(crate) const STORIES: &[(&str, Story)] = &[
 
 /// Makes an endpoint with a program, and ends.
 pub(crate) fn first_life() -> Outcome<()> {
-    let folder = env::args().nth(3).ok_or("no folder")?;
-    let mut node = Node::over(folder.into())?;
+    let mut node = Node::new()?;
     let spec = spec(2)?;
     node.make_or_skip(&[&spec])?;
     let sleep = CommandSpec::new("/bin/sleep").args(["1000"]);
     node.linux.start(spec.endpoint, sleep)?;
-    // Without cleaning up.
-    std::mem::forget(node);
     Ok(())
 }
 
-fn live_once() -> Outcome<PathBuf> {
-    let folder = env::temp_dir().join(format!("overlay-lives-{}", std::process::id()));
-    let mut first = Command::new(env::current_exe()?);
-    let status = first.args(["part", "first_life"]).arg(&folder).status()?;
-    assert!(status.success());
-    Ok(folder)
-}
-
 fn index(node: &Node, spec: &PortSpec) -> Outcome<String> {
-    let (_, text) = node.run(spec, &["cat", "/sys/class/net/eth1/ifindex"])?;
-    let (_, other) = node.run(spec, &["ip", "-o", "link", "show", "eth1"])?;
-    assert!(other.contains("eth1"), "{text} {other}");
-    Ok(other)
+    let (_, text) = node.run(spec, &["ip", "-o", "link", "show", "eth1"])?;
+    assert!(text.contains("eth1"), "{text}");
+    Ok(text)
 }
 
 fn restarted() -> Outcome<()> {
-    let mut node = Node::over(live_once()?)?;
-    let spec = spec(2)?;
+    let mut first = Command::new(env::current_exe()?);
+    assert!(first.args(["part", "first_life"]).status()?.success());
+    let (mut node, spec) = (Node::new()?, spec(2)?);
     let found = node.linux.list()?;
     assert_eq!(found.len(), 1, "the memory is no endpoint");
     assert_eq!(found[0].spec, spec);
@@ -96,10 +85,9 @@ fn kill_holder(node: &Node) -> Outcome<()> {
         return Err(format!("expected one holder, found {holders:?}").into());
     };
     kill(Pid::from_raw(holder), Signal::SIGKILL)?;
-    let place = format!("/proc/{holder}/ns");
     for _ in 0..250 {
-        // One that is only to be reaped has no namespaces.
-        if fs::read_link(format!("{place}/net")).is_err() {
+        let processes = node.linux.processes(spec(2)?.endpoint);
+        if matches!(processes, Err(PlatformError::UnknownEndpoint { .. })) {
             return Ok(());
         }
         pause(20)?;

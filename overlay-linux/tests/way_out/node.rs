@@ -6,7 +6,7 @@ use std::{
     io::{ErrorKind, Read},
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::Command,
     time::Duration,
 };
 
@@ -20,22 +20,24 @@ use overlay_core::{
 };
 use overlay_linux::{CommandSpec, Exit, Linux, Stdio};
 
-use super::{Outcome, say};
+use super::{FOLDER, Outcome, say};
 
-/// The platform, with a folder that goes away.
+/// A daemon's platform.
 pub(crate) struct Node {
     pub(crate) linux: Linux,
     folder: PathBuf,
 }
 
 impl Node {
+    /// Over what an earlier life left, if there was one.
     pub(crate) fn new() -> Outcome<Self> {
-        let folder = env::temp_dir().join(format!("overlay-node-{}", process::id()));
-        Self::over(folder)
+        Self::named("daemon")
     }
 
-    /// Over what an earlier life left.
-    pub(crate) fn over(folder: PathBuf) -> Outcome<Self> {
+    /// Another daemon than the first.
+    pub(crate) fn named(name: &str) -> Outcome<Self> {
+        let folder = env::var_os(FOLDER).ok_or("no folder")?;
+        let folder = PathBuf::from(folder).join(name);
         fs::create_dir_all(&folder)?;
         let linux = Linux::new(&folder, env::current_exe()?);
         Ok(Self { linux, folder })
@@ -125,16 +127,16 @@ impl Node {
     pub(crate) fn hears(&self, spec: &PortSpec, address: &str) -> Outcome<String> {
         let exe = env::current_exe()?;
         let exe = exe.to_str().ok_or("an odd path")?;
-        match self.run(spec, &[exe, "part", "hear", address])? {
-            (true, text) => Ok(text),
-            (false, text) => Err(format!("{address} is not reached: {text}").into()),
+        let mut said = String::new();
+        // The server may not listen yet.
+        for _ in 0..20 {
+            match self.run(spec, &[exe, "part", "hear", address])? {
+                (true, text) => return Ok(text),
+                (false, text) => said = text,
+            }
+            pause(50)?;
         }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        Err(format!("{address} is not reached: {said}").into())
     }
 }
 

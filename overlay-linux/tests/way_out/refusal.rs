@@ -26,7 +26,7 @@ pub(crate) fn without_privilege() -> Outcome<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
-    let (mut node, spec) = (Node::new()?, spec(2)?);
+    let (mut node, spec) = (Node::named("unprivileged")?, spec(2)?);
     let state = node.make(&[&spec])?;
     let WayOutState::Closed(reason @ NoWayOut::Privilege { .. }) = &state else {
         return Err(format!("{state:?}").into());
@@ -71,7 +71,7 @@ fn unprivileged() -> Outcome<()> {
 
 fn foreign() -> Outcome<()> {
     let (mut node, spec) = (Node::new()?, spec(2)?);
-    succeed(&format!("ip link add {BRIDGE} type dummy"))?;
+    succeed(&format!("ip link add {BRIDGE} type veth peer name other"))?;
     let refused = |node: &mut Node, why: &str| -> Outcome<()> {
         match node.make(&[&spec])? {
             WayOutState::Closed(NoWayOut::Bridge { bridge, reason }) => {
