@@ -410,6 +410,14 @@ fn without_netfilter(failure: Failure) -> NoWayOut {
     refused(failure)
 }
 
+/// Reads a file; none if there is none.
+fn read_if_any(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Of IPv4. One bridge at a time has it.
 const TABLE: &str = "overlay";
 /// How a bridge of ours is known.
@@ -420,10 +428,51 @@ const MEMORY: &str = "way-out";
 /// How often the outer end is looked at, once a millisecond.
 const LINK_LOOKS_MAX: u32 = 1_000;
 
-/// Reads a file; none if there is none.
-fn read_if_any(path: &Path) -> io::Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_by_what_the_system_says() {
+        let failure = |code| Failure {
+            operation: "make it".into(),
+            code,
+            detail: String::new(),
+        };
+        for code in [Errno::EPERM, Errno::EACCES, Errno::EROFS] {
+            for reason in [
+                refused(failure(code as i32)),
+                without_netfilter(failure(code as i32)),
+            ] {
+                assert!(
+                    matches!(reason, NoWayOut::Privilege { .. }),
+                    "{code}: {reason:?}"
+                );
+            }
+        }
+        // A kernel without nf_tables, without its part for NAT, or without netfilter at all.
+        for code in [Errno::EINVAL, Errno::ENOENT, Errno::EPROTONOSUPPORT] {
+            let reason = without_netfilter(failure(code as i32));
+            assert!(
+                matches!(reason, NoWayOut::Netfilter { .. }),
+                "{code}: {reason:?}"
+            );
+            let reason = refused(failure(code as i32));
+            assert!(
+                matches!(reason, NoWayOut::System { .. }),
+                "{code}: {reason:?}"
+            );
+        }
+        let worded = Failure {
+            detail: "odd".into(),
+            ..failure(0)
+        };
+        assert_eq!(refused(worded).to_string(), "make it: odd");
+    }
+
+    #[test]
+    fn the_outer_ends_name_fits() {
+        let name = end_name(EndpointId::from_bytes([0xff; 16]));
+        assert!(name.len() <= 15 && name.starts_with(END_PREFIX), "{name}");
     }
 }

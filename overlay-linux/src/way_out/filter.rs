@@ -4,7 +4,8 @@
 //! table ip overlay {
 //!     chain forward { type filter hook forward priority filter; policy accept;
 //!         iifname BRIDGE oifname BRIDGE drop                      # no endpoint reaches another
-//!         iifname BRIDGE accept
+//!         iifname BRIDGE ip saddr SUBNET accept
+//!         iifname BRIDGE drop                                     # what claims to come from elsewhere
 //!         oifname BRIDGE ct state established,related accept
 //!         oifname BRIDGE drop                                     # nor does anybody else reach one
 //!         iifname eth0 oifname eth0 accept                        # for each interface that was made to forward:
@@ -25,10 +26,14 @@ use crate::nftables::{Chain, Hook, Rule, Table, Verdict};
 
 /// The rules for a bridge, and for interfaces that forward for its sake alone.
 pub(super) fn table(way: &WayOut, opened: &BTreeSet<String>) -> Table {
-    let bridge = &way.bridge;
+    let (bridge, subnet) = (&way.bridge, way.gateway.trunc());
     let mut forward = vec![
         Rule::new().input(bridge).output(bridge).ends(Verdict::Drop),
-        Rule::new().input(bridge).ends(Verdict::Accept),
+        Rule::new()
+            .input(bridge)
+            .source(subnet)
+            .ends(Verdict::Accept),
+        Rule::new().input(bridge).ends(Verdict::Drop),
         Rule::new()
             .output(bridge)
             .of_known_connections()
@@ -44,7 +49,6 @@ pub(super) fn table(way: &WayOut, opened: &BTreeSet<String>) -> Table {
         forward.push(Rule::new().input(name).ends(jump));
         guard.push(Rule::new().output(name).ends(Verdict::Drop));
     }
-    let subnet = way.gateway.trunc();
     let masquerade = Rule::new().source(subnet).not_output(bridge).masquerades();
     let chains = [
         (FORWARD, Some(Hook::forward()), forward),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::plane::{Platform, PlatformError};
+use overlay_core::plane::{Namespace, Platform, PlatformError};
 use overlay_linux::{CommandSpec, Linux};
 
 use super::{
@@ -19,6 +19,11 @@ pub(crate) const STORIES: &[(&str, Story)] = &[
     ("an_endpoint_reaches_the_world_in_the_hosts_name", world),
     ("the_host_reaches_an_endpoint", host_hop),
     ("endpoints_do_not_reach_each_other", apart),
+    ("a_false_source_address_does_not_leave", spoofed),
+    (
+        "a_namespace_of_somebody_else_has_it_and_is_left_clean",
+        joined,
+    ),
     ("the_host_becomes_no_router", no_router),
     ("a_router_is_left_as_it_is", router),
 ];
@@ -166,6 +171,48 @@ impl Drop for Behind {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn spoofed() -> Outcome<()> {
+    let (mut node, spec) = (Node::new()?, spec(2)?);
+    let _behind = Behind::new()?;
+    if !node.make_or_skip(&[&spec])? {
+        return Ok(());
+    }
+    // The way back is open, so that nothing but the source is in the way.
+    succeed(&format!("ip route add 203.0.113.9 dev {BRIDGE}"))?;
+    let address = ["ip", "address", "add", "203.0.113.9/32", "dev", "eth1"];
+    assert!(node.run(&spec, &address)?.0);
+    succeed("ping -n -c 1 -W 1 203.0.113.9")?;
+    let ping = |source: &str| -> Outcome<bool> {
+        let words = ["ping", "-n", "-c", "1", "-W", "1", "-I", source];
+        let (reached, _) = node.run(&spec, &[&words[..], &["198.51.100.2"]].concat())?;
+        Ok(reached)
+    };
+    assert!(ping("172.18.0.2")? && !ping("203.0.113.9")?);
+    Ok(())
+}
+
+fn joined() -> Outcome<()> {
+    let (mut node, mut spec) = (Node::new()?, spec(2)?);
+    let other = Behind::new()?;
+    spec.namespace = Namespace::Path(format!("/proc/{}/ns/net", other.0.id()).into());
+    spec.interface = "overlay0".into();
+    let before = other.succeed("ip -o link")?;
+    if !node.make_or_skip(&[&spec])? {
+        return Ok(());
+    }
+    let routes = other.succeed("ip route")?;
+    assert!(
+        routes.contains("default via 198.51.100.1 dev d1") && !routes.contains("172.18.0.1"),
+        "its default route stays: {routes}"
+    );
+    node.linux.remove_port(spec.endpoint)?;
+    assert_eq!(other.succeed("ip -o link")?, before);
+    other.succeed("ip route delete default")?;
+    assert!(node.make_or_skip(&[&spec])?);
+    assert!(other.pings(WORLD)?);
+    Ok(())
 }
 
 fn no_router() -> Outcome<()> {
