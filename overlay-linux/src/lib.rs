@@ -80,6 +80,7 @@ mod port;
 mod probe;
 mod process;
 mod sys;
+mod way_out;
 
 pub use overlay_vxlan::{Frame, Offload};
 

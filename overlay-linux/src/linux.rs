@@ -1,6 +1,7 @@
 //! Linux below a node: a holder for each endpoint.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     net::{TcpListener, UdpSocket},
@@ -18,7 +19,7 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{PlatformError, PortSpec},
+    plane::{NoWayOut, PlatformError, PortSpec},
 };
 
 use crate::{
@@ -35,17 +36,20 @@ use crate::{
 };
 
 mod platform;
+mod way_out;
 
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
 ///
-/// The value itself holds nothing but where that is: all state is in the holders, so that a restarted daemon has it by
-/// making another `Linux` over the same folder. One daemon at a time uses a folder.
+/// The value itself holds nothing but where that is, and why ports have no way out: all state is in the holders, so that a
+/// restarted daemon has it by making another `Linux` over the same folder. One daemon at a time uses a folder.
 #[derive(Clone, Debug)]
 pub struct Linux {
     folder: PathBuf,
     holder: PathBuf,
     kind: Option<PortKind>,
     output_bytes_max: u64,
+    /// The endpoints without the way out that they ask for, as the last try went.
+    closed: BTreeMap<EndpointId, NoWayOut>,
 }
 
 /// The sockets of an endpoint's resolver, non-blocking. The holder keeps copies: what arrives between two lives of a
@@ -78,6 +82,7 @@ impl Linux {
             holder: holder.into(),
             kind: None,
             output_bytes_max: 1 << 20,
+            closed: BTreeMap::new(),
         }
     }
 

@@ -20,7 +20,7 @@ mod table;
 mod tests;
 
 use attribute::{Attributes, Parsed};
-pub(crate) use table::{Chain, Expression, Hook, Policy, Rule, Table, Verdict};
+pub(crate) use table::{Chain, Hook, Rule, Table, Verdict};
 
 /// A netfilter socket of the namespace in which it was opened.
 #[derive(Debug)]

@@ -149,6 +149,32 @@ fn a_sole_manager_that_restarts_is_found_at_once() {
 }
 
 #[test]
+fn a_node_that_was_away_finds_managers_that_it_never_knew() {
+    let mut options = Options::new(Seed::from_u64(11), 3);
+    options.managers = 1;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.world().crash(HostId(1));
+    let set = |host: usize, role| Request::NodeSetRole {
+        node: format!("host{host}"),
+        role,
+    };
+    cluster.ask(0, set(2, Role::Manager)).unwrap();
+    cluster.run_for(Duration::from_secs(2));
+    cluster.ask(2, set(0, Role::Worker)).unwrap();
+    cluster.run_for(Duration::from_secs(2));
+    assert_eq!(cluster.leader(), Some(2), "{}", cluster.describe());
+    cluster.world().restart(HostId(1));
+    assert!(
+        cluster.settle(Duration::from_secs(10)),
+        "{}",
+        cluster.describe()
+    );
+    cluster.create_network(2, "my-net").unwrap();
+    cluster.attach(1, "my-net", "one").unwrap();
+}
+
+#[test]
 fn a_certificate_outlives_a_role_but_its_rights_do_not() {
     let mut options = Options::new(Seed::from_u64(9), 4);
     options.managers = 3;

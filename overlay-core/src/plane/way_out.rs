@@ -69,7 +69,7 @@ pub enum NoWayOut {
         reason: String,
     },
     /// Another system call failed.
-    #[error("{operation}: {}", said(*code))]
+    #[error("{operation}{}", said_of(*code))]
     System {
         /// What was tried, with its object.
         operation: String,
@@ -114,9 +114,14 @@ impl WayOut {
 
 /// The system's words for an error.
 fn said(code: i32) -> String {
+    io::Error::from_raw_os_error(code).to_string()
+}
+
+/// The same, after what was tried, where there was an error of the system.
+fn said_of(code: i32) -> String {
     match code {
-        0 => "failed".to_owned(),
-        code => io::Error::from_raw_os_error(code).to_string(),
+        0 => String::new(),
+        code => format!(": {}", said(code)),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
     namespace,
     netlink::Netlink,
     port::{self, Made},
+    way_out::inside,
 };
 
 /// A holder at work.
@@ -252,14 +253,10 @@ impl Server {
                 return Err(Failure::new("set up a second time", &error));
             }
             Request::Describe => {
-                let description = Description {
-                    spec: self.setup.spec.clone(),
-                    kind: self.made.port.kind(),
-                    processes: self.programs.statuses(),
-                };
+                let description = Box::new(self.description());
                 let port = self.made.port.as_fd().try_clone_to_owned();
                 let port = port.doing(|| "copy the port's descriptor".into())?;
-                return Ok((Reply::Description(Box::new(description)), vec![port]));
+                return Ok((Reply::Description(description), vec![port]));
             }
             Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
             Request::Actual => Reply::Actual(self.made.actual()?),
@@ -307,8 +304,31 @@ impl Server {
                 removed?;
                 Reply::Done
             }
+            Request::Inner(interface) => {
+                let found = Reply::Inner(inside::Inner::find(&interface)?);
+                return Ok((found, vec![namespace::current()?.into()]));
+            }
+            Request::WayOut(way) => {
+                self.setup.spec.way_out = way.map(|way| *way);
+                self.write_record();
+                Reply::Done
+            }
+            Request::FurnishWayOut => Reply::Repaired(self.furnish_way_out()?),
         };
         Ok((reply, Vec::new()))
+    }
+
+    fn description(&self) -> Description {
+        Description {
+            spec: self.setup.spec.clone(),
+            kind: self.made.port.kind(),
+            processes: self.programs.statuses(),
+        }
+    }
+
+    fn furnish_way_out(&self) -> Result<Vec<String>, Failure> {
+        let way = self.setup.spec.way_out.as_ref();
+        way.map_or(Ok(Vec::new()), |way| inside::furnish(way, self.own))
     }
 
     /// Datagram and listening sockets in the namespace. They are kept, so that queries wait while no daemon is there.

@@ -22,7 +22,7 @@ use std::{
 };
 
 use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
-use overlay_core::plane::{ActualPort, PortSpec};
+use overlay_core::plane::{ActualPort, PortSpec, WayOut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     failure::Failure,
     port::PortKind,
     sys,
+    way_out::inside::Inner,
 };
 
 /// What a daemon asks for.
@@ -63,6 +64,12 @@ pub(crate) enum Request {
     },
     /// Kill all programs, remove the port and end. Answer: `Done`.
     Remove,
+    /// Look for an interface. Answer: `Inner` and the endpoint's network namespace.
+    Inner(String),
+    /// Remember this as the way out that is asked for. Answer: `Done`.
+    WayOut(Option<Box<WayOut>>),
+    /// Make the inner end of the way out as it is remembered. Answer: `Repaired`.
+    FurnishWayOut,
 }
 
 /// What a holder is made for.
@@ -89,6 +96,7 @@ pub(crate) enum Reply {
     Repaired(Vec<String>),
     Started(Streams, ProcessId),
     Exited(Exit),
+    Inner(Option<Inner>),
 }
 
 /// What a holder holds.

@@ -11,7 +11,9 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec},
+    plane::{
+        ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState,
+    },
 };
 
 use super::{Linux, Sockets, exchange, port_of, system, unexpected};
@@ -43,17 +45,23 @@ impl Platform for Linux {
             }
         };
         match self.describe(spec.endpoint) {
-            Ok((description, port)) if description.spec == *spec => {
-                return port_of(port, description.kind);
+            Ok((description, port)) if is_same_port(&description.spec, spec) => {
+                let port = port_of(port, description.kind)?;
+                self.settle_way_out(spec, description.spec.way_out.as_ref());
+                return Ok(port);
             }
-            Ok(_) => self.remove_port(spec.endpoint)?,
-            Err(PlatformError::UnknownEndpoint { .. }) => self.clear(spec.endpoint)?,
+            Ok(_) | Err(PlatformError::UnknownEndpoint { .. }) => {
+                self.remove_port(spec.endpoint)?
+            }
             Err(error) => return Err(error),
         }
-        self.launch(spec, mode)
+        let port = self.launch(spec, mode)?;
+        self.settle_way_out(spec, spec.way_out.as_ref());
+        Ok(port)
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        let way = self.way_out_of(endpoint);
         match self.connect(endpoint) {
             Ok(mut connection) => {
                 exchange(&mut connection, &Request::Remove)?;
@@ -63,7 +71,9 @@ impl Platform for Linux {
             Err(PlatformError::UnknownEndpoint { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.clear(endpoint)
+        let left = way.map_or(Ok(()), |way| self.leave_way_out(endpoint, &way));
+        self.clear(endpoint)?;
+        left
     }
 
     fn open_sockets(
@@ -94,13 +104,17 @@ impl Platform for Linux {
                 spec.mtu = network.mtu;
                 spec.mac = port.mac;
                 spec.addresses.clone_from(&port.addresses);
-                match self.call(*endpoint, &Request::Repair(Box::new(spec)))? {
+                let repair = Request::Repair(Box::new(spec.clone()));
+                match self.call(*endpoint, &repair)? {
                     (Reply::Repaired(done), _) => {
                         let repairs = done.into_iter();
                         changes.extend(repairs.map(|done| Change::new(Some(*endpoint), done)));
                     }
                     (other, _) => return Err(unexpected(&other)),
                 }
+                let done = self.settle_way_out(&spec, spec.way_out.as_ref());
+                let repairs = done.into_iter();
+                changes.extend(repairs.map(|done| Change::new(Some(*endpoint), done)));
             }
         }
         Ok(changes)
@@ -110,7 +124,8 @@ impl Platform for Linux {
         let mut ports = BTreeMap::new();
         for endpoint in self.endpoints()? {
             match self.call(endpoint, &Request::Actual) {
-                Ok((Reply::Actual(actual), _)) => {
+                Ok((Reply::Actual(mut actual), _)) => {
+                    actual.way_out = self.way_out_state(endpoint)?;
                     ports.insert(endpoint, actual);
                 }
                 Ok((other, _)) => return Err(unexpected(&other)),
@@ -121,6 +136,10 @@ impl Platform for Linux {
             }
         }
         Ok(ports)
+    }
+
+    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
+        self.way_out_state(endpoint)
     }
 }
 
@@ -135,6 +154,16 @@ impl Linux {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a port can be taken up: a way out comes and goes without it.
+fn is_same_port(made: &PortSpec, wanted: &PortSpec) -> bool {
+    let way_out = made.way_out.clone();
+    let wanted = PortSpec {
+        way_out,
+        ..wanted.clone()
+    };
+    *made == wanted
 }
 
 /// Refuses early, and in words, what the holder could not enter.

@@ -84,22 +84,22 @@ impl Rule {
         Self(Vec::new())
     }
 
-    pub(crate) fn from_interface(self, name: &str) -> Self {
+    pub(crate) fn input(self, name: &str) -> Self {
         self.load(Expression::InputName)
             .compare(true, &name_value(name))
     }
 
-    pub(crate) fn to_interface(self, name: &str) -> Self {
+    pub(crate) fn output(self, name: &str) -> Self {
         self.load(Expression::OutputName)
             .compare(true, &name_value(name))
     }
 
-    pub(crate) fn not_to_interface(self, name: &str) -> Self {
+    pub(crate) fn not_output(self, name: &str) -> Self {
         self.load(Expression::OutputName)
             .compare(false, &name_value(name))
     }
 
-    pub(crate) fn from_subnet(self, subnet: Ipv4Net) -> Self {
+    pub(crate) fn source(self, subnet: Ipv4Net) -> Self {
         self.load(Expression::Source)
             .load(Expression::Mask(subnet.netmask().octets()))
             .compare(true, &subnet.network().octets())

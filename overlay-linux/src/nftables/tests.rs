@@ -10,12 +10,12 @@ use super::{attribute::HEADER_BYTES as ATTRIBUTE_HEADER, *};
 #[test]
 fn a_rule_is_sent_as_these_octets() {
     let rule = Rule::new()
-        .from_subnet("172.18.0.0/16".parse().unwrap())
-        .not_to_interface("gw")
+        .source("172.18.0.0/16".parse().unwrap())
+        .not_output("gw")
         .masquerades();
     assert_eq!(hex(rule.emit().octets()), MASQUERADE_RULE);
     let rule = Rule::new()
-        .to_interface("gw")
+        .output("gw")
         .of_known_connections()
         .ends(Verdict::Accept);
     assert_eq!(hex(rule.emit().octets()), STATE_RULE);
@@ -149,9 +149,9 @@ proptest! {
     fn a_rule_is_heard_as_it_was_said(network: u32, length in 0_u8..=32, name in "[a-z]{1,15}") {
         let subnet = ipnet::Ipv4Net::new(network.into(), length).unwrap();
         let rule = Rule::new()
-            .from_subnet(subnet)
-            .from_interface(&name)
-            .not_to_interface(&name)
+            .source(subnet)
+            .input(&name)
+            .not_output(&name)
             .of_known_connections()
             .ends(Verdict::Jump(name.clone()));
         let octets = rule.emit();
@@ -175,16 +175,13 @@ proptest! {
 
 fn example() -> Table {
     let rules = vec![
+        Rule::new().input("gw").output("gw").ends(Verdict::Drop),
         Rule::new()
-            .from_interface("gw")
-            .to_interface("gw")
-            .ends(Verdict::Drop),
-        Rule::new()
-            .to_interface("gw")
+            .output("gw")
             .of_known_connections()
             .ends(Verdict::Accept),
         Rule::new()
-            .from_interface("eth0")
+            .input("eth0")
             .ends(Verdict::Jump("guard".into())),
     ];
     let forward = Chain {
@@ -192,17 +189,14 @@ fn example() -> Table {
         rules,
     };
     let subnet = "172.18.0.1/16".parse().unwrap();
-    let masquerade = Rule::new()
-        .from_subnet(subnet)
-        .not_to_interface("gw")
-        .masquerades();
+    let masquerade = Rule::new().source(subnet).not_output("gw").masquerades();
     let postrouting = Chain {
         hook: Some(Hook::source_nat()),
         rules: vec![masquerade],
     };
     let guard = Chain {
         hook: None,
-        rules: vec![Rule::new().to_interface("eth0").ends(Verdict::Drop)],
+        rules: vec![Rule::new().output("eth0").ends(Verdict::Drop)],
     };
     let chains = [
         ("forward", forward),

@@ -1,6 +1,6 @@
 //! The agent's session with the leader: whom to talk to, when to speak, when to look for another manager.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use overlay_core::{Instant, NodeId};
 
@@ -15,6 +15,8 @@ pub(crate) struct Session {
     managers: Vec<ManagerAddress>,
     /// Managers to begin with, before an assignment says which there are.
     seeds: Vec<(NodeId, SocketAddr)>,
+    /// Managers that gossip knows.
+    found: BTreeMap<NodeId, SocketAddr>,
     target: Option<NodeId>,
     heard_at: Instant,
     next_heartbeat: Instant,
@@ -30,6 +32,7 @@ impl Session {
             patience: interval * timers.heartbeats_missing_max,
             managers: Vec::new(),
             seeds: Vec::new(),
+            found: BTreeMap::new(),
             target: None,
             heard_at: now,
             next_heartbeat: now,
@@ -40,6 +43,20 @@ impl Session {
     /// Names a manager to begin with.
     pub(crate) fn add_seed(&mut self, node: NodeId, address: SocketAddr) {
         self.seeds.push((node, address));
+    }
+
+    /// Takes gossip's word on where a node takes sessions, `None` if it does not.
+    pub(crate) fn find(&mut self, node: NodeId, address: Option<SocketAddr>) {
+        match address {
+            Some(address) if node != self.node => {
+                if self.found.contains_key(&node) || self.found.len() < FOUND_MAX {
+                    self.found.insert(node, address);
+                }
+            }
+            _ => {
+                self.found.remove(&node);
+            }
+        }
     }
 
     /// Takes the list of managers.
@@ -113,20 +130,28 @@ impl Session {
                 .find(|(seed, _)| *seed == node)
                 .map(|(_, address)| *address)
         };
-        known.map(|manager| manager.management).or_else(seed)
+        let found = || self.found.get(&node).copied();
+        known
+            .map(|manager| manager.management)
+            .or_else(found)
+            .or_else(seed)
     }
 
     /// Takes the manager after the present one, so that all are tried in turn.
     fn next_target(&self) -> Option<NodeId> {
-        let mut all: Vec<_> = self.managers.iter().map(|manager| manager.node).collect();
+        let managers = self.managers.iter().map(|manager| manager.node);
+        let mut all: Vec<_> = managers.chain(self.found.keys().copied()).collect();
         if all.is_empty() {
             all = self.seeds.iter().map(|(node, _)| *node).collect();
         }
         all.sort_unstable();
+        all.dedup();
         let after = |target| all.iter().copied().find(|node| *node > target);
         self.target.and_then(after).or_else(|| all.first().copied())
     }
 }
 
+/// How many managers are taken from gossip at the most.
+const FOUND_MAX: usize = 64;
 /// How often an agent turns to another manager at once when it is told to.
 const REDIRECT: Duration = Duration::from_millis(100);

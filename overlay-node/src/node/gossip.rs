@@ -1,6 +1,10 @@
 //! What gossip says, turned into names and the data plane.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use overlay_core::NodeId;
 use overlay_gossip::{
@@ -10,6 +14,7 @@ use overlay_gossip::{
 use super::{Event, Node, Output};
 use crate::{
     agent,
+    api::Role,
     identity::cipher::Ciphers,
     state::{NodeRecord, Secret},
 };
@@ -36,6 +41,7 @@ impl Node {
         config.timing.gossip_interval = timers.gossip_interval;
         config.timing.push_pull_interval = timers.push_pull_interval;
         config.timing.sync_interval = timers.sync_interval;
+        config.meta = self.meta();
         config.keyring = Some(keyring);
         config.verifier = Some(Arc::new(assignment.lease_key));
         let seeds: Vec<_> = assignment
@@ -57,6 +63,23 @@ impl Node {
             gossip.join_network(self.now, network);
         }
         self.gossip = Some(gossip);
+    }
+
+    /// Says in gossip whether this node takes management sessions: a node whose managers are all gone finds others by it.
+    pub(super) fn tell_role(&mut self) {
+        let (now, meta) = (self.now, self.meta());
+        if let Some(gossip) = &mut self.gossip {
+            // It is short enough.
+            let _ = gossip.set_meta(now, meta);
+        }
+    }
+
+    fn meta(&self) -> Vec<u8> {
+        let [high, low] = self.config.management_port.to_be_bytes();
+        match self.role() {
+            Role::Manager => vec![META_VERSION, high, low],
+            Role::Worker => vec![META_VERSION],
+        }
     }
 
     /// Turns to a node that speaks to this leader and that gossip takes for absent: after a restart a manager knows no
@@ -147,10 +170,26 @@ impl Node {
     fn member(&mut self, member: &Member, state: &'static str) {
         self.plane_dirty = true;
         let node = member.name.to_string();
+        if let Ok(id) = node.parse() {
+            self.session.find(id, manager_address(member));
+        }
         self.outputs
             .push_back(Output::Event(Event::Member { node, state }));
     }
 }
+
+/// Returns where a member takes management sessions, if it is alive and says that it does. Whoever dials checks its
+/// certificate.
+fn manager_address(member: &Member) -> Option<SocketAddr> {
+    let [META_VERSION, high, low] = *member.meta else {
+        return None;
+    };
+    let port = u16::from_be_bytes([high, low]);
+    (member.state == MemberState::Alive).then(|| SocketAddr::new(member.address.ip(), port))
+}
+
+/// Of what a member says of itself in gossip.
+const META_VERSION: u8 = 1;
 
 /// Makes the ring: all keys open, the second oldest seals (the oldest if there is one only), as in Docker.
 fn keyring(keys: &[Secret<16>]) -> Option<Keyring> {

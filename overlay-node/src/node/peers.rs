@@ -203,6 +203,7 @@ impl Node {
             let (config, now) = (self.config.clone(), self.now);
             self.manager = Manager::new(config, raft, group, &seed, now, restored).ok();
         }
+        self.tell_role();
         self.outputs
             .push_back(Output::Event(Event::RoleChanged { role }));
     }
