@@ -315,6 +315,23 @@ impl TaskState {
     }
 }
 
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Shutdown => "shutdown",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Orphaned => "orphaned",
+        })
+    }
+}
+
 /// What is wanted of a task.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -418,6 +435,15 @@ pub enum Slot {
     Replica(u32),
     /// Of a global one: that of this node.
     Node(NodeId),
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replica(number) => write!(f, "{number}"),
+            Self::Node(node) => f.pad(&node.short()),
+        }
+    }
 }
 
 /// One service.

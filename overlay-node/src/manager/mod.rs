@@ -1,8 +1,10 @@
 //! The part of a node that keeps the cluster state: consensus, and while it leads, requests and agents' sessions.
 
 mod assign;
+mod orchestrate;
 mod query;
 mod serve;
+mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -430,6 +432,7 @@ pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
                 | api::Request::NetworkList
                 | api::Request::NetworkInspect { .. }
         ),
+        Ask::Report(_) => true,
         Ask::AddNode(_) => false,
     }
 }

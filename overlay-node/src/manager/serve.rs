@@ -99,6 +99,11 @@ impl Manager {
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
             Outcome::Done => Response::Done,
+            Outcome::Service(service) => {
+                let record = self.state.services().get(&service);
+                let record = record.ok_or(CommandError::UnknownService { service })?;
+                Response::Services(vec![self.describe_service(record)])
+            }
             Outcome::Token(role) => Response::Token(self.token(role)?),
             Outcome::Node(node, _) => {
                 let assignment = self
@@ -155,6 +160,12 @@ impl Manager {
     fn job(&mut self, now: Instant, origin: NodeId, ask: &Ask) -> Result<Job, api::Error> {
         let request = match ask {
             Ask::AddNode(node) => return Ok(Job::Write(Command::AddNode(node.clone()))),
+            Ask::Report(reports) => {
+                return Ok(Job::Write(Command::ReportTasks {
+                    node: origin,
+                    reports: reports.clone(),
+                }));
+            }
             Ask::Api(request) => request,
         };
         let command = match request {
@@ -162,6 +173,10 @@ impl Manager {
             | Request::NodeInspect { .. }
             | Request::NetworkList
             | Request::NetworkInspect { .. }
+            | Request::ServiceList
+            | Request::ServiceInspect { .. }
+            | Request::TaskList { .. }
+            | Request::Events { .. }
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
@@ -180,6 +195,21 @@ impl Manager {
                 Command::SetRole { node, role }
             }
             Request::NodeRemove { node, force } => self.remove(now, node, *force)?,
+            Request::NodeUpdate(change) => {
+                let node = self.find_node(&change.node)?;
+                if change.role == Some(Role::Worker) {
+                    self.keeps_quorum(now, node)?;
+                }
+                Command::UpdateNode {
+                    node,
+                    change: change.clone(),
+                }
+            }
+            Request::ServiceCreate(_)
+            | Request::ServiceUpdate { .. }
+            | Request::ServiceScale { .. }
+            | Request::ServiceRollback { .. }
+            | Request::ServiceRemove { .. } => self.service_command(request)?,
             Request::NetworkCreate(spec) => {
                 let id = NetworkId::random(&mut self.rng);
                 Command::CreateNetwork {
@@ -285,6 +315,10 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::NodeInspect { .. }
             | Request::NetworkList
             | Request::NetworkInspect { .. }
+            | Request::ServiceList
+            | Request::ServiceInspect { .. }
+            | Request::TaskList { .. }
+            | Request::Events { .. }
     )
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything that a command needs travels in it or is in the state: no clock, no randomness, no hash order.
 
+mod audit;
 mod command;
 mod endpoint;
 mod error;
@@ -33,6 +34,7 @@ pub use record::{
 pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
 
+use audit::Audit;
 use requests::Requests;
 
 /// The replicated state of the cluster.
@@ -48,6 +50,7 @@ pub struct ClusterState {
     vnis: VniAllocator,
     requests: Requests,
     former: BTreeMap<RaftId, FormerPart>,
+    audit: Audit,
     next_raft_id: u64,
     applied: u64,
 }
@@ -66,6 +69,7 @@ impl ClusterState {
             vnis: VniAllocator::new(),
             requests: Requests::default(),
             former: BTreeMap::new(),
+            audit: Audit::default(),
             next_raft_id: 1,
             applied: 0,
         }
@@ -150,11 +154,13 @@ impl ClusterState {
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
         let Proposal {
             command,
-            actor: _,
+            actor,
             at_unix_ms,
             request: _,
         } = proposal;
-        match command {
+        self.audit.begin(index, at_unix_ms, actor);
+        let subject = self.subject(&command);
+        let outcome = match command {
             Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
             Command::AddNode(node) => self.add_node(node),
             Command::SetAddress { node, address } => self.set_address(node, address),
@@ -184,7 +190,9 @@ impl ClusterState {
                 self.former.retain(|part, _| !parts.contains(part));
                 Ok(Outcome::Done)
             }
-        }
+        }?;
+        self.note_done(subject);
+        Ok(outcome)
     }
 }
 

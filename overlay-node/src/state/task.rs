@@ -7,7 +7,7 @@ use super::{
     endpoint::{allocate, mac_of},
 };
 use crate::api::{
-    Availability, DesiredState, PendingReason, Slot, TaskState, TaskStatus, UpdatePhase,
+    Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase,
     UpdateStatus,
 };
 
@@ -51,6 +51,7 @@ impl ClusterState {
                 pending: None,
                 exit_code: status.exit_code,
             };
+            self.note_task(task);
             if status.state.is_terminal() {
                 self.settle_ended(index, task);
             }
@@ -163,6 +164,17 @@ impl ClusterState {
         }
     }
 
+    fn note_task(&mut self, task: TaskId) {
+        let Some(record) = self.tasks.get(&task) else {
+            return;
+        };
+        let service = self.services.get(&record.service);
+        let name = service.map(|service| service.spec().name.clone());
+        let name = format!("{}.{}", name.unwrap_or_default(), record.slot);
+        let action = record.status.state.to_string();
+        self.audit.note("task", &action, task.to_string(), name);
+    }
+
     fn place(&mut self, index: u64, task: TaskId, node: NodeId, at_unix_ms: u64) {
         let Some(record) = self.tasks.get(&task) else {
             return;
@@ -186,6 +198,7 @@ impl ClusterState {
                         ..TaskStatus::default()
                     };
                 }
+                self.note_task(task);
             }
             Err(network) => self.pend(task, PendingReason::Address { network }),
         }
@@ -203,11 +216,7 @@ impl ClusterState {
             return Ok(Vec::new());
         };
         let spec = &service.specs[&record.spec_version];
-        let slot = match record.slot {
-            Slot::Replica(number) => number.to_string(),
-            Slot::Node(node) => node.short(),
-        };
-        let name = format!("{}.{slot}.{}", spec.name, task.short());
+        let name = format!("{}.{}.{}", spec.name, record.slot, task.short());
         let owner = TaskEndpoint {
             task,
             service: service.id,
@@ -257,6 +266,7 @@ impl ClusterState {
                 message: "its node was lost".to_owned(),
                 ..TaskStatus::default()
             };
+            self.note_task(task);
             self.settle_ended(index, task);
         }
     }
