@@ -1,13 +1,13 @@
 //! What a manager tells a node to run and to know.
 
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, Vni};
+use overlay_core::{EndpointId, NetworkId, NodeId, TaskId, Vni};
 use overlay_gossip::Lease;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Role,
+    api::{DesiredState, Role, Slot, TaskSpec},
     identity::LeaseKey,
     state::{EndpointRecord, Secret},
     wire::ManagerAddress,
@@ -34,6 +34,25 @@ pub struct Assignment {
     pub networks: Vec<AssignedNetwork>,
     /// The endpoints that the node runs.
     pub endpoints: Vec<AssignedEndpoint>,
+    /// The tasks that the node runs, and those that it shall stop.
+    pub tasks: Vec<AssignedTask>,
+}
+
+/// A task of the node that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedTask {
+    /// The task.
+    pub id: TaskId,
+    /// The name of its service.
+    pub service_name: String,
+    /// Which task of its service it is.
+    pub slot: Slot,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// What is wanted of it.
+    pub desired: DesiredState,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointId>,
 }
 
 /// A network that the node has endpoints on.

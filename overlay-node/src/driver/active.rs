@@ -19,6 +19,7 @@ use super::{
     clock::Clock,
     daemon::Options,
     error::{StartError, StopError},
+    executor::{Executor, Reports},
     log::LogWriter,
     names,
     opening::{Bound, open_manager},
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     Boot, Config, Event, Node, Output, Peer, RequestToken,
-    agent::Assignment,
+    agent::{Assignment, TaskReport},
     api::{self, ErrorKind, Request},
     identity::tls::Credentials,
 };
@@ -70,6 +71,7 @@ pub(crate) enum Input {
     Gossip(overlay_gossip::driver::Input),
     Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
+    Task(TaskReport),
 }
 
 pub(super) type Admitted = Result<Admission, api::Error>;
@@ -91,6 +93,7 @@ pub(crate) struct Active {
     log: Option<LogWriter>,
     plane: PlaneThread,
     platform: PlatformThread,
+    executor: Arc<dyn Executor>,
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
     queries: mpsc::Receiver<overlay_dns::driver::Input>,
@@ -111,7 +114,7 @@ impl Active {
         clock: Clock,
         seed: Seed,
         store: Arc<Store>,
-        platform: PlatformThread,
+        (platform, executor): (PlatformThread, Arc<dyn Executor>),
         identity: Identity,
         first: Option<RaftId>,
     ) -> Result<Self, StartError> {
@@ -156,6 +159,7 @@ impl Active {
             log,
             plane,
             platform,
+            executor,
             gossip,
             names,
             queries,
@@ -319,6 +323,7 @@ impl Active {
             Input::Gossip(input) => self.on_gossip(input),
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
+            Input::Task(report) => self.node.handle_task(now, report),
         }
     }
 
@@ -371,6 +376,14 @@ impl Active {
                     }
                 }
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
+                Output::StartTask(order) => {
+                    self.executor
+                        .start(*order, Reports::new(self.inputs.clone()));
+                }
+                Output::StopTask(task, grace) => {
+                    let reports = Reports::new(self.inputs.clone());
+                    self.executor.stop(task, grace, reports);
+                }
                 Output::RemovePort(endpoint) => {
                     self.plane.remove(endpoint);
                     self.names.stop(endpoint);

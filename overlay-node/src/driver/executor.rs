@@ -2,39 +2,14 @@
 
 use std::{fmt, time::Duration};
 
-use overlay_core::{EndpointId, TaskId};
+use overlay_core::TaskId;
 use tokio::sync::mpsc;
 
 use super::active::Input;
-use crate::api::{Slot, TaskSpec, TaskState};
-
-/// What a task is started from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskOrder {
-    /// The task.
-    pub task: TaskId,
-    /// The name of its service.
-    pub service_name: String,
-    /// Which task of its service it is.
-    pub slot: Slot,
-    /// What it runs.
-    pub spec: TaskSpec,
-    /// Its endpoints, whose ports are ready; it runs in the namespace of the first.
-    pub endpoints: Vec<EndpointId>,
-}
-
-/// How a task is, as its executor says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskReport {
-    /// The task.
-    pub task: TaskId,
-    /// How far it is: starting, running, or how it ended.
-    pub state: TaskState,
-    /// What is amiss, in words for people.
-    pub message: String,
-    /// With what it ended: 128 and the signal's number if a signal did it.
-    pub exit_code: Option<i32>,
-}
+use crate::{
+    agent::{TaskOrder, TaskReport},
+    api::TaskState,
+};
 
 /// Runs tasks. Calls return at once; what comes of them is reported.
 ///

@@ -5,7 +5,7 @@ use overlay_gossip::Lease;
 
 use super::{Action, AgentSession, Manager};
 use crate::{
-    agent::{AssignedEndpoint, AssignedNetwork, Assignment},
+    agent::{AssignedEndpoint, AssignedNetwork, AssignedTask, Assignment},
     state::{EndpointRecord, NetworkRecord},
     wire::ManagerAddress,
 };
@@ -123,7 +123,27 @@ impl Manager {
             lease_key: signer.public_key(),
             networks,
             endpoints,
+            tasks: self.assigned_tasks(node),
         })
+    }
+
+    fn assigned_tasks(&self, node: NodeId) -> Vec<AssignedTask> {
+        let tasks = self.state.tasks().values();
+        tasks
+            .filter(|task| task.node == Some(node) && !task.status.state.is_terminal())
+            .filter_map(|task| {
+                let service = self.state.services().get(&task.service)?;
+                let spec = service.specs.get(&task.spec_version)?;
+                Some(AssignedTask {
+                    id: task.id,
+                    service_name: spec.name.clone(),
+                    slot: task.slot,
+                    spec: spec.task.clone(),
+                    desired: task.desired,
+                    endpoints: task.endpoints.clone(),
+                })
+            })
+            .collect()
     }
 
     /// Returns where the managers are reached, those among them that shall be none but still count.

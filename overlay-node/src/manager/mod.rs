@@ -18,6 +18,7 @@ use overlay_raft::{
     RestoreError, Restored, WriteBatch,
 };
 
+use self::orchestrate::Orchestration;
 use crate::{
     Config,
     agent::Assignment,
@@ -88,6 +89,8 @@ pub(crate) struct Manager {
     sessions: BTreeMap<NodeId, AgentSession>,
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
+    seed: Seed,
+    orchestration: Option<Orchestration>,
     led_since: Option<Instant>,
     actions: VecDeque<Action>,
     since_snapshot: u64,
@@ -121,6 +124,8 @@ impl Manager {
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             retiring: None,
+            seed: seed.derive("orchestration"),
+            orchestration: None,
             led_since: None,
             actions: VecDeque::new(),
             since_snapshot: 0,
@@ -258,6 +263,7 @@ impl Manager {
             self.propose_initial(now);
             self.reconcile_membership(now);
             self.retire_parts(now);
+            self.orchestrate(now);
             self.assign_all(now);
         }
     }
@@ -291,6 +297,7 @@ impl Manager {
         match event {
             RaftEvent::LeaderChanged { .. } => {
                 self.led_since = self.leads().then_some(now);
+                self.orchestration = None;
                 self.sessions.clear();
                 if !self.leads() {
                     // Whoever asked asks the new leader; what was applied meanwhile is remembered there.
@@ -328,6 +335,7 @@ impl Manager {
         }
         if self.leads() {
             self.reconcile_membership(now);
+            self.orchestrate(now);
             self.assign_all(now);
         }
     }

@@ -211,7 +211,7 @@ impl Manager {
 }
 
 /// Finds by whole identity, whole name, or unambiguous prefix of the identity.
-fn find<'a, Id: Copy + std::fmt::Display>(
+pub(super) fn find<'a, Id: Copy + std::fmt::Display>(
     what: &str,
     next: &str,
     text: &str,

@@ -99,6 +99,7 @@ impl Manager {
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
             Outcome::Done => Response::Done,
+            Outcome::Taken => return Ok(Answer::Taken),
             Outcome::Service(service) => {
                 let record = self.state.services().get(&service);
                 let record = record.ok_or(CommandError::UnknownService { service })?;

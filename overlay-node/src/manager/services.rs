@@ -8,7 +8,7 @@ use crate::{
         self, DesiredState, ErrorKind, Request, Response, ServiceInfo, ServiceMode, ServiceSpec,
         TaskInfo, TaskState,
     },
-    scheduler::Constraint,
+    scheduler,
     state::{Command, CommandError, ServiceRecord, TaskRecord},
 };
 
@@ -133,7 +133,12 @@ impl Manager {
     fn describe_task(&self, task: &TaskRecord) -> TaskInfo {
         let service = self.state.services().get(&task.service);
         let spec = service.and_then(|service| service.specs.get(&task.spec_version));
-        let hostname = |node: &NodeId| self.state.nodes().get(node).map(|node| node.hostname.clone());
+        let hostname = |node: &NodeId| {
+            self.state
+                .nodes()
+                .get(node)
+                .map(|node| node.hostname.clone())
+        };
         let endpoints = task.endpoints.iter();
         TaskInfo {
             id: task.id,
@@ -163,7 +168,11 @@ impl Manager {
 /// Refuses what the scheduler would not understand.
 fn check(spec: &ServiceSpec) -> Result<(), api::Error> {
     for constraint in &spec.placement.constraints {
-        let parsed = constraint.parse::<Constraint>();
+        let parsed = scheduler::constraint::parse(constraint);
+        parsed.map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
+    }
+    for preference in &spec.placement.preferences {
+        let parsed = scheduler::preference::parse(preference);
         parsed.map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
     }
     Ok(())

@@ -178,12 +178,9 @@ impl<'a> ServicePass<'_, 'a, '_> {
 
     /// Sees to a slot in which nothing runs.
     fn refill(&mut self, slot: &mut SlotWork<'a>) {
-        let Some(newest) = slot.tasks.last() else {
-            return self.make(slot);
-        };
         if let Some(ended) = slot.newest_ended() {
             self.restart(slot, ended);
-        } else if newest.desired == DesiredState::Remove || !self.awaits_stop(slot) {
+        } else if !self.awaits_stop(slot) {
             self.make(slot);
         }
     }

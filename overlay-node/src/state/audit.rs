@@ -57,14 +57,21 @@ impl ClusterState {
             (node.to_string(), name.unwrap_or_default())
         };
         let service = |id: &ServiceId| {
-            let name = self.services.get(id).map(|record| record.spec().name.clone());
+            let name = self
+                .services
+                .get(id)
+                .map(|record| record.spec().name.clone());
             (id.to_string(), name.unwrap_or_default())
         };
         let (kind, action, (id, name)) = match command {
-            Command::InitCluster(seed) => ("cluster", "create", (seed.id.to_string(), String::new())),
-            Command::AddNode(added) => {
-                ("node", "create", (added.id.to_string(), added.hostname.clone()))
+            Command::InitCluster(seed) => {
+                ("cluster", "create", (seed.id.to_string(), String::new()))
             }
+            Command::AddNode(added) => (
+                "node",
+                "create",
+                (added.id.to_string(), added.hostname.clone()),
+            ),
             Command::SetAddress { node: id, .. } => ("node", "update", node(id)),
             Command::SetRole { node: id, role } => {
                 let action = match role {
@@ -75,22 +82,37 @@ impl ClusterState {
             }
             Command::RemoveNode { node: id } => ("node", "remove", node(id)),
             Command::UpdateNode { node: id, .. } => ("node", "update", node(id)),
-            Command::RotateToken { role, .. } => {
-                ("cluster", "rotate", (String::new(), format!("{role} join token")))
-            }
+            Command::RotateToken { role, .. } => (
+                "cluster",
+                "rotate",
+                (String::new(), format!("{role} join token")),
+            ),
             Command::CreateNetwork { id, spec } => {
                 ("network", "create", (id.to_string(), spec.name.clone()))
             }
             Command::RemoveNetwork { network } => {
                 let name = self.networks.get(network).map(|record| record.name.clone());
-                ("network", "remove", (network.to_string(), name.unwrap_or_default()))
+                (
+                    "network",
+                    "remove",
+                    (network.to_string(), name.unwrap_or_default()),
+                )
             }
-            Command::AttachEndpoint(attach) => {
-                ("endpoint", "create", (attach.id.to_string(), attach.name.clone()))
-            }
+            Command::AttachEndpoint(attach) => (
+                "endpoint",
+                "create",
+                (attach.id.to_string(), attach.name.clone()),
+            ),
             Command::DetachEndpoint { endpoint, .. } => {
-                let name = self.endpoints.get(endpoint).map(|record| record.name.clone());
-                ("endpoint", "remove", (endpoint.to_string(), name.unwrap_or_default()))
+                let name = self
+                    .endpoints
+                    .get(endpoint)
+                    .map(|record| record.name.clone());
+                (
+                    "endpoint",
+                    "remove",
+                    (endpoint.to_string(), name.unwrap_or_default()),
+                )
             }
             Command::CreateService { id, spec } => {
                 ("service", "create", (id.to_string(), spec.name.clone()))

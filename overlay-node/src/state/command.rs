@@ -290,6 +290,8 @@ pub enum Outcome {
     Token(Role),
     /// The service.
     Service(ServiceId),
+    /// The reports were taken.
+    Taken,
 }
 
 /// What is remembered of a request.

@@ -7,8 +7,7 @@ use super::{
     endpoint::{allocate, mac_of},
 };
 use crate::api::{
-    Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase,
-    UpdateStatus,
+    Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase, UpdateStatus,
 };
 
 impl ClusterState {
@@ -56,7 +55,7 @@ impl ClusterState {
                 self.settle_ended(index, task);
             }
         }
-        Ok(Outcome::Done)
+        Ok(Outcome::Taken)
     }
 
     /// Returns the tasks of a service.

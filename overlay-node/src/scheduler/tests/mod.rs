@@ -1,1 +1,10 @@
-//! Tests of the scheduler.
+//! Tests of the scheduler, against a small world with a plain way of applying changes.
+
+mod lifecycle;
+mod model;
+mod placement;
+mod restart;
+mod rollout;
+mod scale;
+mod words;
+mod world;
