@@ -154,10 +154,20 @@ fn removed() -> Outcome<()> {
     if !node.make_or_skip(&[&one, &other])? {
         return Ok(());
     }
+    for name in [one.endpoint.short(), other.endpoint.short()] {
+        let end = succeed(&format!("ip -o link show vo-{name}"))?;
+        assert!(
+            end.contains("state UP"),
+            "ready from the first packet on: {end}"
+        );
+    }
+    let mac = "02:42:ac:12:00:01";
+    assert!(succeed(&format!("ip -o link show {BRIDGE}"))?.contains(mac));
     node.linux.remove_port(one.endpoint)?;
     assert!(node.pings(&other, WORLD)?);
     let links = succeed("ip -o link")?;
     assert!(!links.contains(&one.endpoint.short()), "{links}");
+    assert!(links.contains(mac), "whoever comes and goes: {links}");
     node.linux.remove_port(other.endpoint)?;
     gone(&node)?;
     assert_eq!(succeed("ip -o link")?, before);
