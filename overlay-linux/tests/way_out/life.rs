@@ -143,6 +143,13 @@ fn repaired() -> Outcome<()> {
         assert_eq!(node.apply(&spec)?, [], "{damage:?}");
         assert!(node.pings(&spec, WORLD)?, "{damage:?}");
     }
+    for interface in ["eth0", BRIDGE] {
+        let setting = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+        fs::write(setting, "0")?;
+        assert!(!node.pings(&spec, WORLD)?, "{interface}");
+        assert_ne!(node.apply(&spec)?, [], "{interface}");
+        assert!(node.pings(&spec, WORLD)?, "{interface}");
+    }
     // Who was opened is known although the rules that said so were flushed.
     node.linux.remove_port(spec.endpoint)?;
     gone(&node)
