@@ -5,8 +5,13 @@
 //! and keeps them while daemons come and go. The daemon gets the port's descriptor and reads and writes frames. All of it
 //! by system calls and netlink, without external programs; as root, or as an ordinary user by way of user namespaces.
 //!
+//! A port that asks for a [`WayOut`](overlay_core::plane::WayOut) gets a second interface on a bridge of the host, with
+//! masquerading, as far as the daemon may change the host's network; [`Platform::way_out`](overlay_core::plane::Platform)
+//! says whether it did. By the same bridge the host reaches the endpoint: [`Linux::dial`].
+//!
 //! It does not switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
-//! interface, a mount or a file that it did not make. It does not isolate programs beyond network, processes, host name
+//! interface, a mount or a file that it did not make; but interfaces by which a way out leads are made to forward on a
+//! host that is no router, for as long as there is one. It does not isolate programs beyond network, processes, host name
 //! and mounts: they see the host's files and run as the daemon's user.
 //!
 //! # How a daemon uses it
@@ -85,7 +90,7 @@ mod way_out;
 pub use overlay_vxlan::{Frame, Offload};
 
 pub use command::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio, WindowSize};
-pub use linux::{Found, Linux, Sockets};
+pub use linux::{DroppingChain, Found, Linux, Sockets};
 pub use namespace::Privilege;
 pub use port::{FRAME_BYTES_MAX, Port, PortKind};
 pub use probe::{Capabilities, Verdict, capabilities};

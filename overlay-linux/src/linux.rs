@@ -38,6 +38,8 @@ use crate::{
 mod platform;
 mod way_out;
 
+pub use way_out::DroppingChain;
+
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
 ///
 /// The value itself holds nothing but where that is, and why ports have no way out: all state is in the holders, so that a

@@ -126,6 +126,24 @@ impl Nftables {
         self.carry_out(&[(NEWTABLE, NLM_F_CREATE, about()), (DELTABLE, 0, about())])
     }
 
+    /// Finds the chains outside of the table `own` that drop what is forwarded unless a rule accepts it: `ip filter`,
+    /// `FORWARD`.
+    pub(crate) fn dropping_chains(&mut self, own: &str) -> io::Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (family, word) in [(IPV4, "ip"), (INET, "inet")] {
+            for answer in self.ask_family(family, GETCHAIN, NLM_F_DUMP, &Attributes::default())? {
+                let answer = Parsed(&answer);
+                let table = answer.text(table::CHAIN_TABLE).unwrap_or_default();
+                let chain = answer.text(table::CHAIN_NAME).unwrap_or_default();
+                let ours = family == IPV4 && table == own;
+                if !ours && Hook::parse(answer).is_some_and(|hook| hook.drops_forwarded()) {
+                    found.push((format!("{word} {table}"), chain));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn raw_rules(&mut self, name: &str) -> io::Result<Vec<Vec<u8>>> {
         let about = Attributes::default().text(table::RULE_TABLE, name);
         let mut all = self.ask(GETRULE, NLM_F_DUMP, &about)?;
@@ -134,11 +152,21 @@ impl Nftables {
         Ok(all)
     }
 
-    /// Sends one question and returns the attributes of its answers.
+    /// Sends one question about IPv4 and returns the attributes of its answers.
     fn ask(&mut self, kind: u16, flags: u16, about: &Attributes) -> io::Result<Vec<Vec<u8>>> {
+        self.ask_family(IPV4, kind, flags, about)
+    }
+
+    fn ask_family(
+        &mut self,
+        family: u8,
+        kind: u16,
+        flags: u16,
+        about: &Attributes,
+    ) -> io::Result<Vec<Vec<u8>>> {
         let first = self.sequence.wrapping_add(1);
-        let mut octets = Vec::new();
-        self.append(&mut octets, SUBSYSTEM << 8 | kind, flags, (IPV4, 0), about);
+        let (mut octets, kind) = (Vec::new(), SUBSYSTEM << 8 | kind);
+        self.append(&mut octets, kind, flags, (family, 0), about);
         self.send(&octets)?;
         self.answers(first)
     }
@@ -235,6 +263,8 @@ const FAMILY_BYTES: usize = 4;
 const VERSION: u8 = 0;
 /// `NFPROTO_IPV4`.
 const IPV4: u8 = 2;
+/// `NFPROTO_INET`: IPv4 and IPv6 at once.
+const INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;

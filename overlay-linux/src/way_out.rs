@@ -252,6 +252,12 @@ impl Host {
         Ok((!whole).then(|| format!("the nf_tables table {TABLE} is not as it shall be")))
     }
 
+    /// Finds other firewalls' chains that drop forwarded packets unless they accept them.
+    pub(crate) fn dropping_chains(&mut self) -> Result<Vec<(String, String)>, Failure> {
+        let found = self.nftables.dropping_chains(TABLE);
+        found.doing(|| read_table().into())
+    }
+
     /// Finds the bridge, or makes it.
     fn make_bridge(&mut self, way: &WayOut, done: &mut Vec<String>) -> Result<u32, NoWayOut> {
         let name = &way.bridge;

@@ -457,7 +457,7 @@ fn a_cluster_survives_faults_and_keeps_what_it_acknowledged() {
 fn a_cluster_survives_changes_of_roles_under_faults() {
     runner::seeds_reaching(
         "a_cluster_survives_changes_of_roles_under_faults",
-        60,
+        100,
         &["a role was changed", "a host left"],
         |number| survive(number, true),
     );

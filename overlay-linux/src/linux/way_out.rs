@@ -21,7 +21,37 @@ use crate::{
     way_out::{Host, inside::Inner, refused},
 };
 
+/// A chain of another firewall that drops forwarded packets unless one of its rules accepts them.
+///
+/// An `accept` of the way out's own rules does not help against it: where such a chain has no rule for the bridge, the way
+/// out is open and leads nowhere. Docker makes one where it is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppingChain {
+    /// Its table, with the family: `ip filter`.
+    pub table: String,
+    /// Its name: `FORWARD`.
+    pub chain: String,
+}
+
 impl Linux {
+    /// Finds what may be in the way of ways out: for a warning, since what the rules in there say is not looked at.
+    ///
+    /// Rules of the kernel's older tables (`iptables-legacy`) are not seen.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, among it that this takes a privilege.
+    pub fn dropping_chains(&self) -> Result<Vec<DroppingChain>, PlatformError> {
+        let host = Host::open(&self.folder);
+        let found = host.and_then(|mut host| host.dropping_chains().map_err(refused));
+        let chains = found.map_err(|reason| PlatformError::Unsupported {
+            what: "a look at the host's firewall",
+            reason: reason.to_string(),
+        })?;
+        let named = |(table, chain)| DroppingChain { table, chain };
+        Ok(chains.into_iter().map(named).collect())
+    }
+
     /// Returns the address by which the host reaches an endpoint: that of its way out.
     ///
     /// # Errors

@@ -306,6 +306,11 @@ impl Hook {
         }
     }
 
+    /// Whether packets between two other hosts end here unless a rule accepts them.
+    pub(super) fn drops_forwarded(&self) -> bool {
+        self.number == HOOK_FORWARD && self.policy == Policy::Drop
+    }
+
     pub(super) fn emit(&self, attributes: Attributes) -> Attributes {
         let place = Attributes::default()
             .number(HOOK_NUMBER, self.number)

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{attribute::HEADER_BYTES as ATTRIBUTE_HEADER, *};
 
+#[cfg(target_endian = "little")]
 #[test]
 fn a_rule_is_sent_as_these_octets() {
     let rule = Rule::new()

@@ -143,6 +143,13 @@ fn repaired() -> Outcome<()> {
         assert_eq!(node.apply(&spec)?, [], "{damage:?}");
         assert!(node.pings(&spec, WORLD)?, "{damage:?}");
     }
+    for interface in ["eth0", BRIDGE] {
+        let setting = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+        fs::write(setting, "0")?;
+        assert!(!node.pings(&spec, WORLD)?, "{interface}");
+        assert_ne!(node.apply(&spec)?, [], "{interface}");
+        assert!(node.pings(&spec, WORLD)?, "{interface}");
+    }
     // Who was opened is known although the rules that said so were flushed.
     node.linux.remove_port(spec.endpoint)?;
     gone(&node)
@@ -154,10 +161,20 @@ fn removed() -> Outcome<()> {
     if !node.make_or_skip(&[&one, &other])? {
         return Ok(());
     }
+    for name in [one.endpoint.short(), other.endpoint.short()] {
+        let end = succeed(&format!("ip -o link show vo-{name}"))?;
+        assert!(
+            end.contains("state UP"),
+            "ready from the first packet on: {end}"
+        );
+    }
+    let mac = "02:42:ac:12:00:01";
+    assert!(succeed(&format!("ip -o link show {BRIDGE}"))?.contains(mac));
     node.linux.remove_port(one.endpoint)?;
     assert!(node.pings(&other, WORLD)?);
     let links = succeed("ip -o link")?;
     assert!(!links.contains(&one.endpoint.short()), "{links}");
+    assert!(links.contains(mac), "whoever comes and goes: {links}");
     node.linux.remove_port(other.endpoint)?;
     gone(&node)?;
     assert_eq!(succeed("ip -o link")?, before);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use overlay_core::plane::{Namespace, Platform, PlatformError};
-use overlay_linux::{CommandSpec, Linux};
+use overlay_linux::{CommandSpec, DroppingChain, Linux};
 
 use super::{
     BEHIND, Outcome, Story,
@@ -26,6 +26,7 @@ pub(crate) const STORIES: &[(&str, Story)] = &[
     ),
     ("the_host_becomes_no_router", no_router),
     ("a_router_is_left_as_it_is", router),
+    ("another_firewall_in_the_way_is_found", firewall),
 ];
 
 fn world() -> Outcome<()> {
@@ -249,5 +250,27 @@ fn router() -> Outcome<()> {
     }
     node.linux.remove_port(spec.endpoint)?;
     assert!(behind.pings(WORLD)? && forwards("eth0")?);
+    Ok(())
+}
+
+fn firewall() -> Outcome<()> {
+    let (mut node, spec) = (Node::new()?, spec(2)?);
+    if !has_nft() || !node.make_or_skip(&[&spec])? {
+        return Ok(());
+    }
+    assert_eq!(node.linux.dropping_chains()?, []);
+    let place = "{ type filter hook forward priority filter ; policy drop ; }";
+    for table in ["ip filter", "inet fw"] {
+        succeed(&format!("nft add table {table}"))?;
+        succeed(&format!("nft add chain {table} FORWARD {place}"))?;
+        let expected = DroppingChain {
+            table: table.into(),
+            chain: "FORWARD".into(),
+        };
+        assert_eq!(node.linux.dropping_chains()?, [expected]);
+        assert!(!node.pings(&spec, WORLD)?, "{table}");
+        succeed(&format!("nft delete table {table}"))?;
+        assert!(node.pings(&spec, WORLD)?, "{table}");
+    }
     Ok(())
 }

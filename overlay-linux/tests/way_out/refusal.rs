@@ -1,6 +1,6 @@
 //! Where there is no way out, the endpoint works without, and it is said why.
 
-use std::{env, fs, process::Command};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use nix::{
     sched::{CloneFlags, unshare},
@@ -9,12 +9,14 @@ use nix::{
 use overlay_core::plane::{NoWayOut, Platform, WayOutState};
 
 use super::{
-    Outcome, Story,
-    node::{BRIDGE, Node, WORLD, spec, succeed},
+    FOLDER, Outcome, Story,
+    node::{BRIDGE, Node, WORLD, host, spec, succeed},
+    reach, say,
 };
 
 pub(crate) const STORIES: &[(&str, Story)] = &[
     ("without_the_privilege_it_is_said_so", unprivileged),
+    ("the_right_over_the_network_is_enough", network_alone),
     ("a_bridge_of_somebody_else_is_used_or_refused", foreign),
     ("what_cannot_be_is_refused", invalid),
 ];
@@ -66,6 +68,27 @@ fn unprivileged() -> Outcome<()> {
     assert!(part("without_privilege")?);
     assert_eq!(node.state(&other)?, WayOutState::Open);
     assert!(node.pings(&other, WORLD)?);
+    Ok(())
+}
+
+/// An ordinary user with one capability: endpoints are in user namespaces, and the host's side is made all the same.
+fn network_alone() -> Outcome<()> {
+    let folder = PathBuf::from(env::var_os(FOLDER).ok_or("no folder")?).join("nobody");
+    fs::create_dir(&folder)?;
+    // In a user namespace there may be nobody else.
+    let mine = std::os::unix::fs::chown(&folder, Some(65_534), Some(65_534));
+    if mine.is_err() || !host("setpriv --version").is_ok_and(|(there, _)| there) {
+        say("SKIPPED: the_right_over_the_network_is_enough: no other user, or no setpriv");
+        return Ok(());
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"])
+        .arg(env::current_exe()?)
+        .args(["part", reach::STORIES[0].0])
+        .env(FOLDER, &folder);
+    assert!(command.status()?.success());
     Ok(())
 }
 

@@ -19,6 +19,7 @@ impl Manager {
         let session = self.sessions.entry(node).or_insert(AgentSession {
             heard_at: now,
             sent: None,
+            compared: 0,
             acknowledged: 0,
             sent_at: now,
         });
@@ -51,44 +52,48 @@ impl Manager {
         if self.is_awaited(node) {
             return;
         }
-        let Some(assignment) = self.assignment(node) else {
-            return;
-        };
-        let retry = self.config.timers.heartbeat_interval;
-        let Some(session) = self.sessions.get_mut(&node) else {
+        let (applied, retry) = (self.state.applied(), self.config.timers.heartbeat_interval);
+        let Some(mut session) = self.sessions.remove(&node) else {
             return;
         };
         let version = session.sent.as_ref().map_or(0, |sent| sent.version);
-        let same = session.sent.as_ref().is_some_and(|sent| {
-            let unchanged = Assignment {
-                version: sent.version,
-                ..assignment.clone()
-            };
-            *sent == unchanged
-        });
         let lost = session.acknowledged != version && now.duration_since(session.sent_at) >= retry;
-        if same && !lost {
-            return;
+        let mut send = lost;
+        if session.sent.is_none() || session.compared != applied {
+            let Some(mut assignment) = self.assignment(node) else {
+                self.sessions.insert(node, session);
+                return;
+            };
+            session.compared = applied;
+            // The version alone is no difference.
+            let current = std::mem::replace(&mut assignment.version, version);
+            if session.sent.as_ref() != Some(&assignment) {
+                assignment.version = current;
+                session.sent = Some(assignment);
+                send = true;
+            }
         }
-        session.sent_at = now;
-        let assignment = if same {
-            session.sent.clone().unwrap_or(assignment)
-        } else {
-            assignment
-        };
-        session.sent = Some(assignment.clone());
-        let assignment = Box::new(assignment);
-        self.actions.push_back(Action::Assign {
-            to: node,
-            assignment,
-        });
+        if send && let Some(assignment) = session.sent.clone() {
+            session.sent_at = now;
+            let assignment = Box::new(assignment);
+            self.actions.push_back(Action::Assign {
+                to: node,
+                assignment,
+            });
+        }
+        self.sessions.insert(node, session);
     }
 
     /// Computes the assignment of a node, `None` if it is none of the cluster.
-    pub(super) fn assignment(&self, node: NodeId) -> Option<Assignment> {
+    pub(super) fn assignment(&mut self, node: NodeId) -> Option<Assignment> {
         let cluster = self.state.cluster()?;
         let record = self.state.nodes().get(&node)?;
         let signer = self.signer.as_ref()?;
+        let endpoints = self.state.endpoints();
+        if self.leases.len() > endpoints.len() {
+            self.leases
+                .retain(|endpoint, _| endpoints.contains_key(endpoint));
+        }
         let own: Vec<_> = self
             .state
             .endpoints()
@@ -105,8 +110,14 @@ impl Manager {
         let endpoints = own
             .into_iter()
             .map(|record| {
-                let mut lease = lease(record);
-                signer.sign(&mut lease);
+                let known = self.leases.get(&record.id);
+                let known = known.filter(|lease| lease.generation == record.generation);
+                let lease = known.cloned().unwrap_or_else(|| {
+                    let mut lease = lease(record);
+                    signer.sign(&mut lease);
+                    self.leases.insert(record.id, lease.clone());
+                    lease
+                });
                 AssignedEndpoint {
                     record: record.clone(),
                     lease,

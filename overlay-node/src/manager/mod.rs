@@ -12,7 +12,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use overlay_core::{Instant, Machine as _, NodeId, Rng, Seed};
+use overlay_core::{EndpointId, Instant, Machine as _, NodeId, Rng, Seed};
+use overlay_gossip::Lease;
 use overlay_raft::{
     Change, Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
     RestoreError, Restored, WriteBatch,
@@ -64,6 +65,8 @@ struct AgentSession {
     heard_at: Instant,
     /// What was last sent, and which version of it the agent said it has.
     sent: Option<Assignment>,
+    /// The index of the state that it was compared with last.
+    compared: u64,
     acknowledged: u64,
     sent_at: Instant,
 }
@@ -83,6 +86,8 @@ pub(crate) struct Manager {
     raft_id: RaftId,
     state: ClusterState,
     signer: Option<LeaseSigner>,
+    /// Leases that were signed: a signature costs more than all the rest of an assignment.
+    leases: BTreeMap<EndpointId, Lease>,
     rng: Rng,
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
@@ -119,6 +124,7 @@ impl Manager {
             raft_id,
             state: ClusterState::new(),
             signer: None,
+            leases: BTreeMap::new(),
             rng: seed.derive("manager").rng(),
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),

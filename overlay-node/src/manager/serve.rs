@@ -94,7 +94,7 @@ impl Manager {
     }
 
     pub(super) fn respond(
-        &self,
+        &mut self,
         outcome: Result<Outcome, CommandError>,
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
