@@ -3,9 +3,12 @@
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use overlay_core::Seed;
+use overlay_core::{NodeId, Rng, Seed, TaskId};
 use overlay_node::{
     api::{
         Availability, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo, ServiceMode,
@@ -13,7 +16,11 @@ use overlay_node::{
     },
     sim::{Cluster, Options},
 };
-use overlay_sim::HostId;
+use overlay_sim::{
+    HostId,
+    faults::{Chaos, ChaosConfig},
+    runner::{self, sometimes},
+};
 
 fn cluster(seed: u64, hosts: usize) -> Cluster {
     let mut options = Options::new(Seed::from_u64(seed), hosts);
@@ -186,4 +193,171 @@ fn a_task_that_ends_is_followed_by_another() {
     assert!(failed.clone().count() >= 2, "{tasks:?}");
     assert!(failed.clone().all(|task| task.status.exit_code == Some(1)));
     assert!(failed.count() <= 6, "it backs off");
+}
+
+/// Creates, changes and removes services while hosts and links fail, and looks whether the cluster comes to what it said.
+#[test]
+fn services_survive_faults() {
+    runner::seeds_reaching(
+        "services_survive_faults",
+        60,
+        &[
+            "a service was created under faults",
+            "a service was changed under faults",
+            "a service was removed under faults",
+            "a host was drained",
+        ],
+        survive,
+    );
+}
+
+fn survive(number: u64) {
+    let seed = Seed::from_u64(number);
+    let mut rng = seed.derive("services").rng();
+    let hosts = 3 + rng.index(3).unwrap_or_default();
+    let mut options = Options::new(seed.derive("cluster"), hosts);
+    options.managers = 3;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let mut chaos = Chaos::new(&seed, ChaosConfig::default());
+    let mut waiting: Vec<(HostId, u64, Request)> = Vec::new();
+    for step in 0..60 {
+        let host = HostId(rng.index(hosts).unwrap_or_default());
+        let request = request(&mut rng, hosts, step);
+        let token = cluster
+            .world()
+            .with(host, |host, now| host.request(now, request.clone()));
+        if let Some(Some(token)) = token {
+            waiting.push((host, token, request));
+        }
+        chaos.run_for(cluster.world(), Duration::from_millis(300), |_| {});
+        waiting.retain(|(host, token, request)| {
+            let reply = cluster
+                .world()
+                .with(*host, |host, _| host.take_reply(*token));
+            let Some(Some(reply)) = reply else {
+                return reply == Some(None);
+            };
+            if reply.is_ok() {
+                let what = match request {
+                    Request::ServiceCreate(_) => "a service was created under faults",
+                    Request::ServiceScale { .. } => "a service was changed under faults",
+                    Request::ServiceRemove { .. } => "a service was removed under faults",
+                    Request::NodeUpdate(_) => "a host was drained",
+                    _ => return false,
+                };
+                sometimes(what, true);
+            }
+            false
+        });
+        let violations = cluster.violations();
+        assert_eq!(violations, [], "{}", cluster.describe());
+    }
+    chaos.heal(cluster.world());
+    for _ in 0..5 {
+        for host in 0..hosts {
+            if !cluster.world().is_up(HostId(host)) {
+                cluster.world().restart(HostId(host));
+            }
+        }
+        if cluster.settle(Duration::from_secs(6)) {
+            break;
+        }
+    }
+    cluster.run_for(Duration::from_secs(20));
+    check(&mut cluster, number);
+    assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());
+}
+
+fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
+    let service = format!("service{}", rng.below(5));
+    match rng.below(20) {
+        0..=5 => {
+            let mode = match rng.below(4) {
+                0 => ServiceMode::Global,
+                replicas => ServiceMode::Replicated(u32::try_from(replicas).unwrap()),
+            };
+            Request::ServiceCreate(Box::new(spec(&service, mode, "run")))
+        }
+        6..=10 => Request::ServiceScale {
+            service,
+            replicas: u32::try_from(rng.below(5)).unwrap(),
+        },
+        11..=12 => Request::ServiceRemove { service },
+        13..=14 => {
+            let mut changed = spec(&service, ServiceMode::Replicated(2), "run");
+            changed.task.environment = vec![format!("STEP={step}")];
+            changed.update.monitor_ms = 500;
+            Request::ServiceUpdate {
+                service,
+                version: None,
+                spec: Box::new(changed),
+            }
+        }
+        15..=17 => Request::NodeUpdate(NodeUpdate {
+            node: format!("host{}", rng.index(hosts).unwrap_or_default()),
+            availability: Some(match rng.below(3) {
+                0 => Availability::Drain,
+                1 => Availability::Pause,
+                _ => Availability::Active,
+            }),
+            ..NodeUpdate::default()
+        }),
+        _ => Request::ServiceList,
+    }
+}
+
+/// Each service has the tasks that it shall have, by the hosts' own word, and no host runs anything else.
+fn check(cluster: &mut Cluster, number: u64) {
+    let state = cluster.leader_state().unwrap().clone();
+    let mut by_host: BTreeMap<TaskId, Vec<HostId>> = BTreeMap::new();
+    for (id, host) in cluster.world().machines() {
+        for task in host.running() {
+            by_host.entry(task).or_default().push(id);
+        }
+    }
+    for (task, hosts) in &by_host {
+        let record = state.tasks().get(task);
+        assert!(
+            record.is_some(),
+            "seed {number}: {task} runs and nobody knows it"
+        );
+        assert_eq!(hosts.len(), 1, "seed {number}: {task} runs on {hosts:?}");
+    }
+    let active = |node: &NodeId| state.nodes()[node].availability == Availability::Active;
+    for service in state
+        .services()
+        .values()
+        .filter(|service| !service.removing)
+    {
+        let running: Vec<_> = state
+            .tasks_of(service.id)
+            .filter(|task| by_host.contains_key(&task.id))
+            .collect();
+        let slots: BTreeSet<_> = running.iter().map(|task| task.slot).collect();
+        assert_eq!(slots.len(), running.len(), "seed {number}: {running:?}");
+        let spec = service.spec();
+        let wanted = match spec.mode {
+            ServiceMode::Replicated(replicas) => replicas as usize,
+            ServiceMode::Global => state.nodes().keys().filter(|node| active(node)).count(),
+        };
+        let drained = |node: &NodeId| state.nodes()[node].availability == Availability::Drain;
+        assert!(running.iter().all(|task| !drained(&task.node.unwrap())));
+        let pauses = state
+            .nodes()
+            .values()
+            .any(|node| node.availability == Availability::Pause);
+        if state.nodes().keys().any(active) && !(pauses && spec.mode == ServiceMode::Global) {
+            assert_eq!(
+                running.len(),
+                wanted,
+                "seed {number}: {} is {:?}: {:#?}\\n{}",
+                spec.name,
+                service.update,
+                state.tasks_of(service.id).collect::<Vec<_>>(),
+                cluster.describe()
+            );
+        }
+    }
 }

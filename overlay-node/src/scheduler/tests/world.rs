@@ -182,12 +182,18 @@ impl World {
             down: &self.down,
         };
         let changes = self.scheduler.plan(self.now, &view);
+        self.apply_all(&changes);
+        changes
+    }
+
+    /// Applies a plan.
+    pub(super) fn apply_all(&mut self, changes: &[TaskChange]) {
         self.index += 1;
-        for change in &changes {
+        for change in changes {
             self.apply(change);
         }
+        self.forget_ended();
         self.check_slots();
-        changes
     }
 
     /// Plans until there is nothing more to change; returns how many changes there were.
@@ -330,19 +336,16 @@ impl World {
                 let task = self.tasks.get_mut(&task).unwrap();
                 assert!(task.desired < desired, "{task:?} to {desired:?}");
                 task.desired = desired;
-                self.forget_ended();
             }
             TaskChange::Orphan { task } => {
                 let task = self.tasks.get_mut(&task).unwrap();
                 assert!(!task.status.state.is_terminal());
                 assert!(!task.node.is_some_and(|node| self.ready.contains(&node)));
                 task.status.state = TaskState::Orphaned;
-                self.forget_ended();
             }
             TaskChange::Remove { task } => {
                 let task = self.tasks.remove(&task).expect("forgotten twice");
                 assert!(task.status.state.is_terminal() || task.node.is_none());
-                self.sweep(task.service);
             }
             TaskChange::Update {
                 service,
