@@ -3,12 +3,17 @@
 use std::{
     collections::BTreeSet,
     env, fs, io,
-    os::fd::AsFd,
+    net::TcpStream,
+    os::fd::{AsFd, AsRawFd as _},
     process::{Child, Command, Stdio as StreamOf},
     time::Duration,
 };
 
-use nix::libc;
+use nix::{
+    errno::Errno,
+    libc,
+    sys::socket::{SockaddrStorage, connect},
+};
 use overlay_core::plane::{Platform, PlatformError};
 use overlay_linux::{Exit, Linux, PortKind, Stdio};
 
@@ -170,6 +175,20 @@ fn sockets(kind: PortKind) -> Outcome<()> {
         assert_eq!(nothing.map(|_| ()), Err(io::ErrorKind::WouldBlock));
     };
     silent(&sockets);
+    // A stream socket of the endpoint reaches what is in there, and one of the other does not.
+    let reached = |stream: TcpStream| {
+        let outcome = connect(stream.as_raw_fd(), &SockaddrStorage::from(address));
+        matches!(outcome, Ok(()) | Err(Errno::EINPROGRESS))
+    };
+    assert!(reached(bench.linux.open_stream(endpoint, false)?));
+    pause(50)?;
+    sockets.tcp.accept()?;
+    let stranger = bench.linux.open_stream(bench.endpoint(1), false)?;
+    assert!(reached(stranger));
+    pause(50)?;
+    other.tcp.accept()?;
+    let nobody = sockets.tcp.accept().map_err(|error| error.kind());
+    assert_eq!(nobody.map(|_| ()), Err(io::ErrorKind::WouldBlock));
     // A query that comes while no daemon is there waits for the next one.
     drop(sockets);
     let mut asking = bench
