@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use overlay_core::{
@@ -13,7 +14,7 @@ use overlay_core::{
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
-use overlay_node::driver::{Daemon, Handle, Options, PortIo, StopError};
+use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
 
 use super::{
     DaemonArgs,
@@ -33,6 +34,7 @@ pub(super) async fn start(
     name: String,
     data_dir: PathBuf,
     linux: Linux,
+    executor: Arc<dyn Executor>,
 ) -> anyhow::Result<(Local, Stopped)> {
     let mut options = Options::new(name, data_dir);
     options.advertise = args.advertise_addr;
@@ -41,7 +43,7 @@ pub(super) async fn start(
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
-    let daemon = Daemon::start(options, OnLinux(linux)).await?;
+    let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
 }
 

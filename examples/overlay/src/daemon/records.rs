@@ -1,53 +1,48 @@
-//! What a daemon remembers of its programs: a file each.
+//! What a daemon remembers beyond its life: a file for each thing.
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
+    marker::PhantomData,
     path::PathBuf,
 };
 
-use overlay_core::EndpointId;
-use overlay_linux::ProcessId;
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::wire::{ProgramInfo, ProgramState};
-
-/// A program as it is written down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// What its users see.
-    pub(super) info: ProgramInfo,
-    /// Its number with its holder, once it was started.
-    pub(super) process: Option<ProcessId>,
-    /// Whether its endpoint may still be attached.
-    pub(super) attached: bool,
+/// What can be written down.
+pub(super) trait Recorded: Serialize + DeserializeOwned {
+    /// The name of its file, unique in the folder: its identity.
+    fn name(&self) -> String;
 }
 
-impl Record {
-    /// Whether it runs, as far as this record knows.
-    pub(super) fn running(&self) -> Option<ProcessId> {
-        match self.info.state {
-            ProgramState::Running { .. } => self.process,
-            ProgramState::Created | ProgramState::Exited { .. } => None,
+/// The folder of the records of one kind.
+#[derive(Debug)]
+pub(super) struct Records<R> {
+    folder: PathBuf,
+    kind: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Records<R> {
+    fn clone(&self) -> Self {
+        Self {
+            folder: self.folder.clone(),
+            kind: PhantomData,
         }
     }
 }
 
-/// The folder of the records.
-#[derive(Clone, Debug)]
-pub(super) struct Records {
-    folder: PathBuf,
-}
-
-impl Records {
+impl<R: Recorded> Records<R> {
     /// Makes the folder if it is not there.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            kind: PhantomData,
+        })
     }
 
     /// Reads all records. What cannot be read is an error: forgetting a program would leave it running for ever.
-    pub(super) fn load(&self) -> io::Result<Vec<Record>> {
+    pub(super) fn load(&self) -> io::Result<Vec<R>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -67,26 +62,27 @@ impl Records {
     }
 
     /// Writes a record; it is durable when this returns.
-    pub(super) fn save(&self, record: &Record) -> io::Result<()> {
-        let fresh = self.folder.join(format!("{}.new", record.info.id));
+    pub(super) fn save(&self, record: &R) -> io::Result<()> {
+        let name = record.name();
+        let fresh = self.folder.join(format!("{name}.new"));
         let mut file = File::create(&fresh)?;
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         file.sync_all()?;
-        fs::rename(&fresh, self.path(record.info.id))?;
+        fs::rename(&fresh, self.path(&name))?;
         File::open(&self.folder)?.sync_all()
     }
 
     /// Removes a record; it may be gone already.
-    pub(super) fn remove(&self, id: EndpointId) -> io::Result<()> {
-        match fs::remove_file(self.path(id)) {
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => File::open(&self.folder)?.sync_all(),
         }
     }
 
-    fn path(&self, id: EndpointId) -> PathBuf {
-        self.folder.join(format!("{id}.{EXTENSION}"))
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{EXTENSION}"))
     }
 }
 
