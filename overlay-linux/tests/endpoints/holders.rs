@@ -4,16 +4,12 @@ use std::{
     collections::BTreeSet,
     env, fs, io,
     net::TcpStream,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::AsFd,
     process::{Child, Command, Stdio as StreamOf},
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    libc,
-    sys::socket::{SockaddrStorage, connect},
-};
+use nix::libc;
 use overlay_core::plane::{Platform, PlatformError};
 use overlay_linux::{Exit, Linux, PortKind, Stdio};
 
@@ -177,8 +173,12 @@ fn sockets(kind: PortKind) -> Outcome<()> {
     silent(&sockets);
     // A stream socket of the endpoint reaches what is in there, and one of the other does not.
     let reached = |stream: TcpStream| {
-        let outcome = connect(stream.as_raw_fd(), &SockaddrStorage::from(address));
-        matches!(outcome, Ok(()) | Err(Errno::EINPROGRESS))
+        let outcome = socket2::Socket::from(stream).connect(&address.into());
+        let under_way = Some(libc::EINPROGRESS);
+        match outcome {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == under_way,
+        }
     };
     assert!(reached(bench.linux.open_stream(endpoint, false)?));
     pause(50)?;
