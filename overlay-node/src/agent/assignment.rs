@@ -1,5 +1,7 @@
 //! What a manager tells a node to run and to know.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId, NodeId, TaskId, Vni};
 use overlay_gossip::Lease;
@@ -7,7 +9,7 @@ use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{DesiredState, Role, Slot, TaskSpec},
+    api::{DesiredState, PublishedPort, Role, Slot, TaskSpec},
     identity::LeaseKey,
     state::{EndpointRecord, Secret},
     wire::ManagerAddress,
@@ -36,6 +38,34 @@ pub struct Assignment {
     pub endpoints: Vec<AssignedEndpoint>,
     /// The tasks that the node runs, and those that it shall stop.
     pub tasks: Vec<AssignedTask>,
+    /// The ports that services publish on this node.
+    pub ports: Vec<AssignedPort>,
+}
+
+/// A port that a service publishes on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedPort {
+    /// The port, outside and inside.
+    pub port: PublishedPort,
+    /// The name of the service.
+    pub service_name: String,
+    /// The tasks that answer.
+    pub backends: Vec<Backend>,
+}
+
+/// A task that answers on a published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its node.
+    pub node: NodeId,
+    /// The role of its node.
+    pub role: Role,
+    /// Where its node takes sessions.
+    pub management: SocketAddr,
+    /// Its endpoint.
+    pub endpoint: EndpointId,
+    /// The address of its endpoint.
+    pub address: IpAddr,
 }
 
 /// A task of the node that has not ended.

@@ -24,7 +24,9 @@ use overlay_dns::{Records, View};
 use overlay_gossip::{Row, RowState};
 use serde::{Deserialize, Serialize};
 
-pub use assignment::{AssignedEndpoint, AssignedNetwork, AssignedTask, Assignment};
+pub use assignment::{
+    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend,
+};
 pub(crate) use session::Session;
 use tasks::LocalTask;
 pub use tasks::{TaskOrder, TaskReport};
@@ -59,6 +61,7 @@ pub(crate) enum Wish {
     RemovePort(EndpointId),
     StartTask(Box<TaskOrder>),
     StopTask(TaskId, Duration),
+    Publish(Vec<AssignedPort>),
 }
 
 /// How far the port of an endpoint is.
@@ -139,6 +142,11 @@ impl Agent {
         }
         if present == Some(&assignment) {
             return;
+        }
+        let published = present.map_or(&[][..], |present| &present.ports);
+        if published != assignment.ports {
+            self.wishes
+                .push_back(Wish::Publish(assignment.ports.clone()));
         }
         self.memory.assignment = Some(assignment);
         self.memory_changed = true;

@@ -20,6 +20,7 @@ use super::{
     daemon::Options,
     error::{StartError, StopError},
     executor::{Executor, Reports},
+    ingress::{self, Ingress},
     log::LogWriter,
     names,
     opening::{Bound, open_manager},
@@ -72,6 +73,7 @@ pub(crate) enum Input {
     Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
     Task(TaskReport),
+    Forward(ingress::Ask),
 }
 
 pub(super) type Admitted = Result<Admission, api::Error>;
@@ -94,6 +96,7 @@ pub(crate) struct Active {
     plane: PlaneThread,
     platform: PlatformThread,
     executor: Arc<dyn Executor>,
+    ingress: Ingress,
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
     queries: mpsc::Receiver<overlay_dns::driver::Input>,
@@ -147,7 +150,14 @@ impl Active {
         let node = Node::new(config, seed, clock.now(), boot)?;
         let (credentials, watched) = watch::channel(identity.credentials.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(session::listen(listener, watched, inputs.clone()));
+        let ingress = Ingress::new(
+            identity.node,
+            options.listen,
+            platform.clone(),
+            watched.clone(),
+        );
+        let listening = session::listen(listener, watched, platform.clone(), inputs.clone());
+        tasks.spawn(listening);
         let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
         let mut active = Self {
             node,
@@ -160,6 +170,7 @@ impl Active {
             plane,
             platform,
             executor,
+            ingress,
             gossip,
             names,
             queries,
@@ -324,6 +335,10 @@ impl Active {
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
             Input::Task(report) => self.node.handle_task(now, report),
+            Input::Forward((forward, reply)) => {
+                // Whoever asked may have gone away.
+                let _ = reply.send(self.ingress.local(forward));
+            }
         }
     }
 
@@ -376,6 +391,7 @@ impl Active {
                     }
                 }
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
+                Output::Publish(ports) => self.ingress.publish(ports),
                 Output::StartTask(order) => {
                     self.executor
                         .start(*order, Reports::new(self.inputs.clone()));

@@ -12,6 +12,7 @@ mod daemon;
 mod disk;
 mod error;
 mod executor;
+mod ingress;
 mod inprocess;
 mod log;
 mod names;

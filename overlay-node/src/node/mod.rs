@@ -459,6 +459,7 @@ impl Node {
             Wish::RemoveClient(endpoint) => self.resolver.remove_client(now, endpoint),
             Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
             Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
+            Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),
             Wish::StartTask(order) => self.outputs.push_back(Output::StartTask(order)),
             Wish::StopTask(task, grace) => self.outputs.push_back(Output::StopTask(task, grace)),
         }

@@ -10,7 +10,7 @@ use overlay_raft::{RaftId, WriteBatch};
 
 use super::RequestToken;
 use crate::{
-    agent::{AgentMemory, Assignment, TaskOrder},
+    agent::{AgentMemory, AssignedPort, Assignment, TaskOrder},
     api::{self, Role},
 };
 
@@ -47,6 +47,8 @@ pub enum Output {
     StartTask(Box<TaskOrder>),
     /// Stop a task, kill it after this time, and say when it has ended.
     StopTask(TaskId, Duration),
+    /// The ports that services publish on this node from now on: no others.
+    Publish(Vec<AssignedPort>),
     /// The data plane as it shall be from now on.
     Plane(Arc<Desired>),
     /// The answer to a local request.

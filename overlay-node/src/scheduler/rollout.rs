@@ -60,6 +60,8 @@ pub(super) struct Rollout {
     back: bool,
     /// The slots that had a task of another version.
     begun: BTreeSet<Slot>,
+    /// Those of them that had one with a node, and so hold others up until the new one runs.
+    holding: BTreeSet<Slot>,
     /// Since when a new task of a slot was seen to run, or to have ended.
     settled: BTreeMap<Slot, Instant>,
     /// The slots whose new task failed while it was watched.
@@ -74,16 +76,17 @@ impl Rollout {
             spec_version,
             back,
             begun: BTreeSet::new(),
+            holding: BTreeSet::new(),
             settled: BTreeMap::new(),
             failed: BTreeSet::new(),
             examined: BTreeSet::new(),
         }
     }
 
-    /// Returns whether a slot that was begun is neither as it was nor settled.
+    /// Returns whether a slot that holds others up is neither as it was nor settled.
     fn moves(&self, slot: &SlotWork<'_>, current: impl Fn(&TaskRecord) -> bool) -> bool {
         let away = slot.live.is_empty() && !slot.at_rest;
-        self.begun.contains(&slot.slot)
+        self.holding.contains(&slot.slot)
             && !self.settled.contains_key(&slot.slot)
             && (away || slot.made.is_some() || slot.live.iter().any(|task| current(task)))
     }
@@ -113,8 +116,11 @@ impl<'a> ServicePass<'_, 'a, '_> {
         let mut rollout = known.unwrap_or_else(|| Rollout::new(version, back));
         let watched = announced && matches!(stage, Stage::Forward | Stage::Back);
         self.watch(&mut rollout, watched && !first);
+        if first {
+            rollout.holding.clone_from(&rollout.begun);
+        }
         if !(watched && self.stop_failing(&rollout)) {
-            self.go_on(&rollout);
+            self.go_on(&mut rollout);
         }
         self.pass.memory.rollouts.insert(service, rollout);
     }
@@ -194,7 +200,7 @@ impl<'a> ServicePass<'_, 'a, '_> {
     }
 
     /// Replaces the next tasks, or says that all are.
-    fn go_on(&mut self, rollout: &Rollout) {
+    fn go_on(&mut self, rollout: &mut Rollout) {
         let policy = self.policy();
         let mut slots = std::mem::take(&mut self.slots);
         let moving = slots
@@ -227,6 +233,9 @@ impl<'a> ServicePass<'_, 'a, '_> {
         for slot in todo.into_iter().take(width.saturating_sub(busy)) {
             if self.pass.full() {
                 break;
+            }
+            if !slot.live.is_empty() {
+                rollout.holding.insert(slot.slot);
             }
             self.replace(slot);
         }
@@ -303,12 +312,6 @@ impl<'a> ServicePass<'_, 'a, '_> {
     fn replace(&mut self, slot: &mut SlotWork<'a>) {
         let ports = host_ports(&self.record.ports).next().is_some();
         let stop_first = ports || self.policy().order == UpdateOrder::StopFirst;
-        let (placed, rest): (Vec<_>, Vec<_>) =
-            slot.live.iter().partition(|task| task.node.is_some());
-        for task in rest {
-            self.away(task);
-        }
-        slot.live = placed;
         if stop_first && !slot.live.is_empty() {
             for task in std::mem::take(&mut slot.live) {
                 self.away(task);

@@ -302,7 +302,7 @@ impl<'p, 'a, 'm> ServicePass<'p, 'a, 'm> {
         }
     }
 
-    /// Returns the tasks that are to get a node: those that wait for one, then those that were just made.
+    /// Returns the tasks that are to get a node: those that were just made, then those that wait for one.
     fn unplaced(&mut self) -> Vec<Unplaced<'a>> {
         let mut slots = std::mem::take(&mut self.slots);
         let (mut waiting, mut made, mut barred) = (Vec::new(), Vec::new(), Vec::new());
@@ -339,9 +339,10 @@ impl<'p, 'a, 'm> ServicePass<'p, 'a, 'm> {
         }
         self.slots = slots;
         self.pass_gate(&mut barred);
-        waiting.append(&mut barred);
-        waiting.append(&mut made);
-        waiting
+        // What ran until now comes before what waits for room already, or an update that makes room could not go on.
+        made.append(&mut waiting);
+        made.append(&mut barred);
+        made
     }
 
     /// Leaves those of the tasks that found no address which are to be tried once more.

@@ -67,6 +67,7 @@ impl<'a> ServicePass<'_, 'a, '_> {
         if slot.frozen {
             return;
         }
+        self.drop_outdated(slot);
         let moved = self.leave_lost(slot);
         if slot.live.is_empty() {
             if moved {
@@ -125,6 +126,18 @@ impl<'a> ServicePass<'_, 'a, '_> {
                 surplus -= 1;
                 self.pass.remove(task);
             }
+        }
+    }
+
+    /// Forgets tasks of another version that have no node yet: they would be placed as the present spec says, and nothing
+    /// is lost with them.
+    fn drop_outdated(&mut self, slot: &mut SlotWork<'a>) {
+        let kept = |task: &TaskRecord| task.node.is_some() || self.is_current(task);
+        let (live, outdated): (_, Vec<&TaskRecord>) = slot.live.iter().partition(|task| kept(task));
+        slot.live = live;
+        for task in outdated {
+            slot.tasks.retain(|other| other.id != task.id);
+            self.pass.remove(task);
         }
     }
 

@@ -389,6 +389,12 @@ impl ClusterState {
         let held = held.unwrap_or_default();
         let mut chosen: Vec<PublishedPort> = Vec::new();
         for port in &spec.ports {
+            if port.protocol == Protocol::Udp {
+                return Err(invalid(
+                    "a published port",
+                    "only TCP ports are served so far",
+                ));
+            }
             if port.target == 0 {
                 return Err(invalid("a published port", "its target is 0"));
             }

@@ -227,7 +227,7 @@ fn a_rollback_that_fails_pauses() {
 }
 
 #[test]
-fn what_waits_or_has_ended_is_replaced_before_what_runs() {
+fn what_waits_is_replaced_at_once_and_holds_nothing_up() {
     let (mut world, web) = running(3, |spec| spec.placement.replicas_per_node_max = 1);
     assert!(world.in_slot(web, Slot::Replica(3)).node.is_none());
     world.update_service(web, |spec| {
@@ -237,7 +237,24 @@ fn what_waits_or_has_ended_is_replaced_before_what_runs() {
     world.settle();
     let slot = world.in_slot(web, Slot::Replica(3));
     assert_eq!(slot.spec_version, world.services[&web].spec_version);
-    assert_eq!(outdated(&world, web), 2);
+    assert_eq!(outdated(&world, web), 1);
+}
+
+#[test]
+fn an_update_that_makes_room_is_not_held_up_by_what_waits_for_room() {
+    let mut world = World::new(2);
+    for number in [1, 2] {
+        world.node(number).resources.memory_bytes = 6;
+    }
+    let mut spec = replicated(4);
+    spec.task.resources.memory_bytes = 6;
+    let web = world.add_service(1, spec);
+    world.converge();
+    assert_eq!(world.spread(web).len(), 2);
+    world.update_service(web, |spec| spec.task.resources.memory_bytes = 3);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.phase(web), Some(UpdatePhase::Completed));
+    assert_eq!(world.spread(web).values().sum::<usize>(), 4);
 }
 
 #[test]

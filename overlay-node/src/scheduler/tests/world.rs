@@ -211,25 +211,36 @@ impl World {
 
     /// Lets the agents that answer do all that they are to do; returns whether there was anything.
     pub(super) fn work(&mut self) -> bool {
-        let mut changed = false;
-        for task in self.tasks.values_mut() {
-            let answers = task.node.is_some_and(|node| self.ready.contains(&node));
-            if !answers || task.status.state.is_terminal() {
-                continue;
-            }
-            let spec = self.services[&task.service].specs.get(&task.spec_version);
-            let bad = spec.is_some_and(|spec| spec.task.command.iter().any(|it| it == self.bad));
-            let state = match task.desired {
-                DesiredState::Ready => continue,
-                DesiredState::Running if bad => TaskState::Failed,
-                DesiredState::Running => TaskState::Running,
-                DesiredState::Shutdown | DesiredState::Remove => TaskState::Shutdown,
-            };
-            changed |= task.status.state != state;
-            task.status.state = state;
-        }
+        let tasks: Vec<_> = self.tasks.keys().copied().collect();
+        let worked = tasks.into_iter().filter(|task| self.work_task(*task));
+        let changed = worked.count() > 0;
         self.forget_ended();
         changed
+    }
+
+    /// Lets its agent do what is to be done about one task.
+    pub(super) fn work_on(&mut self, task: TaskId) {
+        self.work_task(task);
+        self.forget_ended();
+    }
+
+    fn work_task(&mut self, task: TaskId) -> bool {
+        let Some(task) = self.tasks.get_mut(&task) else {
+            return false;
+        };
+        let answers = task.node.is_some_and(|node| self.ready.contains(&node));
+        if !answers || task.status.state.is_terminal() {
+            return false;
+        }
+        let spec = self.services[&task.service].specs.get(&task.spec_version);
+        let bad = spec.is_some_and(|spec| spec.task.command.iter().any(|it| it == self.bad));
+        let state = match task.desired {
+            DesiredState::Ready => return false,
+            DesiredState::Running if bad => TaskState::Failed,
+            DesiredState::Running => TaskState::Running,
+            DesiredState::Shutdown | DesiredState::Remove => TaskState::Shutdown,
+        };
+        std::mem::replace(&mut task.status.state, state) != state
     }
 
     /// Plans and works until both have nothing to do.
