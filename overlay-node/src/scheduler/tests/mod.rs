@@ -3,6 +3,7 @@
 mod lifecycle;
 mod model;
 mod placement;
+mod random;
 mod restart;
 mod rollout;
 mod scale;
