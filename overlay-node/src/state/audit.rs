@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use overlay_core::{NodeId, ServiceId};
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterState, Command};
+use super::{ClusterState, Command, Outcome};
 use crate::api::{EventInfo, Role};
 
 /// The last changes, oldest first.
@@ -134,7 +134,12 @@ impl ClusterState {
     }
 
     /// Notes that a command was carried out.
-    pub(super) fn note_done(&mut self, subject: Option<Subject>) {
+    pub(super) fn note_done(&mut self, subject: Option<Subject>, outcome: &Outcome) {
+        // A node that has its new role already was not changed.
+        let idle = |subject: &Subject| {
+            matches!(subject.action, "promote" | "demote") && *outcome == Outcome::Done
+        };
+        let subject = subject.filter(|subject| !idle(subject));
         if let Some(Subject {
             kind,
             action,

@@ -191,7 +191,7 @@ impl ClusterState {
                 Ok(Outcome::Done)
             }
         }?;
-        self.note_done(subject);
+        self.note_done(subject, &outcome);
         Ok(outcome)
     }
 }
