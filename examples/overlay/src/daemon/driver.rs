@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec},
+    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
 use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
@@ -86,6 +86,14 @@ impl Platform for OnLinux {
     ) -> Result<Self::Sockets, PlatformError> {
         let Sockets { udp, tcp } = self.0.open_sockets(endpoint, address)?;
         Ok((udp, tcp))
+    }
+
+    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
+        self.0.open_stream(endpoint, v6)
+    }
+
+    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
+        self.0.way_out(endpoint)
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

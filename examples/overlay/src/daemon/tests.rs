@@ -460,7 +460,13 @@ async fn a_restarted_daemon_finds_its_programs_and_the_ends_it_missed() {
         "{states:?}"
     );
     assert!(
-        matches!(states.1, ProgramState::Exited { code: 9 | 1 | 129, .. }),
+        matches!(
+            states.1,
+            ProgramState::Exited {
+                code: 9 | 1 | 129,
+                ..
+            }
+        ),
         "{states:?}"
     );
     let stop = ProgramRequest::Stop {
