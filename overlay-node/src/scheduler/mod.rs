@@ -68,7 +68,8 @@ impl Scheduler {
     /// next time.
     ///
     /// To be called when the state or the readiness of a node changed and when [`poll_timeout`](Self::poll_timeout) is
-    /// due, but not while an earlier plan is on its way: it would be made again. If that one got lost, just call again.
+    /// due, but not while an earlier plan is on its way: it would be made again. If that one got lost, just call again. A
+    /// plan that is full asks for no wake-up: once it is applied, the state has changed.
     pub fn plan(&mut self, now: Instant, view: &View<'_>) -> Vec<TaskChange> {
         self.latest = self.latest.max(now);
         self.memory.observe(self.latest, view);

@@ -97,6 +97,30 @@ fn a_node_on_which_the_service_failed_five_times_is_chosen_last_for_five_minutes
 }
 
 #[test]
+fn failures_that_another_leader_saw_do_not_count() {
+    let mut world = World::new(2);
+    let mut spec = replicated(5);
+    spec.restart.condition = crate::api::RestartCondition::None;
+    spec.placement.constraints = vec!["node.hostname==host-1".into()];
+    let web = world.add_service(1, spec);
+    world.converge();
+    let tasks: Vec<_> = world.live(web).iter().map(|task| task.id).collect();
+    for task in tasks {
+        world.end(task, TaskState::Failed);
+    }
+    world.change_leader();
+    world.revive_node(1);
+    world.revive_node(2);
+    world.converge();
+    world.update_service(web, |spec| {
+        spec.placement.constraints.clear();
+        spec.mode = crate::api::ServiceMode::Replicated(7);
+    });
+    world.settle();
+    assert_eq!(world.spread(web).len(), 2);
+}
+
+#[test]
 fn a_limit_for_each_node_is_kept() {
     let mut world = World::new(2);
     let mut spec = replicated(5);
