@@ -4,6 +4,9 @@ mod assign;
 mod query;
 mod serve;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
