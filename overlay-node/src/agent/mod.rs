@@ -6,6 +6,9 @@
 mod assignment;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
