@@ -117,30 +117,43 @@ impl Host {
         }
     }
 
-    /// Pings by name until answered, for at most ten seconds.
+    /// Pings by name until answered, for at most ten seconds. A name that is not known yet is refused at once.
     async fn reaches(&self, from: EndpointId, name: &str) -> bool {
-        for _ in 0..20 {
-            let (platform, name) = (self.platform.clone(), name.to_owned());
-            let patience = Duration::from_millis(500);
-            let pinged =
-                tokio::task::spawn_blocking(move || platform.ping(from, &name, patience)).await;
-            if pinged.unwrap().is_ok_and(|echo| echo.ttl == 64) {
-                return true;
+        let pings = async {
+            loop {
+                let (platform, name) = (self.platform.clone(), name.to_owned());
+                let patience = Duration::from_millis(500);
+                let pinged =
+                    tokio::task::spawn_blocking(move || platform.ping(from, &name, patience)).await;
+                if pinged.unwrap().is_ok_and(|echo| echo.ttl == 64) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        false
+        };
+        tokio::time::timeout(Duration::from_secs(10), pings)
+            .await
+            .is_ok()
     }
 }
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..200 {
-        if holds().await {
-            return;
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{what} did not come about within ten seconds");
+    };
+    let came = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    assert!(came.is_ok(), "{what} did not come about within ten seconds");
+}
+
+/// A daemon that has stopped may hold its sockets for a moment, until the runtime has dropped its tasks.
+async fn port_is_free(host: &Host) {
+    let address = SocketAddr::new(host.address, 2_377);
+    eventually("a free port", async || {
+        tokio::net::TcpListener::bind(address).await.is_ok()
+    })
+    .await;
 }
 
 async fn managers(host: &Host) -> Vec<Option<ManagerStatus>> {
@@ -300,6 +313,78 @@ async fn bad_input_is_refused_with_what_and_what_next() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     drop(third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_follows_the_role_also_over_a_restart() {
+    let scratch = Scratch::new("role");
+    let first = Host::start(&scratch, 4, 1).await;
+    let mut second = Host::start(&scratch, 4, 2).await;
+    first
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    second.join(&first, Role::Worker).await;
+    let set_role = |role| Request::NodeSetRole {
+        node: second.name.clone(),
+        role,
+    };
+    let (promote, demote) = (set_role(Role::Manager), set_role(Role::Worker));
+    first.ask(promote).await.unwrap();
+    // What only a manager may ask the leader for.
+    eventually("a promoted node", async || {
+        managers(&second).await.len() == 2
+    })
+    .await;
+    second.stop().await;
+    port_is_free(&second).await;
+    second.restart().await;
+    eventually("a promoted node after a restart", async || {
+        let statuses = managers(&second).await;
+        statuses.contains(&Some(ManagerStatus::Leader)) && !statuses.contains(&None)
+    })
+    .await;
+    first.ask(demote).await.unwrap();
+    eventually("a demoted node", async || {
+        matches!(second.ask(Request::Info).await, Ok(Response::Info(info)) if info.role == Some(Role::Worker))
+    })
+    .await;
+    second.stop().await;
+    port_is_free(&second).await;
+    second.restart().await;
+    let refused = second.ask(Request::NodeList).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NotManager, "{refused}");
+    second.ask(Request::NetworkList).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_left_begins_anew() {
+    let scratch = Scratch::new("anew");
+    let host = Host::start(&scratch, 5, 1).await;
+    let mut clusters = Vec::new();
+    for _ in 0..2 {
+        host.ask(Request::Init(InitRequest::default()))
+            .await
+            .unwrap();
+        let Ok(Response::Info(info)) = host.ask(Request::Info).await else {
+            panic!("no info")
+        };
+        clusters.push(info.cluster);
+        let Ok(Response::Networks(networks)) = host.ask(Request::NetworkList).await else {
+            panic!("no networks")
+        };
+        assert_eq!(networks.len(), 1, "{networks:?}");
+        host.ask(Request::NetworkCreate(NetworkCreate {
+            name: "my-net".to_owned(),
+            attachable: true,
+            ..NetworkCreate::default()
+        }))
+        .await
+        .unwrap();
+        host.attach("one").await.unwrap();
+        host.ask(Request::Leave { force: true }).await.unwrap();
+    }
+    assert_ne!(clusters[0], clusters[1]);
 }
 
 #[tokio::test]

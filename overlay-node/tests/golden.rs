@@ -106,7 +106,7 @@ fn the_memory_of_an_agent_keeps_its_octets() {
 
 /// One of each variant, in an order in which each succeeds.
 fn commands() -> Vec<Command> {
-    vec![
+    let mut commands = vec![
         Command::InitCluster(Box::new(ClusterSeed {
             id: node(200),
             ca_certificate: "certificate".to_owned(),
@@ -156,6 +156,14 @@ fn commands() -> Vec<Command> {
         Command::RetireParts {
             parts: vec![raft(2)],
         },
+    ];
+    commands.extend(service_commands());
+    commands
+}
+
+/// See [`commands`].
+fn service_commands() -> Vec<Command> {
+    vec![
         Command::UpdateNode {
             node: node(1),
             change: NodeUpdate {

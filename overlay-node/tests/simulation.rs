@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{Rng, Seed, plane::Namespace};
+use overlay_core::{EndpointId, Rng, Seed, plane::Namespace};
 use overlay_node::{
     Peer, Reply,
     api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role},
@@ -90,6 +90,30 @@ fn a_name_that_is_taken_is_refused_and_nothing_is_left_of_the_attempt() {
         )
         .unwrap();
     cluster.attach(1, "my-net", "one").unwrap();
+}
+
+#[test]
+fn a_name_goes_with_its_endpoint_on_every_host() {
+    let mut cluster = Cluster::new(Options::new(Seed::from_u64(8), 3));
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let asker = cluster.attach(0, "my-net", "asker").unwrap();
+    for host in [1, 2] {
+        let one = cluster.attach(host, "my-net", "one").unwrap();
+        cluster.run_for(Duration::from_millis(500));
+        assert_eq!(
+            cluster.resolve(0, asker.id, "one"),
+            [one.addresses[0].addr()],
+            "{}",
+            cluster.describe()
+        );
+        let detach = Request::Detach {
+            endpoint: "one".to_owned(),
+        };
+        cluster.ask(host, detach).unwrap();
+        cluster.run_for(Duration::from_millis(500));
+        assert!(cluster.resolve(0, asker.id, "one").is_empty());
+    }
 }
 
 #[test]
@@ -256,6 +280,78 @@ fn a_manager_that_leaves_takes_no_quorum_with_it() {
         );
         cluster.create_network(leaver, "a").unwrap();
     }
+}
+
+#[test]
+fn an_orphan_goes_back_though_the_first_attempts_are_lost() {
+    let mut options = Options::new(Seed::from_u64(10), 4);
+    options.managers = 3;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    attach_late(&mut cluster, 3, attach_as(EndpointId::from_bytes([3; 16])));
+    assert_eq!(cluster.attached_names().len(), 1);
+    cluster.world().partition(&[HostId(3)]);
+    // Long enough for an attempt to be made and given up.
+    cluster.run_for(Duration::from_secs(15));
+    assert_eq!(cluster.attached_names().len(), 1);
+    cluster.world().rejoin();
+    cluster.run_for(Duration::from_secs(5));
+    assert!(
+        cluster.attached_names().is_empty(),
+        "{}",
+        cluster.describe()
+    );
+}
+
+#[test]
+fn an_attach_that_was_given_up_is_not_run_when_it_comes_late() {
+    let mut options = Options::new(Seed::from_u64(11), 4);
+    options.managers = 3;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let attach = attach_as(EndpointId::from_bytes([4; 16]));
+    cluster.world().partition(&[HostId(3)]);
+    let given_up = cluster.ask(3, attach.clone()).unwrap_err();
+    assert_eq!(given_up.kind, ErrorKind::Unavailable, "{given_up}");
+    cluster.world().rejoin();
+    attach_late(&mut cluster, 3, attach);
+    assert_eq!(cluster.attached_names().len(), 1);
+    assert_eq!(cluster.live_endpoints(), [], "whoever asked was told no");
+    cluster.run_for(Duration::from_secs(5));
+    assert!(
+        cluster.attached_names().is_empty(),
+        "{}",
+        cluster.describe()
+    );
+}
+
+fn attach_as(endpoint: EndpointId) -> Request {
+    Request::Attach(AttachRequest {
+        network: "my-net".to_owned(),
+        name: "late".to_owned(),
+        aliases: Vec::new(),
+        address: None,
+        namespace: Namespace::InProcess,
+        endpoint: Some(endpoint),
+    })
+}
+
+/// Hands the leader a request of a worker that does not wait for the answer, and lets a second pass.
+fn attach_late(cluster: &mut Cluster, host: usize, attach: Request) {
+    let leader = HostId(cluster.leader().unwrap());
+    let sender = cluster.world().host(HostId(host)).unwrap();
+    let node = sender.node().unwrap().config().node;
+    let role = Role::Worker;
+    let frame = wire::encode(&Message::Ask {
+        request: RequestId::from_bytes([1; 16]),
+        ask: Ask::Api(attach),
+    });
+    cluster.world().with(leader, |host, now| {
+        host.receive(now, Peer { node, role }, &frame);
+    });
+    cluster.run_for(Duration::from_secs(1));
 }
 
 /// Which hosts the power leaves at which of their sync points.

@@ -7,6 +7,9 @@ mod assignment;
 mod session;
 mod tasks;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,

@@ -184,6 +184,7 @@ impl Active {
         };
         let upstreams = names::host_upstreams();
         active.node.set_upstreams(active.clock.now(), upstreams);
+        active.match_certificate();
         active.carry_out();
         Ok(active)
     }
@@ -269,6 +270,11 @@ impl Active {
                 return;
             }
         }
+    }
+
+    /// Ends everything that was begun, and waits until its ports are free.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// Returns why the daemon has to stop, if it has to.

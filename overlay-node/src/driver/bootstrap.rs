@@ -159,47 +159,99 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
+    use std::{net::IpAddr, path::PathBuf};
+
     use overlay_core::NodeId;
 
     use super::*;
     use crate::{
         Config,
-        api::{InitRequest, Request, Response},
+        api::{InitRequest, Request, Response, TokenInfo},
         driver::{Daemon, InProcess, Options},
         identity::certificate,
     };
 
     #[tokio::test]
     async fn a_token_does_not_give_another_nodes_name() {
-        let address = "127.91.0.1".parse().unwrap();
-        let folder = std::env::temp_dir().join(format!("overlay-name-{}", std::process::id()));
-        let mut options = Options::new("host1", &folder);
-        (options.advertise, options.listen) = (Some(address), address);
-        let daemon = Daemon::start(options, InProcess::new()).await.unwrap();
-        let handle = daemon.handle();
-        let made = handle.request(Request::Init(InitRequest::default())).await;
-        let Ok(Response::Joined(made)) = made else {
-            panic!("{made:?}")
-        };
-        let worker = made.worker_token.unwrap();
-        let token = worker.token.parse().unwrap();
-        let ask = async |node: NodeId, request: String| {
-            let config = Config::new(node, "host2", "127.91.0.2".parse().unwrap());
-            let node = AddNode::new(&config, Role::Worker);
-            join(&token, worker.remote, request, node).await
-        };
+        let lab = Lab::start(1).await;
+        let token = lab.worker.token.parse().unwrap();
         let (_, request) = certificate::request().unwrap();
-        for taken in [made.node, NodeId::from_bytes([7; 16])] {
-            let refused = ask(taken, request.clone()).await.unwrap_err();
+        for taken in [lab.node, NodeId::from_bytes([7; 16])] {
+            let refused = lab.join(&token, taken, &request).await.unwrap_err();
             assert_eq!(refused.kind, ErrorKind::Untrusted, "{refused}");
         }
         let own = certificate::node_of(&request).unwrap();
-        let admission = ask(own, request).await.unwrap();
+        let admission = lab.join(&token, own, &request).await.unwrap();
         let issued = pem::parse(&admission.certificate).unwrap();
         let peer = certificate::peer(issued.contents()).unwrap();
         assert_eq!((peer.node, peer.role), (own, Role::Worker));
-        handle.shutdown().await;
-        daemon.stopped().await.unwrap();
-        std::fs::remove_dir_all(folder).unwrap();
+        lab.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_secret_lets_nobody_in() {
+        let lab = Lab::start(2).await;
+        let token: JoinToken = lab.worker.token.parse().unwrap();
+        let (_, request) = certificate::request().unwrap();
+        let own = certificate::node_of(&request).unwrap();
+        let whole = token.secret.expose().to_vec();
+        let (empty, longer) = (Vec::new(), [&whole[..], &[0]].concat());
+        for secret in [empty, whole[..15].to_vec(), longer] {
+            // What a program of somebody else would send: this one cannot make such a secret.
+            let bytes = postcard::to_allocvec(&secret).unwrap();
+            let Ok(secret) = postcard::from_bytes(&bytes) else {
+                continue;
+            };
+            let token = JoinToken {
+                secret,
+                ..token.clone()
+            };
+            let refused = lab.join(&token, own, &request).await.unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Untrusted, "{refused}");
+        }
+        lab.join(&token, own, &request).await.unwrap();
+        lab.stop().await;
+    }
+
+    /// A daemon alone in its cluster.
+    struct Lab {
+        daemon: Daemon,
+        folder: PathBuf,
+        node: NodeId,
+        worker: TokenInfo,
+    }
+
+    impl Lab {
+        async fn start(number: u8) -> Self {
+            let address = IpAddr::from([127, 91, number, 1]);
+            let name = format!("overlay-name-{number}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let mut options = Options::new("host1", &folder);
+            (options.advertise, options.listen) = (Some(address), address);
+            let daemon = Daemon::start(options, InProcess::new()).await.unwrap();
+            let init = Request::Init(InitRequest::default());
+            let made = daemon.handle().request(init).await;
+            let Ok(Response::Joined(made)) = made else {
+                panic!("{made:?}")
+            };
+            Self {
+                daemon,
+                folder,
+                node: made.node,
+                worker: made.worker_token.unwrap(),
+            }
+        }
+
+        async fn join(&self, token: &JoinToken, node: NodeId, request: &str) -> Answer {
+            let config = Config::new(node, "host2", "127.91.0.2".parse().unwrap());
+            let node = AddNode::new(&config, Role::Worker);
+            join(token, self.worker.remote, request.to_owned(), node).await
+        }
+
+        async fn stop(self) {
+            self.daemon.handle().shutdown().await;
+            self.daemon.stopped().await.unwrap();
+            std::fs::remove_dir_all(self.folder).unwrap();
+        }
     }
 }

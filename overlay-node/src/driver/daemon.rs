@@ -227,7 +227,9 @@ impl Supervisor {
                     if let Some(active) = &mut self.active {
                         active.retire().await;
                     }
-                    self.active = None;
+                    if let Some(active) = self.active.take() {
+                        active.stop().await;
+                    }
                     let _ = reply.send(());
                     return Ok(());
                 }
@@ -299,7 +301,7 @@ impl Supervisor {
             saved.map_err(|error| StartError::from(error).into())
         });
         if let Err(error) = kept {
-            drop(active);
+            active.stop().await;
             self.store.clear().map_err(StartError::from)?;
             return Err(error);
         }
@@ -414,7 +416,9 @@ impl Supervisor {
         {
             self.platform.remove(*endpoint);
         }
-        self.active = None;
+        if let Some(active) = self.active.take() {
+            active.stop().await;
+        }
         self.store.clear().map_err(StartError::from)?;
         Ok(Response::Done)
     }

@@ -88,3 +88,66 @@ impl Drop for LogWriter {
 fn persisted(ticket: PersistTicket, durable: bool) -> Input {
     Input::Persisted { ticket, durable }
 }
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{EndpointId, Instant, Machine as _, Seed, plane::PlatformError};
+    use overlay_raft::{Config, Output, Raft, RaftId};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_when_the_log_is_given_up_is_not_written() {
+        let name = format!("overlay-log-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let batches = batches();
+        let terms: Vec<_> = batches
+            .iter()
+            .map(|batch| batch.write().hard_state.term)
+            .collect();
+        // Nobody takes what the thread says after the first write: it waits there.
+        let (inputs, mut received) = mpsc::channel(1);
+        inputs.try_send(any()).unwrap();
+        let (log, found) = LogWriter::open(&directory, inputs).unwrap();
+        assert!(found.is_empty());
+        for batch in batches {
+            log.write(batch);
+        }
+        drop(log);
+        while received.blocking_recv().is_some() {}
+        let (inputs, _received) = mpsc::channel(1);
+        let (log, found) = LogWriter::open(&directory, inputs).unwrap();
+        let written = found.hard_state().map(|hard_state| hard_state.term);
+        assert!(written < terms.last().copied(), "{written:?} of {terms:?}");
+        drop(log);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// What a member writes that stands for election again and again, because no write comes to an end.
+    fn batches() -> Vec<WriteBatch> {
+        let id = RaftId::new(1).unwrap();
+        let (config, founder) = (Config::new(id, 7), Restored::bootstrap([id]));
+        let mut raft = Raft::new(config, Seed::from_u64(1), Instant::EPOCH, founder).unwrap();
+        let mut batches = Vec::new();
+        while batches.len() < 3 {
+            while let Some(output) = raft.poll_output() {
+                if let Output::Persist(batch) = output {
+                    batches.push(batch);
+                }
+            }
+            let next = raft.poll_timeout().unwrap();
+            raft.handle_timeout(next);
+        }
+        batches
+    }
+
+    fn any() -> Input {
+        Input::Port {
+            endpoint: EndpointId::from_bytes([1; 16]),
+            result: Err(PlatformError::Unsupported {
+                what: "ports",
+                reason: "a test".to_owned(),
+            }),
+        }
+    }
+}

@@ -48,3 +48,49 @@ impl LeaseVerifier for LeaseKey {
             .is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_taken_with_its_own_signature_only() {
+        let signer = |byte| LeaseSigner::new(&Secret::new(vec![byte; 32]).unwrap()).unwrap();
+        let key = signer(5).public_key();
+        let verifies = |lease: &Lease| key.verify(&lease.signed_bytes(), &lease.signature);
+        let mut lease = lease();
+        assert!(!verifies(&lease), "unsigned");
+        signer(6).sign(&mut lease);
+        assert!(!verifies(&lease), "of another cluster");
+        signer(5).sign(&mut lease);
+        assert!(verifies(&lease));
+        let changes: [fn(&mut Lease); 7] = [
+            |lease| lease.network = NetworkId::from_bytes([9; 16]),
+            |lease| lease.endpoint = EndpointId::from_bytes([9; 16]),
+            |lease| lease.node = NodeId::from_bytes([9; 16]),
+            |lease| lease.addresses[0] = [10, 0, 1, 9].into(),
+            |lease| lease.mac = MacAddr::new([2, 0, 0, 0, 0, 9]),
+            |lease| lease.generation += 1,
+            |lease| lease.signature = lease.signature[..63].to_vec().into(),
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut changed = lease.clone();
+            change(&mut changed);
+            assert!(!verifies(&changed), "change {at}");
+        }
+    }
+
+    fn lease() -> Lease {
+        Lease {
+            network: NetworkId::from_bytes([1; 16]),
+            endpoint: EndpointId::from_bytes([2; 16]),
+            node: NodeId::from_bytes([3; 16]),
+            addresses: vec![[10, 0, 1, 2].into()],
+            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+            generation: 4,
+            signature: Vec::new().into(),
+        }
+    }
+}

@@ -6,6 +6,9 @@ mod query;
 mod serve;
 mod services;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,

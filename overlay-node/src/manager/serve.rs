@@ -221,6 +221,19 @@ impl Manager {
             Request::NetworkRemove { network } => Command::RemoveNetwork {
                 network: self.find_network(network)?,
             },
+            Request::Attach(_) | Request::Detach { .. } => {
+                self.endpoint_command(origin, request)?
+            }
+        };
+        Ok(Job::Write(command))
+    }
+
+    fn endpoint_command(
+        &mut self,
+        origin: NodeId,
+        request: &Request,
+    ) -> Result<Command, api::Error> {
+        Ok(match request {
             Request::Attach(attach) => Command::AttachEndpoint(AttachEndpoint {
                 id: attach
                     .endpoint
@@ -238,8 +251,11 @@ impl Manager {
                     node: Some(origin),
                 }
             }
-        };
-        Ok(Job::Write(command))
+            _ => {
+                let text = "this request is about no endpoint";
+                return Err(api::Error::new(ErrorKind::Invalid, text));
+            }
+        })
     }
 
     fn leave(&self, origin: NodeId, force: bool) -> Result<Command, api::Error> {

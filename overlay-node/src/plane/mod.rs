@@ -161,3 +161,83 @@ impl Plane {
         self.refused += u64::from(!taken);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use overlay_core::{
+        MacAddr, Vni,
+        plane::{DesiredPort, RemoteEndpoint},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_desired_any_more_is_in_no_table() {
+        let mut plane = Plane::new(Seed::from_u64(1));
+        let (one, two) = (id(1), id(2));
+        plane.apply(&desired(10, &[(one, 1)], &[(two, 2)]));
+        let first = plane.port(one).unwrap();
+        assert_eq!(seen(&plane, 10), [Some(mac(1)), Some(mac(2)), None]);
+        // Another address makes another port, and the old address is nobody's.
+        plane.apply(&desired(10, &[(one, 3)], &[(two, 2)]));
+        assert_ne!(plane.port(one), Some(first));
+        assert_eq!(seen(&plane, 10), [None, Some(mac(2)), Some(mac(3))]);
+        // The endpoint moves to another host and another takes its place.
+        plane.apply(&desired(10, &[(two, 2)], &[(one, 3)]));
+        assert_eq!(plane.port(one), None);
+        assert_eq!(seen(&plane, 10), [None, Some(mac(2)), Some(mac(3))]);
+        plane.apply(&desired(10, &[(two, 2)], &[]));
+        assert_eq!(seen(&plane, 10), [None, Some(mac(2)), None]);
+        plane.apply(&desired(11, &[(two, 2)], &[]));
+        assert_eq!(seen(&plane, 10), [None; 3]);
+        assert_eq!(seen(&plane, 11), [None, Some(mac(2)), None]);
+        plane.apply(&Desired::default());
+        assert_eq!(seen(&plane, 11), [None; 3]);
+        assert_eq!((plane.port(two), plane.refused()), (None, 0));
+    }
+
+    /// One network with the ports of endpoints here and the rows of endpoints elsewhere, each with an address.
+    fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -> Desired {
+        let vtep = IpAddr::from([192, 0, 2, 9]);
+        let port = |number| DesiredPort {
+            mac: mac(number),
+            addresses: vec![ipnet::IpNet::new(address(number), 24).unwrap()],
+        };
+        let remote = |number| RemoteEndpoint {
+            mac: mac(number),
+            addresses: vec![address(number)],
+            vtep,
+        };
+        let network = DesiredNetwork {
+            vni: Vni::new(vni).unwrap(),
+            subnets: vec!["10.0.1.0/24".parse().unwrap()],
+            mtu: 1_450,
+            ports: ports.iter().map(|(id, of)| (*id, port(*of))).collect(),
+            remotes: remotes.iter().map(|(id, of)| (*id, remote(*of))).collect(),
+            vteps: BTreeSet::from([vtep]),
+        };
+        Desired {
+            networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
+        }
+    }
+
+    /// Whom the tables give the addresses 1 to 3.
+    fn seen(plane: &Plane, vni: u32) -> [Option<MacAddr>; 3] {
+        let vni = Vni::new(vni).unwrap();
+        [1, 2, 3].map(|number| plane.switch().neighbour(vni, address(number)))
+    }
+
+    fn address(number: u8) -> IpAddr {
+        [10, 0, 1, number].into()
+    }
+
+    fn mac(number: u8) -> MacAddr {
+        MacAddr::new([2, 0, 0, 0, 0, number])
+    }
+
+    fn id(number: u8) -> EndpointId {
+        EndpointId::from_bytes([number; 16])
+    }
+}

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{Disk as _, EndpointId, Instant, Machine, NodeId, Seed, TaskId};
+use overlay_core::{
+    Disk as _, EndpointId, Instant, Machine, NodeId, Seed, TaskId, plane::PortSpec,
+};
 use overlay_raft::{PersistTicket, storage::Log};
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk};
 use overlay_vxlan::PortId;
@@ -217,7 +219,6 @@ impl SimHost {
     }
 
     fn on_output(&mut self, output: Output) {
-        let now = self.now;
         match output {
             Output::Peer { to, address, frame } => {
                 let known = self.lines.get(&to).copied();
@@ -256,23 +257,7 @@ impl SimHost {
                     self.answers.push_back(bytes);
                 }
             }
-            Output::CreatePort(spec) => {
-                let v4 = spec
-                    .addresses
-                    .iter()
-                    .find_map(|address| match address.addr() {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    });
-                if let Some(address) = v4 {
-                    self.endpoints
-                        .insert(spec.endpoint, Endpoint::new(spec.mac, address));
-                }
-                self.connect();
-                if let Some(node) = &mut self.node {
-                    node.handle_port(now, spec.endpoint, Ok(()));
-                }
-            }
+            Output::CreatePort(spec) => self.create_port(&spec),
             Output::RemovePort(endpoint) => {
                 self.endpoints.remove(&endpoint);
                 self.connect();
@@ -287,6 +272,24 @@ impl SimHost {
             Output::Event(Event::Failed) => self.effects.push_back(Effect::Exit),
             Output::Event(Event::Removed) => self.leave(),
             Output::Publish(_) | Output::Event(_) => {}
+        }
+    }
+
+    fn create_port(&mut self, spec: &PortSpec) {
+        let v4 = spec
+            .addresses
+            .iter()
+            .find_map(|address| match address.addr() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+        if let Some(address) = v4 {
+            self.endpoints
+                .insert(spec.endpoint, Endpoint::new(spec.mac, address));
+        }
+        self.connect();
+        if let Some(node) = &mut self.node {
+            node.handle_port(self.now, spec.endpoint, Ok(()));
         }
     }
 

@@ -52,17 +52,6 @@ impl ClusterState {
 
     /// Describes what a command is about before it is applied, while what it removes is still there.
     pub(super) fn subject(&self, command: &Command) -> Option<Subject> {
-        let node = |node: &NodeId| {
-            let name = self.nodes.get(node).map(|record| record.hostname.clone());
-            (node.to_string(), name.unwrap_or_default())
-        };
-        let service = |id: &ServiceId| {
-            let name = self
-                .services
-                .get(id)
-                .map(|record| record.spec().name.clone());
-            (id.to_string(), name.unwrap_or_default())
-        };
         let (kind, action, (id, name)) = match command {
             Command::InitCluster(seed) => {
                 ("cluster", "create", (seed.id.to_string(), String::new()))
@@ -72,16 +61,16 @@ impl ClusterState {
                 "create",
                 (added.id.to_string(), added.hostname.clone()),
             ),
-            Command::SetAddress { node: id, .. } => ("node", "update", node(id)),
+            Command::SetAddress { node: id, .. } => ("node", "update", self.named_node(*id)),
             Command::SetRole { node: id, role } => {
                 let action = match role {
                     Role::Manager => "promote",
                     Role::Worker => "demote",
                 };
-                ("node", action, node(id))
+                ("node", action, self.named_node(*id))
             }
-            Command::RemoveNode { node: id } => ("node", "remove", node(id)),
-            Command::UpdateNode { node: id, .. } => ("node", "update", node(id)),
+            Command::RemoveNode { node: id } => ("node", "remove", self.named_node(*id)),
+            Command::UpdateNode { node: id, .. } => ("node", "update", self.named_node(*id)),
             Command::RotateToken { role, .. } => (
                 "cluster",
                 "rotate",
@@ -117,9 +106,9 @@ impl ClusterState {
             Command::CreateService { id, spec } => {
                 ("service", "create", (id.to_string(), spec.name.clone()))
             }
-            Command::UpdateService { id, .. } => ("service", "update", service(id)),
-            Command::RollBackService { id } => ("service", "rollback", service(id)),
-            Command::RemoveService { id } => ("service", "remove", service(id)),
+            Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
+            Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
+            Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
             // Tasks note their own changes; retired parts are nobody's business.
             Command::RetireParts { .. }
             | Command::ChangeTasks { .. }
@@ -131,6 +120,17 @@ impl ClusterState {
             id,
             name,
         })
+    }
+
+    fn named_node(&self, node: NodeId) -> (String, String) {
+        let name = self.nodes.get(&node).map(|record| record.hostname.clone());
+        (node.to_string(), name.unwrap_or_default())
+    }
+
+    fn named_service(&self, id: ServiceId) -> (String, String) {
+        let record = self.services.get(&id);
+        let name = record.map(|record| record.spec().name.clone());
+        (id.to_string(), name.unwrap_or_default())
     }
 
     /// Notes that a command was carried out.

@@ -16,7 +16,17 @@ use crate::api::{Availability, Resources, Role};
 
 /// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>")]
 pub struct Secret<const N: usize>(Vec<u8>);
+
+impl<const N: usize> TryFrom<Vec<u8>> for Secret<N> {
+    type Error = String;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
+        let found = bytes.len();
+        Self::new(bytes).ok_or_else(|| format!("a secret of {found} octets where {N} are expected"))
+    }
+}
 
 impl<const N: usize> Secret<N> {
     /// Takes octets in; `None` if their number is not `N`.

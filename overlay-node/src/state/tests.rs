@@ -594,6 +594,40 @@ fn parts_in_the_consensus_are_never_used_again() {
 }
 
 #[test]
+fn a_part_that_a_node_had_is_kept_until_it_is_retired() {
+    let mut lab = Lab::new();
+    let part = |lab: &Lab| lab.state.nodes()[&node(2)].raft.unwrap();
+    let join = || Command::AddNode(add(2, Role::Manager));
+    let mut parts = BTreeSet::new();
+    lab.apply(join()).unwrap();
+    for end in [
+        join(),
+        Command::SetRole {
+            node: node(2),
+            role: Role::Worker,
+        },
+        Command::RemoveNode { node: node(2) },
+    ] {
+        lab.apply(join()).unwrap();
+        parts.extend([part(&lab)]);
+        lab.apply(end).unwrap();
+        assert!(
+            parts
+                .iter()
+                .all(|part| lab.state.former().contains_key(part)),
+            "{parts:?} of {:?}",
+            lab.state.former()
+        );
+    }
+    let first = *parts.first().unwrap();
+    let before = lab.state.former().len();
+    lab.apply(Command::RetireParts { parts: vec![first] })
+        .unwrap();
+    assert_eq!(lab.state.former().len(), before - 1);
+    assert!(!lab.state.former().contains_key(&first));
+}
+
+#[test]
 fn a_role_that_a_node_has_already_changes_nothing() {
     let mut lab = Lab::new();
     lab.apply(Command::AddNode(add(2, Role::Worker))).unwrap();

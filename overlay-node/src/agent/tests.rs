@@ -1,0 +1,120 @@
+use overlay_core::{MacAddr, NodeId, Vni};
+use overlay_gossip::Lease;
+
+use super::*;
+use crate::{api::Role, identity::LeaseSigner, state::Secret};
+
+#[test]
+fn what_is_detached_leaves_nothing_behind() {
+    let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+    let endpoint = EndpointId::from_bytes([1; 16]);
+    agent.expect(endpoint, Namespace::InProcess);
+    agent.assign(Instant::EPOCH, assignment(5, &[endpoint]));
+    agent.handle_port(Instant::EPOCH, endpoint, Ok(()));
+    assert_eq!(agent.poll_memory().unwrap().namespaces.len(), 1);
+    while agent.poll_wish().is_some() {}
+    agent.assign(Instant::EPOCH, assignment(6, &[]));
+    let memory = agent.poll_memory().unwrap();
+    assert!(memory.namespaces.is_empty(), "{memory:?}");
+    let wishes: Vec<_> = std::iter::from_fn(|| agent.poll_wish()).collect();
+    let holds = |what: fn(&Wish) -> bool| wishes.iter().any(what);
+    assert!(holds(|wish| matches!(wish, Wish::RemovePort(_))));
+    assert!(holds(|wish| matches!(wish, Wish::RemoveClient(_))));
+    assert!(holds(|wish| matches!(wish, Wish::DeleteRow(..))));
+    assert!(holds(|wish| matches!(wish, Wish::LeaveNetwork(_))));
+    assert!(holds(|wish| matches!(wish, Wish::RemoveZone(_))));
+    assert!(agent.endpoints().is_empty() && agent.poll_timeout().is_none());
+}
+
+#[test]
+fn a_row_that_names_this_host_is_no_remote_endpoint() {
+    let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+    let own = EndpointId::from_bytes([1; 16]);
+    agent.expect(own, Namespace::InProcess);
+    agent.assign(Instant::EPOCH, assignment(5, &[own]));
+    let row = |number: u8, vtep: [u8; 4]| {
+        let other = assigned(EndpointId::from_bytes([number; 16]));
+        row(&other.record, &other, vtep.into(), RowState::Live)
+    };
+    // Its own; one that ran here a moment ago; one from elsewhere.
+    let (one, old, other) = (
+        row(1, [192, 0, 2, 1]),
+        row(2, [192, 0, 2, 1]),
+        row(3, [192, 0, 2, 3]),
+    );
+    let member = IpAddr::from([192, 0, 2, 4]);
+    let desired = agent.desired(
+        |_| vec![&one, &old, &other],
+        |_| BTreeSet::from([config().address, member]),
+    );
+    let network = &desired.networks[&network()];
+    assert_eq!(network.ports.keys().collect::<Vec<_>>(), [&own]);
+    assert_eq!(
+        network.remotes.keys().collect::<Vec<_>>(),
+        [&other.endpoint]
+    );
+    assert_eq!(network.vteps, BTreeSet::from([other.vtep, member]));
+}
+
+fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
+    let signer = LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap()).unwrap();
+    let subnet = "10.0.1.0/24".parse().unwrap();
+    let network = AssignedNetwork {
+        id: network(),
+        name: "net".to_owned(),
+        vni: Vni::new(4_097).unwrap(),
+        subnets: vec![subnet],
+        mtu: None,
+        internal: false,
+    };
+    Assignment {
+        version,
+        cluster: NodeId::from_bytes([200; 16]),
+        role: Role::Worker,
+        raft: None,
+        managers: Vec::new(),
+        gossip_keys: Vec::new(),
+        lease_key: signer.public_key(),
+        networks: (!endpoints.is_empty())
+            .then_some(network)
+            .into_iter()
+            .collect(),
+        endpoints: endpoints.iter().copied().map(assigned).collect(),
+        tasks: Vec::new(),
+        ports: Vec::new(),
+    }
+}
+
+fn assigned(id: EndpointId) -> AssignedEndpoint {
+    let [number, ..] = *id.as_bytes();
+    let address = IpAddr::from([10, 0, 1, number]);
+    let record = EndpointRecord {
+        id,
+        node: config().node,
+        network: network(),
+        name: format!("e{number}"),
+        aliases: Vec::new(),
+        addresses: vec![IpNet::new(address, 24).unwrap()],
+        mac: MacAddr::new([2, 0, 0, 0, 0, number]),
+        generation: 4,
+        task: None,
+    };
+    let lease = Lease {
+        network: record.network,
+        endpoint: id,
+        node: record.node,
+        addresses: vec![address],
+        mac: record.mac,
+        generation: record.generation,
+        signature: Vec::new().into(),
+    };
+    AssignedEndpoint { record, lease }
+}
+
+fn config() -> Config {
+    Config::new(NodeId::from_bytes([1; 16]), "host1", [192, 0, 2, 1].into())
+}
+
+fn network() -> NetworkId {
+    NetworkId::from_bytes([100; 16])
+}

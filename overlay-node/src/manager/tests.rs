@@ -1,0 +1,216 @@
+use overlay_core::EndpointId;
+
+use super::*;
+use crate::{
+    api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role},
+    state::{AddNode, ClusterSeed},
+};
+
+#[test]
+fn a_request_that_comes_again_is_answered_as_it_was() {
+    let mut lab = Lab::new();
+    lab.add(2, Role::Worker);
+    lab.attach(2, "one").unwrap();
+    let detach = Request::Detach {
+        endpoint: "one".to_owned(),
+    };
+    let request = lab.draw();
+    for _ in 0..2 {
+        let answer = lab.ask_as(2, request, Ask::Api(detach.clone()));
+        assert_eq!(answer, Ok(Answer::Api(Response::Done)));
+    }
+    // Another request for the same is another matter.
+    let error = lab.ask(2, detach).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn an_assignment_is_sent_until_it_is_acknowledged_and_not_longer() {
+    let mut lab = Lab::new();
+    lab.add(2, Role::Worker);
+    let version = *lab.beat(2, 0).last().unwrap();
+    assert_eq!(lab.beat(2, 0), [version], "it may be lost");
+    for _ in 0..10 {
+        assert_eq!(lab.beat(2, version), [] as [u64; 0]);
+    }
+    lab.attach(2, "one").unwrap();
+    let versions = lab.beat(2, version);
+    assert!(versions.iter().all(|next| *next > version), "{versions:?}");
+    assert!(!versions.is_empty());
+}
+
+#[test]
+fn former_parts_are_retired_by_one_request_at_a_time() {
+    let mut lab = Lab::new();
+    lab.add(2, Role::Manager);
+    lab.pass(TICK * 10);
+    let node = node(2).to_string();
+    let force = true;
+    lab.ask(1, Request::NodeRemove { node, force }).unwrap();
+    lab.durable = false;
+    lab.pass(TICK * 10);
+    let before = lab.manager.raft().last_index();
+    lab.pass(TICK * 100);
+    assert_eq!(lab.manager.raft().last_index(), before);
+    assert_eq!(lab.manager.state().former().len(), 1);
+    lab.durable = true;
+    lab.pass(TICK * 10);
+    assert!(lab.manager.state().former().is_empty());
+}
+
+#[test]
+fn managers_that_never_came_to_vote_are_removed_without_them() {
+    let mut lab = Lab::new();
+    for number in [2, 3] {
+        lab.add(number, Role::Manager);
+    }
+    lab.pass(TICK * 10);
+    assert_eq!(lab.manager.raft().membership().voters().count(), 1);
+    for number in [2, 3] {
+        let node = node(number).to_string();
+        let force = true;
+        lab.ask(1, Request::NodeRemove { node, force }).unwrap();
+    }
+    let alone = lab.ask(1, Request::Leave { force: true }).unwrap_err();
+    assert_eq!(alone.kind, ErrorKind::QuorumLoss, "{alone}");
+}
+
+/// A manager that leads alone, and a disk that is always quick or does not answer at all.
+struct Lab {
+    manager: Manager,
+    now: Instant,
+    durable: bool,
+    tickets: Vec<PersistTicket>,
+    answers: BTreeMap<RequestId, Result<Answer, api::Error>>,
+    assigned: Vec<(NodeId, u64)>,
+    requests: u64,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let now = Instant::EPOCH;
+        let seed = Seed::from_u64(1);
+        let raft = RaftId::new(1).unwrap();
+        let config = config(1);
+        let first = ClusterSeed::generate(&mut seed.rng(), &config, String::new(), String::new());
+        let restored = Restored::bootstrap([raft]);
+        let manager = Manager::new(config.clone(), raft, 7, &seed, now, restored).unwrap();
+        let mut lab = Self {
+            manager,
+            now,
+            durable: true,
+            tickets: Vec::new(),
+            answers: BTreeMap::new(),
+            assigned: Vec::new(),
+            requests: 0,
+        };
+        let (request, command) = (lab.draw(), Command::InitCluster(Box::new(first)));
+        let proposal = Proposal::new(&config, now, node(1), request, command);
+        lab.manager.initialize(now, proposal);
+        lab.pass(TICK * 20);
+        assert!(lab.manager.state().cluster().is_some());
+        let create = NetworkCreate {
+            name: "net".to_owned(),
+            attachable: true,
+            ..NetworkCreate::default()
+        };
+        lab.ask(1, Request::NetworkCreate(create)).unwrap();
+        lab
+    }
+
+    fn draw(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId::from_bytes(u128::from(self.requests).to_be_bytes())
+    }
+
+    /// Carries out what the manager wants.
+    fn carry_out(&mut self) {
+        loop {
+            while let Some(action) = self.manager.poll_action() {
+                match action {
+                    Action::Persist(batch) => self.tickets.push(batch.into_parts().1),
+                    Action::Answer {
+                        request, result, ..
+                    } => drop(self.answers.insert(request, result)),
+                    Action::Assign { to, assignment } => {
+                        self.assigned.push((to, assignment.version));
+                    }
+                    Action::Raft { .. } | Action::LeaderChanged | Action::Failed => {}
+                }
+            }
+            if !self.durable || self.tickets.is_empty() {
+                return;
+            }
+            for ticket in std::mem::take(&mut self.tickets) {
+                self.manager.handle_persisted(self.now, ticket);
+            }
+        }
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        self.carry_out();
+        while let Some(next) = self.manager.poll_timeout().filter(|next| *next <= until) {
+            self.now = self.now.max(next);
+            self.manager.handle_timeout(self.now);
+            self.carry_out();
+        }
+        self.now = until;
+    }
+
+    fn ask_as(&mut self, origin: u8, request: RequestId, ask: Ask) -> Result<Answer, api::Error> {
+        let served = self.manager.serve(self.now, node(origin), request, ask);
+        assert_eq!(served, Served::Taken);
+        self.carry_out();
+        self.answers.remove(&request).unwrap()
+    }
+
+    fn ask(&mut self, origin: u8, request: Request) -> Result<Answer, api::Error> {
+        let id = self.draw();
+        self.ask_as(origin, id, Ask::Api(request))
+    }
+
+    fn add(&mut self, number: u8, role: Role) {
+        let id = self.draw();
+        let ask = Ask::AddNode(AddNode::new(&config(number), role));
+        self.ask_as(1, id, ask).unwrap();
+    }
+
+    fn attach(&mut self, on: u8, name: &str) -> Result<Answer, api::Error> {
+        let attach = AttachRequest {
+            network: "net".to_owned(),
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            address: None,
+            namespace: overlay_core::plane::Namespace::InProcess,
+            endpoint: Some(EndpointId::from_bytes([9; 16])),
+        };
+        self.ask(on, Request::Attach(attach))
+    }
+
+    /// Lets an agent that has `version` be heard, and time pass until it is heard again; returns what it is sent.
+    fn beat(&mut self, number: u8, version: u64) -> Vec<u64> {
+        let known = self
+            .manager
+            .handle_heartbeat(self.now, node(number), version);
+        assert!(known);
+        self.pass(config(1).timers.heartbeat_interval);
+        std::mem::take(&mut self.assigned)
+            .into_iter()
+            .filter(|(to, _)| *to == node(number))
+            .map(|(_, version)| version)
+            .collect()
+    }
+}
+
+fn config(number: u8) -> Config {
+    Config::new(
+        node(number),
+        format!("host{number}"),
+        [192, 0, 2, number].into(),
+    )
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 16])
+}
