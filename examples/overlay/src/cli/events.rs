@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Report, listing, print, unexpected};
+use super::{Failure, Report, listing, print, table::printable, unexpected};
 use crate::{
     api::{EventInfo, Request, Response},
     client::Client,
@@ -68,7 +68,7 @@ fn line(event: &EventInfo) -> String {
         event.kind,
         event.action,
         event.id,
-        event.name.escape_debug(),
+        printable(event.name.clone()),
         event.actor.short(),
         event.index
     )

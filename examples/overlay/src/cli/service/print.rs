@@ -13,7 +13,11 @@ use crate::{
         EndpointMode, FailureAction, Placement, PublishedPort, RestartCondition, RestartPolicy,
         ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase, UpdatePolicy,
     },
-    cli::{Table, listing::Item, table::ellipsis},
+    cli::{
+        Table,
+        listing::Item,
+        table::{ellipsis, printable},
+    },
     time,
 };
 
@@ -127,7 +131,7 @@ pub(super) fn pretty(service: &ServiceInfo) -> String {
     let mut text = String::new();
     let mut line = |indent: usize, label: &str, value: &str| {
         let label = format!("{label}:");
-        let value = printable(value);
+        let value = printable(value.to_owned());
         writeln!(text, "{:indent$}{label:15} {value}", "")
             .expect("writing to a string cannot fail");
     };
@@ -195,15 +199,6 @@ pub(super) fn pretty(service: &ServiceInfo) -> String {
         line(1, "Port", &shown(port));
     }
     text
-}
-
-/// What a name or a message says does not steer the terminal.
-fn printable(text: &str) -> String {
-    let visible = |c: char| {
-        let escaped = c.is_control().then(|| c.escape_debug().to_string());
-        escaped.unwrap_or_else(|| c.to_string())
-    };
-    text.chars().map(visible).collect()
 }
 
 /// A service as `inspect` prints it, in Docker's shape.

@@ -8,12 +8,17 @@ use std::{
 
 use overlay_core::TaskId;
 
-use super::{print::phase, service, task_list, tasks};
+use super::{service, task_list, tasks};
 use crate::{
     api::{
-        DesiredState, Request, ServiceInfo, ServiceMode, Slot, TaskInfo, TaskState, UpdatePhase,
+        DesiredState, PendingReason, Request, ServiceInfo, ServiceMode, Slot, TaskInfo, TaskState,
+        UpdatePhase,
     },
-    cli::{Failure, Report, print, table::ellipsis, terminal},
+    cli::{
+        Failure, Report, print,
+        table::{ellipsis, printable},
+        terminal,
+    },
     client::Client,
 };
 
@@ -183,11 +188,16 @@ impl Seen {
     fn verdict(&self, asked: Asked) -> Verdict {
         let name = &self.service.spec.name;
         if let Some(update) = &self.service.update {
-            let state = phase(update.phase).replace('_', " ");
-            let failed = || Verdict::Failed(format!("service {name}: {state}: {}", update.message));
+            let failed = |what: &str| {
+                let reason = self.reason(&update.message);
+                Verdict::Failed(format!("{what} of service {name}: {reason}"))
+            };
             match (update.phase, asked) {
-                (UpdatePhase::Paused | UpdatePhase::RollbackPaused, _)
-                | (UpdatePhase::RollbackCompleted, Asked::Change) => return failed(),
+                (UpdatePhase::Paused, _) => return failed("paused the update"),
+                (UpdatePhase::RollbackPaused, _) => return failed("paused the rollback"),
+                (UpdatePhase::RollbackCompleted, Asked::Change) => {
+                    return failed("rolled back the update");
+                }
                 (UpdatePhase::Updating | UpdatePhase::RollbackStarted, _) => {
                     return Verdict::Moving;
                 }
@@ -248,9 +258,14 @@ impl Seen {
             TaskState::Running if !self.up_to_date(task) => "old".to_owned(),
             state => state.to_string(),
         };
-        let error = tasks::error(task);
+        let mut error = tasks::error(task);
+        if let Some(PendingReason::RestartDelay { .. }) = task.status.pending
+            && let Some(before) = self.failure_in(task.slot)
+        {
+            error = format!("{error}: {before}");
+        }
         if !error.is_empty() {
-            return format!("{place}: {state}: {}", error.escape_debug());
+            return printable(format!("{place}: {state}: {error}"));
         }
         let steps = match task.status.state {
             TaskState::Pending => 1,
@@ -264,6 +279,22 @@ impl Seen {
         let mut bar = "=".repeat(steps * BAR_WIDTH / 5);
         bar.push('>');
         format!("{place}: {state:9} [{bar:width$}]", width = BAR_WIDTH + 1)
+    }
+
+    /// What the last task that failed in a slot says.
+    fn failure_in(&self, slot: Slot) -> Option<String> {
+        let mut of = self.tasks.iter().rev().filter(|task| task.slot == slot);
+        let failed = of.find(|task| is_failure(task))?;
+        Some(failed.status.message.clone())
+    }
+
+    /// Why an update was given up: what its manager says, and what the last task that failed says.
+    fn reason(&self, message: &str) -> String {
+        let failed = self.tasks.iter().filter(|task| is_failure(task));
+        match failed.max_by_key(|task| task.status.since_unix_ms) {
+            Some(task) => format!("{message}; {}: {}", tasks::name(task), task.status.message),
+            None => message.to_owned(),
+        }
     }
 
     /// The last line, and how the command ends.
@@ -280,14 +311,26 @@ impl Seen {
         let ended = match bad {
             None => Ok(Report::default()),
             Some(task) => Err(Failure::new(format_args!(
-                "task {} is {} and is not restarted: {}",
+                "task {} {} and is not restarted: {}",
                 tasks::name(task),
-                task.status.state,
+                match task.status.state {
+                    TaskState::Rejected => "was rejected",
+                    TaskState::Failed => "failed",
+                    _ => "has ended",
+                },
                 tasks::error(task)
             ))),
         };
         (line, ended)
     }
+}
+
+fn is_failure(task: &TaskInfo) -> bool {
+    let failed = matches!(
+        task.status.state,
+        TaskState::Failed | TaskState::Rejected | TaskState::Orphaned
+    );
+    failed && !task.status.message.is_empty()
 }
 
 /// Where progress is shown: redrawn on a terminal, elsewhere line by line when one changes.
