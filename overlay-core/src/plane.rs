@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
 };
 
@@ -134,6 +134,20 @@ pub trait Platform {
         endpoint: EndpointId,
         address: SocketAddr,
     ) -> Result<Self::Sockets, PlatformError>;
+
+    /// Makes a TCP socket inside the endpoint's namespace that is not connected yet: whoever gets it connects to what is
+    /// reached from there.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets.
+    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        Err(PlatformError::Unsupported {
+            what: "sockets of an endpoint",
+            reason: format!("this platform has none of {family} for {endpoint}"),
+        })
+    }
 
     /// Lowers what of `desired` the kernel carries; returns what had to change.
     ///

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use overlay_core::NodeId;
+use overlay_core::{NodeId, plane::Namespace};
 
 /// How a node takes part in its cluster.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub requests_max: usize,
     /// How long a local request waits for a leader. Default 10 s.
     pub request_timeout: Duration,
+    /// Where the ports of tasks go. Default: a namespace of its own for each.
+    pub task_namespace: Namespace,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
 }
@@ -45,6 +47,7 @@ impl Config {
             timers: Timers::default(),
             requests_max: 1_024,
             request_timeout: Duration::from_secs(10),
+            task_namespace: Namespace::Own,
             snapshot_interval: 10_000,
         }
     }

@@ -56,6 +56,7 @@
 //! | [`agent`] | what a node has to run and to know |
 //! | [`plane`] | the frame path |
 //! | [`identity`] | join tokens, leases; certificates and TLS behind `tokio` |
+//! | [`scheduler`] | which tasks there shall be, and where |
 //! | [`wire`] | what nodes say to each other |
 //! | `driver` | sockets, clock and disk, behind `tokio` |
 //! | `sim` | the cluster in a box, behind `sim` |
@@ -69,6 +70,7 @@ pub mod identity;
 mod manager;
 mod node;
 pub mod plane;
+pub mod scheduler;
 pub mod state;
 #[cfg(any(feature = "sim", feature = "tokio"))]
 mod stub;

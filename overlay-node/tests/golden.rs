@@ -8,15 +8,25 @@
 use std::{collections::BTreeMap, fmt::Debug, fs, net::IpAddr, path::PathBuf};
 
 use bytes::Bytes;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
+use overlay_core::{
+    EndpointId, MacAddr, NetworkId, NodeId, ServiceId, TaskId, Vni, plane::Namespace,
+};
 use overlay_gossip::Lease;
 use overlay_node::{
-    agent::{AgentMemory, AssignedEndpoint, AssignedNetwork, Assignment},
-    api::{self, AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role, SubnetSpec},
+    agent::{
+        AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment,
+        Backend,
+    },
+    api::{
+        self, AttachRequest, Availability, DesiredState, ErrorKind, NetworkCreate, NodeUpdate,
+        PendingReason, Placement, Protocol, PublishMode, PublishedPort, Request, Resources,
+        Response, Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState,
+        TaskStatus, UpdatePhase,
+    },
     identity::LeaseSigner,
     state::{
         AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, Proposal,
-        RequestId, Secret,
+        RequestId, Secret, TaskChange, TaskEndpoint,
     },
     wire::{self, Answer, Ask, ManagerAddress, Message},
 };
@@ -60,7 +70,7 @@ fn a_snapshot_keeps_its_octets() {
         // All of them are carried out but for the ones that end with nothing left to see.
         if matches!(
             command_name(&command),
-            "RemoveNode" | "RemoveNetwork" | "DetachEndpoint"
+            "RemoveNode" | "RemoveNetwork" | "DetachEndpoint" | "RemoveService"
         ) {
             continue;
         }
@@ -96,7 +106,7 @@ fn the_memory_of_an_agent_keeps_its_octets() {
 
 /// One of each variant, in an order in which each succeeds.
 fn commands() -> Vec<Command> {
-    vec![
+    let mut commands = vec![
         Command::InitCluster(Box::new(ClusterSeed {
             id: node(200),
             ca_certificate: "certificate".to_owned(),
@@ -146,6 +156,50 @@ fn commands() -> Vec<Command> {
         Command::RetireParts {
             parts: vec![raft(2)],
         },
+    ];
+    commands.extend(service_commands());
+    commands
+}
+
+/// See [`commands`].
+fn service_commands() -> Vec<Command> {
+    vec![
+        Command::UpdateNode {
+            node: node(1),
+            change: NodeUpdate {
+                availability: Some(Availability::Pause),
+                labels_add: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+                labels_remove: vec!["rack".to_owned()],
+                ..NodeUpdate::default()
+            },
+        },
+        Command::CreateService {
+            id: service(1),
+            spec: Box::new(service_spec("sleep")),
+        },
+        Command::UpdateService {
+            id: service(1),
+            version: None,
+            spec: Box::new(service_spec("serve")),
+        },
+        Command::RollBackService { id: service(1) },
+        Command::ChangeTasks {
+            changes: task_changes(),
+        },
+        Command::ReportTasks {
+            node: node(1),
+            reports: vec![(
+                task(1),
+                TaskStatus {
+                    state: TaskState::Failed,
+                    since_unix_ms: 300,
+                    message: "no such file".to_owned(),
+                    pending: None,
+                    exit_code: Some(127),
+                },
+            )],
+        },
+        Command::RemoveService { id: service(1) },
     ]
 }
 
@@ -163,6 +217,13 @@ fn command_name(command: &Command) -> &'static str {
         Command::AttachEndpoint(_) => "AttachEndpoint",
         Command::DetachEndpoint { .. } => "DetachEndpoint",
         Command::RetireParts { .. } => "RetireParts",
+        Command::UpdateNode { .. } => "UpdateNode",
+        Command::CreateService { .. } => "CreateService",
+        Command::UpdateService { .. } => "UpdateService",
+        Command::RollBackService { .. } => "RollBackService",
+        Command::RemoveService { .. } => "RemoveService",
+        Command::ChangeTasks { .. } => "ChangeTasks",
+        Command::ReportTasks { .. } => "ReportTasks",
     }
 }
 
@@ -189,6 +250,14 @@ fn messages() -> Vec<Message> {
         Message::Ask {
             request,
             ask: Ask::AddNode(add(3, Role::Manager)),
+        },
+        Message::Ask {
+            request,
+            ask: Ask::Report(vec![(task(1), TaskStatus::default())]),
+        },
+        Message::Answer {
+            request,
+            result: Ok(Answer::Taken),
         },
         Message::Answer {
             request,
@@ -225,6 +294,14 @@ fn message_name(message: &Message) -> &'static str {
             ask: Ask::AddNode(_),
             ..
         } => "Ask.AddNode",
+        Message::Ask {
+            ask: Ask::Report(_),
+            ..
+        } => "Ask.Report",
+        Message::Answer {
+            result: Ok(Answer::Taken),
+            ..
+        } => "Answer.Taken",
         Message::Answer {
             result: Ok(Answer::Api(_)),
             ..
@@ -380,6 +457,11 @@ fn assignment() -> Assignment {
                 addresses,
                 mac,
                 generation: 299,
+                task: Some(TaskEndpoint {
+                    task: task(1),
+                    service: service(1),
+                    service_name: "web".to_owned(),
+                }),
             },
             lease: Lease {
                 network: network(1),
@@ -391,7 +473,109 @@ fn assignment() -> Assignment {
                 signature: vec![0xee; 64].into(),
             },
         }],
+        tasks: vec![AssignedTask {
+            id: task(1),
+            service_name: "web".to_owned(),
+            slot: Slot::Replica(1),
+            spec: service_spec("serve").task,
+            desired: DesiredState::Running,
+            endpoints: vec![endpoint(1)],
+        }],
+        ports: vec![AssignedPort {
+            port: port(),
+            service_name: "web".to_owned(),
+            backends: vec![Backend {
+                node: node(1),
+                role: Role::Worker,
+                management: "192.0.2.1:2377".parse().unwrap(),
+                endpoint: endpoint(1),
+                address: "10.99.0.35".parse().unwrap(),
+            }],
+        }],
     }
+}
+
+fn port() -> PublishedPort {
+    PublishedPort {
+        published: 8_080,
+        target: 80,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+    }
+}
+
+fn service_spec(command: &str) -> ServiceSpec {
+    ServiceSpec {
+        name: "web".to_owned(),
+        labels: BTreeMap::from([("color".to_owned(), "blue".to_owned())]),
+        mode: ServiceMode::Replicated(3),
+        task: TaskSpec {
+            command: vec![command.to_owned(), "80".to_owned()],
+            environment: vec!["A=b".to_owned()],
+            directory: "/srv".to_owned(),
+            stop_grace_ms: 5_000,
+            resources: Resources {
+                nano_cpus: 500_000_000,
+                memory_bytes: 1 << 20,
+            },
+        },
+        networks: vec!["net".to_owned()],
+        ports: vec![port()],
+        placement: Placement {
+            constraints: vec!["node.role!=manager".to_owned()],
+            preferences: vec!["spread=node.labels.zone".to_owned()],
+            replicas_per_node_max: 2,
+        },
+        ..ServiceSpec::default()
+    }
+}
+
+/// One of each variant; most no longer fit when they are applied, and are left out.
+fn task_changes() -> Vec<TaskChange> {
+    let (task, service) = (task(1), service(1));
+    vec![
+        TaskChange::Create {
+            task,
+            service,
+            slot: Slot::Replica(1),
+            spec_version: 18,
+            desired: DesiredState::Running,
+        },
+        TaskChange::Pend {
+            task,
+            reason: PendingReason::Constraint {
+                constraint: "node.role!=manager".to_owned(),
+            },
+        },
+        TaskChange::Place {
+            task,
+            node: node(1),
+        },
+        TaskChange::Desire {
+            task,
+            desired: DesiredState::Shutdown,
+        },
+        TaskChange::Orphan { task },
+        TaskChange::Update {
+            service,
+            spec_version: 18,
+            phase: UpdatePhase::Completed,
+            message: "update completed".to_owned(),
+        },
+        TaskChange::RollBack {
+            service,
+            spec_version: 1,
+        },
+        TaskChange::Remove { task },
+    ]
+}
+
+fn service(number: u8) -> ServiceId {
+    ServiceId::from_bytes([number; 16])
+}
+
+fn task(number: u8) -> TaskId {
+    TaskId::from_bytes([number; 16])
 }
 
 fn managers() -> Vec<ManagerAddress> {

@@ -20,6 +20,8 @@ mod programs;
 mod refusals;
 #[path = "walk/roles.rs"]
 mod roles;
+#[path = "walk/services.rs"]
+mod services;
 mod support;
 #[path = "walk/traffic.rs"]
 mod traffic;
@@ -43,6 +45,7 @@ const STORIES: &[&[Story]] = &[
     programs::STORIES,
     refusals::STORIES,
     roles::STORIES,
+    services::STORIES,
 ];
 
 fn main() {

@@ -18,6 +18,7 @@ use nix::{
     sys::{
         signal::{self, SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
+        socket::{AddressFamily, SockFlag, SockType, socket},
         wait::{self, Id, WaitPidFlag, WaitStatus},
     },
     unistd::Pid,
@@ -259,6 +260,7 @@ impl Server {
                 return Ok((Reply::Description(description), vec![port]));
             }
             Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
+            Request::Stream { v6 } => return Ok((Reply::Done, vec![stream(v6)?])),
             Request::Actual => Reply::Actual(self.made.actual()?),
             Request::Repair(spec) => {
                 let done = self.made.repair(&spec)?;
@@ -434,6 +436,17 @@ fn listen(folder: &Path) -> Result<UnixListener, Failure> {
     clippy::disallowed_methods,
     reason = "a holder is no machine: its programs run in real time"
 )]
+/// Makes a TCP socket in the namespace that this process is in.
+fn stream(v6: bool) -> Result<OwnedFd, Failure> {
+    let family = if v6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(family, SockType::Stream, flags, None).doing(|| "make a TCP socket".into())
+}
+
 fn now() -> Instant {
     Instant::now()
 }

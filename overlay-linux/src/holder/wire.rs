@@ -70,6 +70,8 @@ pub(crate) enum Request {
     WayOut(Option<Box<WayOut>>),
     /// Make the inner end of the way out as it is remembered. Answer: `Repaired`.
     FurnishWayOut,
+    /// Answer: `Done` and a stream socket that is not connected yet, of IPv6 if so.
+    Stream { v6: bool },
 }
 
 /// What a holder is made for.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
     path::Path,
 };
@@ -89,6 +89,14 @@ impl Platform for Linux {
             }),
             Err(_) => Err(unexpected(&Reply::Done)),
         }
+    }
+
+    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
+        let (reply, descriptors) = self.call(endpoint, &Request::Stream { v6 })?;
+        let socket = descriptors.into_iter().next();
+        socket
+            .map(TcpStream::from)
+            .ok_or_else(|| unexpected(&reply))
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     env, fs, io,
+    net::TcpStream,
     os::fd::AsFd,
     process::{Child, Command, Stdio as StreamOf},
     time::Duration,
@@ -170,6 +171,24 @@ fn sockets(kind: PortKind) -> Outcome<()> {
         assert_eq!(nothing.map(|_| ()), Err(io::ErrorKind::WouldBlock));
     };
     silent(&sockets);
+    // A stream socket of the endpoint reaches what is in there, and one of the other does not.
+    let reached = |stream: TcpStream| {
+        let outcome = socket2::Socket::from(stream).connect(&address.into());
+        let under_way = Some(libc::EINPROGRESS);
+        match outcome {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == under_way,
+        }
+    };
+    assert!(reached(bench.linux.open_stream(endpoint, false)?));
+    pause(50)?;
+    sockets.tcp.accept()?;
+    let stranger = bench.linux.open_stream(bench.endpoint(1), false)?;
+    assert!(reached(stranger));
+    pause(50)?;
+    other.tcp.accept()?;
+    let nobody = sockets.tcp.accept().map_err(|error| error.kind());
+    assert_eq!(nobody.map(|_| ()), Err(io::ErrorKind::WouldBlock));
     // A query that comes while no daemon is there waits for the next one.
     drop(sockets);
     let mut asking = bench

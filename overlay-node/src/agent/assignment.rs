@@ -1,13 +1,15 @@
 //! What a manager tells a node to run and to know.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, Vni};
+use overlay_core::{EndpointId, NetworkId, NodeId, TaskId, Vni};
 use overlay_gossip::Lease;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Role,
+    api::{DesiredState, PublishedPort, Role, Slot, TaskSpec},
     identity::LeaseKey,
     state::{EndpointRecord, Secret},
     wire::ManagerAddress,
@@ -34,6 +36,53 @@ pub struct Assignment {
     pub networks: Vec<AssignedNetwork>,
     /// The endpoints that the node runs.
     pub endpoints: Vec<AssignedEndpoint>,
+    /// The tasks that the node runs, and those that it shall stop.
+    pub tasks: Vec<AssignedTask>,
+    /// The ports that services publish on this node.
+    pub ports: Vec<AssignedPort>,
+}
+
+/// A port that a service publishes on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedPort {
+    /// The port, outside and inside.
+    pub port: PublishedPort,
+    /// The name of the service.
+    pub service_name: String,
+    /// The tasks that answer.
+    pub backends: Vec<Backend>,
+}
+
+/// A task that answers on a published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its node.
+    pub node: NodeId,
+    /// The role of its node.
+    pub role: Role,
+    /// Where its node takes sessions.
+    pub management: SocketAddr,
+    /// Its endpoint.
+    pub endpoint: EndpointId,
+    /// The address of its endpoint.
+    pub address: IpAddr,
+}
+
+/// A task of the node that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedTask {
+    /// The task.
+    pub id: TaskId,
+    /// The name of its service.
+    pub service_name: String,
+    /// Which task of its service it is.
+    pub slot: Slot,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// What is wanted of it.
+    pub desired: DesiredState,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointId>,
 }
 
 /// A network that the node has endpoints on.

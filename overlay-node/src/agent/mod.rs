@@ -5,6 +5,7 @@
 
 mod assignment;
 mod session;
+mod tasks;
 
 #[cfg(test)]
 mod tests;
@@ -12,11 +13,12 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use overlay_core::{
-    EndpointId, Instant, NetworkId,
+    EndpointId, Instant, NetworkId, TaskId,
     plane::{
         Desired, DesiredNetwork, DesiredPort, Namespace, PlatformError, PortSpec, RemoteEndpoint,
     },
@@ -25,10 +27,18 @@ use overlay_dns::{Records, View};
 use overlay_gossip::{Row, RowState};
 use serde::{Deserialize, Serialize};
 
-pub use assignment::{AssignedEndpoint, AssignedNetwork, Assignment};
+pub use assignment::{
+    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend,
+};
 pub(crate) use session::Session;
+use tasks::LocalTask;
+pub use tasks::{TaskOrder, TaskReport};
 
-use crate::{Config, api::EndpointInfo, state::EndpointRecord};
+use crate::{
+    Config,
+    api::{EndpointInfo, TaskStatus},
+    state::EndpointRecord,
+};
 
 /// What a node needs in order to go on after a restart without any manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +62,9 @@ pub(crate) enum Wish {
     RemoveClient(EndpointId),
     CreatePort(Box<PortSpec>),
     RemovePort(EndpointId),
+    StartTask(Box<TaskOrder>),
+    StopTask(TaskId, Duration),
+    Publish(Vec<AssignedPort>),
 }
 
 /// How far the port of an endpoint is.
@@ -75,6 +88,9 @@ pub(crate) struct Agent {
     config: Config,
     memory: AgentMemory,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    tasks: BTreeMap<TaskId, LocalTask>,
+    /// What the leader was not told yet.
+    reports: BTreeMap<TaskId, TaskStatus>,
     joined: BTreeSet<NetworkId>,
     wishes: VecDeque<Wish>,
     /// Assigned endpoints that nobody here knows of, with the time from which they count as orphans.
@@ -91,6 +107,8 @@ impl Agent {
                 namespaces: memory.namespaces,
             },
             endpoints: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            reports: BTreeMap::new(),
             joined: BTreeSet::new(),
             wishes: VecDeque::new(),
             orphans: BTreeMap::new(),
@@ -128,10 +146,17 @@ impl Agent {
         if present == Some(&assignment) {
             return;
         }
+        let published = present.map_or(&[][..], |present| &present.ports);
+        if published != assignment.ports {
+            self.wishes
+                .push_back(Wish::Publish(assignment.ports.clone()));
+        }
         self.memory.assignment = Some(assignment);
         self.memory_changed = true;
         self.settle_networks();
+        self.stop_tasks();
         self.settle_endpoints(now);
+        self.settle_tasks();
     }
 
     pub(crate) fn handle_port(
@@ -146,15 +171,30 @@ impl Agent {
         match result {
             Ok(()) => {
                 local.port = PortState::Ready;
-                let record = &local.assigned.record;
-                let row = row(record, &local.assigned, self.config.address);
-                self.wishes
-                    .push_back(Wish::PutRow(record.network, Box::new(row)));
+                self.put_row(endpoint);
             }
             Err(error) => {
                 local.port = PortState::Failed(error);
                 local.retry_at = now + RETRY;
             }
+        }
+        self.settle_tasks();
+    }
+
+    /// Tells the network of an endpoint whose port is ready.
+    fn put_row(&mut self, endpoint: EndpointId) {
+        let Some(local) = self.endpoints.get(&endpoint) else {
+            return;
+        };
+        if matches!(local.port, PortState::Ready) {
+            let record = &local.assigned.record;
+            let state = match &record.task {
+                Some(owner) => self.row_state(owner.task),
+                None => RowState::Live,
+            };
+            let row = row(record, &local.assigned, self.config.address, state);
+            self.wishes
+                .push_back(Wish::PutRow(record.network, Box::new(row)));
         }
     }
 
@@ -352,6 +392,10 @@ impl Agent {
         self.orphans
             .retain(|endpoint, _| wanted.contains_key(endpoint));
         for (endpoint, assigned) in wanted {
+            if assigned.record.task.is_some() {
+                let namespace = self.config.task_namespace.clone();
+                self.memory.namespaces.entry(endpoint).or_insert(namespace);
+            }
             if !self.memory.namespaces.contains_key(&endpoint) {
                 self.orphans
                     .entry(endpoint)
@@ -427,7 +471,8 @@ impl Agent {
 }
 
 /// Makes the row that tells the network's members of an endpoint.
-fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr) -> Row {
+fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr, state: RowState) -> Row {
+    let owner = record.task.as_ref();
     let mut names = vec![record.name.clone()];
     names.extend(record.aliases.iter().cloned());
     names.push(record.id.short());
@@ -437,19 +482,26 @@ fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr) -> Ro
         addresses: record.addresses.iter().map(IpNet::addr).collect(),
         vtep,
         names,
-        service: None,
-        service_name: String::new(),
+        service: owner.map(|owner| owner.service),
+        service_name: owner
+            .map(|owner| owner.service_name.clone())
+            .unwrap_or_default(),
         ports: Vec::new(),
         weight: 1,
-        state: RowState::Live,
+        state,
         lease: assigned.lease.clone(),
     }
 }
 
 /// Makes the DNS records of a row.
 pub(crate) fn records(row: &Row) -> Records {
+    let mut names = row.names.clone();
+    if row.state == RowState::Live && !row.service_name.is_empty() {
+        names.push(row.service_name.clone());
+        names.push(format!("tasks.{}", row.service_name));
+    }
     Records {
-        names: row.names.clone(),
+        names,
         addresses: row.addresses.clone(),
         ..Records::default()
     }
@@ -458,4 +510,4 @@ pub(crate) fn records(row: &Row) -> Records {
 /// Name of the interface inside an endpoint's namespace.
 const INTERFACE: &str = "eth0";
 /// How long the agent waits before it tries again to make a port.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);

@@ -34,7 +34,7 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
     agent.assign(Instant::EPOCH, assignment(5, &[own]));
     let row = |number: u8, vtep: [u8; 4]| {
         let other = assigned(EndpointId::from_bytes([number; 16]));
-        row(&other.record, &other, vtep.into())
+        row(&other.record, &other, vtep.into(), RowState::Live)
     };
     // Its own; one that ran here a moment ago; one from elsewhere.
     let (one, old, other) = (
@@ -80,6 +80,8 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
             .into_iter()
             .collect(),
         endpoints: endpoints.iter().copied().map(assigned).collect(),
+        tasks: Vec::new(),
+        ports: Vec::new(),
     }
 }
 
@@ -95,6 +97,7 @@ fn assigned(id: EndpointId) -> AssignedEndpoint {
         addresses: vec![IpNet::new(address, 24).unwrap()],
         mac: MacAddr::new([2, 0, 0, 0, 0, number]),
         generation: 4,
+        task: None,
     };
     let lease = Lease {
         network: record.network,

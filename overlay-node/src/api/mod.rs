@@ -6,6 +6,7 @@
 mod error;
 mod request;
 mod response;
+mod service;
 
 pub use error::{Error, ErrorKind};
 pub use request::{
@@ -14,4 +15,10 @@ pub use request::{
 pub use response::{
     EndpointInfo, Info, IpamConfig, Joined, LocalState, ManagerInfo, ManagerStatus, NetworkInfo,
     NodeInfo, NodeStatus, Response, TokenInfo,
+};
+pub use service::{
+    DesiredState, EndpointMode, EventInfo, FailureAction, NodeUpdate, PendingReason, Placement,
+    Protocol, PublishMode, PublishedPort, Resources, RestartCondition, RestartPolicy, ServiceInfo,
+    ServiceMode, ServiceSpec, Slot, TaskInfo, TaskSpec, TaskState, TaskStatus, UpdateOrder,
+    UpdatePhase, UpdatePolicy, UpdateStatus,
 };

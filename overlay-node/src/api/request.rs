@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
+use super::{NodeUpdate, ServiceSpec};
+
 /// What a local client asks for.
 ///
 /// References to nodes, networks and endpoints are text: the whole identity, the whole name, or an unambiguous prefix of
@@ -77,6 +79,55 @@ pub enum Request {
     },
     /// Lists the endpoints that this node runs.
     EndpointList,
+    /// Changes a node.
+    NodeUpdate(NodeUpdate),
+    /// Creates a service.
+    ServiceCreate(Box<ServiceSpec>),
+    /// Changes a service.
+    ServiceUpdate {
+        /// The service: identity or name.
+        service: String,
+        /// The version that the client has seen: a change of another one is refused; any if `None`.
+        version: Option<u64>,
+        /// What it shall be.
+        spec: Box<ServiceSpec>,
+    },
+    /// Changes how many tasks a replicated service has.
+    ServiceScale {
+        /// The service.
+        service: String,
+        /// How many.
+        replicas: u32,
+    },
+    /// Changes a service back to what it was before its last change.
+    ServiceRollback {
+        /// The service.
+        service: String,
+    },
+    /// Removes a service and its tasks.
+    ServiceRemove {
+        /// The service.
+        service: String,
+    },
+    /// Lists the services.
+    ServiceList,
+    /// Describes one service.
+    ServiceInspect {
+        /// The service.
+        service: String,
+    },
+    /// Lists tasks, newest last; all that are remembered if neither is given.
+    TaskList {
+        /// Of this service only.
+        service: Option<String>,
+        /// On this node only.
+        node: Option<String>,
+    },
+    /// Reads what changed in the cluster after an index, oldest first; the last 1,024 changes are remembered.
+    Events {
+        /// The index of the last change that is known.
+        after: u64,
+    },
 }
 
 /// See [`Request::Init`].

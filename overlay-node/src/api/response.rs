@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, Role};
+use super::{Availability, EventInfo, Role, ServiceInfo, TaskInfo};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub enum Response {
     Endpoints(Vec<EndpointInfo>),
     /// It is done; there is nothing to tell.
     Done,
+    /// To `ServiceList`, `ServiceInspect` and the changes of a service.
+    Services(Vec<ServiceInfo>),
+    /// To `TaskList`.
+    Tasks(Vec<TaskInfo>),
+    /// To `Events`.
+    Events(Vec<EventInfo>),
 }
 
 /// The membership of this node.

@@ -19,6 +19,8 @@ use super::{
     clock::Clock,
     daemon::Options,
     error::{StartError, StopError},
+    executor::{Executor, Reports},
+    ingress::{self, Ingress},
     log::LogWriter,
     names,
     opening::{Bound, open_manager},
@@ -30,7 +32,7 @@ use super::{
 };
 use crate::{
     Boot, Config, Event, Node, Output, Peer, RequestToken,
-    agent::Assignment,
+    agent::{Assignment, TaskReport},
     api::{self, ErrorKind, Request},
     identity::tls::Credentials,
 };
@@ -70,6 +72,8 @@ pub(crate) enum Input {
     Gossip(overlay_gossip::driver::Input),
     Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
+    Task(TaskReport),
+    Forward(ingress::Ask),
 }
 
 pub(super) type Admitted = Result<Admission, api::Error>;
@@ -91,6 +95,8 @@ pub(crate) struct Active {
     log: Option<LogWriter>,
     plane: PlaneThread,
     platform: PlatformThread,
+    executor: Arc<dyn Executor>,
+    ingress: Ingress,
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
     queries: mpsc::Receiver<overlay_dns::driver::Input>,
@@ -111,7 +117,7 @@ impl Active {
         clock: Clock,
         seed: Seed,
         store: Arc<Store>,
-        platform: PlatformThread,
+        (platform, executor): (PlatformThread, Arc<dyn Executor>),
         identity: Identity,
         first: Option<RaftId>,
     ) -> Result<Self, StartError> {
@@ -144,7 +150,14 @@ impl Active {
         let node = Node::new(config, seed, clock.now(), boot)?;
         let (credentials, watched) = watch::channel(identity.credentials.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(session::listen(listener, watched, inputs.clone()));
+        let ingress = Ingress::new(
+            identity.node,
+            options.listen,
+            platform.clone(),
+            watched.clone(),
+        );
+        let listening = session::listen(listener, watched, platform.clone(), inputs.clone());
+        tasks.spawn(listening);
         let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
         let mut active = Self {
             node,
@@ -156,6 +169,8 @@ impl Active {
             log,
             plane,
             platform,
+            executor,
+            ingress,
             gossip,
             names,
             queries,
@@ -169,6 +184,7 @@ impl Active {
         };
         let upstreams = names::host_upstreams();
         active.node.set_upstreams(active.clock.now(), upstreams);
+        active.match_certificate();
         active.carry_out();
         Ok(active)
     }
@@ -256,6 +272,11 @@ impl Active {
         }
     }
 
+    /// Ends everything that was begun, and waits until its ports are free.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+
     /// Returns why the daemon has to stop, if it has to.
     pub(crate) fn failure(&self) -> Option<&StopError> {
         self.failed.as_ref()
@@ -319,6 +340,11 @@ impl Active {
             Input::Gossip(input) => self.on_gossip(input),
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
+            Input::Task(report) => self.node.handle_task(now, report),
+            Input::Forward((forward, reply)) => {
+                // Whoever asked may have gone away.
+                let _ = reply.send(self.ingress.local(forward));
+            }
         }
     }
 
@@ -371,6 +397,15 @@ impl Active {
                     }
                 }
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
+                Output::Publish(ports) => self.ingress.publish(ports),
+                Output::StartTask(order) => {
+                    self.executor
+                        .start(*order, Reports::new(self.inputs.clone()));
+                }
+                Output::StopTask(task, grace) => {
+                    let reports = Reports::new(self.inputs.clone());
+                    self.executor.stop(task, grace, reports);
+                }
                 Output::RemovePort(endpoint) => {
                     self.plane.remove(endpoint);
                     self.names.stop(endpoint);

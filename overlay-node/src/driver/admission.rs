@@ -1,5 +1,7 @@
 //! Who is let in, and whose key is signed.
 
+use std::time::Duration;
+
 use overlay_core::NodeId;
 use tokio::sync::oneshot;
 
@@ -111,6 +113,19 @@ impl Active {
         })
     }
 
+    /// Has the node's key signed again if its certificate is for another role than the node has: a former life may have
+    /// ended between the two.
+    pub(super) fn match_certificate(&mut self) {
+        let certificate = pem::parse(&self.identity.credentials.certificate).ok();
+        let peer = certificate.and_then(|pem| certificate::peer(pem.contents()).ok());
+        let role = self.node.assignment().map(|assignment| assignment.role);
+        if let (Some(peer), Some(role)) = (peer, role)
+            && peer.role != role
+        {
+            self.renew();
+        }
+    }
+
     /// Has the node's key signed again for its present role.
     pub(super) fn renew(&mut self) {
         if std::mem::replace(&mut self.renewing, true) {
@@ -139,6 +154,10 @@ impl Active {
                     break;
                 }
             }
+            if result.is_err() {
+                // Then it is tried again.
+                tokio::time::sleep(RENEWAL_RETRY).await;
+            }
             let _ = inputs.send(Input::Renewed(result)).await;
         });
     }
@@ -147,7 +166,10 @@ impl Active {
         self.renewing = false;
         let (admission, key) = match result {
             Ok(renewed) => renewed,
-            Err(error) => return tracing::error!(%error, "the certificate was not renewed"),
+            Err(error) => {
+                tracing::warn!(%error, "the certificate was not renewed; trying again");
+                return self.match_certificate();
+            }
         };
         let credentials = Credentials {
             authority: admission.authority,
@@ -163,3 +185,6 @@ impl Active {
         self.lines.clear();
     }
 }
+
+/// How long to wait before a certificate that could not be renewed is tried again.
+const RENEWAL_RETRY: Duration = Duration::from_secs(1);

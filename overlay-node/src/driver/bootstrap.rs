@@ -15,10 +15,10 @@ use super::{active::Input, session::invalid};
 use crate::{
     Peer,
     agent::Assignment,
-    api::{self, ErrorKind},
+    api::{self, ErrorKind, Role},
     identity::{
         JoinToken,
-        tls::{Credentials, joining_client, manager_name},
+        tls::{Credentials, joining_client, node_name},
     },
     state::{AddNode, Secret},
     wire,
@@ -83,10 +83,10 @@ async fn exchange(remote: SocketAddr, config: rustls::ClientConfig, ask: &Bootst
     let talk = async {
         let stream = TcpStream::connect(remote).await?;
         let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector.connect(manager_name(), stream).await?;
+        let mut stream = connector.connect(node_name(Role::Manager), stream).await?;
         stream.write_all(&wire::encode_body(KIND, ask)).await?;
         stream.flush().await?;
-        receive::<Answer>(&mut stream).await
+        receive::<Answer>(KIND, &mut stream).await
     };
     match timeout(PATIENCE, talk).await {
         Ok(Ok(answer)) => answer,
@@ -125,7 +125,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     peer: Option<Peer>,
     inputs: &mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
-    let ask: Bootstrap = receive(&mut stream).await?;
+    let ask: Bootstrap = receive(KIND, &mut stream).await?;
     let (reply, answer) = oneshot::channel();
     inputs
         .send(Input::Bootstrap { peer, ask, reply })
@@ -137,12 +137,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream.shutdown().await
 }
 
-async fn receive<T: for<'a> Deserialize<'a>>(
+/// Reads one message of a kind.
+pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(
+    kind: u8,
     stream: &mut (impl AsyncRead + Unpin),
 ) -> std::io::Result<T> {
     let mut header = [0; wire::HEADER_BYTES];
     stream.read_exact(&mut header).await?;
-    let length = wire::length_of(KIND, header).map_err(invalid)?;
+    let length = wire::length_of(kind, header).map_err(invalid)?;
     let mut body = Vec::new();
     let taken = stream.take(length as u64).read_to_end(&mut body).await?;
     if taken < length {
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
     use crate::{
         Config,
-        api::{InitRequest, Request, Response, Role, TokenInfo},
+        api::{InitRequest, Request, Response, TokenInfo},
         driver::{Daemon, InProcess, Options},
         identity::certificate,
     };

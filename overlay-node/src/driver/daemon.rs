@@ -15,6 +15,7 @@ use super::{
     bootstrap,
     clock::{self, Clock},
     error::{StartError, StopError},
+    executor::{Executor, NoTasks},
     platform::{PlatformThread, ResolverSockets},
     store::{Identity, Store},
 };
@@ -90,12 +91,30 @@ pub struct Daemon {
 pub struct Handle(mpsc::Sender<Call>);
 
 impl Daemon {
-    /// Opens the data directory and goes on as what it says; on an empty one, waits for `init` or `join`.
+    /// Opens the data directory and goes on as what it says; on an empty one, waits for `init` or `join`. The node runs no
+    /// tasks.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub async fn start<P>(options: Options, platform: P) -> Result<Self, StartError>
+    where
+        P: Platform<Sockets = ResolverSockets> + Send + 'static,
+        P::Port: PortIo,
+    {
+        Self::start_with(options, platform, Arc::new(NoTasks)).await
+    }
+
+    /// As [`start`](Self::start), on a node that runs tasks.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start_with<P>(
+        options: Options,
+        platform: P,
+        executor: Arc<dyn Executor>,
+    ) -> Result<Self, StartError>
     where
         P: Platform<Sockets = ResolverSockets> + Send + 'static,
         P::Port: PortIo,
@@ -114,6 +133,7 @@ impl Daemon {
             options,
             store,
             platform,
+            executor,
             clock,
             active: None,
         };
@@ -182,6 +202,7 @@ struct Supervisor {
     options: Options,
     store: Arc<Store>,
     platform: PlatformThread,
+    executor: Arc<dyn Executor>,
     clock: Clock,
     rng: Rng,
     active: Option<Box<Active>>,
@@ -206,7 +227,9 @@ impl Supervisor {
                     if let Some(active) = &mut self.active {
                         active.retire().await;
                     }
-                    self.active = None;
+                    if let Some(active) = self.active.take() {
+                        active.stop().await;
+                    }
                     let _ = reply.send(());
                     return Ok(());
                 }
@@ -278,7 +301,7 @@ impl Supervisor {
             saved.map_err(|error| StartError::from(error).into())
         });
         if let Err(error) = kept {
-            drop(active);
+            active.stop().await;
             self.store.clear().map_err(StartError::from)?;
             return Err(error);
         }
@@ -393,7 +416,9 @@ impl Supervisor {
         {
             self.platform.remove(*endpoint);
         }
-        self.active = None;
+        if let Some(active) = self.active.take() {
+            active.stop().await;
+        }
         self.store.clear().map_err(StartError::from)?;
         Ok(Response::Done)
     }
@@ -409,7 +434,7 @@ impl Supervisor {
             self.clock,
             seed,
             Arc::clone(&self.store),
-            self.platform.clone(),
+            (self.platform.clone(), Arc::clone(&self.executor)),
             identity,
             first,
         )

@@ -1,7 +1,7 @@
 //! The platform's thread: making and removing ports blocks for as long as system calls do.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc as sync,
     thread,
 };
@@ -10,7 +10,7 @@ use overlay_core::{
     EndpointId,
     plane::{Namespace, Platform, PlatformError, PortSpec},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{PortIo, active::Input};
 
@@ -20,6 +20,11 @@ pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
 enum Order {
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
+    Stream(
+        EndpointId,
+        bool,
+        oneshot::Sender<Result<TcpStream, PlatformError>>,
+    ),
 }
 
 /// Orders for the thread; it ends when the last of these is dropped.
@@ -48,6 +53,10 @@ impl PlatformThread {
                                 tracing::debug!("a port was made for a node that stopped");
                             }
                         }
+                        Order::Stream(endpoint, v6, reply) => {
+                            // Whoever asked may have gone away.
+                            let _ = reply.send(platform.open_stream(endpoint, v6));
+                        }
                         Order::Remove(endpoint) => {
                             if let Err(error) = platform.remove_port(endpoint) {
                                 tracing::warn!(%endpoint, %error, "a port could not be removed");
@@ -62,6 +71,19 @@ impl PlatformThread {
     pub(crate) fn create(&self, spec: Box<PortSpec>, inputs: mpsc::Sender<Input>) {
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::Create(spec, inputs));
+    }
+
+    /// Makes a TCP socket in an endpoint's namespace that is not connected yet.
+    pub(crate) async fn stream(
+        &self,
+        endpoint: EndpointId,
+        v6: bool,
+    ) -> Result<TcpStream, PlatformError> {
+        let (reply, made) = oneshot::channel();
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Stream(endpoint, v6, reply));
+        made.await
+            .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }
 
     pub(crate) fn remove(&self, endpoint: EndpointId) {

@@ -12,14 +12,15 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use super::{active::Input, bootstrap};
+use super::{active::Input, bootstrap, ingress, platform::PlatformThread};
 use crate::{
     Peer,
+    api::Role,
     identity::{
         certificate,
-        tls::{Credentials, manager_name},
+        tls::{Credentials, node_name},
     },
     wire,
 };
@@ -34,6 +35,7 @@ pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
 pub(crate) async fn listen(
     listener: TcpListener,
     credentials: watch::Receiver<Credentials>,
+    platform: PlatformThread,
     inputs: mpsc::Sender<Input>,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -50,8 +52,9 @@ pub(crate) async fn listen(
             }
         };
         let (credentials, inputs) = (credentials.borrow().clone(), inputs.clone());
+        let platform = platform.clone();
         tokio::spawn(async move {
-            if let Err(error) = accept(stream, &credentials, inputs).await {
+            if let Err(error) = accept(stream, &credentials, &platform, inputs).await {
                 tracing::debug!(%from, %error, "a management connection ended");
             }
             drop(permit);
@@ -84,24 +87,27 @@ pub(crate) async fn dial(
 async fn connect(
     address: SocketAddr,
     credentials: &Credentials,
-) -> std::io::Result<(tokio_rustls::client::TlsStream<TcpStream>, Peer)> {
+) -> std::io::Result<(TlsStream<TcpStream>, Peer)> {
     let config = credentials.client().map_err(invalid)?;
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let connector = TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(manager_name(), stream).await?;
-    let leaf = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first());
-    let peer = certificate::peer(leaf.ok_or_else(|| invalid("no certificate"))?);
-    Ok((stream, peer.map_err(invalid)?))
+    let stream = connector.connect(node_name(Role::Manager), stream).await?;
+    let peer = peer_of(&stream)?;
+    Ok((stream, peer))
+}
+
+/// Returns who is at the other end, as its certificate says.
+pub(crate) fn peer_of(stream: &TlsStream<TcpStream>) -> std::io::Result<Peer> {
+    let chain = stream.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(|chain| chain.first());
+    certificate::peer(leaf.ok_or_else(|| invalid("no certificate"))?).map_err(invalid)
 }
 
 async fn accept(
     stream: TcpStream,
     credentials: &Credentials,
+    platform: &PlatformThread,
     inputs: mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -127,6 +133,18 @@ async fn accept(
                 stream,
             };
             timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
+        }
+        [ingress::KIND] => {
+            let stream = Prefixed {
+                first: Some(ingress::KIND),
+                stream,
+            };
+            let ask = async |forward| {
+                let (reply, answer) = tokio::sync::oneshot::channel();
+                inputs.send(Input::Forward((forward, reply))).await.ok()?;
+                answer.await.ok()?
+            };
+            ingress::serve(stream, platform, ask).await
         }
         [first] => {
             let stream = Prefixed {

@@ -127,9 +127,9 @@ pub fn joining_client(ca_digest: [u8; 32]) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-/// Returns the name under which TLS knows managers.
-pub(crate) fn manager_name() -> ServerName<'static> {
-    ServerName::try_from(unit(Role::Manager)).expect("the role's name is a DNS name")
+/// Returns the name that TLS expects of a node with this role.
+pub(crate) fn node_name(role: Role) -> ServerName<'static> {
+    ServerName::try_from(unit(role)).expect("the name of a role is a DNS name")
 }
 
 /// Trusts the authority whose certificate has the token's digest, and what it signed.

@@ -5,8 +5,9 @@ use overlay_gossip::Lease;
 
 use super::{Action, AgentSession, Manager};
 use crate::{
-    agent::{AssignedEndpoint, AssignedNetwork, Assignment},
-    state::{EndpointRecord, NetworkRecord},
+    agent::{AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend},
+    api::{DesiredState, PublishMode, TaskState},
+    state::{EndpointRecord, NetworkRecord, TaskRecord},
     wire::ManagerAddress,
 };
 
@@ -134,7 +135,71 @@ impl Manager {
             lease_key: signer.public_key(),
             networks,
             endpoints,
+            tasks: self.assigned_tasks(node),
+            ports: self.assigned_ports(node),
         })
+    }
+
+    /// Returns the ports that are published on a node, each with the tasks that run and shall run.
+    fn assigned_ports(&self, node: NodeId) -> Vec<AssignedPort> {
+        let mut ports = Vec::new();
+        let services = self.state.services().values();
+        for service in services.filter(|service| !service.ports.is_empty()) {
+            let backends: Vec<_> = self
+                .state
+                .tasks_of(service.id)
+                .filter(|task| {
+                    task.status.state == TaskState::Running && task.desired == DesiredState::Running
+                })
+                .filter_map(|task| self.backend(task))
+                .collect();
+            for port in &service.ports {
+                let local = |backend: &&Backend| backend.node == node;
+                let backends: Vec<_> = match port.mode {
+                    PublishMode::Ingress => backends.clone(),
+                    PublishMode::Host => backends.iter().filter(local).cloned().collect(),
+                };
+                if port.mode == PublishMode::Ingress || !backends.is_empty() {
+                    ports.push(AssignedPort {
+                        port: *port,
+                        service_name: service.spec().name.clone(),
+                        backends,
+                    });
+                }
+            }
+        }
+        ports
+    }
+
+    fn backend(&self, task: &TaskRecord) -> Option<Backend> {
+        let node = self.state.nodes().get(&task.node?)?;
+        let endpoint = self.state.endpoints().get(task.endpoints.first()?)?;
+        Some(Backend {
+            node: node.id,
+            role: node.role,
+            management: node.management(),
+            endpoint: endpoint.id,
+            address: endpoint.addresses.first()?.addr(),
+        })
+    }
+
+    fn assigned_tasks(&self, node: NodeId) -> Vec<AssignedTask> {
+        let tasks = self.state.tasks().values();
+        tasks
+            .filter(|task| task.node == Some(node) && !task.status.state.is_terminal())
+            .filter_map(|task| {
+                let service = self.state.services().get(&task.service)?;
+                let spec = service.specs.get(&task.spec_version)?;
+                Some(AssignedTask {
+                    id: task.id,
+                    service_name: spec.name.clone(),
+                    slot: task.slot,
+                    spec: spec.task.clone(),
+                    desired: task.desired,
+                    endpoints: task.endpoints.clone(),
+                })
+            })
+            .collect()
     }
 
     /// Returns where the managers are reached, those among them that shall be none but still count.

@@ -1,8 +1,10 @@
 //! The part of a node that keeps the cluster state: consensus, and while it leads, requests and agents' sessions.
 
 mod assign;
+mod orchestrate;
 mod query;
 mod serve;
+mod services;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ use overlay_raft::{
     RestoreError, Restored, WriteBatch,
 };
 
+use self::orchestrate::Orchestration;
 use crate::{
     Config,
     agent::Assignment,
@@ -94,6 +97,8 @@ pub(crate) struct Manager {
     sessions: BTreeMap<NodeId, AgentSession>,
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
+    seed: Seed,
+    orchestration: Option<Orchestration>,
     led_since: Option<Instant>,
     actions: VecDeque<Action>,
     since_snapshot: u64,
@@ -128,6 +133,8 @@ impl Manager {
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             retiring: None,
+            seed: seed.derive("orchestration"),
+            orchestration: None,
             led_since: None,
             actions: VecDeque::new(),
             since_snapshot: 0,
@@ -265,6 +272,7 @@ impl Manager {
             self.propose_initial(now);
             self.reconcile_membership(now);
             self.retire_parts(now);
+            self.orchestrate(now);
             self.assign_all(now);
         }
     }
@@ -298,6 +306,7 @@ impl Manager {
         match event {
             RaftEvent::LeaderChanged { .. } => {
                 self.led_since = self.leads().then_some(now);
+                self.orchestration = None;
                 self.sessions.clear();
                 if !self.leads() {
                     // Whoever asked asks the new leader; what was applied meanwhile is remembered there.
@@ -335,6 +344,7 @@ impl Manager {
         }
         if self.leads() {
             self.reconcile_membership(now);
+            self.orchestrate(now);
             self.assign_all(now);
         }
     }
@@ -439,6 +449,7 @@ pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
                 | api::Request::NetworkList
                 | api::Request::NetworkInspect { .. }
         ),
+        Ask::Report(_) => true,
         Ask::AddNode(_) => false,
     }
 }

@@ -44,6 +44,12 @@ impl Manager {
                     network.map(describe).into_iter().collect(),
                 ))
             }
+            Request::ServiceList | Request::ServiceInspect { .. } | Request::TaskList { .. } => {
+                self.query_services(request)
+            }
+            Request::Events { after } => Ok(Response::Events(
+                self.state.events_after(*after).cloned().collect(),
+            )),
             _ => Err(api::Error::new(
                 ErrorKind::Invalid,
                 "this request is no question",
@@ -205,7 +211,7 @@ impl Manager {
 }
 
 /// Finds by whole identity, whole name, or unambiguous prefix of the identity.
-fn find<'a, Id: Copy + std::fmt::Display>(
+pub(super) fn find<'a, Id: Copy + std::fmt::Display>(
     what: &str,
     next: &str,
     text: &str,

@@ -99,6 +99,12 @@ impl Manager {
     ) -> Result<Answer, api::Error> {
         let response = match outcome? {
             Outcome::Done => Response::Done,
+            Outcome::Taken => return Ok(Answer::Taken),
+            Outcome::Service(service) => {
+                let record = self.state.services().get(&service);
+                let record = record.ok_or(CommandError::UnknownService { service })?;
+                Response::Services(vec![self.describe_service(record)])
+            }
             Outcome::Token(role) => Response::Token(self.token(role)?),
             Outcome::Node(node, _) => {
                 let assignment = self
@@ -155,6 +161,12 @@ impl Manager {
     fn job(&mut self, now: Instant, origin: NodeId, ask: &Ask) -> Result<Job, api::Error> {
         let request = match ask {
             Ask::AddNode(node) => return Ok(Job::Write(Command::AddNode(node.clone()))),
+            Ask::Report(reports) => {
+                return Ok(Job::Write(Command::ReportTasks {
+                    node: origin,
+                    reports: reports.clone(),
+                }));
+            }
             Ask::Api(request) => request,
         };
         let command = match request {
@@ -162,6 +174,10 @@ impl Manager {
             | Request::NodeInspect { .. }
             | Request::NetworkList
             | Request::NetworkInspect { .. }
+            | Request::ServiceList
+            | Request::ServiceInspect { .. }
+            | Request::TaskList { .. }
+            | Request::Events { .. }
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
@@ -180,6 +196,21 @@ impl Manager {
                 Command::SetRole { node, role }
             }
             Request::NodeRemove { node, force } => self.remove(now, node, *force)?,
+            Request::NodeUpdate(change) => {
+                let node = self.find_node(&change.node)?;
+                if change.role == Some(Role::Worker) {
+                    self.keeps_quorum(now, node)?;
+                }
+                Command::UpdateNode {
+                    node,
+                    change: change.clone(),
+                }
+            }
+            Request::ServiceCreate(_)
+            | Request::ServiceUpdate { .. }
+            | Request::ServiceScale { .. }
+            | Request::ServiceRollback { .. }
+            | Request::ServiceRemove { .. } => self.service_command(request)?,
             Request::NetworkCreate(spec) => {
                 let id = NetworkId::random(&mut self.rng);
                 Command::CreateNetwork {
@@ -190,6 +221,19 @@ impl Manager {
             Request::NetworkRemove { network } => Command::RemoveNetwork {
                 network: self.find_network(network)?,
             },
+            Request::Attach(_) | Request::Detach { .. } => {
+                self.endpoint_command(origin, request)?
+            }
+        };
+        Ok(Job::Write(command))
+    }
+
+    fn endpoint_command(
+        &mut self,
+        origin: NodeId,
+        request: &Request,
+    ) -> Result<Command, api::Error> {
+        Ok(match request {
             Request::Attach(attach) => Command::AttachEndpoint(AttachEndpoint {
                 id: attach
                     .endpoint
@@ -207,8 +251,11 @@ impl Manager {
                     node: Some(origin),
                 }
             }
-        };
-        Ok(Job::Write(command))
+            _ => {
+                let text = "this request is about no endpoint";
+                return Err(api::Error::new(ErrorKind::Invalid, text));
+            }
+        })
     }
 
     fn leave(&self, origin: NodeId, force: bool) -> Result<Command, api::Error> {
@@ -285,6 +332,10 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::NodeInspect { .. }
             | Request::NetworkList
             | Request::NetworkInspect { .. }
+            | Request::ServiceList
+            | Request::ServiceInspect { .. }
+            | Request::TaskList { .. }
+            | Request::Events { .. }
     )
 }
 

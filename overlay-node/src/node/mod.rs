@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::{
     Config,
-    agent::{Agent, AgentMemory, Session, Wish},
+    agent::{Agent, AgentMemory, Session, TaskReport, Wish},
     api::Role,
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
@@ -95,6 +95,8 @@ pub struct Node {
     plane: Arc<Desired>,
     plane_dirty: bool,
     removed: bool,
+    /// The request that carries what was reported of tasks last.
+    reporting: Option<RequestId>,
 }
 
 impl Node {
@@ -141,6 +143,7 @@ impl Node {
             plane: Arc::default(),
             plane_dirty: true,
             removed: false,
+            reporting: None,
         };
         // It may have stopped after its new role was written down and before its log was.
         if let Some(assignment) = node.agent.assignment() {
@@ -184,6 +187,13 @@ impl Node {
         }
         self.agent.handle_port(self.now, endpoint, result);
         self.plane_dirty = true;
+        self.settle();
+    }
+
+    /// Takes the word of whoever runs the tasks that [`Output::StartTask`] and [`Output::StopTask`] were about.
+    pub fn handle_task(&mut self, now: Instant, report: TaskReport) {
+        self.advance(now);
+        self.agent.handle_task(report);
         self.settle();
     }
 
@@ -375,6 +385,7 @@ impl Node {
             while let Some(output) = self.resolver.poll_output() {
                 self.outputs.push_back(Output::Dns(output));
             }
+            self.report_tasks();
             self.settle_attaching();
             if quiet && self.outputs.len() == before && self.loopback.is_empty() {
                 break;
@@ -448,6 +459,9 @@ impl Node {
             Wish::RemoveClient(endpoint) => self.resolver.remove_client(now, endpoint),
             Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
             Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
+            Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),
+            Wish::StartTask(order) => self.outputs.push_back(Output::StartTask(order)),
+            Wish::StopTask(task, grace) => self.outputs.push_back(Output::StopTask(task, grace)),
         }
         self.plane_dirty = true;
     }

@@ -1,16 +1,16 @@
 //! What a node hands out.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use overlay_core::{
-    EndpointId, NodeId,
+    EndpointId, NodeId, TaskId,
     plane::{Desired, PlatformError, PortSpec},
 };
 use overlay_raft::{RaftId, WriteBatch};
 
 use super::RequestToken;
 use crate::{
-    agent::{AgentMemory, Assignment},
+    agent::{AgentMemory, AssignedPort, Assignment, TaskOrder},
     api::{self, Role},
 };
 
@@ -43,6 +43,12 @@ pub enum Output {
     CreatePort(Box<PortSpec>),
     /// Remove the port of an endpoint.
     RemovePort(EndpointId),
+    /// Start a task, or take it up, and say how it is.
+    StartTask(Box<TaskOrder>),
+    /// Stop a task, kill it after this time, and say when it has ended.
+    StopTask(TaskId, Duration),
+    /// The ports that services publish on this node from now on: no others.
+    Publish(Vec<AssignedPort>),
     /// The data plane as it shall be from now on.
     Plane(Arc<Desired>),
     /// The answer to a local request.

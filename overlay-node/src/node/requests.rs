@@ -93,6 +93,9 @@ impl Node {
         let Some(pending) = self.pending.remove(&request) else {
             return;
         };
+        if self.reporting == Some(request) {
+            self.reporting = None;
+        }
         let attach = match &pending.ask {
             Ask::Api(Request::Attach(attach)) => attach.endpoint,
             _ => None,
@@ -123,6 +126,7 @@ impl Node {
                 result.map(|answer| match answer {
                     Answer::Api(response) => Reply::Api(self.localize(response)),
                     Answer::Admitted(assignment) => Reply::Admitted(assignment),
+                    Answer::Taken => Reply::Api(Response::Done),
                 }),
             ),
         }
@@ -206,6 +210,29 @@ impl Node {
         {
             pending.resend_at = now;
         }
+    }
+
+    /// Tells the leader how the tasks here are: one report at a time, until it has taken it.
+    pub(super) fn report_tasks(&mut self) {
+        if self.reporting.is_some() {
+            return;
+        }
+        let reports = self.agent.take_reports();
+        if reports.is_empty() {
+            return;
+        }
+        let request = RequestId::random(&mut self.rng);
+        self.reporting = Some(request);
+        self.pending.insert(
+            request,
+            Pending {
+                token: None,
+                ask: Ask::Report(reports),
+                deadline: Instant::MAX,
+                resend_at: self.now,
+            },
+        );
+        self.send_ask(request);
     }
 
     pub(super) fn next_retry(&self) -> Option<Instant> {

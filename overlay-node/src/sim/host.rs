@@ -1,26 +1,32 @@
 //! One simulated host: a node, its log on a simulated disk, its frame path, and endpoints without an operating system.
 
 mod life;
+mod tasks;
 mod traffic;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
-use overlay_core::{Disk as _, EndpointId, Instant, Machine, NodeId, Seed};
+use overlay_core::{
+    Disk as _, EndpointId, Instant, Machine, NodeId, Seed, TaskId, plane::PortSpec,
+};
 use overlay_raft::{PersistTicket, storage::Log};
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk};
 use overlay_vxlan::PortId;
 
 use self::{
     life::{IDENTITY, Identity, LEFT, MEMORY, read},
+    tasks::Tasks,
     traffic::host,
 };
 use super::{Options, packet::Packet};
 use crate::{
     Event, Node, Output, Peer, Reply, RequestToken,
-    api::{self},
+    agent::TaskReport,
+    api,
     plane::{EchoReply, Endpoint, Plane},
 };
 
@@ -33,6 +39,8 @@ pub enum Effect {
     Send(HostId, Channel, Vec<u8>),
     /// A write finishes.
     Written(Box<PersistTicket>, bool),
+    /// A task gets so far after a while.
+    Task(Duration, Box<TaskReport>),
     /// Stop: what a daemon does when its disk fails.
     Exit,
 }
@@ -56,6 +64,7 @@ pub struct SimHost {
     dialled: BTreeMap<u64, HostId>,
     next: u64,
     tickets: BTreeMap<u64, (PersistTicket, bool)>,
+    tasks: Tasks,
     joining: BTreeMap<RequestToken, HostId>,
     /// The request to leave.
     leaving: Option<u64>,
@@ -97,6 +106,7 @@ impl SimHost {
             // No number of an earlier life comes again: its answers must not be taken for new ones.
             next: (life + 1) << 32,
             tickets: BTreeMap::new(),
+            tasks: Tasks::default(),
             joining: BTreeMap::new(),
             leaving: None,
             join_at: None,
@@ -130,6 +140,11 @@ impl SimHost {
     /// Returns the endpoints that run here.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
         self.endpoints.keys().copied()
+    }
+
+    /// Returns the tasks that run here.
+    pub fn running(&self) -> impl Iterator<Item = TaskId> + '_ {
+        self.tasks.running()
     }
 
     /// Asks its node for something; [`take_reply`](Self::take_reply) has the answer later.
@@ -204,7 +219,6 @@ impl SimHost {
     }
 
     fn on_output(&mut self, output: Output) {
-        let now = self.now;
         match output {
             Output::Peer { to, address, frame } => {
                 let known = self.lines.get(&to).copied();
@@ -243,27 +257,13 @@ impl SimHost {
                     self.answers.push_back(bytes);
                 }
             }
-            Output::CreatePort(spec) => {
-                let v4 = spec
-                    .addresses
-                    .iter()
-                    .find_map(|address| match address.addr() {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    });
-                if let Some(address) = v4 {
-                    self.endpoints
-                        .insert(spec.endpoint, Endpoint::new(spec.mac, address));
-                }
-                self.connect();
-                if let Some(node) = &mut self.node {
-                    node.handle_port(now, spec.endpoint, Ok(()));
-                }
-            }
+            Output::CreatePort(spec) => self.create_port(&spec),
             Output::RemovePort(endpoint) => {
                 self.endpoints.remove(&endpoint);
                 self.connect();
             }
+            Output::StartTask(order) => self.start_task(*order),
+            Output::StopTask(task, _) => self.stop_task(task),
             Output::Plane(desired) => {
                 self.plane.apply(&desired);
                 self.connect();
@@ -271,7 +271,25 @@ impl SimHost {
             Output::Reply { token, result } => self.on_reply(token, result),
             Output::Event(Event::Failed) => self.effects.push_back(Effect::Exit),
             Output::Event(Event::Removed) => self.leave(),
-            Output::Event(_) => {}
+            Output::Publish(_) | Output::Event(_) => {}
+        }
+    }
+
+    fn create_port(&mut self, spec: &PortSpec) {
+        let v4 = spec
+            .addresses
+            .iter()
+            .find_map(|address| match address.addr() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+        if let Some(address) = v4 {
+            self.endpoints
+                .insert(spec.endpoint, Endpoint::new(spec.mac, address));
+        }
+        self.connect();
+        if let Some(node) = &mut self.node {
+            node.handle_port(self.now, spec.endpoint, Ok(()));
         }
     }
 
@@ -345,12 +363,20 @@ impl Host for SimHost {
                 self.tickets.insert(self.next, (*ticket, durable));
                 outbox.after(delay, self.next);
             }
+            Effect::Task(delay, report) => {
+                self.next += 1;
+                self.tasks.delay(self.next, *report);
+                outbox.after(delay, self.next);
+            }
             Effect::Exit => outbox.exit(),
         }
     }
 
     fn handle_deferred(&mut self, now: Instant, token: u64) {
         self.now = self.now.max(now);
+        if self.on_task(token) {
+            return;
+        }
         let (Some((ticket, durable)), Some(node)) = (self.tickets.remove(&token), &mut self.node)
         else {
             return;

@@ -3,14 +3,14 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, Instant, NetworkId, NodeId, Rng};
+use overlay_core::{EndpointId, Instant, NetworkId, NodeId, Rng, ServiceId, TaskId};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use super::{CommandError, Secret};
+use super::{CommandError, Secret, TaskChange};
 use crate::{
     Config,
-    api::{NetworkCreate, Role},
+    api::{NetworkCreate, NodeUpdate, Role, ServiceSpec, TaskStatus},
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -125,6 +125,51 @@ pub enum Command {
     RetireParts {
         /// The parts.
         parts: Vec<RaftId>,
+    },
+    /// Changes what a client may change of a node.
+    UpdateNode {
+        /// The node.
+        node: NodeId,
+        /// What to change; the reference to the node in it is not looked at.
+        change: NodeUpdate,
+    },
+    /// Creates a service.
+    CreateService {
+        /// Its identity, drawn by whoever proposes.
+        id: ServiceId,
+        /// What it shall be.
+        spec: Box<ServiceSpec>,
+    },
+    /// Changes a service.
+    UpdateService {
+        /// The service.
+        id: ServiceId,
+        /// The version that the client has seen; any if `None`.
+        version: Option<u64>,
+        /// What it shall be.
+        spec: Box<ServiceSpec>,
+    },
+    /// Changes a service back to what it was before.
+    RollBackService {
+        /// The service.
+        id: ServiceId,
+    },
+    /// Removes a service and its tasks.
+    RemoveService {
+        /// The service.
+        id: ServiceId,
+    },
+    /// Carries out what the scheduler decided.
+    ChangeTasks {
+        /// The decisions, in order.
+        changes: Vec<TaskChange>,
+    },
+    /// Takes a node's word on its tasks.
+    ReportTasks {
+        /// The node.
+        node: NodeId,
+        /// The tasks and how they are.
+        reports: Vec<(TaskId, TaskStatus)>,
     },
 }
 
@@ -243,6 +288,10 @@ pub enum Outcome {
     Endpoint(EndpointId),
     /// The join token of this role.
     Token(Role),
+    /// The service.
+    Service(ServiceId),
+    /// The reports were taken.
+    Taken,
 }
 
 /// What is remembered of a request.

@@ -23,11 +23,8 @@ impl ClusterState {
             .networks
             .get_mut(&network)
             .ok_or(CommandError::UnknownNetwork { network })?;
-        let address = allocate(record, &attach, index)?;
-        let mac = match address.addr() {
-            IpAddr::V4(address) => MacAddr::from_ipv4(address),
-            IpAddr::V6(_) => mac_of(attach.id),
-        };
+        let address = allocate(record, attach.id.as_bytes(), attach.address, index)?;
+        let mac = mac_of(attach.id, address.addr());
         let endpoint = EndpointRecord {
             id: attach.id,
             node: attach.node,
@@ -37,6 +34,7 @@ impl ClusterState {
             addresses: vec![address],
             mac,
             generation: index,
+            task: None,
         };
         self.endpoints.insert(attach.id, endpoint);
         Ok(Outcome::Endpoint(attach.id))
@@ -59,16 +57,22 @@ impl ClusterState {
                 node: record.node,
             });
         }
-        let network = record.network;
-        if let Some(network) = self.networks.get_mut(&network) {
-            for subnet in &mut network.subnets {
-                subnet
-                    .addresses
-                    .release_owner(owner(endpoint.as_bytes()), index);
-            }
+        if record.task.is_some() && node.is_some() {
+            return Err(CommandError::OfTask { endpoint });
         }
+        let network = record.network;
+        self.release(network, endpoint.as_bytes(), index);
         self.endpoints.remove(&endpoint);
         Ok(Outcome::Done)
+    }
+
+    /// Gives back the address that something has on a network.
+    pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
+        if let Some(network) = self.networks.get_mut(&network) {
+            for subnet in &mut network.subnets {
+                subnet.addresses.release_owner(owner(id), index);
+            }
+        }
     }
 
     fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
@@ -115,14 +119,15 @@ impl ClusterState {
 }
 
 /// Takes an address out of the first subnet that has one.
-fn allocate(
+pub(super) fn allocate(
     network: &mut NetworkRecord,
-    attach: &AttachEndpoint,
+    id: &[u8; 16],
+    address: Option<IpAddr>,
     index: u64,
 ) -> Result<IpNet, CommandError> {
-    let owner = owner(attach.id.as_bytes());
+    let owner = owner(id);
     let name = network.name.clone();
-    let Some(address) = attach.address else {
+    let Some(address) = address else {
         let mut used = 0;
         for subnet in &mut network.subnets {
             match subnet.addresses.allocate(owner, index) {
@@ -159,10 +164,15 @@ fn with_prefix(address: IpAddr, prefix: IpNet) -> IpNet {
     IpNet::new(address, prefix.prefix_len()).expect("an address of the subnet has its family")
 }
 
-/// Derives a locally administered MAC address for an endpoint without an IPv4 address.
-fn mac_of(endpoint: EndpointId) -> MacAddr {
-    let [a, b, c, d, ..] = *endpoint.as_bytes();
-    MacAddr::new([0x02, 0x42, a, b, c, d])
+/// Derives a locally administered MAC address: from the IPv4 address, or from the identity where there is none.
+pub(super) fn mac_of(endpoint: EndpointId, address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(address) => MacAddr::from_ipv4(address),
+        IpAddr::V6(_) => {
+            let [a, b, c, d, ..] = *endpoint.as_bytes();
+            MacAddr::new([0x02, 0x42, a, b, c, d])
+        }
+    }
 }
 
 impl ClusterState {

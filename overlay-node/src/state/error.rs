@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, NetworkId, NodeId, Vni};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, Vni};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::api::{self, ErrorKind};
+use crate::api::{self, ErrorKind, Protocol};
 
 /// Why a command changes nothing. Part of the log's outcome: variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -192,6 +192,82 @@ pub enum CommandError {
         /// The node that runs it.
         node: NodeId,
     },
+    /// The endpoint goes with its task.
+    #[error("endpoint {endpoint} is a task's: it goes when the task ends")]
+    OfTask {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// There is no such service.
+    #[error("no service {service}: `service ls` shows them")]
+    UnknownService {
+        /// The service.
+        service: ServiceId,
+    },
+    /// A service of this name exists.
+    #[error(
+        "a service named {name:?} exists already ({service}): choose another name or remove it"
+    )]
+    ServiceExists {
+        /// The name.
+        name: String,
+        /// The service that has it.
+        service: ServiceId,
+    },
+    /// Somebody else changed the service meanwhile.
+    #[error(
+        "service {service} was changed meanwhile (version {found}, not {expected}): look at it and try again"
+    )]
+    Outdated {
+        /// The service.
+        service: ServiceId,
+        /// The version that the client had seen.
+        expected: u64,
+        /// Its version.
+        found: u64,
+    },
+    /// There is no spec to change back to.
+    #[error("service {service} was never changed: there is nothing to roll back to")]
+    NoPrevious {
+        /// The service.
+        service: ServiceId,
+    },
+    /// A part of a service's spec is not valid.
+    #[error("{part} of the service is not valid: {reason}")]
+    InvalidService {
+        /// Which part.
+        part: String,
+        /// Why.
+        reason: String,
+    },
+    /// The spec names a network that there is none of.
+    #[error("no network {name:?}: `network ls` shows them")]
+    NoSuchNetwork {
+        /// The name.
+        name: String,
+    },
+    /// A published port is taken.
+    #[error(
+        "port {port}/{protocol} is in use already by service {name:?} ({service}): choose another one"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: Protocol,
+        /// The service that has it.
+        service: ServiceId,
+        /// Its name.
+        name: String,
+    },
+    /// A service is on the network.
+    #[error("network {network:?} is in use by service {service:?}: remove or update it first")]
+    NetworkOfService {
+        /// The network.
+        network: String,
+        /// The name of the service.
+        service: String,
+    },
     /// A limit of the cluster was reached.
     #[error("the limit of {limit} {what} is reached")]
     Limit {
@@ -208,24 +284,34 @@ impl From<CommandError> for api::Error {
         let kind = match &error {
             E::AlreadyInitialized => ErrorKind::AlreadyMember,
             E::NotInitialized => ErrorKind::NotMember,
-            E::UnknownNode { .. } | E::UnknownNetwork { .. } | E::UnknownEndpoint { .. } => {
-                ErrorKind::NotFound
-            }
+            E::UnknownNode { .. }
+            | E::UnknownNetwork { .. }
+            | E::UnknownEndpoint { .. }
+            | E::UnknownService { .. }
+            | E::NoSuchNetwork { .. } => ErrorKind::NotFound,
             E::LastManager { .. } => ErrorKind::QuorumLoss,
-            E::IsManager { .. } | E::NetworkInUse { .. } | E::Predefined { .. } => ErrorKind::InUse,
+            E::IsManager { .. }
+            | E::NetworkInUse { .. }
+            | E::NetworkOfService { .. }
+            | E::Predefined { .. } => ErrorKind::InUse,
             E::InvalidName { .. }
             | E::UnknownDriver { .. }
             | E::InvalidOption { .. }
             | E::HostBits { .. }
             | E::InvalidSubnet { .. }
+            | E::InvalidService { .. }
+            | E::NoPrevious { .. }
             | E::AddressUnusable { .. } => ErrorKind::Invalid,
             E::NetworkExists { .. }
+            | E::ServiceExists { .. }
+            | E::Outdated { .. }
+            | E::PortInUse { .. }
             | E::SubnetOverlap { .. }
             | E::VniInUse { .. }
             | E::NameInUse { .. }
             | E::AddressInUse { .. } => ErrorKind::Conflict,
             E::PoolsExhausted | E::VnisExhausted | E::SubnetFull { .. } => ErrorKind::Exhausted,
-            E::NotAttachable { .. } | E::NotOwner { .. } => ErrorKind::Forbidden,
+            E::NotAttachable { .. } | E::NotOwner { .. } | E::OfTask { .. } => ErrorKind::Forbidden,
             E::Limit { .. } => ErrorKind::Limit,
         };
         Self::new(kind, error.to_string())

@@ -2,6 +2,7 @@
 //!
 //! Everything that a command needs travels in it or is in the state: no clock, no randomness, no hash order.
 
+mod audit;
 mod command;
 mod endpoint;
 mod error;
@@ -9,14 +10,16 @@ mod network;
 mod node;
 mod record;
 mod requests;
+mod service;
 mod snapshot;
+mod task;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use overlay_core::{EndpointId, NetworkId, NodeId};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use overlay_ipam::{Pools, VniAllocator};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -26,9 +29,12 @@ pub use error::CommandError;
 pub use network::INGRESS;
 pub use record::{
     Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, Secret, SubnetRecord,
+    TaskEndpoint,
 };
+pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
 
+use audit::Audit;
 use requests::Requests;
 
 /// The replicated state of the cluster.
@@ -38,10 +44,13 @@ pub struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRecord>,
     networks: BTreeMap<NetworkId, NetworkRecord>,
     endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    services: BTreeMap<ServiceId, ServiceRecord>,
+    tasks: BTreeMap<TaskId, TaskRecord>,
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
     former: BTreeMap<RaftId, FormerPart>,
+    audit: Audit,
     next_raft_id: u64,
     applied: u64,
 }
@@ -54,10 +63,13 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            services: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             pools: Pools::docker_default(),
             vnis: VniAllocator::new(),
             requests: Requests::default(),
             former: BTreeMap::new(),
+            audit: Audit::default(),
             next_raft_id: 1,
             applied: 0,
         }
@@ -111,6 +123,16 @@ impl ClusterState {
         &self.endpoints
     }
 
+    /// Returns all services, those that are being removed among them.
+    pub fn services(&self) -> &BTreeMap<ServiceId, ServiceRecord> {
+        &self.services
+    }
+
+    /// Returns all tasks, those that have ended among them.
+    pub fn tasks(&self) -> &BTreeMap<TaskId, TaskRecord> {
+        &self.tasks
+    }
+
     /// Returns the outcome of a request that was applied, as long as it is remembered.
     pub fn outcome(&self, request: RequestId) -> Option<&Result<Outcome, CommandError>> {
         self.requests.outcome(request)
@@ -132,16 +154,18 @@ impl ClusterState {
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
         let Proposal {
             command,
-            actor: _,
+            actor,
             at_unix_ms,
             request: _,
         } = proposal;
-        match command {
+        self.audit.begin(index, at_unix_ms, actor);
+        let subject = self.subject(&command);
+        let outcome = match command {
             Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
             Command::AddNode(node) => self.add_node(node),
             Command::SetAddress { node, address } => self.set_address(node, address),
             Command::SetRole { node, role } => self.set_role(node, role),
-            Command::RemoveNode { node } => self.remove_node(index, node),
+            Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
@@ -149,11 +173,26 @@ impl ClusterState {
             Command::DetachEndpoint { endpoint, node } => {
                 self.detach_endpoint(index, endpoint, node)
             }
+            Command::UpdateNode { node, change } => self.update_node(node, change),
+            Command::CreateService { id, spec } => {
+                self.create_service(index, id, *spec, at_unix_ms)
+            }
+            Command::UpdateService { id, version, spec } => {
+                self.update_service(index, id, version, *spec, at_unix_ms)
+            }
+            Command::RollBackService { id } => self.roll_back_service(index, id, at_unix_ms),
+            Command::RemoveService { id } => self.remove_service(index, id),
+            Command::ChangeTasks { changes } => self.change_tasks(index, changes, at_unix_ms),
+            Command::ReportTasks { node, reports } => {
+                self.report_tasks(index, node, reports, at_unix_ms)
+            }
             Command::RetireParts { parts } => {
                 self.former.retain(|part, _| !parts.contains(part));
                 Ok(Outcome::Done)
             }
-        }
+        }?;
+        self.note_done(subject, &outcome);
+        Ok(outcome)
     }
 }
 

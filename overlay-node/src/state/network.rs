@@ -87,6 +87,13 @@ impl ClusterState {
                 first: first.name.clone(),
             });
         }
+        let mut services = self.services.values();
+        if let Some(service) = services.find(|service| service.networks.contains(&network)) {
+            return Err(CommandError::NetworkOfService {
+                network: record.name.clone(),
+                service: service.spec().name.clone(),
+            });
+        }
         if let Some(record) = self.networks.remove(&network) {
             for subnet in record.subnets {
                 self.pools

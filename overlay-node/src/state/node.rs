@@ -10,7 +10,7 @@ use super::{
     AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS, NodeRecord,
     Outcome, Secret,
 };
-use crate::api::{Availability, NetworkCreate, Role};
+use crate::api::{Availability, NetworkCreate, NodeUpdate, Resources, Role};
 
 impl ClusterState {
     pub(super) fn init_cluster(
@@ -91,6 +91,7 @@ impl ClusterState {
             availability: Availability::Active,
             version: node.version,
             labels: BTreeMap::new(),
+            resources: Resources::default(),
         };
         self.nodes.insert(id, record);
         Ok(Outcome::Node(id, raft))
@@ -128,10 +129,39 @@ impl ClusterState {
         }
     }
 
+    pub(super) fn update_node(
+        &mut self,
+        node: NodeId,
+        change: NodeUpdate,
+    ) -> Result<Outcome, CommandError> {
+        let unknown = CommandError::UnknownNode { node };
+        let record = self.nodes.get(&node).ok_or(unknown.clone())?;
+        let mut labels = record.labels.clone();
+        for label in &change.labels_remove {
+            labels.remove(label);
+        }
+        labels.extend(change.labels_add);
+        if labels.len() > LABELS_MAX {
+            return Err(CommandError::Limit {
+                what: "labels a node".to_owned(),
+                limit: LABELS_MAX as u64,
+            });
+        }
+        let outcome = match change.role {
+            Some(role) => self.set_role(node, role)?,
+            None => Outcome::Done,
+        };
+        let record = self.nodes.get_mut(&node).ok_or(unknown)?;
+        record.labels = labels;
+        record.availability = change.availability.unwrap_or(record.availability);
+        Ok(outcome)
+    }
+
     pub(super) fn remove_node(
         &mut self,
         index: u64,
         node: NodeId,
+        at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
         let record = self
             .nodes
@@ -149,6 +179,7 @@ impl ClusterState {
         for endpoint in endpoints {
             self.detach_endpoint(index, endpoint, None)?;
         }
+        self.orphan_tasks(index, node, at_unix_ms);
         self.note_former(node);
         self.nodes.remove(&node);
         Ok(Outcome::Done)
@@ -231,5 +262,7 @@ fn is_hostname(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_name)
 }
 
+/// How many labels a node has at the most.
+const LABELS_MAX: usize = 64;
 /// How many nodes a cluster has at the most.
 const NODES_MAX: usize = 10_000;

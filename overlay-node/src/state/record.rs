@@ -7,16 +7,26 @@ use std::{
 };
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, Vni};
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, ServiceId, TaskId, Vni};
 use overlay_ipam::Subnet;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Availability, Role};
+use crate::api::{Availability, Resources, Role};
 
 /// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>")]
 pub struct Secret<const N: usize>(Vec<u8>);
+
+impl<const N: usize> TryFrom<Vec<u8>> for Secret<N> {
+    type Error = String;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
+        let found = bytes.len();
+        Self::new(bytes).ok_or_else(|| format!("a secret of {found} octets where {N} are expected"))
+    }
+}
 
 impl<const N: usize> Secret<N> {
     /// Takes octets in; `None` if their number is not `N`.
@@ -102,6 +112,8 @@ pub struct NodeRecord {
     pub version: String,
     /// Free metadata.
     pub labels: BTreeMap<String, String>,
+    /// What it has to give to tasks.
+    pub resources: Resources,
 }
 
 impl NodeRecord {
@@ -188,4 +200,17 @@ pub struct EndpointRecord {
     pub mac: MacAddr,
     /// The index at which it was attached; a later lease of the same address has a higher one.
     pub generation: u64,
+    /// The task that it is for; `None` if it stands alone.
+    pub task: Option<TaskEndpoint>,
+}
+
+/// What an endpoint's task is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskEndpoint {
+    /// The task.
+    pub task: TaskId,
+    /// Its service.
+    pub service: ServiceId,
+    /// The name of its service.
+    pub service_name: String,
 }

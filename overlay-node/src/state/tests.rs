@@ -1,3 +1,5 @@
+mod services;
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;

@@ -15,14 +15,14 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use overlay_core::NodeId;
+use overlay_core::{NodeId, TaskId};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     agent::Assignment,
-    api,
+    api::{self, TaskStatus},
     state::{AddNode, RequestId},
 };
 
@@ -81,6 +81,8 @@ pub enum Ask {
     Api(api::Request),
     /// A manager let a node in that showed a valid token.
     AddNode(AddNode),
+    /// How the sender's tasks are.
+    Report(Vec<(TaskId, TaskStatus)>),
 }
 
 /// What the leader answers.
@@ -90,6 +92,8 @@ pub enum Answer {
     Api(api::Response),
     /// To [`Ask::AddNode`]: what the new node has to know.
     Admitted(Box<Assignment>),
+    /// To [`Ask::Report`].
+    Taken,
 }
 
 /// Where a manager is reached.

@@ -1,8 +1,9 @@
-//! Programs that come with the binary, so that the demo needs none beside itself: `ping` and `sleep`.
+//! Programs that come with the binary, so that the demo needs none beside itself: `ping`, `sleep` and `httpd`.
 //!
 //! They run as `overlay ping …`, or when the binary is executed under their names.
 
 mod echo;
+mod httpd;
 mod ping;
 mod sleep;
 
@@ -10,6 +11,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Subcommand;
 
+pub(crate) use httpd::HttpdArgs;
 pub(crate) use ping::PingArgs;
 pub(crate) use sleep::SleepArgs;
 
@@ -22,6 +24,8 @@ pub(crate) enum BuiltinCommand {
     Ping(PingArgs),
     /// Do nothing for a while
     Sleep(SleepArgs),
+    /// Answer HTTP requests with who answers
+    Httpd(HttpdArgs),
 }
 
 /// Turns `/somewhere/ping HOST` into `overlay ping HOST`; other arguments stay as they are.
@@ -32,7 +36,11 @@ pub(crate) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
         .and_then(Path::file_name)
         .map(OsString::from);
     match name {
-        Some(name) if name == "ping" || name == "sleep" => {
+        Some(name)
+            if ["ping", "sleep", "httpd"]
+                .iter()
+                .any(|builtin| name == *builtin) =>
+        {
             arguments.splice(..1, [OsString::from("overlay"), name]);
             arguments
         }
@@ -50,6 +58,7 @@ pub(crate) fn run(command: BuiltinCommand) -> ExitCode {
             match command {
                 BuiltinCommand::Ping(args) => ping::run(args).await,
                 BuiltinCommand::Sleep(args) => sleep::run(args).await,
+                BuiltinCommand::Httpd(args) => httpd::run(args).await,
             }
         }),
         Err(error) => Err(Failure::new(error)),

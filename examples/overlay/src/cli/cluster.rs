@@ -73,7 +73,7 @@ pub(crate) struct InfoArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum RoleArg {
+pub(super) enum RoleArg {
     Worker,
     Manager,
 }

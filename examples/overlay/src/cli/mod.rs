@@ -1,11 +1,14 @@
 //! The command line: Docker's words, columns and messages.
 
 mod cluster;
+mod events;
 mod listing;
+mod logs;
 mod network;
 mod node;
 mod program;
 mod report;
+mod service;
 mod stream;
 mod table;
 mod terminal;
@@ -69,6 +72,13 @@ pub(crate) enum AskCommand {
     /// Manage networks
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Manage services
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Show what changed in the cluster
+    Events(events::EventsArgs),
+    /// Print what a program, or the tasks of a service on this node, have written
+    Logs(logs::LogsArgs),
     /// Run a program on a network
     Run(program::RunArgs),
     /// Run a command beside a running program
@@ -117,6 +127,9 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Info(args) => cluster::info(client, args).await,
         AskCommand::Node(command) => node::run(client, command).await,
         AskCommand::Network(command) => network::run(client, command).await,
+        AskCommand::Service(command) => service::run(client, command).await,
+        AskCommand::Events(args) => events::run(client, args).await,
+        AskCommand::Logs(args) => logs::run(client, args).await,
         AskCommand::Run(args) => program::run(client, args).await,
         AskCommand::Exec(args) => program::exec(client, args).await,
         AskCommand::Stop(args) => program::stop(client, args).await,
@@ -132,4 +145,13 @@ fn unexpected(response: &impl std::fmt::Debug) -> Failure {
     Failure::new(format_args!(
         "the daemon answered something else than was asked: {response:?}; are both of one version?"
     ))
+}
+
+/// Reads `KEY=VALUE`; without the sign the value is empty.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("expected KEY=VALUE, found `{text}`"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use overlay_core::plane::Namespace;
 
-use super::{Failure, ListingArgs, Report, listing::json_array, unexpected};
+use super::{Failure, ListingArgs, Report, listing::json_array, pair, unexpected};
 use crate::{
     api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
     client::Client,
@@ -106,14 +106,6 @@ pub(crate) struct DetachArgs {
     /// Name or identity of the endpoint
     #[arg(required = true, value_name = "ENDPOINT")]
     endpoints: Vec<String>,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if key.is_empty() {
-        return Err(format!("expected KEY=VALUE, found `{text}`"));
-    }
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Report, Failure> {

@@ -1,19 +1,28 @@
-//! `node ls`, `inspect`, `promote`, `demote`, `rm`.
+//! `node ls`, `inspect`, `promote`, `demote`, `update`, `ps`, `rm`.
 
 use std::collections::BTreeMap;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use overlay_core::NodeId;
 use serde::Serialize;
 
 use super::{
     Failure, ListingArgs, Report,
+    cluster::RoleArg,
     listing::{Item, json_array},
+    pair,
+    service::{
+        task_list,
+        tasks::{self, TasksArgs},
+    },
     table::Table,
     unexpected,
 };
 use crate::{
-    api::{Availability, Info, ManagerStatus, NodeInfo, NodeStatus, Request, Response, Role},
+    api::{
+        Availability, Info, ManagerStatus, NodeInfo, NodeStatus, NodeUpdate, Request, Response,
+        Role,
+    },
     client::Client,
 };
 
@@ -29,6 +38,10 @@ pub(crate) enum NodeCommand {
     Promote(NodesArgs),
     /// Make managers workers
     Demote(NodesArgs),
+    /// Change a node: its availability, role and labels
+    Update(UpdateArgs),
+    /// List the tasks of nodes
+    Ps(PsArgs),
     /// Remove nodes from the cluster
     #[command(visible_alias = "remove")]
     Rm(RemoveArgs),
@@ -52,6 +65,52 @@ pub(crate) struct RemoveArgs {
     nodes: NodesArgs,
 }
 
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Whether it gets new tasks; `drain` moves those that it has to other nodes
+    #[arg(long)]
+    availability: Option<AvailabilityArg>,
+    /// What it is to be
+    #[arg(long)]
+    role: Option<RoleArg>,
+    /// Set a label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    label_add: Vec<(String, String)>,
+    /// Drop a label; may be repeated
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Identity, host name, or the beginning of the identity; `self` is the node that answers
+    node: String,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    #[command(flatten)]
+    shown: TasksArgs,
+    /// Identity, host name, or the beginning of the identity; `self` is the node that answers
+    #[arg(value_name = "NODE", default_value = "self")]
+    nodes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AvailabilityArg {
+    Active,
+    Pause,
+    Drain,
+}
+
+impl From<AvailabilityArg> for Availability {
+    fn from(availability: AvailabilityArg) -> Self {
+        match availability {
+            AvailabilityArg::Active => Self::Active,
+            AvailabilityArg::Pause => Self::Pause,
+            AvailabilityArg::Drain => Self::Drain,
+        }
+    }
+}
+
 pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<Report, Failure> {
     match command {
         NodeCommand::Ls(listing) => {
@@ -62,6 +121,8 @@ pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<Report,
         NodeCommand::Inspect(args) => inspect(client, args).await,
         NodeCommand::Promote(args) => set_role(client, args, Role::Manager).await,
         NodeCommand::Demote(args) => set_role(client, args, Role::Worker).await,
+        NodeCommand::Update(args) => update(client, args).await,
+        NodeCommand::Ps(args) => ps(client, args).await,
         NodeCommand::Rm(args) => {
             let mut report = Report::default();
             for node in args.nodes.nodes {
@@ -148,6 +209,39 @@ async fn set_one_role(client: &Client, reference: String, role: Role) -> Result<
         }),
         other => Err(unexpected(&other)),
     }
+}
+
+async fn update(client: &Client, args: UpdateArgs) -> Result<Report, Failure> {
+    let found = node(client, &args.node).await?;
+    let request = Request::NodeUpdate(NodeUpdate {
+        node: found.id.to_string(),
+        availability: args.availability.map(Availability::from),
+        role: args.role.map(Role::from),
+        labels_add: BTreeMap::from_iter(args.label_add),
+        labels_remove: args.label_rm,
+    });
+    match client.request(&request).await? {
+        Response::Done | Response::Nodes(_) => Ok(Report::line(args.node)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn ps(client: &Client, args: PsArgs) -> Result<Report, Failure> {
+    let (mut failures, mut found) = (Vec::new(), Vec::new());
+    for reference in args.nodes {
+        let listed = async {
+            let node = node(client, &reference).await?;
+            task_list(client, None, Some(node.id.to_string())).await
+        };
+        match listed.await {
+            Ok(tasks) => found.extend(tasks),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let rows = tasks::rows(found, &args.shown);
+    let mut report = args.shown.listing.print(&rows, tasks::table)?;
+    report.failures = failures;
+    Ok(report)
 }
 
 /// A line of `node ls`; fields in the order that Docker prints in JSON.

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::client::ClientError;
+use crate::{api::ErrorKind, client::ClientError};
 
 /// What a command did.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The exit code.
     pub(crate) code: u8,
+    /// What kind of refusal it was.
+    kind: Option<ErrorKind>,
 }
 
 impl Report {
@@ -79,12 +81,23 @@ impl Failure {
         Self {
             message: message.to_string(),
             code: 1,
+            kind: None,
         }
     }
 
     /// The same failure with another exit code.
     pub(crate) fn with_code(self, code: u8) -> Self {
         Self { code, ..self }
+    }
+
+    /// Whether it may be another answer in a moment: nobody leads at present.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.kind == Some(ErrorKind::Unavailable)
+    }
+
+    /// Whether there is no such thing.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.kind == Some(ErrorKind::NotFound)
     }
 }
 
@@ -96,11 +109,16 @@ impl Display for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let code = match &error {
-            ClientError::Refused(refusal) => refusal.exit_code.unwrap_or(1),
-            ClientError::Unreachable { .. } | ClientError::Broken { .. } => 1,
+        let (code, kind) = match &error {
+            ClientError::Refused(refusal) => {
+                (refusal.exit_code.unwrap_or(1), Some(refusal.error.kind))
+            }
+            ClientError::Unreachable { .. } | ClientError::Broken { .. } => (1, None),
         };
-        Self::new(error).with_code(code)
+        Self {
+            kind,
+            ..Self::new(error).with_code(code)
+        }
     }
 }
 

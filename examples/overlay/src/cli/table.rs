@@ -63,7 +63,7 @@ pub(crate) fn ellipsis(text: &str, width_max: usize) -> String {
 }
 
 /// Names come from other hosts: what would steer the terminal is made visible.
-fn printable(cell: String) -> String {
+pub(crate) fn printable(cell: String) -> String {
     if cell.chars().any(char::is_control) {
         return cell.chars().flat_map(char::escape_debug).collect();
     }

@@ -3,17 +3,18 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec},
+    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
-use overlay_node::driver::{Daemon, Handle, Options, PortIo, StopError};
+use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
 
 use super::{
     DaemonArgs,
@@ -33,6 +34,7 @@ pub(super) async fn start(
     name: String,
     data_dir: PathBuf,
     linux: Linux,
+    executor: Arc<dyn Executor>,
 ) -> anyhow::Result<(Local, Stopped)> {
     let mut options = Options::new(name, data_dir);
     options.advertise = args.advertise_addr;
@@ -41,7 +43,7 @@ pub(super) async fn start(
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
-    let daemon = Daemon::start(options, OnLinux(linux)).await?;
+    let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
 }
 
@@ -84,6 +86,14 @@ impl Platform for OnLinux {
     ) -> Result<Self::Sockets, PlatformError> {
         let Sockets { udp, tcp } = self.0.open_sockets(endpoint, address)?;
         Ok((udp, tcp))
+    }
+
+    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
+        self.0.open_stream(endpoint, v6)
+    }
+
+    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
+        self.0.way_out(endpoint)
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

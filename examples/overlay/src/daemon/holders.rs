@@ -4,14 +4,16 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
 use overlay_core::{EndpointId, plane::PlatformError};
 use overlay_linux::{CommandSpec, Exit, Linux, Process, ProcessId, ProcessStatus};
-use tokio::{io::Interest, net::UnixStream};
+use tokio::{io::Interest, net::UnixStream, task::spawn_blocking};
 
 use super::node::Soon;
+use crate::api::{Error, ErrorKind};
 
 /// Starts and finds programs: `overlay-linux`'s holders, or a test's. All calls block for a moment.
 pub(crate) trait Holders: Send + Sync + 'static {
@@ -28,6 +30,12 @@ pub(crate) trait Holders: Send + Sync + 'static {
 
     /// Finds the main program of an endpoint, also if it ended.
     fn main_program(&self, endpoint: EndpointId) -> Result<Option<ProcessStatus>, PlatformError>;
+
+    /// Whether anything is left of an endpoint: its holder, or what that wrote down.
+    fn holds(&self, endpoint: EndpointId) -> Result<bool, PlatformError>;
+
+    /// What the main program of an endpoint has written, as far as it is kept.
+    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError>;
 
     /// Sends a signal to a program and its process group.
     fn signal(
@@ -72,6 +80,61 @@ pub(crate) struct Streams {
     pub(crate) follower: Option<OwnedFd>,
 }
 
+/// Asks the holders on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    holders: &Arc<dyn Holders>,
+    work: impl FnOnce(&dyn Holders) -> Result<T, PlatformError> + Send + 'static,
+) -> Result<T, Error> {
+    let holders = Arc::clone(holders);
+    off_thread(move || {
+        work(&*holders).map_err(|error| Error::new(ErrorKind::Platform, error.to_string()))
+    })
+    .await
+}
+
+/// Does what blocks on a thread that may.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::new(ErrorKind::Platform, error.to_string())))
+}
+
+/// Sends a signal, and kills what still runs after `grace`; what has ended already is fine. Does not wait.
+pub(super) async fn end(
+    holders: &Arc<dyn Holders>,
+    endpoint: EndpointId,
+    process: ProcessId,
+    signal: i32,
+    grace: Duration,
+) -> Result<(), Error> {
+    const ESRCH: i32 = 3;
+    let stop = move |holders: &dyn Holders| match holders.stop(endpoint, process, signal, grace) {
+        // Ended in the meantime, alone or with its holder.
+        Err(PlatformError::UnknownEndpoint { .. } | PlatformError::System { code: ESRCH, .. }) => {
+            Ok(())
+        }
+        stopped => stopped,
+    };
+    blocking(holders, stop).await
+}
+
+/// What the data directory did not take.
+pub(super) fn storage(error: &io::Error) -> Error {
+    let message = format!("cannot write the program down in the data directory: {error}");
+    Error::new(ErrorKind::Storage, message)
+}
+
+/// The end of an output, which is kept in memory when its endpoint is gone.
+pub(super) fn tail(mut output: Vec<u8>) -> Vec<u8> {
+    output.split_off(output.len().saturating_sub(TAIL_BYTES))
+}
+
+/// How much of an output outlives its endpoint.
+const TAIL_BYTES: usize = 16 * 1024;
+pub(super) const SIGTERM: i32 = 15;
+pub(super) const SIGKILL: i32 = 9;
+
 impl Holders for Linux {
     fn start(
         &self,
@@ -103,6 +166,20 @@ impl Holders for Linux {
             processes => processes?,
         };
         Ok(processes.into_iter().rev().find(|process| process.main))
+    }
+
+    fn holds(&self, endpoint: EndpointId) -> Result<bool, PlatformError> {
+        match self.processes(endpoint) {
+            Err(PlatformError::UnknownEndpoint { .. }) => {
+                let mut left = self.list()?.into_iter();
+                Ok(left.any(|found| found.spec.endpoint == endpoint))
+            }
+            processes => processes.map(|_| true),
+        }
+    }
+
+    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
+        Self::output(self, endpoint)
     }
 
     fn signal(

@@ -5,9 +5,11 @@ mod driver;
 mod holders;
 mod node;
 mod programs;
+mod records;
 mod serve;
 mod socket;
 mod stream;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +34,7 @@ use crate::cli::{complain, print};
 use directory::DataDirectory;
 use programs::Programs;
 use socket::Socket;
+use tasks::Tasks;
 
 /// See the help texts.
 #[derive(Debug, Args)]
@@ -124,20 +127,20 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
     if let Some(kind) = args.port_kind {
         linux = linux.with_kind(kind.into());
     }
+    let holders = Arc::new(linux.clone());
+    let tasks = Tasks::open(&directory.path().join("tasks"), holders.clone());
+    let tasks = tasks.context("cannot read the tasks in the data directory")?;
     let name = args.name.clone().unwrap_or_else(hostname);
     let (node, stopped) = driver::start(
         &args,
         name.clone(),
         directory.path().join("node"),
-        linux.clone(),
+        linux,
+        Arc::new(tasks.clone()),
     )
     .await?;
     let node = Arc::new(node);
-    let programs = Programs::open(
-        &directory.path().join("programs"),
-        node.clone(),
-        Arc::new(linux),
-    );
+    let programs = Programs::open(&directory.path().join("programs"), node.clone(), holders);
     let programs = programs.context("cannot read the programs in the data directory")?;
     programs.recover().await;
     print(&format!(
@@ -145,7 +148,7 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
         socket.path().display(),
         directory.path().display()
     ));
-    let router = serve::router(node.clone(), programs);
+    let router = serve::router(node.clone(), programs, tasks);
     tokio::select! {
         served = serve(listener, router) => served?,
         failed = stopped => return Ok(failed?),

@@ -1,6 +1,6 @@
 //! The local API over a real socket, with real processes, on a node and holders that are the test's own.
 
-mod fakes;
+pub(super) mod fakes;
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{io::AsyncWriteExt as _, net::UnixListener};
 
-use super::{programs::Programs, serve};
+use super::{programs::Programs, serve, tasks::Tasks};
 use crate::{
     api::{ErrorKind, Request, Response},
     client::{Client, ClientError, Launched},
@@ -55,7 +55,8 @@ impl Fixture {
         let socket = folder.join("socket");
         drop(fs::remove_file(&socket));
         let listener = UnixListener::bind(&socket).unwrap();
-        let router = serve::router(node.clone(), programs.clone());
+        let tasks = Tasks::open(&folder.join("tasks"), holders.clone()).unwrap();
+        let router = serve::router(node.clone(), programs.clone(), tasks);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self {
             folder,
@@ -459,7 +460,13 @@ async fn a_restarted_daemon_finds_its_programs_and_the_ends_it_missed() {
         "{states:?}"
     );
     assert!(
-        matches!(states.1, ProgramState::Exited { code: 9 | 1, .. }),
+        matches!(
+            states.1,
+            ProgramState::Exited {
+                code: 9 | 1 | 129,
+                ..
+            }
+        ),
         "{states:?}"
     );
     let stop = ProgramRequest::Stop {

@@ -6,7 +6,7 @@ mod program;
 pub(crate) use frame::{Frame, FrameReader, encode};
 pub(crate) use program::{
     ExecRequest, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, Refusal, RunRequest,
-    Started, Stdio, WindowSize,
+    Started, Stdio, TaskProgram, WindowSize,
 };
 
 /// Where one `overlay_node::api::Request` is posted.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use overlay_core::EndpointId;
+use overlay_core::{EndpointId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::api;
@@ -35,6 +35,13 @@ pub(crate) enum ProgramRequest {
         /// As in `Stop`.
         program: String,
     },
+    /// Lists the tasks of services that this node runs or ran lately.
+    Tasks,
+    /// Reads what a program or task has written, as far as it is kept.
+    Logs {
+        /// As in `Stop`; of a task also its name or identity.
+        program: String,
+    },
 }
 
 /// The answer to a [`ProgramRequest`].
@@ -47,8 +54,28 @@ pub(crate) enum ProgramResponse {
         /// The exit code; 128 and the signal's number if a signal ended it.
         code: i32,
     },
+    /// To `Tasks`.
+    Tasks(Vec<TaskProgram>),
+    /// To `Logs`.
+    Logs {
+        /// The output; what is no UTF-8 is replaced.
+        output: String,
+    },
     /// It is done; there is nothing to tell.
     Done,
+}
+
+/// The program of a task on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TaskProgram {
+    /// The task.
+    pub(crate) id: TaskId,
+    /// Its name: that of its service, and its slot.
+    pub(crate) name: String,
+    /// The name of its service.
+    pub(crate) service: String,
+    /// Whether it runs.
+    pub(crate) running: bool,
 }
 
 /// A program to be run on a network.

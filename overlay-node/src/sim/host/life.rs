@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use overlay_core::{Disk as _, DiskError, NodeId};
+use overlay_core::{Disk as _, DiskError, NodeId, plane::Namespace};
 use overlay_raft::{
     RaftId, Restored,
     storage::{Log, StorageConfig},
@@ -91,6 +91,7 @@ impl SimHost {
         let mut config = Config::new(node, format!("host{}", self.host.0), address(self.host));
         config.timers = self.options.timers;
         config.snapshot_interval = self.options.snapshot_interval;
+        config.task_namespace = Namespace::InProcess;
         config
     }
 

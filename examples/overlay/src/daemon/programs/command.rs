@@ -22,7 +22,7 @@ const NOT_FOUND: u8 = 127;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes a command, after looking for its executable, so that nothing is attached for a misspelt word.
-pub(super) fn specify(
+pub(in crate::daemon) fn specify(
     command: &[String],
     environment: &[String],
     directory: Option<&Path>,

@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) record: Record,
     /// How far it has come.
     pub(super) phase: watch::Sender<Phase>,
+    /// What it wrote last, since it ended under this daemon.
+    pub(super) last_output: Option<Vec<u8>>,
 }
 
 /// How far a program has come, for those who wait.
@@ -43,6 +45,7 @@ impl Entry {
         Self {
             record,
             phase: watch::Sender::new(phase),
+            last_output: None,
         }
     }
 }

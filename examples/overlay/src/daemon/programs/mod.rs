@@ -3,10 +3,10 @@
 //! A program is an endpoint of a network and the main program of its holder. It is written down before anything is done,
 //! so that whatever a crash leaves half done is undone at the next start.
 
-mod command;
+pub(super) mod command;
 mod entry;
 mod record;
-mod supervise;
+pub(super) mod supervise;
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,12 @@ use overlay_core::{
     plane::{Namespace, PlatformError},
 };
 use overlay_linux::ProcessId;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 
 use super::{
-    holders::{Holders, Running},
+    holders::{self, Holders, Running, SIGKILL, SIGTERM, off_thread, storage},
     node::Node,
+    records::Records,
 };
 use crate::{
     api::{AttachRequest, Error, ErrorKind, Request, Response},
@@ -34,7 +35,7 @@ use crate::{
     wire::{ExecRequest, ProgramInfo, ProgramState, Refusal, RunRequest},
 };
 use entry::{Entry, Phase, ended, find};
-use record::{Record, Records};
+use record::Record;
 
 /// The programs of this host.
 #[derive(Clone)]
@@ -43,7 +44,7 @@ pub(crate) struct Programs(Arc<Inner>);
 struct Inner {
     node: Arc<dyn Node>,
     holders: Arc<dyn Holders>,
-    records: Records,
+    records: Records<Record>,
     entries: Mutex<BTreeMap<EndpointId, Entry>>,
 }
 
@@ -59,8 +60,6 @@ pub(crate) struct Attached {
 
 /// How long a killed program may take to be gone.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
-const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
 
 impl Programs {
     /// Reads what an earlier life of the daemon left in `folder`. [`recover`](Self::recover) takes it up.
@@ -168,11 +167,21 @@ impl Programs {
             }
             (record.info.id, record.info.name.clone())
         };
+        self.exec_in(id, &name, request).await
+    }
+
+    /// Starts a command in the namespaces of an endpoint that has this host name.
+    pub(crate) async fn exec_in(
+        &self,
+        id: EndpointId,
+        name: &str,
+        request: ExecRequest,
+    ) -> Result<Attached, Refusal> {
         let spec = command::specify(
             &request.command,
             &request.environment,
             request.directory.as_deref(),
-            &name,
+            name,
             request.stdio,
         )?;
         let started = self
@@ -248,6 +257,19 @@ impl Programs {
         }
     }
 
+    /// What a program has written, as far as it is kept. What went to a client instead is not.
+    pub(crate) async fn output(&self, reference: &str) -> Result<Vec<u8>, Error> {
+        let (id, last) = {
+            let entries = self.entries();
+            let entry = find(&entries, reference)?;
+            (entry.record.info.id, entry.last_output.clone())
+        };
+        match last {
+            Some(output) => Ok(output),
+            None => self.blocking(move |holders| holders.output(id)).await,
+        }
+    }
+
     /// Sends a signal to a program or to a command beside it; one that has just ended is fine.
     pub(crate) async fn signal(&self, id: EndpointId, process: ProcessId, signal: i32) {
         let sent = self
@@ -270,6 +292,11 @@ impl Programs {
     /// Lets a program run that no client listens to.
     pub(crate) fn let_run(&self, attached: Attached) {
         supervise::drain(attached.running.streams);
+    }
+
+    /// Whether there is a program by this reference.
+    pub(crate) fn knows(&self, reference: &str) -> bool {
+        find(&self.entries(), reference).is_ok()
     }
 
     /// Whether `reference` is the endpoint of one of the programs, which must not be detached under it.
@@ -297,15 +324,7 @@ impl Programs {
         signal: i32,
         grace: Duration,
     ) -> Result<(), Error> {
-        const ESRCH: i32 = 3;
-        let stop = move |holders: &dyn Holders| match holders.stop(id, process, signal, grace) {
-            // Ended in the meantime, alone or with its holder.
-            Err(
-                PlatformError::UnknownEndpoint { .. } | PlatformError::System { code: ESRCH, .. },
-            ) => Ok(()),
-            stopped => stopped,
-        };
-        self.blocking(stop).await
+        holders::end(&self.0.holders, id, process, signal, grace).await
     }
 
     /// Writes a program down before anything is done about it.
@@ -381,7 +400,12 @@ impl Programs {
 
     async fn forget(&self, id: EndpointId) -> Result<(), Error> {
         let records = self.0.records.clone();
-        off_thread(move || records.remove(id).map_err(|error| storage(&error))).await?;
+        off_thread(move || {
+            records
+                .remove(&id.to_string())
+                .map_err(|error| storage(&error))
+        })
+        .await?;
         self.entries().remove(&id);
         Ok(())
     }
@@ -403,11 +427,7 @@ impl Programs {
         &self,
         work: impl FnOnce(&dyn Holders) -> Result<T, PlatformError> + Send + 'static,
     ) -> Result<T, Error> {
-        let holders = Arc::clone(&self.0.holders);
-        off_thread(move || {
-            work(&*holders).map_err(|error| Error::new(ErrorKind::Platform, error.to_string()))
-        })
-        .await
+        holders::blocking(&self.0.holders, work).await
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Entry>> {
@@ -417,18 +437,6 @@ impl Programs {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Error::new(ErrorKind::Platform, error.to_string())))
-}
-
-fn storage(error: &io::Error) -> Error {
-    let message = format!("cannot write the program down in the data directory: {error}");
-    Error::new(ErrorKind::Storage, message)
 }
 
 fn unexpected(response: &Response) -> Error {

@@ -8,9 +8,9 @@ use tokio::io::sink;
 
 use super::{Programs, entry::Phase, record::Record};
 use crate::{
-    api::{Request, Response},
+    api::{ErrorKind, Request, Response},
     daemon::{
-        holders::{Running, Streams},
+        holders::{self, Running, Streams},
         node::Soon,
         stream,
     },
@@ -103,6 +103,11 @@ impl Programs {
     }
 
     async fn finish(&self, id: EndpointId, code: i32, at_unix_ms: u64) {
+        // With the endpoint its output goes.
+        let output = self.blocking(move |holders| holders.output(id)).await;
+        if let Some(entry) = self.entries().get_mut(&id) {
+            entry.last_output = output.ok().map(holders::tail);
+        }
         let state = ProgramState::Exited { code, at_unix_ms };
         if let Err(error) = self.change(id, |record| record.info.state = state).await {
             tracing::warn!(%error, endpoint = %id, "the end of a program is not on disk");
@@ -130,13 +135,18 @@ impl Programs {
         self.tell(id, Phase::Settled(code));
     }
 
-    async fn detach_for_sure(&self, id: EndpointId) {
+    /// Returns false if the endpoint is not ours to detach: it goes with its task.
+    async fn detach_for_sure(&self, id: EndpointId) -> bool {
         let mut pause = RETRY_MIN;
         while let Err(error) = self.detach(id).await {
+            if error.kind == ErrorKind::Forbidden {
+                return false;
+            }
             tracing::warn!(%error, endpoint = %id, "cannot detach yet, trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
+        true
     }
 
     /// Undoes a run that a crash interrupted.
@@ -159,9 +169,8 @@ impl Programs {
         for endpoint in endpoints {
             let ours = endpoint.namespace == Some(Namespace::Own);
             let known = self.entries().contains_key(&endpoint.id);
-            if ours && !known {
-                tracing::info!(endpoint = %endpoint.id, name = endpoint.name, "detaching an endpoint without a program");
-                self.detach_for_sure(endpoint.id).await;
+            if ours && !known && self.detach_for_sure(endpoint.id).await {
+                tracing::info!(endpoint = %endpoint.id, name = endpoint.name, "detached an endpoint without a program");
             }
         }
     }
@@ -174,7 +183,7 @@ impl Programs {
 }
 
 /// Reads what nobody wants to know, so that the program does not wait for a reader.
-pub(super) fn drain(streams: Streams) {
+pub(in crate::daemon) fn drain(streams: Streams) {
     for file in [streams.terminal, streams.output, streams.error]
         .into_iter()
         .flatten()

@@ -35,30 +35,30 @@ use crate::{
 
 /// Attaches and detaches endpoints, and knows nothing else.
 #[derive(Default)]
-pub(super) struct FakeNode {
+pub(in crate::daemon) struct FakeNode {
     endpoints: Mutex<BTreeMap<EndpointId, EndpointInfo>>,
     refused: Mutex<Option<ErrorKind>>,
     detachments_to_refuse: AtomicU32,
 }
 
 impl FakeNode {
-    pub(super) fn attached(&self) -> usize {
+    pub(in crate::daemon) fn attached(&self) -> usize {
         self.endpoints.lock().unwrap().len()
     }
 
-    pub(super) fn refuse_attach(&self, kind: ErrorKind) {
+    pub(in crate::daemon) fn refuse_attach(&self, kind: ErrorKind) {
         *self.refused.lock().unwrap() = Some(kind);
     }
 
-    pub(super) fn accept_attach(&self) {
+    pub(in crate::daemon) fn accept_attach(&self) {
         *self.refused.lock().unwrap() = None;
     }
 
-    pub(super) fn refuse_detach(&self, times: u32) {
+    pub(in crate::daemon) fn refuse_detach(&self, times: u32) {
         self.detachments_to_refuse.store(times, Ordering::Relaxed);
     }
 
-    pub(super) fn attach_orphan(&self) {
+    pub(in crate::daemon) fn attach_orphan(&self) {
         let id = EndpointId::from_bytes([9; 16]);
         self.endpoints
             .lock()
@@ -130,7 +130,7 @@ fn info(id: EndpointId, name: &str) -> EndpointInfo {
 
 /// Starts real processes, in the namespaces of the test.
 #[derive(Default)]
-pub(super) struct FakeHolders {
+pub(in crate::daemon) struct FakeHolders {
     programs: Mutex<Vec<Program>>,
     refuses: AtomicBool,
     hangs: AtomicBool,
@@ -146,16 +146,21 @@ struct Program {
 }
 
 impl FakeHolders {
-    pub(super) fn refuse_start(&self, refuses: bool) {
+    pub(in crate::daemon) fn refuse_start(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::Relaxed);
     }
 
-    pub(super) fn never_start(&self) {
+    pub(in crate::daemon) fn never_start(&self) {
         self.hangs.store(true, Ordering::Relaxed);
     }
 
+    /// What was never started starts now.
+    pub(in crate::daemon) fn start_again(&self) {
+        self.hangs.store(false, Ordering::Relaxed);
+    }
+
     /// What was never started fails now, and what runs ends, so that the test can.
-    pub(super) fn give_up(&self) {
+    pub(in crate::daemon) fn give_up(&self) {
         for program in self.programs.lock().unwrap().iter() {
             let _ = kill_process_group(program.pid, Signal::KILL);
         }
@@ -164,7 +169,7 @@ impl FakeHolders {
     }
 
     /// From now on nobody who followed before hears of an end.
-    pub(super) fn lose_followers(&self) {
+    pub(in crate::daemon) fn lose_followers(&self) {
         self.followers.send_modify(|generation| *generation += 1);
         let programs = self.programs.lock().unwrap();
         for program in programs.iter().filter(|program| program.id == ProcessId(2)) {
@@ -172,7 +177,7 @@ impl FakeHolders {
         }
     }
 
-    pub(super) fn alive(&self) -> usize {
+    pub(in crate::daemon) fn alive(&self) -> usize {
         let programs = self.programs.lock().unwrap();
         programs
             .iter()
@@ -180,7 +185,7 @@ impl FakeHolders {
             .count()
     }
 
-    pub(super) fn runs(&self, endpoint: EndpointId) -> bool {
+    pub(in crate::daemon) fn runs(&self, endpoint: EndpointId) -> bool {
         let programs = self.programs.lock().unwrap();
         let mut of = programs
             .iter()
@@ -197,6 +202,15 @@ impl FakeHolders {
                 exit = ended(&mut exit) => exit,
             }
         })
+    }
+
+    /// The holder of an endpoint dies with all that it knows.
+    pub(in crate::daemon) fn lose(&self, endpoint: EndpointId) {
+        let mut programs = self.programs.lock().unwrap();
+        for program in programs.iter().filter(|one| one.endpoint == endpoint) {
+            let _ = kill_process_group(program.pid, Signal::KILL);
+        }
+        programs.retain(|program| program.endpoint != endpoint);
     }
 
     fn find<T>(
@@ -315,6 +329,14 @@ impl Holders for FakeHolders {
             ended: None,
         };
         Ok(of.find(|program| program.main).map(status))
+    }
+
+    fn holds(&self, endpoint: EndpointId) -> Result<bool, PlatformError> {
+        Ok(self.main_program(endpoint)?.is_some())
+    }
+
+    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
+        Ok(format!("the output of {endpoint}\n").into_bytes())
     }
 
     fn signal(

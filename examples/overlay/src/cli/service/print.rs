@@ -1,0 +1,467 @@
+//! Services in Docker's columns and shapes.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde::Serialize;
+
+use super::{
+    mode,
+    values::{duration, shown},
+};
+use crate::{
+    api::{
+        EndpointMode, FailureAction, Placement, PublishedPort, RestartCondition, RestartPolicy,
+        ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase, UpdatePolicy,
+    },
+    cli::{
+        Table,
+        listing::Item,
+        table::{ellipsis, printable},
+    },
+    time,
+};
+
+/// A line of `service ls`; fields in the order that Docker prints in JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ServiceRow {
+    command: String,
+    #[serde(rename = "ID")]
+    id: String,
+    mode: &'static str,
+    name: String,
+    ports: String,
+    replicas: String,
+}
+
+impl Item for ServiceRow {
+    fn identity(&self) -> String {
+        self.id.clone()
+    }
+}
+
+const COMMAND_WIDTH_MAX: usize = 30;
+
+impl ServiceRow {
+    pub(super) fn new(service: &ServiceInfo, whole: bool) -> Self {
+        let most = match service.spec.placement.replicas_per_node_max {
+            0 => String::new(),
+            most => format!(" (max {most} per node)"),
+        };
+        let ports: Vec<String> = service.ports.iter().map(shown).collect();
+        Self {
+            command: ellipsis(&service.spec.task.command.join(" "), COMMAND_WIDTH_MAX),
+            id: if whole {
+                service.id.to_string()
+            } else {
+                service.id.short()
+            },
+            mode: mode(service),
+            name: service.spec.name.clone(),
+            ports: ports.join(", "),
+            replicas: format!("{}/{}{most}", service.running, service.desired),
+        }
+    }
+}
+
+pub(super) fn table(rows: &[ServiceRow]) -> Table {
+    let mut table = Table::new(&["ID", "NAME", "MODE", "REPLICAS", "COMMAND", "PORTS"]);
+    for row in rows {
+        table.row([
+            row.id.clone(),
+            row.name.clone(),
+            row.mode.into(),
+            row.replicas.clone(),
+            row.command.clone(),
+            row.ports.clone(),
+        ]);
+    }
+    table
+}
+
+/// The phase of an update in Docker's word.
+pub(super) const fn phase(phase: UpdatePhase) -> &'static str {
+    match phase {
+        UpdatePhase::Updating => "updating",
+        UpdatePhase::Paused => "paused",
+        UpdatePhase::Completed => "completed",
+        UpdatePhase::RollbackStarted => "rollback_started",
+        UpdatePhase::RollbackPaused => "rollback_paused",
+        UpdatePhase::RollbackCompleted => "rollback_completed",
+    }
+}
+
+const fn order(order: UpdateOrder) -> &'static str {
+    match order {
+        UpdateOrder::StopFirst => "stop-first",
+        UpdateOrder::StartFirst => "start-first",
+    }
+}
+
+const fn action(action: FailureAction) -> &'static str {
+    match action {
+        FailureAction::Pause => "pause",
+        FailureAction::Continue => "continue",
+        FailureAction::Rollback => "rollback",
+    }
+}
+
+const fn condition(condition: RestartCondition) -> &'static str {
+    match condition {
+        RestartCondition::None => "none",
+        RestartCondition::OnFailure => "on-failure",
+        RestartCondition::Any => "any",
+    }
+}
+
+const fn endpoint_mode(mode: EndpointMode) -> &'static str {
+    match mode {
+        EndpointMode::Vip => "vip",
+        EndpointMode::Dnsrr => "dnsrr",
+    }
+}
+
+fn ratio(permille: u16) -> f64 {
+    f64::from(permille) / 1_000.0
+}
+
+/// A service as `inspect --pretty` prints it.
+pub(super) fn pretty(service: &ServiceInfo) -> String {
+    let spec = &service.spec;
+    let mut text = String::new();
+    let mut line = |indent: usize, label: &str, value: &str| {
+        let label = format!("{label}:");
+        let value = printable(value.to_owned());
+        writeln!(text, "{:indent$}{label:15} {value}", "")
+            .expect("writing to a string cannot fail");
+    };
+    line(0, "ID", &service.id.to_string());
+    line(0, "Name", &spec.name);
+    for (key, value) in &spec.labels {
+        line(0, "Label", &format!("{key}={value}"));
+    }
+    line(0, "Service Mode", &mode(service).to_uppercase());
+    if let ServiceMode::Replicated(replicas) = spec.mode {
+        line(1, "Replicas", &replicas.to_string());
+    }
+    if let Some(update) = &service.update {
+        line(0, "UpdateStatus", "");
+        line(1, "State", phase(update.phase));
+        let since = time::human_since(update.since_unix_ms, time::unix_ms());
+        line(1, "Since", &format!("{} ago", since.to_lowercase()));
+        line(1, "Message", &update.message);
+    }
+    line(0, "Placement", "");
+    for constraint in &spec.placement.constraints {
+        line(1, "Constraint", constraint);
+    }
+    for preference in &spec.placement.preferences {
+        line(1, "Preference", preference);
+    }
+    if spec.placement.replicas_per_node_max > 0 {
+        let most = spec.placement.replicas_per_node_max;
+        line(1, "Max Per Node", &most.to_string());
+    }
+    for (label, policy) in [
+        ("UpdateConfig", &spec.update),
+        ("RollbackConfig", &spec.rollback),
+    ] {
+        line(0, label, "");
+        line(1, "Parallelism", &policy.parallelism.to_string());
+        line(1, "Delay", &duration(policy.delay_ms));
+        line(1, "On failure", action(policy.failure_action));
+        line(1, "Monitoring", &duration(policy.monitor_ms));
+        let most = ratio(policy.failures_max_permille).to_string();
+        line(1, "Max failures", &most);
+        line(1, "Order", order(policy.order));
+    }
+    line(0, "Restart", "");
+    line(1, "Condition", condition(spec.restart.condition));
+    line(1, "Delay", &duration(spec.restart.delay_ms));
+    if spec.restart.attempts_max > 0 {
+        line(1, "Max attempts", &spec.restart.attempts_max.to_string());
+    }
+    line(0, "Task", "");
+    line(1, "Command", &spec.task.command.join(" "));
+    for variable in &spec.task.environment {
+        line(1, "Env", variable);
+    }
+    if !spec.task.directory.is_empty() {
+        line(1, "Dir", &spec.task.directory);
+    }
+    line(1, "Stop grace", &duration(spec.task.stop_grace_ms));
+    line(0, "Networks", &spec.networks.join(" "));
+    line(0, "Endpoint Mode", endpoint_mode(spec.endpoint_mode));
+    for address in service.virtual_addresses.values() {
+        line(1, "Address", &address.to_string());
+    }
+    for port in &service.ports {
+        line(1, "Port", &shown(port));
+    }
+    text
+}
+
+/// A service as `inspect` prints it, in Docker's shape.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ServiceJson<'a> {
+    #[serde(rename = "ID")]
+    id: String,
+    version: VersionJson,
+    created_at: String,
+    updated_at: String,
+    spec: SpecJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_spec: Option<SpecJson<'a>>,
+    endpoint: EndpointJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update_status: Option<UpdateStatusJson<'a>>,
+    service_status: StatusJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionJson {
+    index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecJson<'a> {
+    name: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    task_template: TemplateJson<'a>,
+    mode: ModeJson,
+    update_config: PolicyJson,
+    rollback_config: PolicyJson,
+    endpoint_spec: EndpointSpecJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TemplateJson<'a> {
+    process_spec: ProcessJson<'a>,
+    restart_policy: RestartJson,
+    placement: PlacementJson<'a>,
+    networks: Vec<TargetJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ProcessJson<'a> {
+    command: &'a [String],
+    env: &'a [String],
+    dir: &'a str,
+    stop_grace_period: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TargetJson<'a> {
+    target: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RestartJson {
+    condition: &'static str,
+    delay: u64,
+    max_attempts: u32,
+    window: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PlacementJson<'a> {
+    constraints: &'a [String],
+    preferences: &'a [String],
+    max_replicas: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+enum ModeJson {
+    #[serde(rename_all = "PascalCase")]
+    Replicated {
+        replicas: u32,
+    },
+    Global {},
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PolicyJson {
+    parallelism: u32,
+    delay: u64,
+    failure_action: &'static str,
+    monitor: u64,
+    max_failure_ratio: f64,
+    order: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EndpointSpecJson {
+    mode: &'static str,
+    ports: Vec<PortJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PortJson {
+    protocol: String,
+    target_port: u16,
+    published_port: u16,
+    publish_mode: crate::api::PublishMode,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EndpointJson {
+    ports: Vec<PortJson>,
+    #[serde(rename = "VirtualIPs")]
+    virtual_ips: Vec<VirtualJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VirtualJson {
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    addr: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateStatusJson<'a> {
+    state: &'static str,
+    started_at: String,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct StatusJson {
+    running_tasks: u32,
+    desired_tasks: u32,
+}
+
+/// Docker's JSON has durations in nanoseconds.
+const fn nanoseconds(ms: u64) -> u64 {
+    ms.saturating_mul(1_000_000)
+}
+
+impl<'a> From<&'a ServiceInfo> for ServiceJson<'a> {
+    fn from(service: &'a ServiceInfo) -> Self {
+        let virtual_ips = service.virtual_addresses.iter();
+        let virtual_ips = virtual_ips.map(|(network, address)| VirtualJson {
+            network_id: network.to_string(),
+            addr: address.to_string(),
+        });
+        Self {
+            id: service.id.to_string(),
+            version: VersionJson {
+                index: service.version,
+            },
+            created_at: time::rfc3339(service.created_unix_ms),
+            updated_at: time::rfc3339(service.updated_unix_ms),
+            spec: SpecJson::from(&service.spec),
+            previous_spec: service.previous.as_ref().map(SpecJson::from),
+            endpoint: EndpointJson {
+                ports: service.ports.iter().map(PortJson::from).collect(),
+                virtual_ips: virtual_ips.collect(),
+            },
+            update_status: service.update.as_ref().map(|update| UpdateStatusJson {
+                state: phase(update.phase),
+                started_at: time::rfc3339(update.since_unix_ms),
+                message: &update.message,
+            }),
+            service_status: StatusJson {
+                running_tasks: service.running,
+                desired_tasks: service.desired,
+            },
+        }
+    }
+}
+
+impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
+    fn from(spec: &'a ServiceSpec) -> Self {
+        let networks = spec.networks.iter().map(|target| TargetJson { target });
+        Self {
+            name: &spec.name,
+            labels: &spec.labels,
+            task_template: TemplateJson {
+                process_spec: ProcessJson::from(&spec.task),
+                restart_policy: RestartJson::from(&spec.restart),
+                placement: PlacementJson::from(&spec.placement),
+                networks: networks.collect(),
+            },
+            mode: match spec.mode {
+                ServiceMode::Replicated(replicas) => ModeJson::Replicated { replicas },
+                ServiceMode::Global => ModeJson::Global {},
+            },
+            update_config: PolicyJson::from(&spec.update),
+            rollback_config: PolicyJson::from(&spec.rollback),
+            endpoint_spec: EndpointSpecJson {
+                mode: endpoint_mode(spec.endpoint_mode),
+                ports: spec.ports.iter().map(PortJson::from).collect(),
+            },
+        }
+    }
+}
+
+impl<'a> From<&'a TaskSpec> for ProcessJson<'a> {
+    fn from(task: &'a TaskSpec) -> Self {
+        Self {
+            command: &task.command,
+            env: &task.environment,
+            dir: &task.directory,
+            stop_grace_period: nanoseconds(task.stop_grace_ms),
+        }
+    }
+}
+
+impl From<&RestartPolicy> for RestartJson {
+    fn from(policy: &RestartPolicy) -> Self {
+        Self {
+            condition: condition(policy.condition),
+            delay: nanoseconds(policy.delay_ms),
+            max_attempts: policy.attempts_max,
+            window: nanoseconds(policy.window_ms),
+        }
+    }
+}
+
+impl<'a> From<&'a Placement> for PlacementJson<'a> {
+    fn from(placement: &'a Placement) -> Self {
+        Self {
+            constraints: &placement.constraints,
+            preferences: &placement.preferences,
+            max_replicas: placement.replicas_per_node_max,
+        }
+    }
+}
+
+impl From<&UpdatePolicy> for PolicyJson {
+    fn from(policy: &UpdatePolicy) -> Self {
+        Self {
+            parallelism: policy.parallelism,
+            delay: nanoseconds(policy.delay_ms),
+            failure_action: action(policy.failure_action),
+            monitor: nanoseconds(policy.monitor_ms),
+            max_failure_ratio: ratio(policy.failures_max_permille),
+            order: order(policy.order),
+        }
+    }
+}
+
+impl From<&PublishedPort> for PortJson {
+    fn from(port: &PublishedPort) -> Self {
+        Self {
+            protocol: port.protocol.to_string(),
+            target_port: port.target,
+            published_port: port.published,
+            publish_mode: port.mode,
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Services: what they are, and the commands about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ClusterState, CommandError, NetworkRecord, Outcome, endpoint::allocate, node::is_name,
+};
+use crate::api::{
+    DesiredState, EndpointMode, PendingReason, Protocol, PublishMode, PublishedPort, ServiceMode,
+    ServiceSpec, Slot, TaskStatus, UpdatePhase, UpdateStatus,
+};
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// Its identity.
+    pub id: ServiceId,
+    /// What it shall be and what it was, by version: the present one, the one before, and those that tasks still stand for.
+    pub specs: BTreeMap<u64, ServiceSpec>,
+    /// Which of them is the present one.
+    pub spec_version: u64,
+    /// Which of them was the one before.
+    pub previous_version: Option<u64>,
+    /// The index at which a client changed it last.
+    pub version: u64,
+    /// The networks that its tasks are on, in the order of the present spec.
+    pub networks: Vec<NetworkId>,
+    /// Its published ports, with those that were chosen.
+    pub ports: Vec<PublishedPort>,
+    /// Its virtual address on each network, with the prefix length of its subnet.
+    pub virtual_addresses: BTreeMap<NetworkId, IpNet>,
+    /// How far its last change is.
+    pub update: Option<UpdateStatus>,
+    /// It was removed; it goes with its last task.
+    pub removing: bool,
+    /// When it was created, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it was changed last.
+    pub updated_unix_ms: u64,
+}
+
+impl ServiceRecord {
+    /// Returns what it shall be.
+    pub fn spec(&self) -> &ServiceSpec {
+        &self.specs[&self.spec_version]
+    }
+
+    /// Returns what it was before its last change.
+    pub fn previous(&self) -> Option<&ServiceSpec> {
+        self.specs.get(&self.previous_version?)
+    }
+}
+
+/// One run of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Its identity.
+    pub id: TaskId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Which task of its service it is.
+    pub slot: Slot,
+    /// The version of the service's spec that it stands for.
+    pub spec_version: u64,
+    /// The node that was chosen.
+    pub node: Option<NodeId>,
+    /// What is wanted of it; it only ever goes forward.
+    pub desired: DesiredState,
+    /// How it is; the state only ever goes forward.
+    pub status: TaskStatus,
+    /// Its endpoints, one on each network, from when a node is chosen until it has ended.
+    pub endpoints: Vec<EndpointId>,
+    /// The index at which it was made: later tasks of a slot have a higher one.
+    pub created: u64,
+}
+
+/// A decision of the scheduler, carried out by [`ClusterState::apply`](super::ClusterState::apply). What no longer fits
+/// when it is applied (the task, the service or the node is gone, the version is another) is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskChange {
+    /// Makes a task.
+    Create {
+        /// Its identity.
+        task: TaskId,
+        /// Its service.
+        service: ServiceId,
+        /// Which task of its service it is.
+        slot: Slot,
+        /// The version of the service's spec that it stands for.
+        spec_version: u64,
+        /// What is wanted of it.
+        desired: DesiredState,
+    },
+    /// Gives a task without a node one, and addresses on its networks.
+    Place {
+        /// The task.
+        task: TaskId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Says why a task has no node.
+    Pend {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        reason: PendingReason,
+    },
+    /// Wants something else of a task.
+    Desire {
+        /// The task.
+        task: TaskId,
+        /// What is wanted of it.
+        desired: DesiredState,
+    },
+    /// Gives a task up whose node does not answer any more, so that its addresses come back.
+    Orphan {
+        /// The task.
+        task: TaskId,
+    },
+    /// Forgets a task that has ended or has no node.
+    Remove {
+        /// The task.
+        task: TaskId,
+    },
+    /// Says how far the replacement of a service's tasks is.
+    Update {
+        /// The service.
+        service: ServiceId,
+        /// The version of the spec that this is about.
+        spec_version: u64,
+        /// How far.
+        phase: UpdatePhase,
+        /// In words for people.
+        message: String,
+    },
+    /// Changes a service back to its spec before: its update failed, and that is its failure action.
+    RollBack {
+        /// The service.
+        service: ServiceId,
+        /// The version of the spec that failed.
+        spec_version: u64,
+    },
+}
+
+/// What a spec needs of the cluster: its networks, ports and virtual addresses, not yet taken.
+struct Needs {
+    networks: Vec<NetworkId>,
+    ports: Vec<PublishedPort>,
+    virtual_addresses: BTreeMap<NetworkId, IpNet>,
+    /// The networks with the virtual addresses taken out.
+    changed: BTreeMap<NetworkId, NetworkRecord>,
+}
+
+impl ClusterState {
+    pub(super) fn create_service(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        spec: ServiceSpec,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        self.initialized()?;
+        if !is_name(&spec.name) {
+            return Err(CommandError::InvalidName {
+                name: spec.name.chars().take(80).collect(),
+            });
+        }
+        let mut live = self.services.values().filter(|service| !service.removing);
+        if let Some(other) = live.find(|service| service.spec().name == spec.name) {
+            return Err(CommandError::ServiceExists {
+                name: spec.name,
+                service: other.id,
+            });
+        }
+        if self.services.len() >= SERVICES_MAX {
+            return Err(limit("services", SERVICES_MAX as u64));
+        }
+        let needs = self.needs(index, id, &spec, &BTreeMap::new())?;
+        self.networks.extend(needs.changed);
+        let record = ServiceRecord {
+            id,
+            specs: BTreeMap::from([(index, spec)]),
+            spec_version: index,
+            previous_version: None,
+            version: index,
+            networks: needs.networks,
+            ports: needs.ports,
+            virtual_addresses: needs.virtual_addresses,
+            update: None,
+            removing: false,
+            created_unix_ms: at_unix_ms,
+            updated_unix_ms: at_unix_ms,
+        };
+        self.services.insert(id, record);
+        Ok(Outcome::Service(id))
+    }
+
+    pub(super) fn update_service(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        version: Option<u64>,
+        spec: ServiceSpec,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        let record = self.service(id)?;
+        if let Some(expected) = version.filter(|version| *version != record.version) {
+            return Err(CommandError::Outdated {
+                service: id,
+                expected,
+                found: record.version,
+            });
+        }
+        if spec.name != record.spec().name {
+            return Err(invalid("the name", "a service keeps its name"));
+        }
+        self.change_spec(index, id, spec, at_unix_ms, None)?;
+        Ok(Outcome::Service(id))
+    }
+
+    pub(super) fn roll_back_service(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        let record = self.service(id)?;
+        let previous = record.previous().cloned();
+        let spec = previous.ok_or(CommandError::NoPrevious { service: id })?;
+        let status = UpdateStatus {
+            phase: UpdatePhase::RollbackStarted,
+            since_unix_ms: at_unix_ms,
+            message: "rollback in progress".to_owned(),
+        };
+        self.change_spec(index, id, spec, at_unix_ms, Some(status))?;
+        Ok(Outcome::Service(id))
+    }
+
+    pub(super) fn remove_service(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+    ) -> Result<Outcome, CommandError> {
+        self.service(id)?;
+        if let Some(record) = self.services.get_mut(&id) {
+            record.removing = true;
+            record.ports.clear();
+        }
+        let tasks: Vec<_> = self.tasks_of(id).map(|task| task.id).collect();
+        for task in tasks {
+            self.desire(index, task, DesiredState::Remove);
+        }
+        self.sweep_service(index, id);
+        Ok(Outcome::Done)
+    }
+
+    /// Returns the service, unless it is being removed.
+    pub(super) fn service(&self, id: ServiceId) -> Result<&ServiceRecord, CommandError> {
+        let record = self.services.get(&id).filter(|service| !service.removing);
+        record.ok_or(CommandError::UnknownService { service: id })
+    }
+
+    /// Forgets specs that nothing stands for any more, and the service itself once it was removed and its tasks are gone.
+    pub(super) fn sweep_service(&mut self, index: u64, id: ServiceId) {
+        let used: BTreeSet<_> = self.tasks_of(id).map(|task| task.spec_version).collect();
+        let Some(record) = self.services.get_mut(&id) else {
+            return;
+        };
+        let (present, previous) = (record.spec_version, record.previous_version);
+        record.specs.retain(|version, _| {
+            *version == present || Some(*version) == previous || used.contains(version)
+        });
+        if record.removing && used.is_empty() {
+            let networks: Vec<_> = record.virtual_addresses.keys().copied().collect();
+            for network in networks {
+                self.release(network, id.as_bytes(), index);
+            }
+            self.services.remove(&id);
+        }
+    }
+
+    fn change_spec(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        spec: ServiceSpec,
+        at_unix_ms: u64,
+        status: Option<UpdateStatus>,
+    ) -> Result<(), CommandError> {
+        let record = self.service(id)?;
+        let held = record.virtual_addresses.clone();
+        let needs = self.needs(index, id, &spec, &held)?;
+        self.networks.extend(needs.changed);
+        for network in held.keys() {
+            if !needs.virtual_addresses.contains_key(network) {
+                self.release(*network, id.as_bytes(), index);
+            }
+        }
+        if let Some(record) = self.services.get_mut(&id) {
+            if *record.spec() != spec {
+                record.previous_version = Some(record.spec_version);
+                record.spec_version = index;
+                record.specs.insert(index, spec);
+            }
+            record.version = index;
+            record.networks = needs.networks;
+            record.ports = needs.ports;
+            record.virtual_addresses = needs.virtual_addresses;
+            record.update = status;
+            record.updated_unix_ms = at_unix_ms;
+        }
+        self.sweep_service(index, id);
+        Ok(())
+    }
+
+    /// Works out what a spec needs, and refuses one that cannot be had. `held` are the virtual addresses that it has.
+    fn needs(
+        &self,
+        index: u64,
+        id: ServiceId,
+        spec: &ServiceSpec,
+        held: &BTreeMap<NetworkId, IpNet>,
+    ) -> Result<Needs, CommandError> {
+        check_sizes(spec)?;
+        let mut networks = Vec::new();
+        for name in &spec.networks {
+            let network = self.network_named(name)?;
+            if networks.contains(&network.id) {
+                return Err(invalid("the networks", "one is named twice"));
+            }
+            if network.ingress {
+                let text = "ingress is for published ports: use -p";
+                return Err(invalid("the networks", text));
+            }
+            networks.push(network.id);
+        }
+        let ports = self.choose_ports(id, spec)?;
+        let mut changed = BTreeMap::new();
+        let mut virtual_addresses = BTreeMap::new();
+        if spec.endpoint_mode == EndpointMode::Vip {
+            for network in &networks {
+                let address = match held.get(network) {
+                    Some(address) => *address,
+                    None => {
+                        let mut record = self.networks[network].clone();
+                        let address = allocate(&mut record, id.as_bytes(), None, index)?;
+                        changed.insert(*network, record);
+                        address
+                    }
+                };
+                virtual_addresses.insert(*network, address);
+            }
+        }
+        Ok(Needs {
+            networks,
+            ports,
+            virtual_addresses,
+            changed,
+        })
+    }
+
+    /// Finds a network by its identity or its name.
+    pub(super) fn network_named(&self, name: &str) -> Result<&NetworkRecord, CommandError> {
+        let id = name.parse::<NetworkId>().ok();
+        let by_id = id.and_then(|id| self.networks.get(&id));
+        let mut all = self.networks.values();
+        by_id
+            .or_else(|| all.find(|network| network.name == name))
+            .ok_or_else(|| CommandError::NoSuchNetwork {
+                name: name.chars().take(80).collect(),
+            })
+    }
+
+    fn choose_ports(
+        &self,
+        id: ServiceId,
+        spec: &ServiceSpec,
+    ) -> Result<Vec<PublishedPort>, CommandError> {
+        let others = self.services.values().filter(|service| service.id != id);
+        let taken: BTreeMap<(u16, Protocol), &ServiceRecord> = others
+            .flat_map(|service| service.ports.iter().map(move |port| (port, service)))
+            .map(|(port, service)| ((port.published, port.protocol), service))
+            .collect();
+        let held = self.services.get(&id).map(|service| service.ports.clone());
+        let held = held.unwrap_or_default();
+        let mut chosen: Vec<PublishedPort> = Vec::new();
+        for port in &spec.ports {
+            if port.protocol == Protocol::Udp {
+                return Err(invalid(
+                    "a published port",
+                    "only TCP ports are served so far",
+                ));
+            }
+            if port.target == 0 {
+                return Err(invalid("a published port", "its target is 0"));
+            }
+            if port.mode == PublishMode::Ingress && spec.endpoint_mode == EndpointMode::Dnsrr {
+                let text = "ports published in ingress mode need --endpoint-mode vip";
+                return Err(invalid("a published port", text));
+            }
+            let free = |number: u16, chosen: &[PublishedPort]| {
+                let same = |other: &PublishedPort| {
+                    other.published == number && other.protocol == port.protocol
+                };
+                !taken.contains_key(&(number, port.protocol)) && !chosen.iter().any(same)
+            };
+            let published = if port.published == 0 {
+                // One that was chosen before is kept.
+                let before = held.iter().find(|held| {
+                    held.target == port.target
+                        && held.protocol == port.protocol
+                        && DYNAMIC_PORTS.contains(&held.published)
+                });
+                let before = before.map(|held| held.published);
+                before
+                    .filter(|number| free(*number, &chosen))
+                    .or_else(|| {
+                        DYNAMIC_PORTS
+                            .into_iter()
+                            .find(|number| free(*number, &chosen))
+                    })
+                    .ok_or_else(|| limit("chosen ports", DYNAMIC_PORTS.count() as u64))?
+            } else {
+                port.published
+            };
+            if !free(published, &chosen) {
+                return Err(match taken.get(&(published, port.protocol)) {
+                    Some(service) => CommandError::PortInUse {
+                        port: published,
+                        protocol: port.protocol,
+                        service: service.id,
+                        name: service.spec().name.clone(),
+                    },
+                    None => invalid("a published port", "it is named twice"),
+                });
+            }
+            chosen.push(PublishedPort { published, ..*port });
+        }
+        Ok(chosen)
+    }
+}
+
+fn check_sizes(spec: &ServiceSpec) -> Result<(), CommandError> {
+    if let ServiceMode::Replicated(replicas) = spec.mode
+        && replicas > REPLICAS_MAX
+    {
+        return Err(limit("replicas a service", u64::from(REPLICAS_MAX)));
+    }
+    let task = &spec.task;
+    let strings = task.command.iter().chain(&task.environment);
+    let octets: usize = strings.map(|part| part.len() + 1).sum();
+    let (placement, labels) = (&spec.placement, &spec.labels);
+    for (what, found, most) in [
+        (
+            "octets of a command and its environment",
+            octets,
+            COMMAND_BYTES_MAX,
+        ),
+        ("networks a service", spec.networks.len(), NETWORKS_MAX),
+        ("published ports a service", spec.ports.len(), PORTS_MAX),
+        (
+            "constraints a service",
+            placement.constraints.len(),
+            RULES_MAX,
+        ),
+        (
+            "preferences a service",
+            placement.preferences.len(),
+            RULES_MAX,
+        ),
+        ("labels a service", labels.len(), RULES_MAX),
+    ] {
+        if found > most {
+            return Err(limit(what, most as u64));
+        }
+    }
+    Ok(())
+}
+
+fn limit(what: &str, limit: u64) -> CommandError {
+    CommandError::Limit {
+        what: what.to_owned(),
+        limit,
+    }
+}
+
+fn invalid(part: &str, reason: &str) -> CommandError {
+    CommandError::InvalidService {
+        part: part.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Published ports are chosen from these, as in Docker.
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// How many services a cluster has at the most.
+const SERVICES_MAX: usize = 10_000;
+/// How many tasks a replicated service has at the most.
+const REPLICAS_MAX: u32 = 10_000;
+/// How long a command and its environment are at the most, in octets.
+const COMMAND_BYTES_MAX: usize = 65_536;
+/// How many networks a service is on at the most: its tasks run in the namespace of their one endpoint.
+const NETWORKS_MAX: usize = 1;
+/// How many ports a service publishes at the most.
+const PORTS_MAX: usize = 64;
+/// How many constraints, preferences or labels a service has at the most.
+const RULES_MAX: usize = 64;

@@ -1,0 +1,317 @@
+//! Commands about tasks: the scheduler's decisions and the nodes' reports.
+
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
+
+use super::{
+    ClusterState, CommandError, EndpointRecord, Outcome, TaskChange, TaskEndpoint, TaskRecord,
+    endpoint::{allocate, mac_of},
+};
+use crate::api::{
+    Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase, UpdateStatus,
+};
+
+impl ClusterState {
+    pub(super) fn change_tasks(
+        &mut self,
+        index: u64,
+        changes: Vec<TaskChange>,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        for change in changes {
+            self.change_task(index, change, at_unix_ms);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn report_tasks(
+        &mut self,
+        index: u64,
+        node: NodeId,
+        reports: Vec<(TaskId, TaskStatus)>,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        for (task, status) in reports {
+            let Some(record) = self.tasks.get_mut(&task) else {
+                continue;
+            };
+            let present = &record.status;
+            // Only its own node's word counts, and nothing goes back.
+            if record.node != Some(node)
+                || present.state.is_terminal()
+                || status.state < present.state
+                || status.state < TaskState::Preparing
+            {
+                continue;
+            }
+            record.status = TaskStatus {
+                state: status.state,
+                since_unix_ms: at_unix_ms,
+                message: status.message.chars().take(MESSAGE_MAX).collect(),
+                pending: None,
+                exit_code: status.exit_code,
+            };
+            self.note_task(task);
+            if status.state.is_terminal() {
+                self.settle_ended(index, task);
+            }
+        }
+        Ok(Outcome::Taken)
+    }
+
+    /// Returns the tasks of a service.
+    pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &TaskRecord> {
+        self.tasks
+            .values()
+            .filter(move |task| task.service == service)
+    }
+
+    /// Wants something of a task; never goes back.
+    pub(super) fn desire(&mut self, index: u64, task: TaskId, desired: DesiredState) {
+        let Some(record) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        record.desired = record.desired.max(desired);
+        if record.desired < DesiredState::Shutdown {
+            return;
+        }
+        if record.node.is_none() {
+            // It never ran, and nobody will say so.
+            record.status.state = record.status.state.max(TaskState::Shutdown);
+            record.status.pending = None;
+        }
+        if record.status.state.is_terminal() {
+            self.settle_ended(index, task);
+        }
+    }
+
+    /// Gives up the tasks of a node that is removed from the cluster.
+    pub(super) fn orphan_tasks(&mut self, index: u64, node: NodeId, at_unix_ms: u64) {
+        let tasks = self.tasks.values();
+        let tasks: Vec<_> = tasks
+            .filter(|task| task.node == Some(node))
+            .map(|task| task.id)
+            .collect();
+        for task in tasks {
+            self.orphan(index, task, at_unix_ms);
+        }
+    }
+
+    fn change_task(&mut self, index: u64, change: TaskChange, at_unix_ms: u64) {
+        match change {
+            TaskChange::Create {
+                task,
+                service,
+                slot,
+                spec_version,
+                desired,
+            } => {
+                let known = self.service(service);
+                if known.is_ok_and(|service| service.specs.contains_key(&spec_version)) {
+                    let status = TaskStatus {
+                        since_unix_ms: at_unix_ms,
+                        ..TaskStatus::default()
+                    };
+                    self.tasks.entry(task).or_insert(TaskRecord {
+                        id: task,
+                        service,
+                        slot,
+                        spec_version,
+                        node: None,
+                        desired,
+                        status,
+                        endpoints: Vec::new(),
+                        created: index,
+                    });
+                }
+            }
+            TaskChange::Place { task, node } => self.place(index, task, node, at_unix_ms),
+            TaskChange::Pend { task, reason } => self.pend(task, reason),
+            TaskChange::Desire { task, desired } => self.desire(index, task, desired),
+            TaskChange::Orphan { task } => self.orphan(index, task, at_unix_ms),
+            TaskChange::Remove { task } => self.forget(index, task),
+            TaskChange::Update {
+                service,
+                spec_version,
+                phase,
+                message,
+            } => {
+                let record = self.services.get_mut(&service);
+                if let Some(record) = record.filter(|record| record.spec_version == spec_version) {
+                    record.update = Some(UpdateStatus {
+                        phase,
+                        since_unix_ms: at_unix_ms,
+                        message,
+                    });
+                }
+            }
+            TaskChange::RollBack {
+                service,
+                spec_version,
+            } => {
+                let same = self.service(service);
+                if same.is_ok_and(|record| record.spec_version == spec_version)
+                    && let Err(error) = self.roll_back_service(index, service, at_unix_ms)
+                    && let Some(record) = self.services.get_mut(&service)
+                {
+                    record.update = Some(UpdateStatus {
+                        phase: UpdatePhase::Paused,
+                        since_unix_ms: at_unix_ms,
+                        message: format!("no rollback: {error}"),
+                    });
+                }
+            }
+        }
+    }
+
+    fn note_task(&mut self, task: TaskId) {
+        let Some(record) = self.tasks.get(&task) else {
+            return;
+        };
+        let service = self.services.get(&record.service);
+        let name = service.map(|service| service.spec().name.clone());
+        let name = format!("{}.{}", name.unwrap_or_default(), record.slot);
+        let action = record.status.state.to_string();
+        self.audit.note("task", &action, task.to_string(), name);
+    }
+
+    fn place(&mut self, index: u64, task: TaskId, node: NodeId, at_unix_ms: u64) {
+        let Some(record) = self.tasks.get(&task) else {
+            return;
+        };
+        let active = self
+            .nodes
+            .get(&node)
+            .is_some_and(|node| node.availability == Availability::Active);
+        let open = record.node.is_none() && !record.status.state.is_terminal();
+        if !active || !open || record.desired > DesiredState::Running {
+            return;
+        }
+        match self.attach_task(index, task, node) {
+            Ok(endpoints) => {
+                if let Some(record) = self.tasks.get_mut(&task) {
+                    record.node = Some(node);
+                    record.endpoints = endpoints;
+                    record.status = TaskStatus {
+                        state: TaskState::Assigned,
+                        since_unix_ms: at_unix_ms,
+                        ..TaskStatus::default()
+                    };
+                }
+                self.note_task(task);
+            }
+            Err(network) => self.pend(task, PendingReason::Address { network }),
+        }
+    }
+
+    /// Gives a task an endpoint on each of its networks; the name of the one that cannot be had otherwise, and nothing then.
+    fn attach_task(
+        &mut self,
+        index: u64,
+        task: TaskId,
+        node: NodeId,
+    ) -> Result<Vec<EndpointId>, String> {
+        let record = &self.tasks[&task];
+        let Some(service) = self.services.get(&record.service) else {
+            return Ok(Vec::new());
+        };
+        let spec = &service.specs[&record.spec_version];
+        let name = format!("{}.{}.{}", spec.name, record.slot, task.short());
+        let owner = TaskEndpoint {
+            task,
+            service: service.id,
+            service_name: spec.name.clone(),
+        };
+        let mut changed = Vec::new();
+        for wanted in &spec.networks {
+            let network = self.network_named(wanted).map_err(|_| wanted.clone())?;
+            let (id, mut network) = (endpoint_of(task, network.id), network.clone());
+            let address = allocate(&mut network, id.as_bytes(), None, index)
+                .map_err(|_| network.name.clone())?;
+            let endpoint = EndpointRecord {
+                id,
+                node,
+                network: network.id,
+                name: name.clone(),
+                aliases: Vec::new(),
+                addresses: vec![address],
+                mac: mac_of(id, address.addr()),
+                generation: index,
+                task: Some(owner.clone()),
+            };
+            changed.push((network, endpoint));
+        }
+        let ids = changed.iter().map(|(_, endpoint)| endpoint.id).collect();
+        for (network, endpoint) in changed {
+            self.networks.insert(network.id, network);
+            self.endpoints.insert(endpoint.id, endpoint);
+        }
+        Ok(ids)
+    }
+
+    fn pend(&mut self, task: TaskId, reason: PendingReason) {
+        let open = |record: &&mut TaskRecord| record.status.state == TaskState::Pending;
+        if let Some(record) = self.tasks.get_mut(&task).filter(open) {
+            record.status.message = reason.to_string();
+            record.status.pending = Some(reason);
+        }
+    }
+
+    fn orphan(&mut self, index: u64, task: TaskId, at_unix_ms: u64) {
+        let open = |record: &&mut TaskRecord| !record.status.state.is_terminal();
+        if let Some(record) = self.tasks.get_mut(&task).filter(open) {
+            record.status = TaskStatus {
+                state: TaskState::Orphaned,
+                since_unix_ms: at_unix_ms,
+                message: "its node was lost".to_owned(),
+                ..TaskStatus::default()
+            };
+            self.note_task(task);
+            self.settle_ended(index, task);
+        }
+    }
+
+    /// Takes the addresses of a task that has ended, and forgets it if that is wanted.
+    fn settle_ended(&mut self, index: u64, task: TaskId) {
+        let Some(record) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let forget = record.desired == DesiredState::Remove;
+        for endpoint in std::mem::take(&mut record.endpoints) {
+            // One that went with its node is fine.
+            let _ = self.detach_endpoint(index, endpoint, None);
+        }
+        if forget {
+            self.forget(index, task);
+        }
+    }
+
+    fn forget(&mut self, index: u64, task: TaskId) {
+        let Some(record) = self.tasks.get(&task) else {
+            return;
+        };
+        let gone = record
+            .node
+            .is_none_or(|node| !self.nodes.contains_key(&node));
+        if !record.status.state.is_terminal() && !gone {
+            return;
+        }
+        let (service, endpoints) = (record.service, record.endpoints.clone());
+        for endpoint in endpoints {
+            let _ = self.detach_endpoint(index, endpoint, None);
+        }
+        self.tasks.remove(&task);
+        self.sweep_service(index, service);
+    }
+}
+
+/// Returns the endpoint of a task on a network.
+fn endpoint_of(task: TaskId, network: NetworkId) -> EndpointId {
+    let mut id = *task.as_bytes();
+    for (octet, other) in id.iter_mut().zip(network.as_bytes()) {
+        *octet ^= other;
+    }
+    EndpointId::from_bytes(id)
+}
+
+/// How long the words of a report are at the most, in characters.
+const MESSAGE_MAX: usize = 256;

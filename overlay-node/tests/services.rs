@@ -1,0 +1,363 @@
+//! Services on the whole cluster in a box.
+
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use overlay_core::{NodeId, Rng, Seed, TaskId};
+use overlay_node::{
+    api::{
+        Availability, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo, ServiceMode,
+        ServiceSpec, TaskInfo, TaskSpec, TaskState,
+    },
+    sim::{Cluster, Options},
+};
+use overlay_sim::{
+    HostId,
+    faults::{Chaos, ChaosConfig},
+    runner::{self, sometimes},
+};
+
+fn cluster(seed: u64, hosts: usize) -> Cluster {
+    let mut options = Options::new(Seed::from_u64(seed), hosts);
+    options.managers = 3;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    cluster
+}
+
+fn spec(name: &str, mode: ServiceMode, command: &str) -> ServiceSpec {
+    ServiceSpec {
+        name: name.to_owned(),
+        mode,
+        task: TaskSpec {
+            command: vec![command.to_owned()],
+            ..TaskSpec::default()
+        },
+        networks: vec!["my-net".to_owned()],
+        restart: RestartPolicy {
+            delay_ms: 500,
+            ..RestartPolicy::default()
+        },
+        ..ServiceSpec::default()
+    }
+}
+
+fn create(cluster: &mut Cluster, spec: ServiceSpec) -> ServiceInfo {
+    match cluster.ask(0, Request::ServiceCreate(Box::new(spec))) {
+        Ok(Response::Services(mut services)) => services.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tasks(cluster: &mut Cluster, service: &str) -> Vec<TaskInfo> {
+    let request = Request::TaskList {
+        service: Some(service.to_owned()),
+        node: None,
+    };
+    match cluster.ask(0, request) {
+        Ok(Response::Tasks(tasks)) => tasks,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many tasks of the service run on each host, by the hosts' own word.
+fn running(cluster: &mut Cluster, service: &str) -> BTreeMap<usize, usize> {
+    let tasks = tasks(cluster, service);
+    let mut found = BTreeMap::new();
+    for (id, host) in cluster.world().machines() {
+        let here = host
+            .running()
+            .filter(|task| tasks.iter().any(|known| known.id == *task))
+            .count();
+        if here > 0 {
+            found.insert(id.0, here);
+        }
+    }
+    found
+}
+
+#[test]
+fn replicas_spread_scale_and_go() {
+    let mut cluster = cluster(1, 3);
+    let created = create(&mut cluster, spec("web", ServiceMode::Replicated(3), "run"));
+    cluster.run_for(Duration::from_secs(3));
+    assert_eq!(
+        running(&mut cluster, "web"),
+        BTreeMap::from([(0, 1), (1, 1), (2, 1)])
+    );
+    let listed = tasks(&mut cluster, "web");
+    assert!(
+        listed
+            .iter()
+            .all(|task| task.status.state == TaskState::Running),
+        "{listed:?}"
+    );
+    for (replicas, most) in [(6, 2), (2, 1)] {
+        let request = Request::ServiceScale {
+            service: "web".to_owned(),
+            replicas,
+        };
+        cluster.ask(1, request).unwrap();
+        cluster.run_for(Duration::from_secs(3));
+        let running = running(&mut cluster, "web");
+        assert_eq!(running.values().sum::<usize>(), replicas as usize);
+        assert!(running.values().all(|here| *here <= most), "{running:?}");
+    }
+    // The names lead to the tasks that run, and to no other.
+    let asker = cluster.attach(0, "my-net", "asker").unwrap();
+    cluster.run_for(Duration::from_secs(3));
+    let mut addresses: Vec<_> = tasks(&mut cluster, "web")
+        .into_iter()
+        .filter(|task| task.status.state == TaskState::Running)
+        .flat_map(|task| task.addresses)
+        .collect();
+    addresses.sort();
+    assert_eq!(addresses.len(), 2);
+    for name in ["web", "tasks.web"] {
+        let mut found = cluster.resolve(0, asker.id, name);
+        found.sort();
+        assert_eq!(found, addresses, "{name}");
+    }
+    for address in addresses {
+        assert!(cluster.ping(0, asker.id, address));
+    }
+    let request = Request::ServiceRemove {
+        service: created.id.to_string(),
+    };
+    cluster.ask(2, request).unwrap();
+    cluster.run_for(Duration::from_secs(3));
+    let state = cluster.leader_state().unwrap();
+    assert!(state.services().is_empty(), "{:?}", state.services());
+    assert!(state.tasks().is_empty());
+    assert_eq!(state.endpoints().len(), 1, "the asker alone");
+    assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn tasks_move_off_a_host_that_is_lost_or_drained() {
+    let mut cluster = cluster(2, 4);
+    create(&mut cluster, spec("web", ServiceMode::Replicated(4), "run"));
+    create(&mut cluster, spec("agent", ServiceMode::Global, "run"));
+    cluster.run_for(Duration::from_secs(3));
+    assert_eq!(running(&mut cluster, "agent").len(), 4);
+    let drain = Request::NodeUpdate(NodeUpdate {
+        node: "host1".to_owned(),
+        availability: Some(Availability::Drain),
+        ..NodeUpdate::default()
+    });
+    cluster.ask(0, drain).unwrap();
+    cluster.run_for(Duration::from_secs(4));
+    for service in ["web", "agent"] {
+        let running = running(&mut cluster, service);
+        assert!(!running.contains_key(&1), "{service}: {running:?}");
+    }
+    assert_eq!(running(&mut cluster, "web").values().sum::<usize>(), 4);
+    cluster.world().crash(HostId(3));
+    cluster.run_for(Duration::from_secs(6));
+    let moved = running(&mut cluster, "web");
+    assert_eq!(moved.values().sum::<usize>(), 4, "{moved:?}");
+    assert!(moved.keys().all(|host| [0, 2].contains(host)), "{moved:?}");
+    // It comes back, and what it ran is not run twice.
+    cluster.world().restart(HostId(3));
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.run_for(Duration::from_secs(4));
+    assert_eq!(running(&mut cluster, "web").values().sum::<usize>(), 4);
+    assert_eq!(
+        running(&mut cluster, "agent")
+            .keys()
+            .copied()
+            .collect::<Vec<_>>(),
+        [0, 2, 3]
+    );
+    assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn a_task_that_ends_is_followed_by_another() {
+    let mut cluster = cluster(3, 3);
+    create(
+        &mut cluster,
+        spec("flaky", ServiceMode::Replicated(1), "fail"),
+    );
+    cluster.run_for(Duration::from_secs(6));
+    let tasks = tasks(&mut cluster, "flaky");
+    let failed = tasks
+        .iter()
+        .filter(|task| task.status.state == TaskState::Failed);
+    assert!(failed.clone().count() >= 2, "{tasks:?}");
+    assert!(failed.clone().all(|task| task.status.exit_code == Some(1)));
+    assert!(failed.count() <= 6, "it backs off");
+}
+
+/// Creates, changes and removes services while hosts and links fail, and looks whether the cluster comes to what it said.
+#[test]
+fn services_survive_faults() {
+    runner::seeds_reaching(
+        "services_survive_faults",
+        60,
+        &[
+            "a service was created under faults",
+            "a service was changed under faults",
+            "a service was removed under faults",
+            "a host was drained",
+        ],
+        survive,
+    );
+}
+
+fn survive(number: u64) {
+    let seed = Seed::from_u64(number);
+    let mut rng = seed.derive("services").rng();
+    let hosts = 3 + rng.index(3).unwrap_or_default();
+    let mut options = Options::new(seed.derive("cluster"), hosts);
+    options.managers = 3;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let mut chaos = Chaos::new(&seed, ChaosConfig::default());
+    let mut waiting: Vec<(HostId, u64, Request)> = Vec::new();
+    for step in 0..60 {
+        let host = HostId(rng.index(hosts).unwrap_or_default());
+        let request = request(&mut rng, hosts, step);
+        let token = cluster
+            .world()
+            .with(host, |host, now| host.request(now, request.clone()));
+        if let Some(Some(token)) = token {
+            waiting.push((host, token, request));
+        }
+        chaos.run_for(cluster.world(), Duration::from_millis(300), |_| {});
+        waiting.retain(|(host, token, request)| {
+            let reply = cluster
+                .world()
+                .with(*host, |host, _| host.take_reply(*token));
+            let Some(Some(reply)) = reply else {
+                return reply == Some(None);
+            };
+            if reply.is_ok() {
+                let what = match request {
+                    Request::ServiceCreate(_) => "a service was created under faults",
+                    Request::ServiceScale { .. } => "a service was changed under faults",
+                    Request::ServiceRemove { .. } => "a service was removed under faults",
+                    Request::NodeUpdate(_) => "a host was drained",
+                    _ => return false,
+                };
+                sometimes(what, true);
+            }
+            false
+        });
+        let violations = cluster.violations();
+        assert_eq!(violations, [], "{}", cluster.describe());
+    }
+    chaos.heal(cluster.world());
+    for _ in 0..5 {
+        for host in 0..hosts {
+            if !cluster.world().is_up(HostId(host)) {
+                cluster.world().restart(HostId(host));
+            }
+        }
+        if cluster.settle(Duration::from_secs(6)) {
+            break;
+        }
+    }
+    cluster.run_for(Duration::from_secs(20));
+    check(&mut cluster, number);
+    assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());
+}
+
+fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
+    let service = format!("service{}", rng.below(5));
+    match rng.below(20) {
+        0..=5 => {
+            let mode = match rng.below(4) {
+                0 => ServiceMode::Global,
+                replicas => ServiceMode::Replicated(u32::try_from(replicas).unwrap()),
+            };
+            Request::ServiceCreate(Box::new(spec(&service, mode, "run")))
+        }
+        6..=10 => Request::ServiceScale {
+            service,
+            replicas: u32::try_from(rng.below(5)).unwrap(),
+        },
+        11..=12 => Request::ServiceRemove { service },
+        13..=14 => {
+            let mut changed = spec(&service, ServiceMode::Replicated(2), "run");
+            changed.task.environment = vec![format!("STEP={step}")];
+            changed.update.monitor_ms = 500;
+            Request::ServiceUpdate {
+                service,
+                version: None,
+                spec: Box::new(changed),
+            }
+        }
+        15..=17 => Request::NodeUpdate(NodeUpdate {
+            node: format!("host{}", rng.index(hosts).unwrap_or_default()),
+            availability: Some(match rng.below(3) {
+                0 => Availability::Drain,
+                1 => Availability::Pause,
+                _ => Availability::Active,
+            }),
+            ..NodeUpdate::default()
+        }),
+        _ => Request::ServiceList,
+    }
+}
+
+/// Each service has the tasks that it shall have, by the hosts' own word, and no host runs anything else.
+fn check(cluster: &mut Cluster, number: u64) {
+    let state = cluster.leader_state().unwrap().clone();
+    let mut by_host: BTreeMap<TaskId, Vec<HostId>> = BTreeMap::new();
+    for (id, host) in cluster.world().machines() {
+        for task in host.running() {
+            by_host.entry(task).or_default().push(id);
+        }
+    }
+    for (task, hosts) in &by_host {
+        let record = state.tasks().get(task);
+        assert!(
+            record.is_some(),
+            "seed {number}: {task} runs and nobody knows it"
+        );
+        assert_eq!(hosts.len(), 1, "seed {number}: {task} runs on {hosts:?}");
+    }
+    let active = |node: &NodeId| state.nodes()[node].availability == Availability::Active;
+    for service in state
+        .services()
+        .values()
+        .filter(|service| !service.removing)
+    {
+        let running: Vec<_> = state
+            .tasks_of(service.id)
+            .filter(|task| by_host.contains_key(&task.id))
+            .collect();
+        let slots: BTreeSet<_> = running.iter().map(|task| task.slot).collect();
+        assert_eq!(slots.len(), running.len(), "seed {number}: {running:?}");
+        let spec = service.spec();
+        let wanted = match spec.mode {
+            ServiceMode::Replicated(replicas) => replicas as usize,
+            ServiceMode::Global => state.nodes().keys().filter(|node| active(node)).count(),
+        };
+        let drained = |node: &NodeId| state.nodes()[node].availability == Availability::Drain;
+        assert!(running.iter().all(|task| !drained(&task.node.unwrap())));
+        let pauses = state
+            .nodes()
+            .values()
+            .any(|node| node.availability == Availability::Pause);
+        if state.nodes().keys().any(active) && !(pauses && spec.mode == ServiceMode::Global) {
+            assert_eq!(
+                running.len(),
+                wanted,
+                "seed {number}: {} is {:?}: {:#?}\\n{}",
+                spec.name,
+                service.update,
+                state.tasks_of(service.id).collect::<Vec<_>>(),
+                cluster.describe()
+            );
+        }
+    }
+}
