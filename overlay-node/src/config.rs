@@ -1,7 +1,11 @@
 //! What a node is made with.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
+use ipnet::Ipv4Net;
 use overlay_core::{NodeId, plane::Namespace};
 
 /// How a node takes part in its cluster.
@@ -27,6 +31,8 @@ pub struct Config {
     pub requests_max: usize,
     /// How long a local request waits for a leader. Default 10 s.
     pub request_timeout: Duration,
+    /// The way out of endpoints whose networks are not internal; none if `None`, which is the default.
+    pub way_out: Option<WayOutConfig>,
     /// Where the ports of tasks go. Default: a namespace of its own for each.
     pub task_namespace: Namespace,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
@@ -47,8 +53,30 @@ impl Config {
             timers: Timers::default(),
             requests_max: 1_024,
             request_timeout: Duration::from_secs(10),
+            way_out: None,
             task_namespace: Namespace::Own,
             snapshot_interval: 10_000,
+        }
+    }
+}
+
+/// The bridge by which endpoints leave their node, as Docker's `docker_gwbridge`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WayOutConfig {
+    /// Its name, at most 15 octets.
+    pub bridge: String,
+    /// Its subnet; the first address is its own.
+    pub subnet: Ipv4Net,
+    /// Its MTU, in octets.
+    pub mtu: u16,
+}
+
+impl Default for WayOutConfig {
+    fn default() -> Self {
+        Self {
+            bridge: "overlay_gw".to_owned(),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(172, 18, 0, 0), 16),
+            mtu: 1_500,
         }
     }
 }

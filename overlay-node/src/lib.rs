@@ -81,7 +81,7 @@ pub mod driver;
 #[cfg(feature = "sim")]
 pub mod sim;
 
-pub use config::{Config, Timers};
+pub use config::{Config, Timers, WayOutConfig};
 pub use node::{
     Boot, Event, ManagerBoot, Node, NodeError, Output, Peer, Reply, RequestToken, group,
 };

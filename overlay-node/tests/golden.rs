@@ -12,6 +12,7 @@ use overlay_core::{
     EndpointId, MacAddr, NetworkId, NodeId, ServiceId, TaskId, Vni, plane::Namespace,
 };
 use overlay_gossip::Lease;
+use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use overlay_node::{
     agent::{
         AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment,
@@ -88,6 +89,9 @@ fn a_snapshot_keeps_its_octets() {
 
 #[test]
 fn the_memory_of_an_agent_keeps_its_octets() {
+    let prefix = "172.18.0.0/24".parse().unwrap();
+    let mut way_out = Subnet::new(SubnetConfig::new(prefix)).unwrap();
+    way_out.allocate(OwnerId::from_bytes([1; 16]), 9).unwrap();
     let memory = AgentMemory {
         assignment: Some(assignment()),
         namespaces: BTreeMap::from([
@@ -95,6 +99,7 @@ fn the_memory_of_an_agent_keeps_its_octets() {
             (endpoint(2), Namespace::Own),
             (endpoint(3), Namespace::Path("/run/netns/three".into())),
         ]),
+        way_out: Some(way_out),
     };
     let golden = Golden::open("memory-1");
     let memories = [("memory", memory), ("empty", AgentMemory::default())];

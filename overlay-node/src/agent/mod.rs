@@ -6,6 +6,7 @@
 mod assignment;
 mod session;
 mod tasks;
+mod way_out;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use overlay_core::{
 };
 use overlay_dns::{Records, View};
 use overlay_gossip::{Row, RowState};
+use overlay_ipam::Subnet;
 use serde::{Deserialize, Serialize};
 
 pub use assignment::{
@@ -47,6 +49,8 @@ pub struct AgentMemory {
     pub assignment: Option<Assignment>,
     /// Where the ports of the node's endpoints go.
     pub namespaces: BTreeMap<EndpointId, Namespace>,
+    /// Who has which address on the bridge by which endpoints leave this node.
+    pub way_out: Option<Subnet>,
 }
 
 /// A wish of the agent, carried out by the node that owns it.
@@ -105,6 +109,7 @@ impl Agent {
             memory: AgentMemory {
                 assignment: None,
                 namespaces: memory.namespaces,
+                way_out: memory.way_out,
             },
             endpoints: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -387,6 +392,7 @@ impl Agent {
                 self.wishes.push_back(Wish::RemoveClient(endpoint));
                 self.wishes.push_back(Wish::RemovePort(endpoint));
                 self.memory.namespaces.remove(&endpoint);
+                self.close_way_out(endpoint);
             }
         }
         self.orphans
@@ -436,6 +442,10 @@ impl Agent {
             networks: vec![record.network],
             forward: !internal,
         };
+        let way_out = match (&namespace, internal) {
+            (Namespace::Own, false) => self.open_way_out(endpoint),
+            _ => None,
+        };
         let spec = PortSpec {
             endpoint,
             namespace,
@@ -445,7 +455,7 @@ impl Agent {
             gateway: None,
             mtu,
             hostname: record.name,
-            way_out: None,
+            way_out,
         };
         self.wishes.push_back(Wish::SetClient(endpoint, view));
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));

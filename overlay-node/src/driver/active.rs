@@ -129,6 +129,7 @@ impl Active {
         config.unix_epoch = clock.unix_epoch();
         config.timers = options.timers;
         config.underlay_mtu = options.underlay_mtu;
+        config.way_out = options.way_out.clone();
         let boot = Boot {
             memory: store.memory()?,
             manager,

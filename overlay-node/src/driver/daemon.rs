@@ -20,7 +20,7 @@ use super::{
     store::{Identity, Store},
 };
 use crate::{
-    Config, Timers,
+    Config, Timers, WayOutConfig,
     agent::AgentMemory,
     api::{
         self, ErrorKind, Info, InitRequest, JoinRequest, Joined, LocalState, Request, Response,
@@ -53,6 +53,8 @@ pub struct Options {
     pub data_port: u16,
     /// MTU of the underlay, in octets. Default 1500.
     pub underlay_mtu: u16,
+    /// The way out of endpoints whose networks are not internal. Default: there is none.
+    pub way_out: Option<WayOutConfig>,
     /// How often and how long.
     pub timers: Timers,
 }
@@ -69,6 +71,7 @@ impl Options {
             gossip_port: 7_946,
             data_port: 4_789,
             underlay_mtu: 1_500,
+            way_out: None,
             timers: Timers::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{Namespace, Platform, PlatformError, PortSpec},
+    plane::{Namespace, Platform, PlatformError, PortSpec, WayOutState},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -109,6 +109,10 @@ where
     P::Port: PortIo,
 {
     let port = platform.create_port(spec)?;
+    if let Ok(Some(WayOutState::Closed(reason))) = platform.way_out(spec.endpoint) {
+        let endpoint = spec.endpoint;
+        tracing::warn!(%endpoint, %reason, "an endpoint has no way out of its networks");
+    }
     let sockets = match (
         &spec.namespace,
         platform.open_sockets(spec.endpoint, RESOLVER),

@@ -3,6 +3,7 @@
 //! They run as `overlay ping …`, or when the binary is executed under their names.
 
 mod echo;
+mod get;
 mod httpd;
 mod ping;
 mod sleep;
@@ -11,6 +12,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Subcommand;
 
+pub(crate) use get::GetArgs;
 pub(crate) use httpd::HttpdArgs;
 pub(crate) use ping::PingArgs;
 pub(crate) use sleep::SleepArgs;
@@ -26,6 +28,8 @@ pub(crate) enum BuiltinCommand {
     Sleep(SleepArgs),
     /// Answer HTTP requests with who answers
     Httpd(HttpdArgs),
+    /// Fetch a page over HTTP
+    Get(GetArgs),
 }
 
 /// Turns `/somewhere/ping HOST` into `overlay ping HOST`; other arguments stay as they are.
@@ -59,6 +63,7 @@ pub(crate) fn run(command: BuiltinCommand) -> ExitCode {
                 BuiltinCommand::Ping(args) => ping::run(args).await,
                 BuiltinCommand::Sleep(args) => sleep::run(args).await,
                 BuiltinCommand::Httpd(args) => httpd::run(args).await,
+                BuiltinCommand::Get(args) => get::run(args).await,
             }
         }),
         Err(error) => Err(Failure::new(error)),

@@ -14,6 +14,7 @@ use overlay_core::{
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
+use overlay_node::WayOutConfig;
 use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
 
 use super::{
@@ -43,6 +44,11 @@ pub(super) async fn start(
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
+    options.way_out = (!args.no_way_out).then(|| WayOutConfig {
+        subnet: args.way_out,
+        mtu: args.underlay_mtu,
+        ..WayOutConfig::default()
+    });
     let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
 }

@@ -229,6 +229,10 @@ async fn exit(mut process: Process) -> Exit {
 
 /// Waits on a copy of the descriptor, which becomes readable with the program's end.
 async fn wait(process: &mut Process) -> io::Result<Exit> {
+    // The end of one that ended at once came together with its start, and nothing is left to become readable.
+    if let Some(exit) = process.try_wait()? {
+        return Ok(exit);
+    }
     let descriptor = process.as_fd().try_clone_to_owned()?;
     let stream = UnixStream::from_std(descriptor.into())?;
     loop {

@@ -24,6 +24,7 @@ use std::{
 use anyhow::Context as _;
 use axum::Router;
 use clap::{Args, ValueEnum};
+use ipnet::Ipv4Net;
 use overlay_linux::{Linux, PortKind};
 use tokio::{
     net::UnixListener,
@@ -63,6 +64,12 @@ pub(crate) struct DaemonArgs {
     /// MTU of the network between the hosts, in octets
     #[arg(long, value_name = "OCTETS", default_value_t = 1500)]
     pub(crate) underlay_mtu: u16,
+    /// Subnet of the bridge by which programs reach what this host reaches; not for internal networks
+    #[arg(long, value_name = "SUBNET", default_value = "172.18.0.0/16")]
+    pub(crate) way_out: Ipv4Net,
+    /// Make no such bridge: programs reach their networks alone
+    #[arg(long, conflicts_with = "way_out")]
+    pub(crate) no_way_out: bool,
     /// By what means programs are attached, if not by the first that is to be had; for tests
     #[arg(long, value_name = "KIND", hide = true)]
     pub(crate) port_kind: Option<PortKindArg>,

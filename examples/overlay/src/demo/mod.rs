@@ -2,6 +2,7 @@
 
 mod interrupt;
 mod loopback;
+mod services;
 mod steps;
 mod walk;
 

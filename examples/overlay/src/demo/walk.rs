@@ -21,19 +21,19 @@ use tempfile::TempDir;
 use super::{interrupt::Interrupt, steps::Steps};
 
 /// One host of the demo.
-struct Host {
-    name: String,
-    address: Ipv4Addr,
+pub(super) struct Host {
+    pub(super) name: String,
+    pub(super) address: Ipv4Addr,
     daemon: Option<Child>,
 }
 
 /// The hosts, their daemons and the directory of all of them. Dropping it leaves nothing behind.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     // Ends every process of the lab, before the directory goes.
-    lab: Lab,
+    pub(super) lab: Lab,
     directory: TempDir,
-    exe: PathBuf,
-    hosts: Vec<Host>,
+    pub(super) exe: PathBuf,
+    pub(super) hosts: Vec<Host>,
     interrupt: &'a Interrupt,
 }
 
@@ -105,7 +105,8 @@ impl<'a> Walk<'a> {
         self.make_cluster(steps)?;
         self.make_network(steps)?;
         self.ping_all(steps)?;
-        self.lose_leader(steps)
+        self.lose_leader(steps)?;
+        self.services(steps)
     }
 
     fn make_cluster(&self, steps: &mut Steps) -> anyhow::Result<()> {
@@ -275,7 +276,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Runs this program's command line against the daemon of a host.
-    fn ask(&self, host: usize, words: &[&str]) -> anyhow::Result<String> {
+    pub(super) fn ask(&self, host: usize, words: &[&str]) -> anyhow::Result<String> {
         let output = self.run(host, words)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -351,7 +352,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Tries until there is something, for as long as patience lasts.
-    fn eventually<T>(
+    pub(super) fn eventually<T>(
         &self,
         what: &str,
         mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
@@ -466,7 +467,7 @@ fn address_of(inspected: &Value, name: &str) -> Option<String> {
     found["IPv4Address"].as_str().map(str::to_owned)
 }
 
-const NETWORK: &str = "my-net";
+pub(super) const NETWORK: &str = "my-net";
 const NAMES: [&str; 3] = ["alpine1", "alpine2", "alpine3"];
 /// How many of the pings across the leader's death may stay without a reply.
 const LOST_MAX: u32 = 2;

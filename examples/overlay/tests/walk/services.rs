@@ -36,6 +36,12 @@ pub(crate) const STORIES: &[Story] = &[
         tell: restart,
     },
     Story {
+        name: "the_end_of_tasks_that_end_at_once_is_seen",
+        hosts: 3,
+        programs: &["true"],
+        tell: short,
+    },
+    Story {
         name: "an_update_replaces_tasks_and_one_that_fails_is_taken_back",
         hosts: 3,
         programs: &["sleep"],
@@ -331,6 +337,20 @@ fn restart(cluster: &mut Cluster) -> anyhow::Result<()> {
             "{task_name} was started once"
         );
     }
+    remove(cluster)
+}
+
+fn short(cluster: &mut Cluster) -> anyhow::Result<()> {
+    start(cluster)?;
+    let once = ["--replicas", "30", "--restart-condition", "none"];
+    let said = create(cluster, &once, &["true"])?;
+    ensure!(said.contains("have ended"), "{said}");
+    let tasks = cluster.list(0, &["service", "ps", "web"])?;
+    let complete = |task: &Value| {
+        let state = task["CurrentState"].as_str().unwrap_or_default();
+        state.starts_with("Complete")
+    };
+    ensure!(tasks.len() == 30 && tasks.iter().all(complete), "{tasks:?}");
     remove(cluster)
 }
 

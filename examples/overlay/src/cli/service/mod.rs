@@ -1,6 +1,7 @@
 //! `service create`, `ls`, `inspect`, `ps`, `logs`, `scale`, `update`, `rollback`, `rm`.
 
 mod options;
+mod pretty;
 mod print;
 mod progress;
 pub(super) mod tasks;
@@ -180,7 +181,7 @@ async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> 
         }
     }
     if args.pretty {
-        let texts: Vec<String> = found.iter().map(print::pretty).collect();
+        let texts: Vec<String> = found.iter().map(pretty::pretty).collect();
         report.text = texts.join("\n");
     } else {
         let found: Vec<ServiceJson<'_>> = found.iter().map(ServiceJson::from).collect();

@@ -1,23 +1,16 @@
 //! Services in Docker's columns and shapes.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{
-    mode,
-    values::{duration, shown},
-};
+use super::{mode, values::shown};
 use crate::{
     api::{
         EndpointMode, FailureAction, Placement, PublishedPort, RestartCondition, RestartPolicy,
         ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase, UpdatePolicy,
     },
-    cli::{
-        Table,
-        listing::Item,
-        table::{ellipsis, printable},
-    },
+    cli::{Table, listing::Item, table::ellipsis},
     time,
 };
 
@@ -91,14 +84,14 @@ pub(super) const fn phase(phase: UpdatePhase) -> &'static str {
     }
 }
 
-const fn order(order: UpdateOrder) -> &'static str {
+pub(super) const fn order(order: UpdateOrder) -> &'static str {
     match order {
         UpdateOrder::StopFirst => "stop-first",
         UpdateOrder::StartFirst => "start-first",
     }
 }
 
-const fn action(action: FailureAction) -> &'static str {
+pub(super) const fn action(action: FailureAction) -> &'static str {
     match action {
         FailureAction::Pause => "pause",
         FailureAction::Continue => "continue",
@@ -106,7 +99,7 @@ const fn action(action: FailureAction) -> &'static str {
     }
 }
 
-const fn condition(condition: RestartCondition) -> &'static str {
+pub(super) const fn condition(condition: RestartCondition) -> &'static str {
     match condition {
         RestartCondition::None => "none",
         RestartCondition::OnFailure => "on-failure",
@@ -114,91 +107,15 @@ const fn condition(condition: RestartCondition) -> &'static str {
     }
 }
 
-const fn endpoint_mode(mode: EndpointMode) -> &'static str {
+pub(super) const fn endpoint_mode(mode: EndpointMode) -> &'static str {
     match mode {
         EndpointMode::Vip => "vip",
         EndpointMode::Dnsrr => "dnsrr",
     }
 }
 
-fn ratio(permille: u16) -> f64 {
+pub(super) fn ratio(permille: u16) -> f64 {
     f64::from(permille) / 1_000.0
-}
-
-/// A service as `inspect --pretty` prints it.
-pub(super) fn pretty(service: &ServiceInfo) -> String {
-    let spec = &service.spec;
-    let mut text = String::new();
-    let mut line = |indent: usize, label: &str, value: &str| {
-        let label = format!("{label}:");
-        let value = printable(value.to_owned());
-        writeln!(text, "{:indent$}{label:15} {value}", "")
-            .expect("writing to a string cannot fail");
-    };
-    line(0, "ID", &service.id.to_string());
-    line(0, "Name", &spec.name);
-    for (key, value) in &spec.labels {
-        line(0, "Label", &format!("{key}={value}"));
-    }
-    line(0, "Service Mode", &mode(service).to_uppercase());
-    if let ServiceMode::Replicated(replicas) = spec.mode {
-        line(1, "Replicas", &replicas.to_string());
-    }
-    if let Some(update) = &service.update {
-        line(0, "UpdateStatus", "");
-        line(1, "State", phase(update.phase));
-        let since = time::human_since(update.since_unix_ms, time::unix_ms());
-        line(1, "Since", &format!("{} ago", since.to_lowercase()));
-        line(1, "Message", &update.message);
-    }
-    line(0, "Placement", "");
-    for constraint in &spec.placement.constraints {
-        line(1, "Constraint", constraint);
-    }
-    for preference in &spec.placement.preferences {
-        line(1, "Preference", preference);
-    }
-    if spec.placement.replicas_per_node_max > 0 {
-        let most = spec.placement.replicas_per_node_max;
-        line(1, "Max Per Node", &most.to_string());
-    }
-    for (label, policy) in [
-        ("UpdateConfig", &spec.update),
-        ("RollbackConfig", &spec.rollback),
-    ] {
-        line(0, label, "");
-        line(1, "Parallelism", &policy.parallelism.to_string());
-        line(1, "Delay", &duration(policy.delay_ms));
-        line(1, "On failure", action(policy.failure_action));
-        line(1, "Monitoring", &duration(policy.monitor_ms));
-        let most = ratio(policy.failures_max_permille).to_string();
-        line(1, "Max failures", &most);
-        line(1, "Order", order(policy.order));
-    }
-    line(0, "Restart", "");
-    line(1, "Condition", condition(spec.restart.condition));
-    line(1, "Delay", &duration(spec.restart.delay_ms));
-    if spec.restart.attempts_max > 0 {
-        line(1, "Max attempts", &spec.restart.attempts_max.to_string());
-    }
-    line(0, "Task", "");
-    line(1, "Command", &spec.task.command.join(" "));
-    for variable in &spec.task.environment {
-        line(1, "Env", variable);
-    }
-    if !spec.task.directory.is_empty() {
-        line(1, "Dir", &spec.task.directory);
-    }
-    line(1, "Stop grace", &duration(spec.task.stop_grace_ms));
-    line(0, "Networks", &spec.networks.join(" "));
-    line(0, "Endpoint Mode", endpoint_mode(spec.endpoint_mode));
-    for address in service.virtual_addresses.values() {
-        line(1, "Address", &address.to_string());
-    }
-    for port in &service.ports {
-        line(1, "Port", &shown(port));
-    }
-    text
 }
 
 /// A service as `inspect` prints it, in Docker's shape.

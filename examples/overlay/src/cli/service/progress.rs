@@ -362,7 +362,7 @@ impl Show {
             let waits = self.lines.iter().any(|line| countdown(line));
             let news = lines
                 .iter()
-                .filter(|line| !self.lines.contains(line) && !(waits && countdown(line)));
+                .filter(|line| !(self.lines.contains(line) || waits && countdown(line)));
             print(&news.map(|line| format!("{line}\n")).collect::<String>());
         }
         self.lines = lines;

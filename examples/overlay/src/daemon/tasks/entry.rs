@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) tell: Option<Arc<dyn Tell>>,
     /// What it wrote last, of one that ended.
     pub(super) last_output: Vec<u8>,
+    /// When its record was removed, in milliseconds since 1970; what is left serves those who look on.
+    pub(super) forgotten_unix_ms: Option<u64>,
 }
 
 /// How far a task is here.
@@ -148,6 +150,7 @@ impl Entry {
             stop: None,
             tell: None,
             last_output: Vec::new(),
+            forgotten_unix_ms: None,
         }
     }
 

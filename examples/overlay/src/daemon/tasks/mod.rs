@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     api::{Error, ErrorKind, TaskState},
+    time,
     wire::{self, Refusal, TaskProgram},
 };
 use entry::{End, Entry, Phase, Record, Tell, find};
@@ -345,13 +346,21 @@ impl Tasks {
             tracing::warn!(%error, task = %id, "could not forget a task");
         }
         let mut entries = self.entries();
-        if entries.get(&id).is_some_and(|e| e.phase == Phase::Found) {
-            entries.remove(&id);
+        if let Some(entry) = entries.get_mut(&id) {
+            match entry.phase {
+                Phase::Ended => entry.forgotten_unix_ms = Some(time::unix_ms()),
+                Phase::Found => drop(entries.remove(&id)),
+                // Taken up in this moment: its end is written down again.
+                Phase::Starting | Phase::Running(_) => {}
+            }
         }
-        let ended = entries.values().filter(|one| one.phase == Phase::Ended);
-        let superfluous = ended.count().saturating_sub(ENDED_MAX);
-        if superfluous > 0 {
-            entries.remove(&id);
+        let forgotten = entries
+            .values()
+            .filter_map(|entry| Some((entry.forgotten_unix_ms?, entry.record.task)));
+        let mut forgotten: Vec<_> = forgotten.collect();
+        forgotten.sort_unstable();
+        for (_, id) in forgotten.iter().rev().skip(ENDED_MAX) {
+            entries.remove(id);
         }
     }
 
