@@ -173,6 +173,43 @@ fn a_sole_manager_that_restarts_is_found_at_once() {
 }
 
 #[test]
+fn without_a_quorum_reads_say_that_they_are_stale_and_writes_who_is_missing() {
+    let mut cluster = Cluster::new(Options::new(Seed::from_u64(12), 3));
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let nodes = cluster.nodes();
+    let own = cluster
+        .world()
+        .host(HostId(0))
+        .unwrap()
+        .node()
+        .unwrap()
+        .config()
+        .node;
+    assert!(matches!(
+        cluster.ask(0, Request::NetworkList),
+        Ok(Response::Networks(_))
+    ));
+    for lost in [1, 2] {
+        cluster.world().crash(HostId(lost));
+    }
+    cluster.run_for(Duration::from_secs(10));
+    let Ok(Response::Stale(answer)) = cluster.ask(0, Request::NetworkList) else {
+        panic!("it is not marked")
+    };
+    let Response::Networks(networks) = *answer else {
+        panic!("{answer:?}")
+    };
+    assert!(networks.iter().any(|network| network.name == "my-net"));
+    let refused = cluster.create_network(0, "other").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable);
+    for node in nodes.iter().filter(|node| **node != own) {
+        assert!(refused.message.contains(&node.short()), "{refused}");
+    }
+    assert!(!refused.message.contains(&own.short()), "{refused}");
+}
+
+#[test]
 fn a_node_that_was_away_finds_managers_that_it_never_knew() {
     let mut options = Options::new(Seed::from_u64(11), 3);
     options.managers = 1;

@@ -85,7 +85,15 @@ impl Client {
 
     /// Asks the node.
     pub(crate) async fn request(&self, request: &Request) -> Result<Response, ClientError> {
-        self.ask(REQUEST_PATH, request).await
+        match self.ask(REQUEST_PATH, request).await? {
+            Response::Stale(response) => {
+                eprintln!(
+                    "overlay: no leader answers; this is what this manager knew last, and may be out of date"
+                );
+                Ok(*response)
+            }
+            response => Ok(response),
+        }
     }
 
     /// Asks about programs.

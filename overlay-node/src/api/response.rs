@@ -34,6 +34,8 @@ pub enum Response {
     Tasks(Vec<TaskInfo>),
     /// To `Events`.
     Events(Vec<EventInfo>),
+    /// The answer of a manager that reaches no leader: as it knew things last, and perhaps out of date.
+    Stale(Box<Self>),
 }
 
 /// The membership of this node.

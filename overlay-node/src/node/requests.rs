@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overlay_core::{EndpointId, Instant};
+use overlay_core::{EndpointId, Instant, NodeId};
 
 use super::{Event, Node, Output, Reply, RequestToken};
 use crate::{
@@ -329,22 +329,37 @@ impl Node {
         if let (Ask::Api(request), Some(manager)) = (&pending.ask, &self.manager) {
             // Without a quorum, questions are answered from what this manager applied last.
             if let Some(response) = manager.read_stale(self.now, request) {
-                return self.reply(token, Ok(Reply::Api(self.localize(response))));
+                let stale = Response::Stale(Box::new(self.localize(response)));
+                return self.reply(token, Ok(Reply::Api(stale)));
             }
         }
-        let managers: Vec<_> = self
-            .session
-            .managers()
+        let managers = self.session.managers();
+        let silent: Vec<_> = managers
             .iter()
+            .filter(|manager| !self.is_alive(manager.node))
             .map(|manager| format!("{} ({})", manager.node.short(), manager.management))
             .collect();
+        let missing = if silent.is_empty() {
+            "all of them seem to be up".to_owned()
+        } else {
+            format!("missing: {}", silent.join(", "))
+        };
         let text = format!(
-            "no leader answered within {:?}: more than half of the managers must be up and reach each other; \
-             the managers are {}. It is unknown whether the request was carried out",
+            "no leader answered within {:?}: more than half of the {} managers must be up and reach each other; {missing}. \
+             It is unknown whether the request was carried out",
             self.config.request_timeout,
-            managers.join(", "),
+            managers.len(),
         );
         self.reply(token, Err(api::Error::new(ErrorKind::Unavailable, text)));
+    }
+
+    /// Returns whether gossip holds a node alive.
+    fn is_alive(&self, node: NodeId) -> bool {
+        let member = |gossip: &overlay_gossip::Gossip| {
+            let member = gossip.member(&node.to_string());
+            member.is_some_and(|member| member.state == overlay_gossip::MemberState::Alive)
+        };
+        node == self.config.node || self.gossip.as_ref().is_some_and(member)
     }
 
     fn needs_manager(&self, request: &Request) -> bool {
