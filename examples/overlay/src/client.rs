@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     api::{Request, Response},
+    cli::complain,
     wire::{
         EXEC_PATH, ExecRequest, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH,
         RUN_PATH, Refusal, RunRequest, Started, UPGRADE_PROTOCOL,
@@ -87,8 +88,8 @@ impl Client {
     pub(crate) async fn request(&self, request: &Request) -> Result<Response, ClientError> {
         match self.ask(REQUEST_PATH, request).await? {
             Response::Stale(response) => {
-                eprintln!(
-                    "overlay: no leader answers; this is what this manager knew last, and may be out of date"
+                complain(
+                    "no leader answers; this is what this manager knew last, and may be out of date",
                 );
                 Ok(*response)
             }

@@ -432,10 +432,6 @@ fn listen(folder: &Path) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a holder is no machine: its programs run in real time"
-)]
 /// Makes a TCP socket in the namespace that this process is in.
 fn stream(v6: bool) -> Result<OwnedFd, Failure> {
     let family = if v6 {
@@ -447,6 +443,10 @@ fn stream(v6: bool) -> Result<OwnedFd, Failure> {
     socket(family, SockType::Stream, flags, None).doing(|| "make a TCP socket".into())
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a holder is no machine: its programs run in real time"
+)]
 fn now() -> Instant {
     Instant::now()
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     env, fs, io,
-    net::TcpStream,
     os::fd::AsFd,
     process::{Child, Command, Stdio as StreamOf},
     time::Duration,
@@ -11,7 +10,7 @@ use std::{
 
 use nix::libc;
 use overlay_core::plane::{Platform, PlatformError};
-use overlay_linux::{Exit, Linux, PortKind, Stdio};
+use overlay_linux::{Exit, Linux, PortKind, Sockets, Stdio};
 
 use super::{
     Test,
@@ -153,6 +152,23 @@ fn restarted(kind: PortKind) -> Outcome<()> {
     Ok(())
 }
 
+/// A stream socket of an endpoint reaches what is in there, and one of another endpoint does not.
+fn streams(bench: &mut Bench, own: &Sockets, other: &Sockets) -> Outcome<()> {
+    let address = own.tcp.local_addr()?;
+    for (endpoint, reached, missed) in [(0, own, other), (1, other, own)] {
+        let stream = bench.linux.open_stream(bench.endpoint(endpoint), false)?;
+        let outcome = socket2::Socket::from(stream).connect(&address.into());
+        if let Err(error) = outcome {
+            assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{error}");
+        }
+        pause(50)?;
+        reached.tcp.accept()?;
+        let nobody = missed.tcp.accept().map_err(|error| error.kind());
+        assert_eq!(nobody.map(|_| ()), Err(io::ErrorKind::WouldBlock));
+    }
+    Ok(())
+}
+
 fn sockets(kind: PortKind) -> Outcome<()> {
     let mut bench = Bench::new(kind)?;
     let address = "127.0.0.11:53".parse()?;
@@ -163,7 +179,7 @@ fn sockets(kind: PortKind) -> Outcome<()> {
     // The same address in the other endpoint is another socket, and here on the host there is none.
     let other = bench.linux.open_sockets(bench.endpoint(1), address)?;
     assert_eq!(other.udp.local_addr()?, address);
-    let silent = |sockets: &overlay_linux::Sockets| {
+    let silent = |sockets: &Sockets| {
         let nothing = sockets
             .udp
             .recv_from(&mut [0; 512])
@@ -171,24 +187,7 @@ fn sockets(kind: PortKind) -> Outcome<()> {
         assert_eq!(nothing.map(|_| ()), Err(io::ErrorKind::WouldBlock));
     };
     silent(&sockets);
-    // A stream socket of the endpoint reaches what is in there, and one of the other does not.
-    let reached = |stream: TcpStream| {
-        let outcome = socket2::Socket::from(stream).connect(&address.into());
-        let under_way = Some(libc::EINPROGRESS);
-        match outcome {
-            Ok(()) => true,
-            Err(error) => error.raw_os_error() == under_way,
-        }
-    };
-    assert!(reached(bench.linux.open_stream(endpoint, false)?));
-    pause(50)?;
-    sockets.tcp.accept()?;
-    let stranger = bench.linux.open_stream(bench.endpoint(1), false)?;
-    assert!(reached(stranger));
-    pause(50)?;
-    other.tcp.accept()?;
-    let nobody = sockets.tcp.accept().map_err(|error| error.kind());
-    assert_eq!(nobody.map(|_| ()), Err(io::ErrorKind::WouldBlock));
+    streams(&mut bench, &sockets, &other)?;
     // A query that comes while no daemon is there waits for the next one.
     drop(sockets);
     let mut asking = bench
