@@ -188,7 +188,8 @@ fn remove(cluster: &Cluster) -> anyhow::Result<()> {
             eventually(PATIENCE, &format!("an empty {}", folder.display()), || {
                 let mut left = fs::read_dir(&folder)?;
                 Ok(left.next().is_none().then_some(()))
-            })?;
+            })
+            .with_context(|| left(cluster, host))?;
         }
     }
     // Networks without endpoints and services can be removed.
@@ -196,6 +197,24 @@ fn remove(cluster: &Cluster) -> anyhow::Result<()> {
         cluster.ask(0, &["network", "rm", "my-net"]).map(Some)
     })?;
     Ok(())
+}
+
+/// What is left on a host, for the message of a failure.
+fn left(cluster: &Cluster, host: usize) -> String {
+    let mut text = String::new();
+    for folder in ["tasks", "endpoints"] {
+        for file in fs::read_dir(cluster.data(host).join(folder))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let content = fs::read_to_string(file.path()).unwrap_or_default();
+            text.push_str(&format!("{}: {content}\n", file.path().display()));
+        }
+    }
+    text + &cluster
+        .ask(host, &["node", "ps", "--no-trunc"])
+        .unwrap_or_default()
 }
 
 fn losses(cluster: &mut Cluster) -> anyhow::Result<()> {

@@ -47,7 +47,7 @@ struct Inner {
 
 /// How often it is looked whether the endpoint of a task that ended is gone, at first and later on.
 const LOOK_MIN: Duration = Duration::from_secs(1);
-const LOOK_MAX: Duration = Duration::from_secs(60);
+const LOOK_MAX: Duration = Duration::from_secs(4);
 /// Between two attempts to stop a task whose holder does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 /// Tasks that ended and whose last output is remembered.

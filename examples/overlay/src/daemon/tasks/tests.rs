@@ -38,6 +38,8 @@ struct Fixture {
     tasks: Tasks,
     tell: Arc<dyn Tell>,
     reports: mpsc::UnboundedReceiver<TaskReport>,
+    /// Whether there is no later life over the same folder.
+    last: bool,
 }
 
 impl Fixture {
@@ -57,6 +59,7 @@ impl Fixture {
             holders,
             tell: Arc::new(Listener(sender)),
             reports,
+            last: true,
         }
     }
 
@@ -64,6 +67,7 @@ impl Fixture {
     fn restart(&mut self) {
         self.holders.lose_followers();
         let next = Self::over(self.folder.clone(), self.holders.clone());
+        self.last = false;
         drop(std::mem::replace(self, next));
     }
 
@@ -94,8 +98,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        // The next life shares the folder.
-        if Arc::strong_count(&self.holders) <= 3 {
+        if self.last {
             self.holders.give_up();
             fs::remove_dir_all(&self.folder).ok();
         }
