@@ -43,14 +43,23 @@ impl ClusterState {
             {
                 continue;
             }
+            // A daemon that restarted says again what it said.
+            let again = status.state == present.state;
+            let since_unix_ms = if again {
+                present.since_unix_ms
+            } else {
+                at_unix_ms
+            };
             record.status = TaskStatus {
                 state: status.state,
-                since_unix_ms: at_unix_ms,
+                since_unix_ms,
                 message: status.message.chars().take(MESSAGE_MAX).collect(),
                 pending: None,
                 exit_code: status.exit_code,
             };
-            self.note_task(task);
+            if !again {
+                self.note_task(task);
+            }
             if status.state.is_terminal() {
                 self.settle_ended(index, task);
             }

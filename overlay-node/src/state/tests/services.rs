@@ -259,6 +259,9 @@ fn a_task_has_an_address_from_when_it_has_a_node_until_it_has_ended() {
         "another node's word"
     );
     lab.report(1, 1, TaskState::Running);
+    let since = lab.task(1).status.since_unix_ms;
+    lab.report(1, 1, TaskState::Running);
+    assert_eq!(lab.task(1).status.since_unix_ms, since, "said again");
     lab.report(1, 1, TaskState::Preparing);
     assert_eq!(
         lab.task(1).status.state,
