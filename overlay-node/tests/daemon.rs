@@ -295,6 +295,7 @@ async fn bad_input_is_refused_with_what_and_what_next() {
             "nothing half done is left"
         );
     }
+    let old = token.token.clone();
     second.ask(join(token.token, token.remote)).await.unwrap();
     let error = second.ask(Request::NodeList).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotManager, "{error}");
@@ -313,6 +314,14 @@ async fn bad_input_is_refused_with_what_and_what_next() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     drop(third);
+    let rotate = Request::JoinToken {
+        role: Role::Worker,
+        rotate: true,
+    };
+    let Ok(Response::Token(rotated)) = first.ask(rotate).await else {
+        panic!("the new token is the answer")
+    };
+    assert_ne!(rotated.token, old);
 }
 
 #[tokio::test(flavor = "multi_thread")]
