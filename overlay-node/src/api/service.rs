@@ -133,11 +133,11 @@ pub enum PublishMode {
     Host,
 }
 
-/// What the name of a service resolves to.
+/// What the name of a service resolves to. So far that of either mode resolves to the addresses of its tasks that run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointMode {
-    /// Its virtual address.
+    /// Its virtual address, which is kept for it.
     #[default]
     Vip,
     /// The addresses of its tasks.
