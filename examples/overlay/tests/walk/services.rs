@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     Story,
-    support::{Cluster, OVERLAY, PATIENCE, eventually, name, say},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, name, say},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -22,6 +23,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 3,
         programs: &["getent", "ping"],
         tell: everywhere,
+    },
+    Story {
+        name: "a_published_port_reaches_a_task_from_every_host",
+        hosts: 3,
+        programs: &["ping"],
+        tell: published,
     },
     Story {
         name: "tasks_are_restarted_and_moved",
@@ -125,6 +132,52 @@ fn host_of(task: &Value) -> anyhow::Result<usize> {
         .with_context(|| format!("a foreign host: {task}"))
 }
 
+/// One task, so that two of the three hosts have to carry connections to another.
+fn published(cluster: &mut Cluster) -> anyhow::Result<()> {
+    start(cluster)?;
+    let httpd = [OVERLAY, "httpd", "--port", "8000"];
+    create(cluster, &["--publish", "8080:8000", "--detach"], &httpd)?;
+    settled(cluster, 0, 1, "a running task", |_| true)?;
+    for host in 0..3 {
+        eventually(PATIENCE, "an answer at the published port", || {
+            let page = fetch(cluster, host)?;
+            Ok(page.filter(|page| page.contains("task: web.1")))
+        })?;
+    }
+    // Programs reach what their host reaches, in its name; those of an internal network do not.
+    let other = address(1).to_string();
+    let ping = ["ping", "-c", "1", "-W", "2", &other];
+    cluster.sleep(0, "my-net", "out")?;
+    cluster.ask(0, &[&["exec", "out", "--"], &ping[..]].concat())?;
+    cluster.ask(
+        0,
+        &["network", "create", "--attachable", "--internal", "inner"],
+    )?;
+    cluster.sleep(0, "inner", "shy")?;
+    cluster.refused(0, &[&["exec", "shy", "--"], &ping[..]].concat())?;
+    cluster.ask(0, &["rm", "-f", "out", "shy"])?;
+    remove(cluster)?;
+    eventually(PATIENCE, "the end of the published port", || {
+        Ok(fetch(cluster, 2)?.is_none().then_some(()))
+    })
+}
+
+/// Fetches the page at the published port of a host, from there; none if nobody answers.
+fn fetch(cluster: &mut Cluster, host: usize) -> anyhow::Result<Option<String>> {
+    let mut command = Command::new(OVERLAY);
+    command
+        .args(["get", "--timeout", "2"])
+        .arg(format!("{}:8080", address(host)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let output = cluster
+        .lab
+        .spawn_in(host, &mut command)?
+        .wait_with_output()?;
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(output.status.success().then_some(page))
+}
+
 fn everywhere(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;
     let began = Instant::now();
@@ -186,6 +239,10 @@ fn remove(cluster: &Cluster) -> anyhow::Result<()> {
         for folder in ["tasks", "endpoints"] {
             let folder = cluster.data(host).join(folder);
             eventually(PATIENCE, &format!("an empty {}", folder.display()), || {
+                // A host that never had any has no folder.
+                if !folder.exists() {
+                    return Ok(Some(()));
+                }
                 let mut left = fs::read_dir(&folder)?;
                 Ok(left.next().is_none().then_some(()))
             })
