@@ -81,22 +81,23 @@ impl Default for WayOutConfig {
     }
 }
 
-/// How often and how long. The defaults suit a LAN and answer failures within a second or two.
+/// How often and how long. The defaults are memberlist's for a LAN, Docker's for agents and overlay-raft's;
+/// [`Timers::prompt`] answers failures within a second or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// How often gossip probes a member. Default 500 ms.
+    /// How often gossip probes a member. Default 1 s.
     pub probe_interval: Duration,
-    /// How long a probe waits before it asks others. Default 200 ms.
+    /// How long a probe waits before it asks others. Default 500 ms.
     pub probe_timeout: Duration,
-    /// How long a suspected member has at least to answer. Default 1 s.
+    /// How long a suspected member has at least to answer. Default 4 s.
     pub suspicion_min: Duration,
-    /// How often gossip sends what is queued. Default 100 ms.
+    /// How often gossip sends what is queued. Default 200 ms.
     pub gossip_interval: Duration,
-    /// How often the whole membership is exchanged with one member. Default 15 s.
+    /// How often the whole membership is exchanged with one member. Default 30 s.
     pub push_pull_interval: Duration,
-    /// How often the tables of a network are compared with one member's. Default 2 s.
+    /// How often the tables of a network are compared with one member's. Default 5 s.
     pub sync_interval: Duration,
-    /// How often an agent says to the leader that it is there. Default 500 ms.
+    /// How often an agent says to the leader that it is there. Default 5 s.
     pub heartbeat_interval: Duration,
     /// How many heartbeats may be missing before a node counts as down. Default 3.
     pub heartbeats_missing_max: u32,
@@ -112,17 +113,33 @@ pub struct Timers {
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            probe_interval: Duration::from_millis(500),
-            probe_timeout: Duration::from_millis(200),
-            suspicion_min: Duration::from_secs(1),
-            gossip_interval: Duration::from_millis(100),
-            sync_interval: Duration::from_secs(2),
-            push_pull_interval: Duration::from_secs(15),
-            heartbeat_interval: Duration::from_millis(500),
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_millis(500),
+            suspicion_min: Duration::from_secs(4),
+            gossip_interval: Duration::from_millis(200),
+            push_pull_interval: Duration::from_secs(30),
+            sync_interval: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(5),
             heartbeats_missing_max: 3,
             orphan_grace: Duration::from_secs(30),
             raft_heartbeat_interval: Duration::from_millis(100),
             raft_election_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Timers {
+    /// Times for a quiet LAN of some dozens of nodes: a node that is cut off counts as down within 1.5 s.
+    pub fn prompt() -> Self {
+        Self {
+            probe_interval: Duration::from_millis(500),
+            probe_timeout: Duration::from_millis(200),
+            suspicion_min: Duration::from_secs(1),
+            gossip_interval: Duration::from_millis(100),
+            push_pull_interval: Duration::from_secs(15),
+            sync_interval: Duration::from_secs(2),
+            heartbeat_interval: Duration::from_millis(500),
+            ..Self::default()
         }
     }
 }

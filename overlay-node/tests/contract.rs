@@ -100,7 +100,7 @@ impl NodeSubject {
     fn message(&self, rng: &mut Rng) -> Message {
         let id = RequestId::from_bytes([number(rng); 16]);
         let raft = |rng: &mut Rng| RaftId::new(1 + rng.below(4)).unwrap();
-        match rng.below(9) {
+        match rng.below(10) {
             0 => Message::Raft {
                 from: raft(rng),
                 to: raft(rng),
@@ -143,10 +143,15 @@ impl NodeSubject {
                     if rng.chance(300_000) {
                         assignment.networks.clear();
                     }
-                    Message::Assignment(Box::new(assignment))
+                    if rng.chance(500_000) {
+                        Message::AssignmentChange(Box::new(known.difference(&assignment)))
+                    } else {
+                        Message::Assignment(Box::new(assignment))
+                    }
                 }
                 None => Message::HeartbeatAck,
             },
+            8 => Message::AssignmentLost,
             _ => Message::Removed,
         }
     }

@@ -16,6 +16,7 @@ use std::{
 
 use overlay_core::{EndpointId, plane::Namespace};
 use overlay_node::{
+    Timers,
     api::{
         AttachRequest, EndpointInfo, Error, ErrorKind, InitRequest, JoinRequest, LocalState,
         ManagerStatus, NetworkCreate, Request, Response, Role,
@@ -65,6 +66,7 @@ impl Host {
 
     async fn restart(&mut self) {
         let mut options = Options::new(&self.name, &self.directory);
+        options.timers = Timers::prompt();
         options.advertise = Some(self.address);
         options.listen = self.address;
         self.daemon = Some(Daemon::start(options, self.platform.clone()).await.unwrap());
@@ -305,6 +307,7 @@ async fn bad_input_is_refused_with_what_and_what_next() {
     assert!(error.to_string().contains("in use"), "{error}");
     let third = Host::start(&scratch, 2, 3).await;
     let mut options = Options::new("fourth", scratch.0.join("fourth"));
+    options.timers = Timers::prompt();
     (options.advertise, options.listen) = (Some(first.address), first.address);
     let fourth = Daemon::start(options, InProcess::new()).await.unwrap();
     let error = fourth

@@ -16,7 +16,7 @@ use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use overlay_node::{
     agent::{
         AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment,
-        Backend,
+        AssignmentChange, Backend,
     },
     api::{
         self, AttachRequest, Availability, DesiredState, ErrorKind, NetworkCreate, NodeUpdate,
@@ -285,6 +285,8 @@ fn messages() -> Vec<Message> {
         Message::HeartbeatAck,
         Message::Assignment(Box::new(assignment())),
         Message::Removed,
+        Message::AssignmentChange(Box::new(assignment_change())),
+        Message::AssignmentLost,
     ]
 }
 
@@ -321,6 +323,8 @@ fn message_name(message: &Message) -> &'static str {
         Message::HeartbeatAck => "HeartbeatAck",
         Message::Assignment(_) => "Assignment",
         Message::Removed => "Removed",
+        Message::AssignmentChange(_) => "AssignmentChange",
+        Message::AssignmentLost => "AssignmentLost",
     }
 }
 
@@ -429,6 +433,19 @@ fn add(number: u8, role: Role) -> AddNode {
         gossip_port: 7946,
         version: "0.1.0".to_owned(),
     }
+}
+
+/// Each list has something put and something removed.
+fn assignment_change() -> AssignmentChange {
+    let next = assignment();
+    let mut base = next.clone();
+    base.version = 299;
+    base.role = Role::Worker;
+    base.networks[0].id = network(9);
+    base.endpoints[0].record.id = endpoint(9);
+    base.tasks[0].id = task(9);
+    base.ports[0].port.published = 9;
+    base.difference(&next)
 }
 
 fn assignment() -> Assignment {

@@ -10,8 +10,8 @@ use std::{
 
 use overlay_core::{EndpointId, Rng, Seed, plane::Namespace};
 use overlay_node::{
-    Peer, Reply,
-    api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role},
+    Peer, Reply, Timers,
+    api::{AttachRequest, ErrorKind, NetworkCreate, NodeStatus, Request, Response, Role},
     sim::{Cluster, Options, SimHost},
     state::RequestId,
     wire::{self, Ask, Message},
@@ -169,6 +169,54 @@ fn a_sole_manager_that_restarts_is_found_at_once() {
                 "seed {seed}\n{description}"
             );
         }
+    }
+}
+
+#[test]
+fn with_the_crates_own_timers_a_silent_node_is_down_after_three_heartbeats() {
+    let mut options = Options::new(Seed::from_u64(17), 4);
+    options.managers = 3;
+    options.timers = Timers::default();
+    let interval = options.timers.heartbeat_interval;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(60)));
+    cluster.create_network(0, "my-net").unwrap();
+    // What is assigned does not wait for a heartbeat.
+    let own = cluster.attach(0, "my-net", "own").unwrap();
+    let other = cluster.attach(3, "my-net", "other").unwrap();
+    cluster.run_for(Duration::from_millis(500));
+    let to = other.addresses[0].addr();
+    assert_eq!(cluster.resolve(0, own.id, "other"), [to]);
+    assert!(cluster.ping(0, own.id, to));
+    cluster.world().crash(HostId(3));
+    cluster.run_for(interval * 2);
+    assert_eq!(status_of(&mut cluster, 0, "host3"), NodeStatus::Ready);
+    cluster.run_for(interval * 2);
+    assert_eq!(status_of(&mut cluster, 0, "host3"), NodeStatus::Down);
+    // A leader that is gone is replaced, and the agents find the next one, without waiting for their heartbeats.
+    let leader = cluster.leader().unwrap();
+    let next = (leader + 1) % 3;
+    cluster.world().crash(HostId(leader));
+    cluster.run_for(Duration::from_secs(2));
+    cluster.create_network(next, "another").unwrap();
+    cluster.run_for(interval * 4);
+    for host in (0..3).filter(|host| *host != leader) {
+        let name = format!("host{host}");
+        assert_eq!(
+            status_of(&mut cluster, next, &name),
+            NodeStatus::Ready,
+            "{name}"
+        );
+    }
+}
+
+fn status_of(cluster: &mut Cluster, asked: usize, name: &str) -> NodeStatus {
+    match cluster.ask(asked, Request::NodeList) {
+        Ok(Response::Nodes(nodes)) => {
+            let node = nodes.iter().find(|node| node.hostname == name);
+            node.map(|node| node.status).unwrap()
+        }
+        other => panic!("{other:?}"),
     }
 }
 

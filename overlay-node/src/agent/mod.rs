@@ -4,6 +4,7 @@
 //! [`Node`](crate::Node) that owns it carries its wishes out.
 
 mod assignment;
+mod difference;
 mod session;
 mod tasks;
 mod way_out;
@@ -32,6 +33,8 @@ use serde::{Deserialize, Serialize};
 pub use assignment::{
     AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend,
 };
+pub(crate) use difference::Keyed;
+pub use difference::{AssignmentChange, Difference, Standing};
 pub(crate) use session::Session;
 use tasks::LocalTask;
 pub use tasks::{TaskOrder, TaskReport};

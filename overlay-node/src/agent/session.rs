@@ -45,8 +45,8 @@ impl Session {
         self.seeds.push((node, address));
     }
 
-    /// Takes gossip's word on where a node takes sessions, `None` if it does not.
-    pub(crate) fn find(&mut self, node: NodeId, address: Option<SocketAddr>) {
+    /// Takes gossip's word on where a node takes sessions, `None` if it does not or is down: the next manager is tried then.
+    pub(crate) fn find(&mut self, now: Instant, node: NodeId, address: Option<SocketAddr>) {
         match address {
             Some(address) if node != self.node => {
                 if self.found.contains_key(&node) || self.found.len() < FOUND_MAX {
@@ -54,7 +54,11 @@ impl Session {
                 }
             }
             _ => {
-                self.found.remove(&node);
+                if self.found.remove(&node).is_some() && self.target == Some(node) {
+                    self.target = self.next_target();
+                    self.heard_at = now;
+                    self.next_heartbeat = now;
+                }
             }
         }
     }

@@ -1,8 +1,14 @@
 use overlay_core::{MacAddr, NodeId, Vni};
 use overlay_gossip::Lease;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::{api::Role, identity::LeaseSigner, state::Secret};
+use crate::{
+    api::{DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec},
+    identity::LeaseSigner,
+    state::Secret,
+};
 
 #[test]
 fn what_is_detached_leaves_nothing_behind() {
@@ -54,6 +60,92 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
         [&other.endpoint]
     );
     assert_eq!(network.vteps, BTreeSet::from([other.vtep, member]));
+}
+
+proptest! {
+    #[test]
+    fn a_difference_leads_from_one_assignment_to_the_other(old in some_assignment(), new in some_assignment()) {
+        let (old, new) = (Assignment { version: 7, ..old }, Assignment { version: 9, ..new });
+        let change = old.difference(&new);
+        prop_assert_eq!(old.changed(change.clone()), Some(new.clone()));
+        prop_assert_eq!(new.changed(change), None, "it starts from another version");
+        let none = new.difference(&new);
+        prop_assert!(none.standing.is_none() && none.endpoints.put.is_empty() && none.tasks.removed.is_empty());
+    }
+
+    #[test]
+    fn a_change_in_any_order_gives_one_of_each_in_order(new in some_assignment(), seed: u64) {
+        let old = assignment(7, &[]);
+        let mut change = old.difference(&Assignment { version: 9, ..new });
+        let mut rng = overlay_core::Seed::from_u64(seed).rng();
+        let twice = change.endpoints.put.clone();
+        change.endpoints.put.extend(twice);
+        change.endpoints.put.sort_by_key(|_| rng.below(100));
+        let changed = old.changed(change).unwrap();
+        let ids: Vec<_> = changed.endpoints.iter().map(Keyed::key).collect();
+        prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+}
+
+fn some_assignment() -> impl Strategy<Value = Assignment> {
+    let endpoints = prop::collection::btree_map(1..9_u8, 0..2_u64, 0..6);
+    let tasks = prop::collection::btree_map(1..9_u8, any::<bool>(), 0..6);
+    let ports = prop::collection::btree_map(1..9_u16, 0..2_u16, 0..6);
+    let networks = prop::collection::btree_map(1..9_u8, any::<bool>(), 0..6);
+    (endpoints, tasks, ports, networks, any::<bool>()).prop_map(
+        |(endpoints, tasks, ports, networks, manager)| {
+            let mut some = assignment(1, &[]);
+            some.role = if manager { Role::Manager } else { Role::Worker };
+            some.endpoints = endpoints
+                .into_iter()
+                .map(|(number, generation)| {
+                    let mut endpoint = assigned(EndpointId::from_bytes([number; 16]));
+                    endpoint.record.generation = generation;
+                    endpoint
+                })
+                .collect();
+            some.tasks = tasks
+                .into_iter()
+                .map(|(number, stop)| AssignedTask {
+                    id: TaskId::from_bytes([number; 16]),
+                    service_name: "web".to_owned(),
+                    slot: Slot::Replica(1),
+                    spec: TaskSpec::default(),
+                    desired: if stop {
+                        DesiredState::Shutdown
+                    } else {
+                        DesiredState::Running
+                    },
+                    endpoints: Vec::new(),
+                })
+                .collect();
+            some.ports = ports
+                .into_iter()
+                .map(|(published, target)| AssignedPort {
+                    port: PublishedPort {
+                        published,
+                        target,
+                        protocol: Protocol::Tcp,
+                        mode: PublishMode::Ingress,
+                    },
+                    service_name: "web".to_owned(),
+                    backends: Vec::new(),
+                })
+                .collect();
+            some.networks = networks
+                .into_iter()
+                .map(|(number, internal)| AssignedNetwork {
+                    id: NetworkId::from_bytes([number; 16]),
+                    name: format!("net{number}"),
+                    vni: Vni::new(4_097).unwrap(),
+                    subnets: Vec::new(),
+                    mtu: None,
+                    internal,
+                })
+                .collect();
+            some
+        },
+    )
 }
 
 fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {

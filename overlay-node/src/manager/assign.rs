@@ -3,12 +3,14 @@
 use overlay_core::{Instant, NodeId};
 use overlay_gossip::Lease;
 
-use super::{Action, AgentSession, Manager};
+use super::{Action, AgentSession, Manager, TICK};
 use crate::{
-    agent::{AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend},
+    agent::{
+        AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Keyed,
+    },
     api::{DesiredState, PublishMode, TaskState},
     state::{EndpointRecord, NetworkRecord, TaskRecord},
-    wire::ManagerAddress,
+    wire::{ManagerAddress, Message},
 };
 
 impl Manager {
@@ -23,11 +25,24 @@ impl Manager {
             compared: 0,
             acknowledged: 0,
             sent_at: now,
+            completed_at: None,
         });
         session.heard_at = now;
         session.acknowledged = version;
         self.assign(now, node);
         true
+    }
+
+    /// Takes an agent's word that a change does not start from what it has: it is sent the whole.
+    pub(crate) fn handle_assignment_lost(&mut self, now: Instant, node: NodeId) {
+        let Some(session) = self.sessions.get_mut(&node) else {
+            return;
+        };
+        // Changes that were under way before the whole are lost too, and say so once more each.
+        if session.completed_at.is_none_or(|at| at + TICK <= now) {
+            session.sent = None;
+            self.assign(now, node);
+        }
     }
 
     /// Returns whether the agent of `node` was heard within its time.
@@ -48,7 +63,7 @@ impl Manager {
         }
     }
 
-    /// Sends the node its assignment if it has another one, again if it did not acknowledge it.
+    /// Sends the node what changed of its assignment, or the whole: at first, and again if it did not acknowledge it.
     fn assign(&mut self, now: Instant, node: NodeId) {
         if self.is_awaited(node) {
             return;
@@ -59,28 +74,30 @@ impl Manager {
         };
         let version = session.sent.as_ref().map_or(0, |sent| sent.version);
         let lost = session.acknowledged != version && now.duration_since(session.sent_at) >= retry;
-        let mut send = lost;
+        let mut message = None;
         if session.sent.is_none() || session.compared != applied {
-            let Some(mut assignment) = self.assignment(node) else {
+            let Some(mut next) = self.assignment(node) else {
                 self.sessions.insert(node, session);
                 return;
             };
             session.compared = applied;
             // The version alone is no difference.
-            let current = std::mem::replace(&mut assignment.version, version);
-            if session.sent.as_ref() != Some(&assignment) {
-                assignment.version = current;
-                session.sent = Some(assignment);
-                send = true;
+            let current = std::mem::replace(&mut next.version, version);
+            if session.sent.as_ref() != Some(&next) {
+                next.version = current;
+                let change = session.sent.as_ref().map(|sent| sent.difference(&next));
+                message = change.map(|change| Message::AssignmentChange(Box::new(change)));
+                session.sent = Some(next);
             }
         }
-        if send && let Some(assignment) = session.sent.clone() {
+        let complete = lost || version == 0;
+        if complete && let Some(sent) = &session.sent {
+            message = Some(Message::Assignment(Box::new(sent.clone())));
+            session.completed_at = Some(now);
+        }
+        if let Some(message) = message {
             session.sent_at = now;
-            let assignment = Box::new(assignment);
-            self.actions.push_back(Action::Assign {
-                to: node,
-                assignment,
-            });
+            self.actions.push_back(Action::Assign { to: node, message });
         }
         self.sessions.insert(node, session);
     }
@@ -168,6 +185,7 @@ impl Manager {
                 }
             }
         }
+        ports.sort_by_key(Keyed::key);
         ports
     }
 

@@ -29,7 +29,7 @@ use crate::{
     api,
     identity::LeaseSigner,
     state::{ClusterState, Command, Proposal, RequestId},
-    wire::{Answer, Ask},
+    wire::{Answer, Ask, Message},
 };
 
 /// What the manager wants done by the node that owns it.
@@ -45,9 +45,10 @@ pub(crate) enum Action {
         request: RequestId,
         result: Result<Answer, api::Error>,
     },
+    /// A whole assignment or what changed of it.
     Assign {
         to: NodeId,
-        assignment: Box<Assignment>,
+        message: Message,
     },
     LeaderChanged,
     Failed,
@@ -72,6 +73,8 @@ struct AgentSession {
     compared: u64,
     acknowledged: u64,
     sent_at: Instant,
+    /// When the whole was sent last.
+    completed_at: Option<Instant>,
 }
 
 /// A read that waits for the log to be applied.

@@ -25,18 +25,57 @@ fn a_request_that_comes_again_is_answered_as_it_was() {
 }
 
 #[test]
-fn an_assignment_is_sent_until_it_is_acknowledged_and_not_longer() {
+fn an_assignment_is_sent_whole_until_it_is_acknowledged_and_then_what_changes() {
     let mut lab = Lab::new();
     lab.add(2, Role::Worker);
-    let version = *lab.beat(2, 0).last().unwrap();
-    assert_eq!(lab.beat(2, 0), [version], "it may be lost");
+    let first = whole(lab.beat(2, 0).last().unwrap());
+    let again = lab.beat(2, 0);
+    assert_eq!(again.len(), 1, "it may be lost: {again:?}");
+    assert_eq!(whole(&again[0]), first);
     for _ in 0..10 {
-        assert_eq!(lab.beat(2, version), [] as [u64; 0]);
+        assert!(lab.beat(2, first.version).is_empty());
     }
     lab.attach(2, "one").unwrap();
-    let versions = lab.beat(2, version);
-    assert!(versions.iter().all(|next| *next > version), "{versions:?}");
-    assert!(!versions.is_empty());
+    let messages = lab.beat(2, first.version);
+    let mut present = first;
+    for message in &messages {
+        match message {
+            Message::AssignmentChange(change) => {
+                assert!(change.version > present.version);
+                present = present.changed((**change).clone()).unwrap();
+            }
+            // It was not acknowledged in time.
+            message => assert_eq!(whole(message), present),
+        }
+    }
+    assert_eq!(present.endpoints.len(), 1, "{messages:?}");
+    assert_eq!(present.networks.len(), 1);
+}
+
+#[test]
+fn an_agent_that_lost_a_change_is_sent_the_whole_once() {
+    let mut lab = Lab::new();
+    lab.add(2, Role::Worker);
+    let first = whole(lab.beat(2, 0).last().unwrap());
+    assert!(lab.beat(2, first.version).is_empty());
+    lab.attach(2, "one").unwrap();
+    lab.assigned.clear();
+    for _ in 0..3 {
+        lab.manager.handle_assignment_lost(lab.now, node(2));
+    }
+    lab.carry_out();
+    let [(to, message)] = &lab.assigned[..] else {
+        panic!("{:?}", lab.assigned)
+    };
+    assert_eq!(*to, node(2));
+    assert_eq!(whole(message).endpoints.len(), 1);
+}
+
+fn whole(message: &Message) -> Assignment {
+    match message {
+        Message::Assignment(assignment) => (**assignment).clone(),
+        other => panic!("not a whole assignment: {other:?}"),
+    }
 }
 
 #[test]
@@ -82,7 +121,7 @@ struct Lab {
     durable: bool,
     tickets: Vec<PersistTicket>,
     answers: BTreeMap<RequestId, Result<Answer, api::Error>>,
-    assigned: Vec<(NodeId, u64)>,
+    assigned: Vec<(NodeId, Message)>,
     requests: u64,
 }
 
@@ -132,9 +171,7 @@ impl Lab {
                     Action::Answer {
                         request, result, ..
                     } => drop(self.answers.insert(request, result)),
-                    Action::Assign { to, assignment } => {
-                        self.assigned.push((to, assignment.version));
-                    }
+                    Action::Assign { to, message } => self.assigned.push((to, message)),
                     Action::Raft { .. } | Action::LeaderChanged | Action::Failed => {}
                 }
             }
@@ -189,7 +226,7 @@ impl Lab {
     }
 
     /// Lets an agent that has `version` be heard, and time pass until it is heard again; returns what it is sent.
-    fn beat(&mut self, number: u8, version: u64) -> Vec<u64> {
+    fn beat(&mut self, number: u8, version: u64) -> Vec<Message> {
         let known = self
             .manager
             .handle_heartbeat(self.now, node(number), version);
@@ -198,7 +235,7 @@ impl Lab {
         std::mem::take(&mut self.assigned)
             .into_iter()
             .filter(|(to, _)| *to == node(number))
-            .map(|(_, version)| version)
+            .map(|(_, message)| message)
             .collect()
     }
 }

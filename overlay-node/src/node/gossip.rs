@@ -171,7 +171,7 @@ impl Node {
         self.plane_dirty = true;
         let node = member.name.to_string();
         if let Ok(id) = node.parse() {
-            self.session.find(id, manager_address(member));
+            self.session.find(self.now, id, manager_address(member));
         }
         self.outputs
             .push_back(Output::Event(Event::Member { node, state }));

@@ -412,7 +412,7 @@ impl Node {
             } => {
                 self.send(to, Message::Answer { request, result });
             }
-            Action::Assign { to, assignment } => self.send(to, Message::Assignment(assignment)),
+            Action::Assign { to, message } => self.send(to, message),
             Action::LeaderChanged => {
                 let leader = self.leader();
                 if let Some(leader) = leader {

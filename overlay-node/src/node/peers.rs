@@ -6,7 +6,7 @@ use overlay_raft::{RaftId, Restored};
 
 use super::{Event, Node, Output, Peer};
 use crate::{
-    agent::Assignment,
+    agent::{Assignment, AssignmentChange},
     api::Role,
     manager::{Manager, Served, allowed_for_worker},
     state::{NodeRecord, RequestId},
@@ -62,6 +62,15 @@ impl Node {
                 self.session.heard(now, peer.node);
                 self.on_assignment(*assignment);
             }
+            Message::AssignmentChange(change) if from_manager => {
+                self.session.heard(now, peer.node);
+                self.on_assignment_change(peer.node, *change);
+            }
+            Message::AssignmentLost => {
+                if let Some(manager) = &mut self.manager {
+                    manager.handle_assignment_lost(now, peer.node);
+                }
+            }
             Message::Removed if from_manager => self.note_removed(),
             Message::Raft { .. }
             | Message::Ask { .. }
@@ -69,6 +78,7 @@ impl Node {
             | Message::NotLeader { .. }
             | Message::HeartbeatAck
             | Message::Assignment(_)
+            | Message::AssignmentChange(_)
             | Message::Removed => {}
         }
     }
@@ -180,6 +190,17 @@ impl Node {
         self.agent.assign(self.now, assignment);
         if newer {
             self.take_role(role, raft, group);
+        }
+    }
+
+    fn on_assignment_change(&mut self, from: NodeId, change: AssignmentChange) {
+        let present = self.agent.assignment();
+        if present.is_some_and(|present| present.version >= change.version) {
+            return;
+        }
+        match present.and_then(|present| present.changed(change)) {
+            Some(next) => self.on_assignment(next),
+            None => self.send(from, Message::AssignmentLost),
         }
     }
 

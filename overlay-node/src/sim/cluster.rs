@@ -41,7 +41,7 @@ impl Options {
             managers: hosts.min(5),
             timers: Timers {
                 orphan_grace: Duration::from_secs(3),
-                ..Timers::default()
+                ..Timers::prompt()
             },
             network: NetworkConfig::default(),
             write_delay: Duration::from_micros(100)..Duration::from_millis(2),

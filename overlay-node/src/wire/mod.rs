@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    agent::Assignment,
+    agent::{Assignment, AssignmentChange},
     api::{self, TaskStatus},
     state::{AddNode, RequestId},
 };
@@ -72,6 +72,10 @@ pub enum Message {
     Assignment(Box<Assignment>),
     /// The receiver is not a node of the cluster any more.
     Removed,
+    /// What changed of what a node has to run and to know.
+    AssignmentChange(Box<AssignmentChange>),
+    /// A change does not start from what the sender has: it needs the whole.
+    AssignmentLost,
 }
 
 /// What a node asks the leader for.

@@ -14,8 +14,8 @@ use overlay_core::{
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
-use overlay_node::WayOutConfig;
 use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
+use overlay_node::{Timers, WayOutConfig};
 
 use super::{
     DaemonArgs,
@@ -38,6 +38,7 @@ pub(super) async fn start(
     executor: Arc<dyn Executor>,
 ) -> anyhow::Result<(Local, Stopped)> {
     let mut options = Options::new(name, data_dir);
+    options.timers = Timers::prompt();
     options.advertise = args.advertise_addr;
     options.listen = args.listen_addr;
     options.management_port = args.management_port;

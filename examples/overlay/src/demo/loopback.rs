@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use overlay_core::{EndpointId, plane::Namespace};
-use overlay_node::driver::{Daemon, InProcess, Options};
+use overlay_node::{
+    Timers,
+    driver::{Daemon, InProcess, Options},
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -144,6 +147,7 @@ impl Walk<'_> {
         let name = format!("node{number}");
         let address = IpAddr::from(Ipv4Addr::new(127, 0, 0, number));
         let mut options = Options::new(&name, self.directory.path().join(&name));
+        options.timers = Timers::prompt();
         (options.advertise, options.listen) = (Some(address), address);
         let platform = InProcess::new();
         let daemon = self
