@@ -19,12 +19,12 @@
 //! let (seed, mut now) = (Seed::from_u64(1), Instant::EPOCH);
 //! let mut rng = seed.derive("identities").rng();
 //! let config = Config::new(NodeId::random(&mut rng), "one", [127, 0, 0, 1].into());
+//! let first = state::ClusterSeed::generate(&mut rng, &config, "certificate".into(), "key".into());
 //! let raft = RaftId::new(1).unwrap();
-//! let manager = ManagerBoot { raft, group: 7, restored: Restored::bootstrap([raft]) };
+//! let manager = ManagerBoot { raft, cluster: first.id, epoch: 0, restored: Restored::bootstrap([raft]) };
 //! let boot = Boot { memory: Default::default(), manager: Some(manager), seeds: Vec::new() };
 //! let mut node = Node::new(config.clone(), seed, now, boot)?;
 //!
-//! let first = state::ClusterSeed::generate(&mut rng, &config, "certificate".into(), "key".into());
 //! node.initialize(now, RequestToken(1), first);
 //! let create = api::NetworkCreate { name: "my-net".into(), attachable: true, ..Default::default() };
 //! node.request(now, RequestToken(2), api::Request::NetworkCreate(create));
@@ -83,5 +83,5 @@ pub mod sim;
 
 pub use config::{Config, Timers, WayOutConfig};
 pub use node::{
-    Boot, Event, ManagerBoot, Node, NodeError, Output, Peer, Reply, RequestToken, group,
+    Beginning, Boot, Event, ManagerBoot, Node, NodeError, Output, Peer, Reply, RequestToken, group,
 };

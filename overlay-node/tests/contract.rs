@@ -125,6 +125,7 @@ impl NodeSubject {
             },
             5 => Message::Heartbeat {
                 version: rng.below(20),
+                epoch: rng.below(2),
             },
             6 => Message::HeartbeatAck,
             7 => match &self.assignment {
@@ -174,7 +175,8 @@ impl Subject for NodeSubject {
             memory,
             manager: self.manager.then(|| ManagerBoot {
                 raft,
-                group: overlay_node::group(first.id),
+                cluster: first.id,
+                epoch: 0,
                 restored: Restored::bootstrap([raft]),
             }),
             seeds: vec![(node_id(2), "192.0.2.2:2377".parse().unwrap())],
@@ -323,7 +325,8 @@ fn assignment(first: &ClusterSeed) -> Assignment {
             memory: AgentMemory::default(),
             manager: Some(ManagerBoot {
                 raft: RaftId::new(1).unwrap(),
-                group: 1,
+                cluster: first.id,
+                epoch: 0,
                 restored: Restored::bootstrap([RaftId::new(1).unwrap()]),
             }),
             seeds: Vec::new(),

@@ -161,6 +161,10 @@ fn commands() -> Vec<Command> {
         Command::RetireParts {
             parts: vec![raft(2)],
         },
+        Command::Recover {
+            manager: node(1),
+            epoch: 300,
+        },
     ];
     commands.extend(service_commands());
     commands
@@ -229,6 +233,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::RemoveService { .. } => "RemoveService",
         Command::ChangeTasks { .. } => "ChangeTasks",
         Command::ReportTasks { .. } => "ReportTasks",
+        Command::Recover { .. } => "Recover",
     }
 }
 
@@ -281,7 +286,10 @@ fn messages() -> Vec<Message> {
             leader: Some(node(1)),
             managers: managers(),
         },
-        Message::Heartbeat { version: 300 },
+        Message::Heartbeat {
+            version: 300,
+            epoch: 1,
+        },
         Message::HeartbeatAck,
         Message::Assignment(Box::new(assignment())),
         Message::Removed,
@@ -454,6 +462,7 @@ fn assignment() -> Assignment {
     Assignment {
         version: 300,
         cluster: node(200),
+        epoch: 1,
         role: Role::Manager,
         raft: Some(raft(2)),
         managers: managers(),

@@ -412,6 +412,99 @@ fn an_attach_that_was_given_up_is_not_run_when_it_comes_late() {
     );
 }
 
+/// Two of three managers are lost for good; what they had committed with each other alone is lost with them.
+#[test]
+fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
+    for seed in 0..20 {
+        let mut options = Options::new(Seed::from_u64(seed), 5);
+        options.managers = 3;
+        let mut cluster = Cluster::new(options);
+        assert!(cluster.settle(Duration::from_secs(10)));
+        cluster.create_network(0, "my-net").unwrap();
+        let own = cluster.attach(0, "my-net", "own").unwrap();
+        let other = cluster.attach(3, "my-net", "other").unwrap();
+        // The survivor knows nothing of what follows, the workers do.
+        cluster.world().partition(&[HostId(0)]);
+        cluster.run_for(Duration::from_secs(3));
+        for number in 0..40 {
+            cluster.create_network(1, &format!("lost{number}")).unwrap();
+        }
+        let lost = cluster.attach(4, "my-net", "lost").unwrap();
+        for manager in [1, 2] {
+            cluster.world().crash(HostId(manager));
+        }
+        cluster.world().rejoin();
+        cluster.run_for(Duration::from_secs(5));
+        assert_eq!(cluster.leader(), None, "seed {seed}");
+        let refused = cluster.create_network(0, "none").unwrap_err();
+        assert_eq!(
+            refused.kind,
+            ErrorKind::Unavailable,
+            "seed {seed}: {refused}"
+        );
+
+        cluster
+            .world()
+            .with(HostId(0), |host, _| host.force_new_cluster());
+        cluster.run_for(Duration::from_secs(1));
+        cluster.world().restart(HostId(0));
+        cluster.run_for(Duration::from_secs(10));
+        let description = cluster.describe();
+        assert_eq!(cluster.leader(), Some(0), "seed {seed}\n{description}");
+        assert_eq!(cluster.nodes().len(), 3, "seed {seed}\n{description}");
+        for host in [0, 3, 4] {
+            let name = format!("host{host}");
+            assert_eq!(
+                status_of(&mut cluster, 0, &name),
+                NodeStatus::Ready,
+                "seed {seed}: {name}"
+            );
+        }
+        // What was there goes on, and new things come to be, on the workers too.
+        cluster.create_network(0, "new").unwrap();
+        let late = cluster.attach(4, "my-net", "late").unwrap();
+        assert!(late.addresses != own.addresses && late.addresses != other.addresses);
+        cluster.run_for(Duration::from_secs(3));
+        for (host, from, to) in [(0, &own, &other), (3, &other, &late), (4, &late, &own)] {
+            let address = to.addresses[0].addr();
+            let found = cluster.resolve(host, from.id, &to.name);
+            assert_eq!(found, [address], "seed {seed}\n{description}");
+            assert!(
+                cluster.ping(host, from.id, address),
+                "seed {seed}\n{description}"
+            );
+        }
+        assert!(
+            !cluster.attached_names().contains(&lost.name),
+            "seed {seed}"
+        );
+
+        // The lost managers come back with their disks: they disturb nobody, and join again as new nodes.
+        for manager in [1, 2] {
+            cluster.world().restart(HostId(manager));
+        }
+        cluster.run_for(Duration::from_secs(20));
+        let description = cluster.describe();
+        assert!(
+            cluster.create_network(0, "after").is_ok(),
+            "seed {seed}\n{description}"
+        );
+        let state = cluster.leader_state().unwrap();
+        assert!(
+            state
+                .networks()
+                .values()
+                .all(|network| !network.name.starts_with("lost"))
+        );
+        assert_eq!(state.cluster().unwrap().epoch, 1);
+        assert!(
+            cluster.settle(Duration::from_secs(30)),
+            "seed {seed}\n{description}"
+        );
+        assert_eq!(cluster.violations(), [], "seed {seed}\n{description}");
+    }
+}
+
 fn attach_as(endpoint: EndpointId) -> Request {
     Request::Attach(AttachRequest {
         network: "my-net".to_owned(),

@@ -22,6 +22,9 @@ pub struct Assignment {
     pub version: u64,
     /// The cluster's identity.
     pub cluster: NodeId,
+    /// How often the cluster was rebuilt from a survivor; an assignment of an earlier time is out of date whatever its
+    /// version.
+    pub epoch: u64,
     /// The node's role.
     pub role: Role,
     /// The node's part in the consensus, for managers.
@@ -40,6 +43,13 @@ pub struct Assignment {
     pub tasks: Vec<AssignedTask>,
     /// The ports that services publish on this node.
     pub ports: Vec<AssignedPort>,
+}
+
+impl Assignment {
+    /// Returns whether this one was made after `other`, for the same cluster.
+    pub fn is_newer(&self, other: &Self) -> bool {
+        self.cluster == other.cluster && (self.epoch, self.version) > (other.epoch, other.version)
+    }
 }
 
 /// A port that a service publishes on the node.

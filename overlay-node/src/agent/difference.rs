@@ -23,6 +23,8 @@ pub struct AssignmentChange {
     pub version: u64,
     /// The cluster's identity.
     pub cluster: NodeId,
+    /// How often the cluster was rebuilt from a survivor.
+    pub epoch: u64,
     /// What the node is and whom it talks to, if that changed.
     pub standing: Option<Box<Standing>>,
     /// The networks that the node has endpoints on.
@@ -106,6 +108,7 @@ impl Assignment {
             base: self.version,
             version: next.version,
             cluster: next.cluster,
+            epoch: next.epoch,
             standing: (self.standing() != standing).then(|| Box::new(standing)),
             networks: difference(&self.networks, &next.networks),
             endpoints: difference(&self.endpoints, &next.endpoints),
@@ -116,7 +119,8 @@ impl Assignment {
 
     /// Returns what `change` makes of this one; `None` if it starts from another.
     pub fn changed(&self, change: AssignmentChange) -> Option<Self> {
-        if change.base != self.version || change.cluster != self.cluster {
+        let same = change.cluster == self.cluster && change.epoch == self.epoch;
+        if change.base != self.version || !same {
             return None;
         }
         let standing = change.standing.map(|standing| *standing);
@@ -124,6 +128,7 @@ impl Assignment {
         Some(Self {
             version: change.version,
             cluster: self.cluster,
+            epoch: self.epoch,
             role: standing.role,
             raft: standing.raft,
             managers: standing.managers,

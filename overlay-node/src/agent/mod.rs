@@ -146,9 +146,7 @@ impl Agent {
     /// Takes a new assignment; one that is out of date is ignored.
     pub(crate) fn assign(&mut self, now: Instant, assignment: Assignment) {
         let present = self.memory.assignment.as_ref();
-        if present.is_some_and(|present| {
-            present.cluster == assignment.cluster && present.version > assignment.version
-        }) {
+        if present.is_some_and(|present| present.is_newer(&assignment)) {
             return;
         }
         if present == Some(&assignment) {
@@ -165,6 +163,21 @@ impl Agent {
         self.stop_tasks();
         self.settle_endpoints(now);
         self.settle_tasks();
+    }
+
+    /// Lets go of everything that was assigned.
+    pub(crate) fn disband(&mut self, now: Instant) {
+        if let Some(present) = self.memory.assignment.clone() {
+            let nothing = Assignment {
+                version: present.version + 1,
+                networks: Vec::new(),
+                endpoints: Vec::new(),
+                tasks: Vec::new(),
+                ports: Vec::new(),
+                ..present
+            };
+            self.assign(now, nothing);
+        }
     }
 
     pub(crate) fn handle_port(

@@ -162,6 +162,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
     Assignment {
         version,
         cluster: NodeId::from_bytes([200; 16]),
+        epoch: 0,
         role: Role::Worker,
         raft: None,
         managers: Vec::new(),

@@ -14,7 +14,7 @@ pub use request::{
 };
 pub use response::{
     EndpointInfo, Info, IpamConfig, Joined, LocalState, ManagerInfo, ManagerStatus, NetworkInfo,
-    NodeInfo, NodeStatus, Response, TokenInfo,
+    NodeInfo, NodeStatus, Recovered, Response, TokenInfo,
 };
 pub use service::{
     DesiredState, EndpointMode, EventInfo, FailureAction, NodeUpdate, PendingReason, Placement,

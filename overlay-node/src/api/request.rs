@@ -140,6 +140,8 @@ pub struct InitRequest {
     pub pools: Vec<IpNet>,
     /// Prefix length of a subnet cut from a pool; 24 if `None`.
     pub pool_split: Option<u8>,
+    /// Rebuild the cluster that this manager is part of, with it as the only manager, after the quorum was lost for good.
+    pub force_new_cluster: bool,
 }
 
 /// See [`Request::Join`].

@@ -34,6 +34,8 @@ pub enum Response {
     Tasks(Vec<TaskInfo>),
     /// To `Events`.
     Events(Vec<EventInfo>),
+    /// To `Init` that rebuilt a cluster.
+    Recovered(Recovered),
     /// The answer of a manager that reaches no leader: as it knew things last, and perhaps out of date.
     Stale(Box<Self>),
 }
@@ -99,6 +101,27 @@ pub struct Joined {
     pub role: Role,
     /// A worker's join token and where to use it; only from a manager.
     pub worker_token: Option<TokenInfo>,
+}
+
+/// A cluster was rebuilt from this manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The only manager now.
+    pub node: NodeId,
+    /// How often the cluster was rebuilt by now.
+    pub epoch: u64,
+    /// The index of the last change that this manager had: what only the lost ones had is gone.
+    pub index: u64,
+    /// The managers that were dropped, with their hostnames.
+    pub dropped: Vec<(NodeId, String)>,
+    /// How many nodes were kept, this one included.
+    pub nodes: usize,
+    /// How many networks were kept.
+    pub networks: usize,
+    /// How many endpoints were kept.
+    pub endpoints: usize,
+    /// How many services were kept.
+    pub services: usize,
 }
 
 /// A join token and where to use it.

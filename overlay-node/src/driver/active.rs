@@ -31,7 +31,7 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
-    Boot, Config, Event, Node, Output, Peer, RequestToken,
+    Beginning, Boot, Config, Event, Node, Output, Peer, RequestToken,
     agent::{Assignment, TaskReport},
     api::{self, ErrorKind, Request},
     identity::tls::Credentials,
@@ -118,11 +118,11 @@ impl Active {
         seed: Seed,
         store: Arc<Store>,
         (platform, executor): (PlatformThread, Arc<dyn Executor>),
-        identity: Identity,
-        first: Option<RaftId>,
+        mut identity: Identity,
+        beginning: Beginning,
     ) -> Result<Self, StartError> {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
-        let (log, manager) = open_manager(&store, &identity, first, &inputs)?;
+        let (log, manager) = open_manager(&store, &mut identity, beginning, &inputs)?;
         let mut config = Config::new(identity.node, &options.name, identity.address);
         config.management_port = options.management_port;
         config.gossip_port = options.gossip_port;
@@ -278,6 +278,17 @@ impl Active {
         self.tasks.shutdown().await;
     }
 
+    /// Lets go of everything that was assigned: tasks are stopped, ports go.
+    pub(crate) fn disband(&mut self) {
+        self.node.disband(self.clock.now());
+        self.carry_out();
+    }
+
+    /// Returns whether the managers said that this node is none of the cluster's any more.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.node.is_removed()
+    }
+
     /// Returns why the daemon has to stop, if it has to.
     pub(crate) fn failure(&self) -> Option<&StopError> {
         self.failed.as_ref()
@@ -383,7 +394,7 @@ impl Active {
                         log.write(batch);
                     }
                 }
-                Output::OpenLog(raft) => self.open_log(raft),
+                Output::OpenLog { raft, epoch } => self.open_log(raft, epoch),
                 Output::CloseLog => self.close_log(),
                 Output::Remember(memory) => {
                     if let Err(error) = self.store.save_memory(&memory) {
@@ -446,8 +457,8 @@ impl Active {
         ));
     }
 
-    fn open_log(&mut self, raft: RaftId) {
-        self.identity.raft = Some(raft);
+    fn open_log(&mut self, raft: RaftId, epoch: u64) {
+        (self.identity.raft, self.identity.epoch) = (Some(raft), epoch);
         let opened = self
             .store
             .clear_raft()

@@ -2,8 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
-use overlay_core::{NodeId, Rng, Seed, plane::Platform};
-use overlay_raft::RaftId;
+use overlay_core::{Rng, plane::Platform};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -12,26 +11,15 @@ use tokio::{
 use super::{
     PortIo,
     active::{ANY, Active},
-    bootstrap,
     clock::{self, Clock},
     error::{StartError, StopError},
     executor::{Executor, NoTasks},
     platform::{PlatformThread, ResolverSockets},
-    store::{Identity, Store},
+    store::Store,
 };
 use crate::{
-    Config, Timers, WayOutConfig,
-    agent::AgentMemory,
-    api::{
-        self, ErrorKind, Info, InitRequest, JoinRequest, Joined, LocalState, Request, Response,
-        Role,
-    },
-    identity::{
-        JoinToken,
-        certificate::{self, Authority},
-        tls::Credentials,
-    },
-    state::{AddNode, ClusterSeed, Secret},
+    Beginning, Timers, WayOutConfig,
+    api::{self, ErrorKind, Info, LocalState, Request, Response},
 };
 
 /// How a daemon is set up.
@@ -141,7 +129,8 @@ impl Daemon {
             active: None,
         };
         if let Some(identity) = supervisor.store.identity()? {
-            supervisor.active = Some(Box::new(supervisor.activate(identity, None).await?));
+            let active = supervisor.activate(identity, Beginning::Resume).await?;
+            supervisor.active = Some(Box::new(active));
         }
         let (calls, received) = mpsc::channel(CALLS_MAX);
         let task = tokio::spawn(supervisor.run(received));
@@ -201,14 +190,15 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-struct Supervisor {
-    options: Options,
-    store: Arc<Store>,
-    platform: PlatformThread,
-    executor: Arc<dyn Executor>,
-    clock: Clock,
-    rng: Rng,
-    active: Option<Box<Active>>,
+/// What holds the node, if there is one, and makes and ends it.
+pub(super) struct Supervisor {
+    pub(super) options: Options,
+    pub(super) store: Arc<Store>,
+    pub(super) platform: PlatformThread,
+    pub(super) executor: Arc<dyn Executor>,
+    pub(super) clock: Clock,
+    pub(super) rng: Rng,
+    pub(super) active: Option<Box<Active>>,
 }
 
 impl Supervisor {
@@ -221,7 +211,12 @@ impl Supervisor {
                 None => calls.recv().await,
                 Some(active) => tokio::select! {
                     call = calls.recv() => call,
-                    () = active.step() => continue,
+                    () = active.step() => {
+                        if active.is_removed() {
+                            self.removed().await?;
+                        }
+                        continue;
+                    }
                 },
             };
             match call {
@@ -248,6 +243,7 @@ impl Supervisor {
     ) {
         let result = match (request, &mut self.active) {
             (Request::Leave { force }, Some(_)) => self.leave(force).await,
+            (Request::Init(init), Some(_)) if init.force_new_cluster => self.recover(init).await,
             (request, Some(active)) => return active.request(request, reply),
             (Request::Info, None) => Ok(Response::Info(Box::new(self.info()))),
             (Request::Init(init), None) => self.init(init).await,
@@ -259,240 +255,6 @@ impl Supervisor {
         };
         // Whoever asked may have gone away.
         let _ = reply.send(result);
-    }
-
-    async fn init(&mut self, init: InitRequest) -> Result<Response, api::Error> {
-        let address = self.address(init.advertise)?;
-        let invalid = |error: certificate::CertificateError| {
-            api::Error::new(ErrorKind::Platform, error.to_string())
-        };
-        let (key, request) = certificate::request().map_err(invalid)?;
-        let (node, unix_now) = (
-            certificate::node_of(&request).map_err(invalid)?,
-            Clock::unix_now(),
-        );
-        let config = self.config(node, address);
-        let mut seed = ClusterSeed::generate(&mut self.rng, &config, String::new(), String::new());
-        let authority = Authority::generate(seed.id, unix_now).map_err(invalid)?;
-        seed.ca_certificate = authority.certificate().to_owned();
-        seed.ca_key = Secret::any(authority.key().as_bytes().to_vec());
-        seed.pools = init.pools;
-        seed.pool_split = init.pool_split.unwrap_or(24);
-        let certificate = authority
-            .issue(&request, node, seed.id, Role::Manager, unix_now)
-            .map_err(invalid)?;
-        let raft = RaftId::new(1).expect("one is not zero");
-        let identity = Identity {
-            format: 0,
-            node,
-            cluster: seed.id,
-            raft: Some(raft),
-            address,
-            credentials: Credentials {
-                authority: authority.certificate().to_owned(),
-                certificate,
-                key: Secret::any(key.into_bytes()),
-            },
-            seeds: Vec::new(),
-        };
-        // Whatever an earlier attempt left half done.
-        self.store.clear().map_err(StartError::from)?;
-        let mut active = Box::new(self.activate(identity, Some(raft)).await?);
-        let made = active.initialize(seed).await;
-        let kept = made.and_then(|_| {
-            let saved = self.store.save_identity(active.identity());
-            saved.map_err(|error| StartError::from(error).into())
-        });
-        if let Err(error) = kept {
-            active.stop().await;
-            self.store.clear().map_err(StartError::from)?;
-            return Err(error);
-        }
-        self.active = Some(active);
-        self.joined(node, Role::Manager).await
-    }
-
-    async fn join(&mut self, join: JoinRequest) -> Result<Response, api::Error> {
-        let token: JoinToken =
-            join.token
-                .parse()
-                .map_err(|error: crate::identity::TokenError| {
-                    api::Error::new(ErrorKind::Invalid, error.to_string())
-                })?;
-        let address = self.address(join.advertise)?;
-        let made = certificate::request().and_then(|(key, request)| {
-            let node = certificate::node_of(&request)?;
-            Ok((key, request, node))
-        });
-        let (key, request, node) =
-            made.map_err(|error| api::Error::new(ErrorKind::Platform, error.to_string()))?;
-        let config = self.config(node, address);
-        let admission = bootstrap::join(
-            &token,
-            join.remote,
-            request,
-            AddNode::new(&config, Role::Worker),
-        )
-        .await?;
-        let assignment = admission.assignment.ok_or_else(|| {
-            api::Error::new(
-                ErrorKind::Untrusted,
-                "the manager let this node in without an assignment",
-            )
-        })?;
-        let identity = Identity {
-            format: 0,
-            node,
-            cluster: assignment.cluster,
-            raft: assignment.raft,
-            address,
-            credentials: Credentials {
-                authority: admission.authority,
-                certificate: admission.certificate,
-                key: Secret::any(key.into_bytes()),
-            },
-            seeds: assignment
-                .managers
-                .iter()
-                .filter(|manager| manager.node != node)
-                .map(|manager| (manager.node, manager.management))
-                .collect(),
-        };
-        let role = assignment.role;
-        self.store.clear().map_err(StartError::from)?;
-        let memory = AgentMemory {
-            assignment: Some(*assignment),
-            ..AgentMemory::default()
-        };
-        self.store.save_memory(&memory).map_err(StartError::from)?;
-        let started = self.activate(identity.clone(), None).await;
-        let kept = started.and_then(|active| {
-            self.store.save_identity(&identity)?;
-            Ok(active)
-        });
-        match kept {
-            Ok(active) => self.active = Some(Box::new(active)),
-            Err(error) => {
-                self.store.clear().map_err(StartError::from)?;
-                return Err(error.into());
-            }
-        }
-        self.joined(node, role).await
-    }
-
-    async fn leave(&mut self, force: bool) -> Result<Response, api::Error> {
-        let Some(active) = &mut self.active else {
-            return Ok(Response::Done);
-        };
-        let alone = active.node().state().is_some_and(|state| {
-            let own = active.identity().node;
-            state.voters().all(|(_, manager)| manager.id == own)
-        });
-        if alone && !force {
-            let text = "this node is the last manager: leaving ends the cluster and erases its state; use --force if that is wanted";
-            return Err(api::Error::new(ErrorKind::QuorumLoss, text));
-        }
-        if !alone {
-            let (reply, mut answer) = oneshot::channel();
-            active.request(Request::Leave { force }, reply);
-            let result = loop {
-                match answer.try_recv() {
-                    Ok(result) => break result,
-                    Err(oneshot::error::TryRecvError::Empty) => active.step().await,
-                    Err(oneshot::error::TryRecvError::Closed) => break Ok(Response::Done),
-                }
-            };
-            match result {
-                // With force, a node leaves a cluster that it cannot reach.
-                Err(error) if !(force && error.kind == ErrorKind::Unavailable) => {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        for endpoint in active
-            .node()
-            .desired()
-            .networks
-            .values()
-            .flat_map(|network| network.ports.keys())
-        {
-            self.platform.remove(*endpoint);
-        }
-        if let Some(active) = self.active.take() {
-            active.stop().await;
-        }
-        self.store.clear().map_err(StartError::from)?;
-        Ok(Response::Done)
-    }
-
-    async fn activate(
-        &mut self,
-        identity: Identity,
-        first: Option<RaftId>,
-    ) -> Result<Active, StartError> {
-        let seed = Seed::from_bytes(self.rng.bytes());
-        Active::start(
-            &self.options,
-            self.clock,
-            seed,
-            Arc::clone(&self.store),
-            (self.platform.clone(), Arc::clone(&self.executor)),
-            identity,
-            first,
-        )
-        .await
-    }
-
-    async fn joined(&mut self, node: NodeId, role: Role) -> Result<Response, api::Error> {
-        let mut joined = Joined {
-            node,
-            role,
-            worker_token: None,
-        };
-        let Some(active) = &mut self.active else {
-            return Ok(Response::Joined(joined));
-        };
-        if active.node().leads() {
-            let (reply, mut answer) = oneshot::channel();
-            let request = Request::JoinToken {
-                role: Role::Worker,
-                rotate: false,
-            };
-            active.request(request, reply);
-            loop {
-                match answer.try_recv() {
-                    Ok(Ok(Response::Token(token))) => {
-                        joined.worker_token = Some(token);
-                        break;
-                    }
-                    Err(oneshot::error::TryRecvError::Empty) => active.step().await,
-                    Ok(_) | Err(oneshot::error::TryRecvError::Closed) => break,
-                }
-            }
-        }
-        Ok(Response::Joined(joined))
-    }
-
-    fn address(&self, given: Option<IpAddr>) -> Result<IpAddr, api::Error> {
-        let address = given.or(self.options.advertise).ok_or_else(|| {
-            let text = "no address to advertise: give --advertise-addr with an address of this host that the others reach";
-            api::Error::new(ErrorKind::Invalid, text)
-        })?;
-        if address.is_unspecified() || address.is_multicast() {
-            let text = format!(
-                "{address} cannot be advertised: give an address of this host that the others reach"
-            );
-            return Err(api::Error::new(ErrorKind::Invalid, text));
-        }
-        Ok(address)
-    }
-
-    fn config(&self, node: NodeId, address: IpAddr) -> Config {
-        let mut config = Config::new(node, &self.options.name, address);
-        config.management_port = self.options.management_port;
-        config.gossip_port = self.options.gossip_port;
-        config
     }
 
     fn info(&self) -> Info {

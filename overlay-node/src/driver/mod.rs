@@ -15,6 +15,7 @@ mod executor;
 mod ingress;
 mod inprocess;
 mod log;
+mod membership;
 mod names;
 mod opening;
 mod plane;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use overlay_raft::{RaftId, Restored};
 use tokio::sync::mpsc;
 
 use super::{
@@ -12,33 +11,22 @@ use super::{
     log::LogWriter,
     store::{Identity, Store},
 };
-use crate::ManagerBoot;
+use crate::{Beginning, ManagerBoot};
 
 /// Opens a manager's log and says what it holds; nothing for a worker.
 pub(super) fn open_manager(
     store: &Store,
-    identity: &Identity,
-    first: Option<RaftId>,
+    identity: &mut Identity,
+    beginning: Beginning,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(Option<LogWriter>, Option<ManagerBoot>), StartError> {
     let Some(raft) = identity.raft else {
         return Ok((None, None));
     };
     let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
-    let restored = match first {
-        _ if !found.is_empty() => found,
-        Some(first) => Restored::bootstrap([first]),
-        None => Restored::joining(),
-    };
-    let group = crate::group(identity.cluster);
-    Ok((
-        Some(log),
-        Some(ManagerBoot {
-            raft,
-            group,
-            restored,
-        }),
-    ))
+    let boot = ManagerBoot::new(raft, identity.cluster, identity.epoch, found, beginning);
+    identity.epoch = boot.epoch;
+    Ok((Some(log), Some(boot)))
 }
 
 /// The sockets that a node listens on.

@@ -54,6 +54,9 @@ pub(crate) struct Identity {
     pub(crate) format: u32,
     pub(crate) node: NodeId,
     pub(crate) cluster: NodeId,
+    /// How often the cluster was rebuilt from a survivor: which group the log belongs to.
+    #[serde(default)]
+    pub(crate) epoch: u64,
     pub(crate) raft: Option<RaftId>,
     pub(crate) address: std::net::IpAddr,
     pub(crate) credentials: Credentials,

@@ -145,6 +145,7 @@ impl Manager {
         Some(Assignment {
             version: self.state.applied(),
             cluster: cluster.id,
+            epoch: cluster.epoch,
             role: record.role,
             raft: record.raft,
             managers: self.managers(),

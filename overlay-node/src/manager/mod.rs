@@ -19,7 +19,7 @@ use overlay_core::{EndpointId, Instant, Machine as _, NodeId, Rng, Seed};
 use overlay_gossip::Lease;
 use overlay_raft::{
     Change, Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
-    RestoreError, Restored, WriteBatch,
+    RestoreError, WriteBatch,
 };
 
 use self::orchestrate::Orchestration;
@@ -28,7 +28,8 @@ use crate::{
     agent::Assignment,
     api,
     identity::LeaseSigner,
-    state::{ClusterState, Command, Proposal, RequestId},
+    node::{ManagerBoot, group},
+    state::{Cluster, ClusterState, Command, Proposal, RequestId},
     wire::{Answer, Ask, Message},
 };
 
@@ -90,6 +91,8 @@ pub(crate) struct Manager {
     config: Config,
     raft: Raft,
     raft_id: RaftId,
+    /// Which group its log belongs to.
+    epoch: u64,
     state: ClusterState,
     signer: Option<LeaseSigner>,
     /// Leases that were signed: a signature costs more than all the rest of an assignment.
@@ -100,6 +103,8 @@ pub(crate) struct Manager {
     sessions: BTreeMap<NodeId, AgentSession>,
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
+    /// The request that makes this manager the only one, while it is under way.
+    recovering: Option<RequestId>,
     seed: Seed,
     orchestration: Option<Orchestration>,
     led_since: Option<Instant>,
@@ -114,13 +119,17 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(
         config: Config,
-        raft_id: RaftId,
-        group: u64,
+        boot: ManagerBoot,
         seed: &Seed,
         now: Instant,
-        restored: Restored,
     ) -> Result<Self, RestoreError> {
-        let mut raft_config = overlay_raft::Config::new(raft_id, group);
+        let ManagerBoot {
+            raft: raft_id,
+            cluster,
+            epoch,
+            restored,
+        } = boot;
+        let mut raft_config = overlay_raft::Config::new(raft_id, group(cluster, epoch));
         raft_config.election_timeout = config.timers.raft_election_timeout;
         raft_config.heartbeat_interval = config.timers.raft_heartbeat_interval;
         let raft = Raft::new(raft_config, seed.derive("raft"), now, restored)?;
@@ -128,6 +137,7 @@ impl Manager {
             config,
             raft,
             raft_id,
+            epoch,
             state: ClusterState::new(),
             signer: None,
             leases: BTreeMap::new(),
@@ -136,6 +146,7 @@ impl Manager {
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             retiring: None,
+            recovering: None,
             seed: seed.derive("orchestration"),
             orchestration: None,
             led_since: None,
@@ -217,6 +228,25 @@ impl Manager {
         }
     }
 
+    /// Returns whether the cluster is to be rebuilt from this survivor first, and proposes that.
+    fn recover(&mut self, now: Instant) -> bool {
+        let behind = |cluster: &Cluster| cluster.epoch < self.epoch;
+        if !self.leads() || !self.state.cluster().is_some_and(behind) {
+            return false;
+        }
+        let waits = |request| self.proposals.contains_key(&request);
+        if !self.recovering.is_some_and(waits) {
+            let command = Command::Recover {
+                manager: self.config.node,
+                epoch: self.epoch,
+            };
+            let (request, own) = (RequestId::random(&mut self.rng), self.config.node);
+            let proposal = Proposal::new(&self.config, now, own, request, command);
+            self.recovering = self.propose(now, &proposal).then_some(request);
+        }
+        true
+    }
+
     /// Returns whether the consensus took it; if not (busy, leadership just lost), whoever wants it tries again.
     fn propose(&mut self, now: Instant, proposal: &Proposal) -> bool {
         let bytes = postcard::to_allocvec(proposal).expect("every command serializes");
@@ -234,6 +264,11 @@ impl Manager {
     /// Returns the leader's node, as far as it is known.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.node_of(self.raft.leader()?)
+    }
+
+    /// Returns how often the cluster was rebuilt from a survivor when this manager's log began.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(crate) fn raft_id(&self) -> RaftId {
@@ -273,6 +308,9 @@ impl Manager {
             }
             self.next_tick = now + TICK;
             self.propose_initial(now);
+            if self.recover(now) {
+                continue;
+            }
             self.reconcile_membership(now);
             self.retire_parts(now);
             self.orchestrate(now);
@@ -345,7 +383,7 @@ impl Manager {
             let result = self.respond(outcome);
             self.answer(origin, request, result);
         }
-        if self.leads() {
+        if self.leads() && !self.recover(now) {
             self.reconcile_membership(now);
             self.orchestrate(now);
             self.assign_all(now);

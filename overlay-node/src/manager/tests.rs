@@ -1,4 +1,5 @@
 use overlay_core::EndpointId;
+use overlay_raft::Restored;
 
 use super::*;
 use crate::{
@@ -133,7 +134,13 @@ impl Lab {
         let config = config(1);
         let first = ClusterSeed::generate(&mut seed.rng(), &config, String::new(), String::new());
         let restored = Restored::bootstrap([raft]);
-        let manager = Manager::new(config.clone(), raft, 7, &seed, now, restored).unwrap();
+        let boot = ManagerBoot {
+            raft,
+            cluster: first.id,
+            epoch: 0,
+            restored,
+        };
+        let manager = Manager::new(config.clone(), boot, &seed, now).unwrap();
         let mut lab = Self {
             manager,
             now,

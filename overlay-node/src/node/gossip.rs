@@ -14,8 +14,8 @@ use overlay_gossip::{
 use super::{Event, Node, Output};
 use crate::{
     agent,
-    api::Role,
     identity::cipher::Ciphers,
+    manager::Manager,
     state::{NodeRecord, Secret},
 };
 
@@ -75,11 +75,14 @@ impl Node {
     }
 
     fn meta(&self) -> Vec<u8> {
-        let [high, low] = self.config.management_port.to_be_bytes();
-        match self.role() {
-            Role::Manager => vec![META_VERSION, high, low],
-            Role::Worker => vec![META_VERSION],
+        let mut meta = vec![META_VERSION];
+        if let Some(manager) = &self.manager {
+            meta.extend(self.config.management_port.to_be_bytes());
+            if manager.epoch() > 0 {
+                meta.extend(manager.epoch().to_be_bytes());
+            }
         }
+        meta
     }
 
     /// Turns to a node that speaks to this leader and that gossip takes for absent: after a restart a manager knows no
@@ -171,25 +174,51 @@ impl Node {
         self.plane_dirty = true;
         let node = member.name.to_string();
         if let Ok(id) = node.parse() {
-            self.session.find(self.now, id, manager_address(member));
+            let found = Manages::read(member);
+            self.session
+                .find(self.now, id, found.map(|found| found.address));
+            let own = self.manager.as_ref().map(Manager::epoch);
+            let later = own.zip(found).is_some_and(|(own, found)| found.epoch > own);
+            if !later {
+                self.rebuilt.remove(&id);
+            } else if self.rebuilt.len() < REBUILT_MAX {
+                self.rebuilt.insert(id);
+            }
         }
         self.outputs
             .push_back(Output::Event(Event::Member { node, state }));
     }
 }
 
-/// Returns where a member takes management sessions, if it is alive and says that it does. Whoever dials checks its
-/// certificate.
-fn manager_address(member: &Member) -> Option<SocketAddr> {
-    let [META_VERSION, high, low] = *member.meta else {
-        return None;
-    };
-    let port = u16::from_be_bytes([high, low]);
-    (member.state == MemberState::Alive).then(|| SocketAddr::new(member.address.ip(), port))
+/// What a member that is a manager says of itself. Whoever dials it checks its certificate.
+#[derive(Clone, Copy)]
+struct Manages {
+    /// Where it takes management sessions.
+    address: SocketAddr,
+    /// How often the cluster was rebuilt from a survivor.
+    epoch: u64,
+}
+
+impl Manages {
+    /// Reads what an alive member says, `None` if it is no manager.
+    fn read(member: &Member) -> Option<Self> {
+        let [META_VERSION, high, low, rest @ ..] = &*member.meta else {
+            return None;
+        };
+        let epoch = match rest {
+            [] => 0,
+            rest => u64::from_be_bytes(rest.try_into().ok()?),
+        };
+        let port = u16::from_be_bytes([*high, *low]);
+        let address = SocketAddr::new(member.address.ip(), port);
+        (member.state == MemberState::Alive).then_some(Self { address, epoch })
+    }
 }
 
 /// Of what a member says of itself in gossip.
 const META_VERSION: u8 = 1;
+/// How many managers of a later group are asked at the most.
+const REBUILT_MAX: usize = 8;
 
 /// Makes the ring: all keys open, the second oldest seals (the oldest if there is one only), as in Docker.
 fn keyring(keys: &[Secret<16>]) -> Option<Keyring> {

@@ -1,12 +1,13 @@
 //! The node: every part put together, as one machine.
 
+mod boot;
 mod gossip;
 mod output;
 mod peers;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
 };
@@ -17,17 +18,18 @@ use overlay_core::{
 };
 use overlay_dns::{QueryError, QueryToken, Resolver, Transport, UpstreamToken};
 use overlay_gossip::{Gossip, StreamId};
-use overlay_raft::{PersistTicket, RaftId, RestoreError, Restored};
+use overlay_raft::{PersistTicket, RestoreError};
 use thiserror::Error;
 
 use crate::{
     Config,
-    agent::{Agent, AgentMemory, Session, TaskReport, Wish},
+    agent::{Agent, Session, TaskReport, Wish},
     api::Role,
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
     wire::Message,
 };
+pub use boot::{Beginning, Boot, ManagerBoot};
 pub use output::{Event, Output, Reply};
 pub use peers::group;
 use requests::{Attaching, Pending};
@@ -35,28 +37,6 @@ use requests::{Attaching, Pending};
 /// Names a local request; drawn by the caller, given back with the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestToken(pub u64);
-
-/// What a node begins with.
-#[derive(Debug)]
-pub struct Boot {
-    /// The last assignment and where ports go; empty for the first node of a new cluster.
-    pub memory: AgentMemory,
-    /// Its part in the consensus, for managers.
-    pub manager: Option<ManagerBoot>,
-    /// Managers to begin with, before an assignment says which there are.
-    pub seeds: Vec<(NodeId, SocketAddr)>,
-}
-
-/// What a manager begins with.
-#[derive(Debug)]
-pub struct ManagerBoot {
-    /// Its part in the consensus.
-    pub raft: RaftId,
-    /// The cluster's number, on each consensus message.
-    pub group: u64,
-    /// What its log holds.
-    pub restored: Restored,
-}
 
 /// Who is at the other end of a management session, as its certificate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +75,8 @@ pub struct Node {
     plane: Arc<Desired>,
     plane_dirty: bool,
     removed: bool,
+    /// Managers of a group that came after this one's, as gossip says.
+    rebuilt: BTreeSet<NodeId>,
     /// The request that carries what was reported of tasks last.
     reporting: Option<RequestId>,
 }
@@ -108,14 +90,7 @@ impl Node {
     pub fn new(config: Config, seed: Seed, now: Instant, boot: Boot) -> Result<Self, NodeError> {
         let manager = boot
             .manager
-            .map(|boot| {
-                let ManagerBoot {
-                    raft,
-                    group,
-                    restored,
-                } = boot;
-                Manager::new(config.clone(), raft, group, &seed, now, restored)
-            })
+            .map(|boot| Manager::new(config.clone(), boot, &seed, now))
             .transpose()?;
         let mut session = Session::new(config.node, &config.timers, now);
         for (node, address) in boot.seeds {
@@ -143,12 +118,14 @@ impl Node {
             plane: Arc::default(),
             plane_dirty: true,
             removed: false,
+            rebuilt: BTreeSet::new(),
             reporting: None,
         };
         // It may have stopped after its new role was written down and before its log was.
         if let Some(assignment) = node.agent.assignment() {
-            let (role, raft, cluster) = (assignment.role, assignment.raft, assignment.cluster);
-            node.take_role(role, raft, group(cluster));
+            let (role, raft) = (assignment.role, assignment.raft);
+            let (cluster, epoch) = (assignment.cluster, assignment.epoch);
+            node.take_role(role, raft, cluster, epoch);
         }
         node.settle();
         Ok(node)
@@ -195,6 +172,18 @@ impl Node {
         self.advance(now);
         self.agent.handle_task(report);
         self.settle();
+    }
+
+    /// Lets go of everything that was assigned to this node, as it has left its cluster or was removed from it.
+    pub fn disband(&mut self, now: Instant) {
+        self.advance(now);
+        self.agent.disband(self.now);
+        self.settle();
+    }
+
+    /// Returns whether the managers said that this node is none of the cluster's any more.
+    pub fn is_removed(&self) -> bool {
+        self.removed
     }
 
     /// Takes a query that an endpoint sent to its resolver.

@@ -30,7 +30,12 @@ pub enum Output {
     /// Write to the log and say how it went.
     Persist(WriteBatch),
     /// Open an empty log: this node became a manager.
-    OpenLog(RaftId),
+    OpenLog {
+        /// The node's part in the consensus.
+        raft: RaftId,
+        /// How often the cluster was rebuilt from a survivor: which group the log belongs to.
+        epoch: u64,
+    },
     /// Remove the log: this node is no manager any more.
     CloseLog,
     /// Write down what the agent needs after a restart.

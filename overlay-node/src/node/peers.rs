@@ -4,7 +4,7 @@ use bytes::Bytes;
 use overlay_core::{Instant, NodeId};
 use overlay_raft::{RaftId, Restored};
 
-use super::{Event, Node, Output, Peer};
+use super::{Event, ManagerBoot, Node, Output, Peer};
 use crate::{
     agent::{Assignment, AssignmentChange},
     api::Role,
@@ -56,7 +56,9 @@ impl Node {
                     self.hasten_requests();
                 }
             }
-            Message::Heartbeat { version } => self.on_heartbeat(peer.node, version),
+            Message::Heartbeat { version, epoch } => {
+                self.on_heartbeat(peer.node, version, epoch);
+            }
             Message::HeartbeatAck if from_manager => self.session.heard(now, peer.node),
             Message::Assignment(assignment) if from_manager => {
                 self.session.heard(now, peer.node);
@@ -90,11 +92,15 @@ impl Node {
             self.session.redirect(self.now, leader);
         }
         if let Some(target) = self.session.poll_heartbeat(self.now) {
-            let version = self
+            let (version, epoch) = self
                 .agent
                 .assignment()
-                .map_or(0, |assignment| assignment.version);
-            self.send(target, Message::Heartbeat { version });
+                .map_or((0, 0), |assignment| (assignment.version, assignment.epoch));
+            self.send(target, Message::Heartbeat { version, epoch });
+            // Managers of a group that came after this one's say whether this node is still part of the cluster.
+            for rebuilt in self.rebuilt.clone() {
+                self.send(rebuilt, Message::Heartbeat { version, epoch });
+            }
         }
     }
 
@@ -142,8 +148,24 @@ impl Node {
         }
     }
 
-    fn on_heartbeat(&mut self, from: NodeId, version: u64) {
+    fn on_heartbeat(&mut self, from: NodeId, version: u64, epoch: u64) {
         let now = self.now;
+        if self
+            .manager
+            .as_ref()
+            .is_some_and(|manager| manager.epoch() < epoch)
+        {
+            // The cluster was rebuilt without this manager. It has nothing to say to whoever knows that.
+            let (request, leader, managers) = (None, None, Vec::new());
+            return self.send(
+                from,
+                Message::NotLeader {
+                    request,
+                    leader,
+                    managers,
+                },
+            );
+        }
         match &mut self.manager {
             Some(manager) if manager.leads() => {
                 let known = manager.handle_heartbeat(now, from, version);
@@ -182,20 +204,23 @@ impl Node {
 
     fn on_assignment(&mut self, assignment: Assignment) {
         self.session.set_managers(&assignment.managers);
-        let (raft, group, role) = (assignment.raft, group(assignment.cluster), assignment.role);
-        let newer = self
+        let stale = self
             .agent
             .assignment()
-            .is_none_or(|present| present.version <= assignment.version);
+            .is_some_and(|present| present.is_newer(&assignment));
+        let (raft, role) = (assignment.raft, assignment.role);
+        let (cluster, epoch) = (assignment.cluster, assignment.epoch);
         self.agent.assign(self.now, assignment);
-        if newer {
-            self.take_role(role, raft, group);
+        if !stale {
+            self.take_role(role, raft, cluster, epoch);
         }
     }
 
     fn on_assignment_change(&mut self, from: NodeId, change: AssignmentChange) {
         let present = self.agent.assignment();
-        if present.is_some_and(|present| present.version >= change.version) {
+        if present.is_some_and(|present| {
+            (present.epoch, present.version) >= (change.epoch, change.version)
+        }) {
             return;
         }
         match present.and_then(|present| present.changed(change)) {
@@ -205,7 +230,13 @@ impl Node {
     }
 
     /// Becomes a manager or stops being one, as the assignment says.
-    pub(super) fn take_role(&mut self, role: Role, raft: Option<RaftId>, group: u64) {
+    pub(super) fn take_role(
+        &mut self,
+        role: Role,
+        raft: Option<RaftId>,
+        cluster: NodeId,
+        epoch: u64,
+    ) {
         let present = self.manager.as_ref().map(Manager::raft_id);
         if present == raft {
             return;
@@ -217,12 +248,16 @@ impl Node {
             self.outputs.push_back(Output::CloseLog);
         }
         if let Some(raft) = raft {
-            self.outputs.push_back(Output::OpenLog(raft));
+            self.outputs.push_back(Output::OpenLog { raft, epoch });
             // No two parts draw the same: a ticket of the one must not be taken by the other.
             let seed = self.seed.derive(&format!("part {raft}"));
-            let restored = Restored::joining();
-            let (config, now) = (self.config.clone(), self.now);
-            self.manager = Manager::new(config, raft, group, &seed, now, restored).ok();
+            let boot = ManagerBoot {
+                raft,
+                cluster,
+                epoch,
+                restored: Restored::joining(),
+            };
+            self.manager = Manager::new(self.config.clone(), boot, &seed, self.now).ok();
         }
         self.tell_role();
         self.outputs
@@ -242,8 +277,9 @@ impl Node {
     }
 }
 
-/// Returns the number that stands for a cluster on each consensus message.
-pub fn group(cluster: NodeId) -> u64 {
+/// Returns the number that stands for a cluster on each consensus message, since it was rebuilt from a survivor `epoch`
+/// times: members of a former group are not understood.
+pub fn group(cluster: NodeId, epoch: u64) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *cluster.as_bytes();
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]).wrapping_add(epoch)
 }

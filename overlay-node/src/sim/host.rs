@@ -18,13 +18,13 @@ use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk};
 use overlay_vxlan::PortId;
 
 use self::{
-    life::{IDENTITY, Identity, LEFT, MEMORY, read},
+    life::{IDENTITY, Identity, LEFT, MEMORY, RECOVER, read},
     tasks::Tasks,
     traffic::host,
 };
 use super::{Options, packet::Packet};
 use crate::{
-    Event, Node, Output, Peer, Reply, RequestToken,
+    Beginning, Event, Node, Output, Peer, Reply, RequestToken,
     agent::TaskReport,
     api,
     plane::{EchoReply, Endpoint, Plane},
@@ -118,8 +118,10 @@ impl SimHost {
             echoes: VecDeque::new(),
         };
         sim.identity = read(&sim.disk, IDENTITY);
+        let rebuilds = sim.disk.read(RECOVER).is_ok() && sim.forget(RECOVER);
         match sim.identity.clone() {
-            Some(identity) => sim.start(identity, None),
+            Some(identity) if rebuilds => sim.start(identity, Beginning::Recover),
+            Some(identity) => sim.start(identity, Beginning::Resume),
             // It founds the cluster once; after it left, it joins like any other.
             None if host.0 == 0 && sim.disk.read(LEFT).is_err() => sim.initialize(),
             None => sim.join_at = Some(now),
@@ -159,6 +161,13 @@ impl SimHost {
             .as_mut()?
             .request(now, RequestToken(token), request);
         Some(token)
+    }
+
+    /// Has its next life rebuild the cluster from its disk, with it as the only manager. It ends this life.
+    pub fn force_new_cluster(&mut self) {
+        if self.save(RECOVER, &()) {
+            self.effects.push_back(Effect::Exit);
+        }
     }
 
     /// Takes the answer to a request.
@@ -246,7 +255,7 @@ impl SimHost {
                 self.effects
                     .push_back(Effect::Written(Box::new(ticket), durable));
             }
-            Output::OpenLog(raft) => self.change_log(Some(raft)),
+            Output::OpenLog { raft, epoch } => self.change_log(Some((raft, epoch))),
             Output::CloseLog => self.change_log(None),
             Output::Remember(memory) => {
                 self.save(MEMORY, &*memory);

@@ -109,6 +109,7 @@ impl ClusterState {
             Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
             Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
             Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
+            Command::Recover { manager, .. } => ("cluster", "recover", self.named_node(*manager)),
             // Tasks note their own changes; retired parts are nobody's business.
             Command::RetireParts { .. }
             | Command::ChangeTasks { .. }

@@ -171,6 +171,13 @@ pub enum Command {
         /// The tasks and how they are.
         reports: Vec<(TaskId, TaskStatus)>,
     },
+    /// Goes on with one manager, in a new consensus group, after the quorum was lost; the other managers are dropped.
+    Recover {
+        /// The survivor.
+        manager: NodeId,
+        /// The new group's number; nothing happens if the cluster has it already.
+        epoch: u64,
+    },
 }
 
 /// See [`Command::InitCluster`].

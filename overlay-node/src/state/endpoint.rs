@@ -18,7 +18,7 @@ impl ClusterState {
         attach: AttachEndpoint,
     ) -> Result<Outcome, CommandError> {
         self.check_attach(&attach)?;
-        let network = attach.network;
+        let (network, generation) = (attach.network, self.generation(index));
         let record = self
             .networks
             .get_mut(&network)
@@ -33,7 +33,7 @@ impl ClusterState {
             aliases: attach.aliases,
             addresses: vec![address],
             mac,
-            generation: index,
+            generation,
             task: None,
         };
         self.endpoints.insert(attach.id, endpoint);

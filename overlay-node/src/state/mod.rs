@@ -186,6 +186,7 @@ impl ClusterState {
             Command::ReportTasks { node, reports } => {
                 self.report_tasks(index, node, reports, at_unix_ms)
             }
+            Command::Recover { manager, epoch } => self.recover(index, manager, epoch, at_unix_ms),
             Command::RetireParts { parts } => {
                 self.former.retain(|part, _| !parts.contains(part));
                 Ok(Outcome::Done)

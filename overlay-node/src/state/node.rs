@@ -45,6 +45,7 @@ impl ClusterState {
             worker_token: seed.worker_token,
             manager_token: seed.manager_token,
             created_unix_ms: at_unix_ms,
+            epoch: 0,
         });
         // The first subnet and VNI are kept for published ports from the start, as Docker does.
         let ingress = NetworkCreate {
@@ -185,6 +186,45 @@ impl ClusterState {
         Ok(Outcome::Done)
     }
 
+    /// Goes on with one manager after the quorum was lost. The others are dropped: they hold another group's log.
+    pub(super) fn recover(
+        &mut self,
+        index: u64,
+        manager: NodeId,
+        epoch: u64,
+        at_unix_ms: u64,
+    ) -> Result<Outcome, CommandError> {
+        let present = self.cluster.as_ref().ok_or(CommandError::NotInitialized)?;
+        if epoch <= present.epoch {
+            // It came again.
+            return Ok(Outcome::Done);
+        }
+        if self
+            .nodes
+            .get(&manager)
+            .is_none_or(|node| node.raft.is_none())
+        {
+            return Err(CommandError::UnknownNode { node: manager });
+        }
+        let dropped: Vec<_> = self.voters().map(|(_, node)| node.id).collect();
+        for node in dropped.into_iter().filter(|node| *node != manager) {
+            self.remove_node(index, node, at_unix_ms)?;
+        }
+        // Nobody else's vote counts in the new group.
+        self.former.clear();
+        if let Some(cluster) = &mut self.cluster {
+            cluster.epoch = epoch;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Returns the number of a lease that is given at `index`: higher than that of any before, also of those that were
+    /// given in a part of the log that a recovery lost.
+    pub(super) fn generation(&self, index: u64) -> u64 {
+        let epoch = self.cluster.as_ref().map_or(0, |cluster| cluster.epoch);
+        epoch << EPOCH_SHIFT | index
+    }
+
     pub(super) fn rotate_token(
         &mut self,
         role: Role,
@@ -264,5 +304,7 @@ fn is_hostname(name: &str) -> bool {
 
 /// How many labels a node has at the most.
 const LABELS_MAX: usize = 64;
+/// Indices stay below this power of two: a million commands a second for half a year.
+const EPOCH_SHIFT: u32 = 44;
 /// How many nodes a cluster has at the most.
 const NODES_MAX: usize = 10_000;

@@ -87,6 +87,8 @@ pub struct Cluster {
     pub manager_token: Secret<16>,
     /// When it was made, in milliseconds since 1970.
     pub created_unix_ms: u64,
+    /// How often it was rebuilt from a survivor after its quorum was lost. Each time begins a new consensus group.
+    pub epoch: u64,
 }
 
 /// One node.

@@ -244,7 +244,7 @@ impl ClusterState {
                 aliases: Vec::new(),
                 addresses: vec![address],
                 mac: mac_of(id, address.addr()),
-                generation: index,
+                generation: self.generation(index),
                 task: Some(owner.clone()),
             };
             changed.push((network, endpoint));

@@ -51,6 +51,55 @@ fn a_cluster_is_made_once_and_nothing_goes_before_it() {
 }
 
 #[test]
+fn a_survivor_goes_on_alone_with_everything_but_the_other_managers() {
+    let mut lab = Lab::new();
+    for number in [2, 3] {
+        lab.apply(Command::AddNode(add(number, Role::Manager)))
+            .unwrap();
+    }
+    lab.apply(Command::AddNode(add(4, Role::Worker))).unwrap();
+    let id = lab.create("a").unwrap();
+    for on in [1, 2, 4] {
+        let attach = AttachEndpoint {
+            node: node(on),
+            ..lab_attach(id, &format!("e{on}"), None, 1_000 + u64::from(on))
+        };
+        lab.apply(Command::AttachEndpoint(attach)).unwrap();
+    }
+    lab.apply(Command::RemoveNode { node: node(3) }).unwrap();
+    assert_eq!(lab.state.former().len(), 1);
+    let generation = |lab: &Lab, name| lab.state.endpoints()[&lab.named(name)].generation;
+    let before = generation(&lab, "e4");
+    let recover = |number, epoch| Command::Recover {
+        manager: node(number),
+        epoch,
+    };
+    let unknown = CommandError::UnknownNode { node: node(4) };
+    assert_eq!(lab.refused(recover(4, 1)), unknown, "a worker holds no log");
+    lab.apply(recover(1, 1)).unwrap();
+    let nodes: Vec<_> = lab.state.nodes().keys().copied().collect();
+    assert_eq!(nodes, [node(1), node(4)]);
+    assert!(lab.state.former().is_empty());
+    let left = lab
+        .state
+        .endpoints()
+        .values()
+        .map(|record| record.name.as_str());
+    assert_eq!(left.collect::<Vec<_>>(), ["e1", "e4"]);
+    assert_eq!(lab.state.cluster().unwrap().epoch, 1);
+    // It may be proposed twice; what came meanwhile stays.
+    lab.apply(Command::AddNode(add(2, Role::Manager))).unwrap();
+    lab.apply(recover(1, 1)).unwrap();
+    assert!(lab.state.nodes().contains_key(&node(2)));
+    lab.attach(id, "later", None).unwrap();
+    let after = generation(&lab, "later");
+    assert!(
+        after > before + 1_000_000,
+        "a lease outbids those that were lost"
+    );
+}
+
+#[test]
 fn an_init_that_fails_half_way_leaves_nothing() {
     let mut lab = Lab::empty();
     let overlapping = vec![net("10.0.0.0/8"), net("10.1.0.0/16")];

@@ -65,6 +65,8 @@ pub enum Message {
     Heartbeat {
         /// Version of the assignment that it has, 0 for none.
         version: u64,
+        /// How often the cluster was rebuilt from a survivor, as far as the agent knows.
+        epoch: u64,
     },
     /// The leader has seen a heartbeat.
     HeartbeatAck,

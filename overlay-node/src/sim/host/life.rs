@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use overlay_core::{Disk as _, DiskError, NodeId, plane::Namespace};
 use overlay_raft::{
-    RaftId, Restored,
+    RaftId,
     storage::{Log, StorageConfig},
 };
 use overlay_sim::{Channel, HostId, SimDisk};
@@ -12,10 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{super::packet::Packet, Effect, INIT, SimHost, traffic::address};
 use crate::{
-    Boot as NodeBoot, Config, ManagerBoot, Node, RequestToken,
+    Beginning, Boot as NodeBoot, Config, ManagerBoot, Node, RequestToken,
     agent::{AgentMemory, Assignment},
     api::Role,
-    group,
     state::{AddNode, ClusterSeed},
 };
 
@@ -24,6 +23,7 @@ use crate::{
 pub(super) struct Identity {
     pub(super) node: NodeId,
     cluster: NodeId,
+    epoch: u64,
     pub(super) raft: Option<RaftId>,
     seeds: Vec<(NodeId, SocketAddr)>,
 }
@@ -39,19 +39,25 @@ impl SimHost {
         let identity = Identity {
             node: self.drawn,
             cluster: first.id,
+            epoch: 0,
             raft: Some(raft),
             seeds: Vec::new(),
         };
         if self.clear_log().is_err() {
             return self.effects.push_back(Effect::Exit);
         }
-        self.start(identity, Some(raft));
+        self.start(identity, Beginning::Found);
         if let Some(node) = &mut self.node {
             node.initialize(self.now, RequestToken(INIT), first);
         }
     }
 
-    pub(super) fn start(&mut self, identity: Identity, first: Option<RaftId>) {
+    /// Removes a file; returns whether it is gone for good.
+    pub(super) fn forget(&mut self, name: &str) -> bool {
+        self.disk.remove(name).is_ok() && self.disk.sync_directory().is_ok()
+    }
+
+    pub(super) fn start(&mut self, mut identity: Identity, beginning: Beginning) {
         let manager = match identity.raft {
             None => None,
             Some(raft) => {
@@ -60,16 +66,10 @@ impl SimHost {
                     return self.effects.push_back(Effect::Exit);
                 };
                 self.log = Some(log);
-                let restored = match first {
-                    _ if !found.is_empty() => found,
-                    Some(first) => Restored::bootstrap([first]),
-                    None => Restored::joining(),
-                };
-                Some(ManagerBoot {
-                    raft,
-                    group: group(identity.cluster),
-                    restored,
-                })
+                let boot =
+                    ManagerBoot::new(raft, identity.cluster, identity.epoch, found, beginning);
+                identity.epoch = boot.epoch;
+                Some(boot)
             }
         };
         let memory = read(&self.disk, MEMORY).unwrap_or_default();
@@ -117,7 +117,7 @@ impl SimHost {
     pub(super) fn clear_log(&mut self) -> Result<(), DiskError> {
         self.log = None;
         for name in self.disk.list()? {
-            if name != IDENTITY && name != MEMORY && name != LEFT {
+            if ![IDENTITY, MEMORY, LEFT, RECOVER].contains(&&*name) {
                 self.disk.remove(&name)?;
             }
         }
@@ -149,6 +149,7 @@ impl SimHost {
         let identity = Identity {
             node,
             cluster: assignment.cluster,
+            epoch: assignment.epoch,
             raft: assignment.raft,
             seeds: managers
                 .map(|manager| (manager.node, manager.management))
@@ -161,7 +162,7 @@ impl SimHost {
         let cleared = self.clear_log().is_ok();
         if cleared && self.save(MEMORY, &memory) && self.save(IDENTITY, &identity) {
             self.join_at = None;
-            self.start(identity, None);
+            self.start(identity, Beginning::Resume);
         } else {
             self.effects.push_back(Effect::Exit);
         }
@@ -188,11 +189,13 @@ impl SimHost {
         self.effects.push_back(Effect::Exit);
     }
 
-    pub(super) fn change_log(&mut self, raft: Option<RaftId>) {
+    pub(super) fn change_log(&mut self, part: Option<(RaftId, u64)>) {
         let Some(mut identity) = self.identity.clone() else {
             return;
         };
-        identity.raft = raft;
+        identity.raft = part.map(|(raft, _)| raft);
+        identity.epoch = part.map_or(identity.epoch, |(_, epoch)| epoch);
+        let raft = identity.raft;
         // A log that is there belongs to the identity: without one it is emptied, with one it is filled.
         let changed = match raft {
             Some(_) => self.clear_log().is_ok() && self.save(IDENTITY, &identity),
@@ -219,5 +222,7 @@ pub(super) fn read<T: for<'a> Deserialize<'a>>(disk: &SimDisk, name: &str) -> Op
 pub(super) const IDENTITY: &str = "identity";
 pub(super) const MEMORY: &str = "agent";
 pub(super) const LEFT: &str = "left";
+/// It is there while the next life is to rebuild the cluster.
+pub(super) const RECOVER: &str = "recover";
 /// How long a host waits before it asks again to join.
 const JOIN_RETRY: Duration = Duration::from_millis(500);
