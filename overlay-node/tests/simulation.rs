@@ -479,10 +479,25 @@ fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
             "seed {seed}"
         );
 
-        // The lost managers come back with their disks: they disturb nobody, and join again as new nodes.
+        // The lost managers come back with their disks and are a quorum of the former group, as long as the survivor
+        // cannot tell them. Workers that look for a leader meanwhile are not theirs.
         for manager in [1, 2] {
+            cluster.world().block(HostId(0), HostId(manager));
+            cluster.world().block(HostId(manager), HostId(0));
             cluster.world().restart(HostId(manager));
         }
+        cluster.run_for(Duration::from_secs(3));
+        cluster.world().crash(HostId(0));
+        cluster.run_for(Duration::from_secs(5));
+        cluster.world().restart(HostId(0));
+        cluster.run_for(Duration::from_secs(6));
+        assert_eq!(
+            status_of(&mut cluster, 0, "host4"),
+            NodeStatus::Ready,
+            "seed {seed}"
+        );
+        // Then they learn that they are no members any more, and join again as new nodes.
+        cluster.world().heal();
         cluster.run_for(Duration::from_secs(20));
         let description = cluster.describe();
         assert!(
@@ -497,6 +512,9 @@ fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
                 .all(|network| !network.name.starts_with("lost"))
         );
         assert_eq!(state.cluster().unwrap().epoch, 1);
+        for manager in [1, 2] {
+            cluster.world().restart(HostId(manager));
+        }
         assert!(
             cluster.settle(Duration::from_secs(30)),
             "seed {seed}\n{description}"
