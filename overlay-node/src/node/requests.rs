@@ -337,7 +337,7 @@ impl Node {
         let silent: Vec<_> = managers
             .iter()
             .filter(|manager| !self.is_alive(manager.node))
-            .map(|manager| format!("{} ({})", manager.node.short(), manager.management))
+            .map(|manager| format!("{} ({})", self.name_of(manager.node), manager.management))
             .collect();
         let missing = if silent.is_empty() {
             "all of them seem to be up".to_owned()
@@ -346,11 +346,22 @@ impl Node {
         };
         let text = format!(
             "no leader answered within {:?}: more than half of the {} managers must be up and reach each other; {missing}. \
-             It is unknown whether the request was carried out",
+             It is unknown whether the request was carried out{}",
             self.config.request_timeout,
             managers.len(),
+            if self.manager.is_some() && !silent.is_empty() {
+                LOST
+            } else {
+                ""
+            },
         );
         self.reply(token, Err(api::Error::new(ErrorKind::Unavailable, text)));
+    }
+
+    /// Returns a node's hostname, where this node knows it, or its short identity.
+    fn name_of(&self, node: NodeId) -> String {
+        let record = self.state().and_then(|state| state.nodes().get(&node));
+        record.map_or_else(|| node.short(), |record| record.hostname.clone())
     }
 
     /// Returns whether gossip holds a node alive.
@@ -435,6 +446,9 @@ impl Node {
     }
 }
 
+/// What a manager says whose fellows may be gone for good.
+const LOST: &str =
+    ". If they are lost for good, `init --force-new-cluster` goes on with this manager alone";
 /// How long a question waits for a leader before it is answered from what this manager knows.
 const READ_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a request waits for an answer before it is sent again.

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::{Failure, Report, listing, unexpected};
 use crate::{
-    api::{Info, InitRequest, JoinRequest, LocalState, Request, Response, Role, TokenInfo},
+    api::{
+        Info, InitRequest, JoinRequest, LocalState, Recovered, Request, Response, Role, TokenInfo,
+    },
     client::Client,
 };
 
@@ -27,6 +29,9 @@ pub(crate) struct InitArgs {
     /// Prefix length of the subnets that are cut from the pools [default: 24]
     #[arg(long, value_name = "LENGTH")]
     default_addr_pool_mask_length: Option<u8>,
+    /// Rebuild the cluster of this manager with it as the only one, after the quorum was lost for good
+    #[arg(long)]
+    force_new_cluster: bool,
 }
 
 /// See the help texts.
@@ -118,9 +123,11 @@ pub(super) async fn init(client: &Client, args: InitArgs) -> Result<Report, Fail
         advertise: args.advertise_addr,
         pools: args.default_addr_pool,
         pool_split: args.default_addr_pool_mask_length,
+        force_new_cluster: args.force_new_cluster,
     });
     let joined = match client.request(&request).await? {
         Response::Joined(joined) => joined,
+        Response::Recovered(recovered) => return Ok(Report::text(rebuilt(&recovered))),
         other => return Err(unexpected(&other)),
     };
     let mut text = format!(
@@ -134,6 +141,38 @@ pub(super) async fn init(client: &Client, args: InitArgs) -> Result<Report, Fail
         "To add a manager to this cluster, run 'overlay join-token manager' and follow the instructions.\n\n",
     );
     Ok(Report::text(text))
+}
+
+/// Says what a rebuilt cluster kept and what it dropped.
+fn rebuilt(recovered: &Recovered) -> String {
+    let Recovered {
+        node,
+        epoch,
+        index,
+        dropped,
+        nodes,
+        networks,
+        endpoints,
+        services,
+    } = recovered;
+    let mut text = format!(
+        "Cluster rebuilt: current node ({node}) is its only manager now (epoch {epoch}).\n\n\
+         Kept, as of change {index} of the log: {nodes} nodes, {networks} networks, {endpoints} endpoints, {services} services,\n\
+         the cluster's identity, its certificate authority and its join tokens. Workers follow by themselves.\n\n"
+    );
+    if dropped.is_empty() {
+        text.push_str("Dropped: nothing; there was no other manager.\n");
+        return text;
+    }
+    text.push_str("Dropped, with what only they had acknowledged and what they ran:\n");
+    for (node, hostname) in dropped {
+        let _ = writeln!(text, "    manager {hostname} ({node})");
+    }
+    text.push_str(
+        "A dropped manager whose daemon runs again leaves as soon as it hears of this; let it join again then,\n\
+         with the command of 'overlay join-token manager'.\n",
+    );
+    text
 }
 
 pub(super) async fn join(client: &Client, args: JoinArgs) -> Result<Report, Failure> {

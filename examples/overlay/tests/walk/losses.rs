@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     Story,
-    support::{Cluster, PATIENCE, eventually, say},
+    support::{Cluster, OVERLAY, PATIENCE, eventually, say},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -31,6 +31,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 3,
         programs: &[],
         tell: kills,
+    },
+    Story {
+        name: "a_cluster_without_a_quorum_is_rebuilt_from_a_survivor",
+        hosts: 4,
+        programs: &["ping"],
+        tell: rebuild,
     },
 ];
 
@@ -118,6 +124,73 @@ fn restart(cluster: &mut Cluster) -> anyhow::Result<()> {
     last_words(cluster)?;
     streams(cluster)?;
     ends(cluster)
+}
+
+fn rebuild(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start_all()?;
+    cluster.ask(0, &["init"])?;
+    for (host, role) in [(1, "manager"), (2, "manager"), (3, "worker")] {
+        cluster.join(host, role)?;
+    }
+    let worker = cluster.refused(3, &["init", "--force-new-cluster"])?;
+    ensure!(worker.said.contains("a worker"), "{worker:?}");
+    let healthy = cluster.refused(0, &["init", "--force-new-cluster"])?;
+    ensure!(healthy.said.contains("has a leader"), "{healthy:?}");
+    cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    for (host, name) in [(0, "one"), (1, "two"), (3, "four")] {
+        cluster.sleep(host, "my-net", name)?;
+    }
+    let service = ["service", "create", "--name", "web", "--network", "my-net"];
+    let more = ["--replicas", "3", "--", OVERLAY, "sleep", "1000"];
+    cluster.ask(0, &[&service[..], &more[..]].concat())?;
+    cluster.reach(PATIENCE, 0, "one", "four")?;
+    for lost in [1, 2] {
+        cluster.kill(lost)?;
+    }
+    eventually(PATIENCE, "no leader", || {
+        let refused = cluster.refused(0, &["network", "create", "none"])?;
+        Ok(refused.said.contains("host2").then_some(()))
+    })?;
+    let began = Instant::now();
+    let said = cluster.ask(0, &["init", "--force-new-cluster"])?;
+    say(&format!("rebuilt after {:?}: {said}", began.elapsed()));
+    ensure!(said.contains("manager host2") && said.contains("manager host3"));
+    // What ran goes on; what the lost ran is started elsewhere; names and addresses are right again.
+    cluster.reach(PATIENCE, 0, "one", "four")?;
+    cluster.reach(PATIENCE, 3, "four", "one")?;
+    cluster.ask(0, &["network", "create", "new"])?;
+    cluster.sleep(3, "my-net", "five")?;
+    cluster.reach(PATIENCE, 0, "one", "five")?;
+    let gone = cluster.pings(3, "four", "two")?;
+    ensure!(!gone.status.success(), "{gone:?}");
+    eventually(PATIENCE, "three tasks on what is left", || {
+        let tasks = cluster.list(0, &["service", "ps", "web"])?;
+        let running = tasks.iter().filter(|task| {
+            let state = task["CurrentState"].as_str().unwrap_or_default();
+            state.starts_with("Running")
+        });
+        Ok((running.count() == 3).then_some(()))
+    })?;
+    // A dropped manager finds out, stops what it ran, and joins again.
+    cluster.start(1, &[])?;
+    eventually(PATIENCE, "the dropped manager to leave", || {
+        let info = cluster.ask(1, &["info", "--format", "json"])?;
+        Ok(info.contains("inactive").then_some(()))
+    })?;
+    cluster.join(1, "manager")?;
+    eventually(PATIENCE, "two managers", || {
+        let nodes = cluster.nodes(0)?;
+        let managers = nodes.iter().filter(|node| node["ManagerStatus"] != "");
+        Ok((managers.count() == 2).then_some(()))
+    })?;
+    // And what was rebuilt survives a restart.
+    cluster.kill(0)?;
+    cluster.start(0, &[])?;
+    eventually(PATIENCE, "an acknowledged write", || {
+        Ok(cluster.ask(0, &["network", "create", "later"]).ok())
+    })?;
+    cluster.reach(PATIENCE, 0, "one", "five")?;
+    Ok(())
 }
 
 /// The exit status of `exec` and `run` is the command's.
