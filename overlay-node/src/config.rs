@@ -8,6 +8,8 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_core::{NodeId, plane::Namespace};
 
+use crate::api::Resources;
+
 /// How a node takes part in its cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -35,6 +37,8 @@ pub struct Config {
     pub way_out: Option<WayOutConfig>,
     /// Where the ports of tasks go. Default: a namespace of its own for each.
     pub task_namespace: Namespace,
+    /// What the host has to give to tasks. Default: it does not say, and counts as having enough of everything.
+    pub resources: Resources,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
 }
@@ -55,6 +59,7 @@ impl Config {
             request_timeout: Duration::from_secs(10),
             way_out: None,
             task_namespace: Namespace::Own,
+            resources: Resources::default(),
             snapshot_interval: 10_000,
         }
     }

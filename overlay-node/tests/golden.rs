@@ -26,8 +26,8 @@ use overlay_node::{
     },
     identity::LeaseSigner,
     state::{
-        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, Proposal,
-        RequestId, Secret, TaskChange, TaskEndpoint,
+        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord,
+        NodeDescription, Proposal, RequestId, Secret, TaskChange, TaskEndpoint,
     },
     wire::{self, Answer, Ask, ManagerAddress, Message},
 };
@@ -126,9 +126,9 @@ fn commands() -> Vec<Command> {
             manager: add(1, Role::Manager),
         })),
         Command::AddNode(add(2, Role::Worker)),
-        Command::SetAddress {
+        Command::DescribeNode {
             node: node(2),
-            address: "2001:db8::2".parse().unwrap(),
+            description: description(),
         },
         Command::SetRole {
             node: node(2),
@@ -217,7 +217,7 @@ fn command_name(command: &Command) -> &'static str {
     match command {
         Command::InitCluster(_) => "InitCluster",
         Command::AddNode(_) => "AddNode",
-        Command::SetAddress { .. } => "SetAddress",
+        Command::DescribeNode { .. } => "DescribeNode",
         Command::SetRole { .. } => "SetRole",
         Command::RemoveNode { .. } => "RemoveNode",
         Command::RotateToken { .. } => "RotateToken",
@@ -264,6 +264,10 @@ fn messages() -> Vec<Message> {
         Message::Ask {
             request,
             ask: Ask::Report(vec![(task(1), TaskStatus::default())]),
+        },
+        Message::Ask {
+            request,
+            ask: Ask::Describe(description()),
         },
         Message::Answer {
             request,
@@ -313,6 +317,10 @@ fn message_name(message: &Message) -> &'static str {
             ask: Ask::Report(_),
             ..
         } => "Ask.Report",
+        Message::Ask {
+            ask: Ask::Describe(_),
+            ..
+        } => "Ask.Describe",
         Message::Answer {
             result: Ok(Answer::Taken),
             ..
@@ -428,6 +436,20 @@ fn create() -> NetworkCreate {
         }],
         options: BTreeMap::from([option("com.docker.network.driver.mtu", "1400")]),
         labels: BTreeMap::from([option("color", "blue")]),
+    }
+}
+
+fn description() -> NodeDescription {
+    NodeDescription {
+        hostname: "moved".to_owned(),
+        address: "2001:db8::2".parse().unwrap(),
+        management_port: 2_378,
+        gossip_port: 7_947,
+        version: "0.2.0".to_owned(),
+        resources: Resources {
+            nano_cpus: 1_500_000_000,
+            memory_bytes: 1 << 30,
+        },
     }
 }
 

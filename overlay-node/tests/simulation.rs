@@ -225,15 +225,6 @@ fn without_a_quorum_reads_say_that_they_are_stale_and_writes_who_is_missing() {
     let mut cluster = Cluster::new(Options::new(Seed::from_u64(12), 3));
     assert!(cluster.settle(Duration::from_secs(10)));
     cluster.create_network(0, "my-net").unwrap();
-    let nodes = cluster.nodes();
-    let own = cluster
-        .world()
-        .host(HostId(0))
-        .unwrap()
-        .node()
-        .unwrap()
-        .config()
-        .node;
     assert!(matches!(
         cluster.ask(0, Request::NetworkList),
         Ok(Response::Networks(_))
@@ -251,10 +242,9 @@ fn without_a_quorum_reads_say_that_they_are_stale_and_writes_who_is_missing() {
     assert!(networks.iter().any(|network| network.name == "my-net"));
     let refused = cluster.create_network(0, "other").unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Unavailable);
-    for node in nodes.iter().filter(|node| **node != own) {
-        assert!(refused.message.contains(&node.short()), "{refused}");
+    for (name, is_missing) in [("host0", false), ("host1", true), ("host2", true)] {
+        assert_eq!(refused.message.contains(name), is_missing, "{refused}");
     }
-    assert!(!refused.message.contains(&own.short()), "{refused}");
 }
 
 #[test]
@@ -665,8 +655,9 @@ fn survive(number: u64, roles: bool) {
     chaos.heal(cluster.world());
     settle(&mut cluster);
     cluster.remove_strangers().unwrap();
-    // Retries end, orphans go back, tables meet.
-    cluster.run_for(Duration::from_secs(15));
+    // Retries end, orphans go back, tables meet. One who missed that a member is dead hears it with the next exchange of
+    // the whole membership (15 s), and suspects it for a while first, as memberlist does.
+    cluster.run_for(Duration::from_secs(25));
     settle(&mut cluster);
     churn.collect(&mut cluster);
     assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, EventInfo, Role, ServiceInfo, TaskInfo};
+use super::{Availability, EventInfo, Resources, Role, ServiceInfo, TaskInfo};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +182,8 @@ pub struct NodeInfo {
     pub version: String,
     /// Free metadata.
     pub labels: BTreeMap<String, String>,
+    /// What it has to give to tasks; all zero if it does not say.
+    pub resources: Resources,
 }
 
 /// One subnet of a network.

@@ -130,6 +130,7 @@ impl Active {
         config.timers = options.timers;
         config.underlay_mtu = options.underlay_mtu;
         config.way_out = options.way_out.clone();
+        config.resources = options.resources;
         let boot = Boot {
             memory: store.memory()?,
             manager,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Beginning, Timers, WayOutConfig,
-    api::{self, ErrorKind, Info, LocalState, Request, Response},
+    api::{self, ErrorKind, Info, LocalState, Request, Resources, Response},
 };
 
 /// How a daemon is set up.
@@ -43,6 +43,8 @@ pub struct Options {
     pub underlay_mtu: u16,
     /// The way out of endpoints whose networks are not internal. Default: there is none.
     pub way_out: Option<WayOutConfig>,
+    /// What the host has to give to tasks. Default: it does not say, and counts as having enough of everything.
+    pub resources: Resources,
     /// How often and how long.
     pub timers: Timers,
 }
@@ -60,6 +62,7 @@ impl Options {
             data_port: 4_789,
             underlay_mtu: 1_500,
             way_out: None,
+            resources: Resources::default(),
             timers: Timers::default(),
         }
     }
@@ -128,7 +131,12 @@ impl Daemon {
             clock,
             active: None,
         };
-        if let Some(identity) = supervisor.store.identity()? {
+        if let Some(mut identity) = supervisor.store.identity()? {
+            if let Some(address) = supervisor.options.advertise.filter(|_| !identity.is_fixed) {
+                // The host may have another address by now; the node tells the managers.
+                identity.address = address;
+                supervisor.store.save_identity(&identity)?;
+            }
             let active = supervisor.activate(identity, Beginning::Resume).await?;
             supervisor.active = Some(Box::new(active));
         }

@@ -59,6 +59,7 @@ impl Supervisor {
             epoch: 0,
             raft: Some(raft),
             address,
+            is_fixed: init.advertise.is_some(),
             credentials: Credentials {
                 authority: authority.certificate().to_owned(),
                 certificate,
@@ -118,6 +119,7 @@ impl Supervisor {
             epoch: assignment.epoch,
             raft: assignment.raft,
             address,
+            is_fixed: join.advertise.is_some(),
             credentials: Credentials {
                 authority: admission.authority,
                 certificate: admission.certificate,
@@ -215,10 +217,9 @@ impl Supervisor {
             .map(|(_, node)| (node.id, node.hostname.clone()))
             .collect();
         let index = state.applied();
-        identity.address = match init.advertise {
-            Some(address) => self.address(Some(address))?,
-            None => identity.address,
-        };
+        if init.advertise.is_some() {
+            (identity.address, identity.is_fixed) = (self.address(init.advertise)?, true);
+        }
         let former = identity.clone();
         if let Some(active) = self.active.take() {
             active.stop().await;

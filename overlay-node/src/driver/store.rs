@@ -59,6 +59,9 @@ pub(crate) struct Identity {
     pub(crate) epoch: u64,
     pub(crate) raft: Option<RaftId>,
     pub(crate) address: std::net::IpAddr,
+    /// Whether the address was given with `init` or `join`: the daemon's setting does not change it then.
+    #[serde(default)]
+    pub(crate) is_fixed: bool,
     pub(crate) credentials: Credentials,
     /// Managers' addresses at the time of joining.
     pub(crate) seeds: Vec<(NodeId, std::net::SocketAddr)>,

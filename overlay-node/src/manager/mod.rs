@@ -490,7 +490,7 @@ pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
                 | api::Request::NetworkList
                 | api::Request::NetworkInspect { .. }
         ),
-        Ask::Report(_) => true,
+        Ask::Report(_) | Ask::Describe(_) => true,
         Ask::AddNode(_) => false,
     }
 }

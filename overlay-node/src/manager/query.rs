@@ -191,6 +191,7 @@ impl Manager {
             address: node.address,
             version: node.version.clone(),
             labels: node.labels.clone(),
+            resources: node.resources,
         }
     }
 

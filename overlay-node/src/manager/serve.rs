@@ -12,6 +12,8 @@ use crate::{
 
 /// What a request becomes.
 enum Job {
+    /// It is so already.
+    Taken,
     Read,
     Write(Command),
 }
@@ -54,6 +56,7 @@ impl Manager {
             return Served::Taken;
         }
         match self.job(now, origin, &ask) {
+            Ok(Job::Taken) => self.answer(origin, request, Ok(Answer::Taken)),
             Ok(Job::Write(command)) => self.write(now, origin, request, command),
             Ok(Job::Read) => {
                 if let Ask::Api(body) = ask {
@@ -165,6 +168,16 @@ impl Manager {
                 return Ok(Job::Write(Command::ReportTasks {
                     node: origin,
                     reports: reports.clone(),
+                }));
+            }
+            Ask::Describe(description) => {
+                let record = self.state.nodes().get(&origin);
+                if record.is_some_and(|record| description.matches(record)) {
+                    return Ok(Job::Taken);
+                }
+                return Ok(Job::Write(Command::DescribeNode {
+                    node: origin,
+                    description: description.clone(),
                 }));
             }
             Ask::Api(request) => request,

@@ -75,6 +75,8 @@ pub struct Node {
     plane: Arc<Desired>,
     plane_dirty: bool,
     removed: bool,
+    /// Whether the leader was told what this node is.
+    described: bool,
     /// Managers of a group that came after this one's, as gossip says.
     rebuilt: BTreeSet<NodeId>,
     /// The request that carries what was reported of tasks last.
@@ -118,6 +120,7 @@ impl Node {
             plane: Arc::default(),
             plane_dirty: true,
             removed: false,
+            described: false,
             rebuilt: BTreeSet::new(),
             reporting: None,
         };
@@ -375,6 +378,7 @@ impl Node {
                 self.outputs.push_back(Output::Dns(output));
             }
             self.report_tasks();
+            self.describe_self();
             self.settle_attaching();
             if quiet && self.outputs.len() == before && self.loopback.is_empty() {
                 break;

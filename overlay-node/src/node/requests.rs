@@ -8,7 +8,7 @@ use super::{Event, Node, Output, Reply, RequestToken};
 use crate::{
     api::{self, AttachRequest, EndpointInfo, ErrorKind, Info, LocalState, Request, Response},
     manager::{Manager, Served},
-    state::{AddNode, ClusterSeed, Command, Proposal, RequestId},
+    state::{AddNode, ClusterSeed, Command, NodeDescription, Proposal, RequestId},
     wire::{Answer, Ask, Message},
 };
 
@@ -221,18 +221,29 @@ impl Node {
         if reports.is_empty() {
             return;
         }
+        self.reporting = Some(self.insist(Ask::Report(reports)));
+    }
+
+    /// Tells the leader once in each life what this node is and where it is reached: that may have changed.
+    pub(super) fn describe_self(&mut self) {
+        if !self.described && self.agent.assignment().is_some() {
+            self.described = true;
+            self.insist(Ask::Describe(NodeDescription::new(&self.config)));
+        }
+    }
+
+    /// Asks the leader for something until it answers, however long that takes.
+    fn insist(&mut self, ask: Ask) -> RequestId {
         let request = RequestId::random(&mut self.rng);
-        self.reporting = Some(request);
-        self.pending.insert(
-            request,
-            Pending {
-                token: None,
-                ask: Ask::Report(reports),
-                deadline: Instant::MAX,
-                resend_at: self.now,
-            },
-        );
+        let pending = Pending {
+            token: None,
+            ask,
+            deadline: Instant::MAX,
+            resend_at: self.now,
+        };
+        self.pending.insert(request, pending);
         self.send_ask(request);
+        request
     }
 
     pub(super) fn next_retry(&self) -> Option<Instant> {

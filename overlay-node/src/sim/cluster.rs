@@ -144,7 +144,15 @@ impl Cluster {
                 )
             });
             let applied = node.state().map(crate::state::ClusterState::applied);
-            let members = node.gossip().map_or(0, |gossip| gossip.members().count());
+            let members: Vec<_> = node
+                .gossip()
+                .into_iter()
+                .flat_map(overlay_gossip::Gossip::members)
+                .map(|member| {
+                    let name = member.name.get(..8).unwrap_or_default();
+                    format!("{name} {:?} {}", member.state, member.address)
+                })
+                .collect();
             let networks = node
                 .assignment()
                 .into_iter()
@@ -163,7 +171,7 @@ impl Cluster {
                 Some((record.role, record.raft))
             });
             format!(
-                "{id} ({}) with leader {:?}: {raft:?}, for the leader {record:?}, applied {applied:?}, {members} members, rows {rows:?}",
+                "{id} ({}) with leader {:?}: {raft:?}, for the leader {record:?}, applied {applied:?}, members {members:?}, rows {rows:?}",
                 node.config().node,
                 node.leader(),
             )

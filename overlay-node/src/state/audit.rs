@@ -61,7 +61,7 @@ impl ClusterState {
                 "create",
                 (added.id.to_string(), added.hostname.clone()),
             ),
-            Command::SetAddress { node: id, .. } => ("node", "update", self.named_node(*id)),
+            Command::DescribeNode { node: id, .. } => ("node", "update", self.named_node(*id)),
             Command::SetRole { node: id, role } => {
                 let action = match role {
                     Role::Manager => "promote",

@@ -7,10 +7,10 @@ use overlay_core::{EndpointId, Instant, NetworkId, NodeId, Rng, ServiceId, TaskI
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use super::{CommandError, Secret, TaskChange};
+use super::{CommandError, NodeRecord, Secret, TaskChange};
 use crate::{
     Config,
-    api::{NetworkCreate, NodeUpdate, Role, ServiceSpec, TaskStatus},
+    api::{NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, TaskStatus},
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -74,12 +74,12 @@ pub enum Command {
     InitCluster(Box<ClusterSeed>),
     /// Adds a node, or takes up one that is known.
     AddNode(AddNode),
-    /// Changes the address of a node.
-    SetAddress {
+    /// Takes a node's word on itself: where it is reached, and what it is.
+    DescribeNode {
         /// The node.
         node: NodeId,
-        /// Its new address.
-        address: IpAddr,
+        /// What it says.
+        description: NodeDescription,
     },
     /// Changes the role of a node.
     SetRole {
@@ -262,6 +262,55 @@ impl AddNode {
             gossip_port: config.gossip_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+}
+
+/// What a node says of itself each time that it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// Its host's name.
+    pub hostname: String,
+    /// The address that others reach it at.
+    pub address: IpAddr,
+    /// Its port for cluster management.
+    pub management_port: u16,
+    /// Its port for gossip.
+    pub gossip_port: u16,
+    /// Version of its program.
+    pub version: String,
+    /// What it has to give to tasks; all zero if it does not say.
+    pub resources: Resources,
+}
+
+impl NodeDescription {
+    /// Describes `config`'s node.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            hostname: config.hostname.clone(),
+            address: config.address,
+            management_port: config.management_port,
+            gossip_port: config.gossip_port,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            resources: config.resources,
+        }
+    }
+
+    /// Returns whether the record says the same.
+    pub fn matches(&self, record: &NodeRecord) -> bool {
+        let Self {
+            hostname,
+            address,
+            management_port,
+            gossip_port,
+            version,
+            resources,
+        } = self;
+        *hostname == record.hostname
+            && *address == record.address
+            && *management_port == record.management_port
+            && *gossip_port == record.gossip_port
+            && *version == record.version
+            && *resources == record.resources
     }
 }
 

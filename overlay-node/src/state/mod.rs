@@ -24,7 +24,9 @@ use overlay_ipam::{Pools, VniAllocator};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Proposal, RequestId};
+pub use command::{
+    AddNode, AttachEndpoint, ClusterSeed, Command, NodeDescription, Outcome, Proposal, RequestId,
+};
 pub use error::CommandError;
 pub use network::INGRESS;
 pub use record::{
@@ -163,7 +165,7 @@ impl ClusterState {
         let outcome = match command {
             Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
             Command::AddNode(node) => self.add_node(node),
-            Command::SetAddress { node, address } => self.set_address(node, address),
+            Command::DescribeNode { node, description } => self.describe_node(node, description),
             Command::SetRole { node, role } => self.set_role(node, role),
             Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),

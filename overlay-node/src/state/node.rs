@@ -1,14 +1,14 @@
 //! Commands about the cluster as a whole and its nodes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use overlay_core::NodeId;
 use overlay_ipam::{OwnerId, PoolConfig, Pools};
 use overlay_raft::RaftId;
 
 use super::{
-    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS, NodeRecord,
-    Outcome, Secret,
+    AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS,
+    NodeDescription, NodeRecord, Outcome, Secret,
 };
 use crate::api::{Availability, NetworkCreate, NodeUpdate, Resources, Role};
 
@@ -98,16 +98,27 @@ impl ClusterState {
         Ok(Outcome::Node(id, raft))
     }
 
-    pub(super) fn set_address(
+    pub(super) fn describe_node(
         &mut self,
         node: NodeId,
-        address: IpAddr,
+        description: NodeDescription,
     ) -> Result<Outcome, CommandError> {
-        self.nodes
+        if !is_hostname(&description.hostname) {
+            return Err(CommandError::InvalidName {
+                name: description.hostname.chars().take(80).collect(),
+            });
+        }
+        let record = self
+            .nodes
             .get_mut(&node)
-            .ok_or(CommandError::UnknownNode { node })?
-            .address = address;
-        Ok(Outcome::Done)
+            .ok_or(CommandError::UnknownNode { node })?;
+        record.hostname = description.hostname;
+        record.address = description.address;
+        record.management_port = description.management_port;
+        record.gossip_port = description.gossip_port;
+        record.version = description.version;
+        record.resources = description.resources;
+        Ok(Outcome::Taken)
     }
 
     pub(super) fn set_role(&mut self, node: NodeId, role: Role) -> Result<Outcome, CommandError> {

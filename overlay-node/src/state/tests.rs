@@ -7,7 +7,7 @@ use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni};
 use overlay_raft::RaftId;
 
 use super::*;
-use crate::api::{NetworkCreate, Role, SubnetSpec};
+use crate::api::{NetworkCreate, Resources, Role, SubnetSpec};
 
 #[test]
 fn init_keeps_the_first_subnet_and_vni_for_published_ports() {
@@ -758,12 +758,28 @@ fn a_node_that_joins_again_keeps_what_it_runs() {
     assert_eq!(lab.state.nodes()[&node(2)].address, ip("192.0.2.77"));
     assert_eq!(lab.state.endpoints_of(network).count(), 1);
     let address = ip("192.0.2.78");
-    lab.apply(Command::SetAddress {
-        node: node(2),
-        address,
-    })
-    .unwrap();
-    assert_eq!(lab.state.nodes()[&node(2)].address, address);
+    let describe = |hostname: &str| {
+        let description = NodeDescription {
+            hostname: hostname.to_owned(),
+            address,
+            management_port: 2_378,
+            gossip_port: 7_947,
+            version: "0.2.0".to_owned(),
+            resources: Resources::default(),
+        };
+        let node = node(2);
+        Command::DescribeNode { node, description }
+    };
+    let refused = lab.refused(describe("a b"));
+    assert!(
+        matches!(refused, CommandError::InvalidName { .. }),
+        "{refused:?}"
+    );
+    lab.apply(describe("moved")).unwrap();
+    let record = &lab.state.nodes()[&node(2)];
+    assert_eq!(record.management(), "192.0.2.78:2378".parse().unwrap());
+    assert_eq!(record.gossip(), "192.0.2.78:7947".parse().unwrap());
+    assert_eq!((&*record.hostname, &*record.version), ("moved", "0.2.0"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     agent::{Assignment, AssignmentChange},
     api::{self, TaskStatus},
-    state::{AddNode, RequestId},
+    state::{AddNode, NodeDescription, RequestId},
 };
 
 /// One message of a management session.
@@ -89,6 +89,8 @@ pub enum Ask {
     AddNode(AddNode),
     /// How the sender's tasks are.
     Report(Vec<(TaskId, TaskStatus)>),
+    /// What the sender is, and where it is reached.
+    Describe(NodeDescription),
 }
 
 /// What the leader answers.
@@ -98,7 +100,7 @@ pub enum Answer {
     Api(api::Response),
     /// To [`Ask::AddNode`]: what the new node has to know.
     Admitted(Box<Assignment>),
-    /// To [`Ask::Report`].
+    /// To [`Ask::Report`] and [`Ask::Describe`].
     Taken,
 }
 

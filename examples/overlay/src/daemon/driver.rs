@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
@@ -21,7 +21,7 @@ use super::{
     DaemonArgs,
     node::{Node, Soon},
 };
-use crate::api::{Error, Request, Response};
+use crate::api::{Error, Request, Resources, Response};
 
 /// The node of this host.
 pub(super) struct Local(Handle);
@@ -45,6 +45,7 @@ pub(super) async fn start(
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
+    options.resources = host_resources();
     options.way_out = (!args.no_way_out).then(|| WayOutConfig {
         subnet: args.way_out,
         mtu: args.underlay_mtu,
@@ -52,6 +53,21 @@ pub(super) async fn start(
     });
     let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
+}
+
+/// Returns what this host has: the processors that the daemon may use, and the memory that the kernel has.
+fn host_resources() -> Resources {
+    let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64);
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    Resources {
+        nano_cpus: cpus * 1_000_000_000,
+        memory_bytes: total.unwrap_or(0) * 1_024,
+    }
 }
 
 impl Local {

@@ -142,7 +142,9 @@ impl Cluster {
         command.arg("--socket").arg(socket).arg("daemon");
         command.args(["--name", &name(host)]);
         let place = self.places[host];
-        command.args(["--advertise-addr", &address(place).to_string()]);
+        if !more.contains(&"--advertise-addr") {
+            command.args(["--advertise-addr", &address(place).to_string()]);
+        }
         command.arg("--data-dir").arg(data).args(more);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
@@ -214,6 +216,16 @@ impl Cluster {
             stdout: contents(&mut stdout)?,
             stderr: contents(&mut stderr)?,
         })
+    }
+
+    /// Runs a program of the system on a host.
+    pub(crate) fn on_host(&mut self, host: usize, words: &[&str]) -> anyhow::Result<()> {
+        let (program, arguments) = words.split_first().context("a program")?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        let status = self.lab.spawn_in(self.places[host], &mut command)?.wait()?;
+        ensure!(status.success(), "`{}`: {status}", words.join(" "));
+        Ok(())
     }
 
     /// Makes a command that asks the daemon of a host.

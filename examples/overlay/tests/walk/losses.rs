@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     Story,
-    support::{Cluster, OVERLAY, PATIENCE, eventually, say},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, name, say},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -37,6 +37,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 4,
         programs: &["ping"],
         tell: rebuild,
+    },
+    Story {
+        name: "a_host_that_has_another_address_is_reached_there",
+        hosts: 4,
+        programs: &["ping", "ip"],
+        tell: moved,
     },
 ];
 
@@ -190,6 +196,51 @@ fn rebuild(cluster: &mut Cluster) -> anyhow::Result<()> {
         Ok(cluster.ask(0, &["network", "create", "later"]).ok())
     })?;
     cluster.reach(PATIENCE, 0, "one", "five")?;
+    Ok(())
+}
+
+/// A worker, a manager that follows and the leader come back at other addresses, one after the other.
+fn moved(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start_all()?;
+    cluster.ask(0, &["init"])?;
+    for (host, role) in [(1, "manager"), (2, "manager"), (3, "worker")] {
+        cluster.join(host, role)?;
+    }
+    cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    for host in 0..4 {
+        cluster.sleep(host, "my-net", &format!("alpine{host}"))?;
+    }
+    for host in [3, 1, cluster.leader(2)?] {
+        let (asked, from) = if host == 2 {
+            (1, "alpine1")
+        } else {
+            (2, "alpine2")
+        };
+        let to = format!("alpine{host}");
+        cluster.reach(PATIENCE, asked, from, &to)?;
+        cluster.kill(host)?;
+        let new = format!("192.168.77.{}", 101 + host);
+        cluster.on_host(
+            host,
+            &["ip", "address", "add", &format!("{new}/24"), "dev", "eth0"],
+        )?;
+        let old = format!("{}/24", address(host));
+        cluster.on_host(host, &["ip", "address", "del", &old, "dev", "eth0"])?;
+        let began = Instant::now();
+        cluster.start(host, &["--advertise-addr", &new])?;
+        eventually(PATIENCE, "the new address in the list", || {
+            let node = cluster.ask(asked, &["node", "inspect", &name(host)])?;
+            Ok((node.contains(&new) && node.contains("Ready")).then_some(()))
+        })?;
+        cluster.reach(PATIENCE, asked, from, &to)?;
+        cluster.reach(PATIENCE, host, &to, from)?;
+        say(&format!(
+            "{} is reached at {new} after {:?}",
+            name(host),
+            began.elapsed()
+        ));
+        cluster.ask(asked, &["network", "create", &format!("after-{host}")])?;
+    }
     Ok(())
 }
 
