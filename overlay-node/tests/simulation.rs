@@ -655,9 +655,8 @@ fn survive(number: u64, roles: bool) {
     chaos.heal(cluster.world());
     settle(&mut cluster);
     cluster.remove_strangers().unwrap();
-    // Retries end, orphans go back, tables meet. One who missed that a member is dead hears it with the next exchange of
-    // the whole membership (15 s), and suspects it for a while first, as memberlist does.
-    cluster.run_for(Duration::from_secs(25));
+    // Retries end, orphans go back, tables meet.
+    cluster.run_for(Duration::from_secs(15));
     settle(&mut cluster);
     churn.collect(&mut cluster);
     assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());

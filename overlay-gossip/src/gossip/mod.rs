@@ -358,7 +358,8 @@ impl Gossip {
     fn advance(&mut self, now: Instant) {
         let now = now.max(self.now);
         if let Some(due) = self.deadline() {
-            let gap = now.duration_since(due);
+            // What was counted before is not counted again while packets that waited are taken in.
+            let gap = now.duration_since(due.max(self.now));
             if gap > self.config.timing.probe_timeout {
                 self.stats.late_ticks += 1;
                 self.roster.delay(gap);

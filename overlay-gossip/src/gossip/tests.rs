@@ -137,6 +137,20 @@ fn a_late_tick_blames_nobody() {
 }
 
 #[test]
+fn sleep_is_counted_once_however_many_packets_waited() {
+    let mut us = Us::with(&["b", "c"]);
+    us.hear(suspect("b", 1, "c"));
+    us.now += Duration::from_secs(600); // this process slept
+    for sequence in 0..1_000 {
+        // They are taken in before anything that is due.
+        us.hear(Message::Nack(Nack { sequence }));
+    }
+    assert_eq!(us.gossip.stats().late_ticks, 1);
+    us.run(Duration::from_secs(60));
+    assert_eq!(us.state("b"), MemberState::Down);
+}
+
+#[test]
 fn a_suspect_is_told_with_the_ping() {
     let mut us = Us::with(&["b"]);
     us.hear(suspect("b", 1, "c"));

@@ -230,7 +230,7 @@ fn moved(cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.start(host, &["--advertise-addr", &new])?;
         eventually(PATIENCE, "the new address in the list", || {
             let node = cluster.ask(asked, &["node", "inspect", &name(host)])?;
-            Ok((node.contains(&new) && node.contains("Ready")).then_some(()))
+            Ok((node.contains(&new) && node.contains("\"ready\"")).then_some(()))
         })?;
         cluster.reach(PATIENCE, asked, from, &to)?;
         cluster.reach(PATIENCE, host, &to, from)?;
