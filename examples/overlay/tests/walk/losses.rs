@@ -220,12 +220,9 @@ fn moved(cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.reach(PATIENCE, asked, from, &to)?;
         cluster.kill(host)?;
         let new = format!("192.168.77.{}", 101 + host);
-        cluster.on_host(
-            host,
-            &["ip", "address", "add", &format!("{new}/24"), "dev", "eth0"],
-        )?;
-        let old = format!("{}/24", address(host));
+        let (old, own) = (format!("{}/24", address(host)), format!("{new}/24"));
         cluster.on_host(host, &["ip", "address", "del", &old, "dev", "eth0"])?;
+        cluster.on_host(host, &["ip", "address", "add", &own, "dev", "eth0"])?;
         let began = Instant::now();
         cluster.start(host, &["--advertise-addr", &new])?;
         eventually(PATIENCE, "the new address in the list", || {
