@@ -394,4 +394,3 @@ pub(crate) fn records(row: &Row) -> Records {
         ..Records::default()
     }
 }
-

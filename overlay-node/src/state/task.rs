@@ -77,7 +77,10 @@ impl ClusterState {
     /// Returns the endpoint of a task to which its published ports lead: the first whose network has a way out, in the order
     /// in which the service names its networks; the first of all if none has.
     pub fn answering(&self, task: &TaskRecord) -> Option<&EndpointRecord> {
-        let mut all = task.endpoints.iter().filter_map(|id| self.endpoints.get(id));
+        let mut all = task
+            .endpoints
+            .iter()
+            .filter_map(|id| self.endpoints.get(id));
         let first = all.clone().next();
         let is_open = |endpoint: &&EndpointRecord| {
             let network = self.networks.get(&endpoint.network);
