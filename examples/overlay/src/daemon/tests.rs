@@ -1,6 +1,7 @@
 //! The local API over a real socket, with real processes, on a node and holders that are the test's own.
 
 pub(super) mod fakes;
+mod networks;
 
 use std::{
     fs,
