@@ -84,8 +84,9 @@ pub struct PortSpec {
     pub mtu: u16,
     /// The name of the endpoint's host, for its `/etc/hosts`.
     pub hostname: String,
-    /// The way out, if a network of the endpoint is not internal; then `gateway` is none. Where it cannot be made, the
-    /// port is made without, and [`Platform::way_out`] says why.
+    /// The way out of its namespace, if a network in there is not internal; then `gateway` is none. All ports of a
+    /// namespace name the same one, and the port that was made last has the say. Where it cannot be made, the port is made
+    /// without, and [`Platform::way_out`] says why.
     pub way_out: Option<WayOut>,
 }
 
@@ -98,6 +99,35 @@ pub enum Namespace {
     Path(PathBuf),
     /// None: the endpoint lives inside the platform's own process.
     InProcess,
+    /// One that several endpoints of the same program share, each by an interface of its own: that of the endpoint after
+    /// which it is named, which is in it as [`Own`](Self::Own) itself.
+    ///
+    /// It is made with the first of them and goes with the last, whichever they are: also when the endpoint that gave the
+    /// name has gone before, or never came.
+    Shared {
+        /// The endpoint after which it is named.
+        with: EndpointId,
+        /// The number of this endpoint's interface in there, which no other has: 1 is `eth1`.
+        interface: u8,
+    },
+}
+
+impl Namespace {
+    /// Returns the endpoint after which the namespace of `endpoint` is named: programs and the resolver go by it.
+    pub fn name(&self, endpoint: EndpointId) -> EndpointId {
+        match self {
+            Self::Own | Self::Path(_) | Self::InProcess => endpoint,
+            Self::Shared { with, .. } => *with,
+        }
+    }
+
+    /// Returns the number of the endpoint's interface in there: 0 is `eth0`.
+    pub fn interface(&self) -> u8 {
+        match self {
+            Self::Own | Self::Path(_) | Self::InProcess => 0,
+            Self::Shared { interface, .. } => *interface,
+        }
+    }
 }
 
 /// The operating system below a node, or a stand-in for it.
@@ -117,7 +147,8 @@ pub trait Platform {
     /// See [`PlatformError`]; nothing half made is left behind.
     fn create_port(&mut self, spec: &PortSpec) -> Result<Self::Port, PlatformError>;
 
-    /// Removes the port of an endpoint, and its namespace if it was made for it. Unknown endpoints are fine.
+    /// Removes the port of an endpoint, and its namespace with all that runs in there if the platform made it and no other
+    /// port is left in it. Unknown endpoints are fine.
     ///
     /// # Errors
     ///
@@ -125,6 +156,8 @@ pub trait Platform {
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError>;
 
     /// Opens datagram and stream sockets at `address` inside the endpoint's namespace, for its resolver.
+    ///
+    /// Endpoints that share a namespace share its resolver: whoever has the sockets by way of one of them needs no others.
     ///
     /// # Errors
     ///

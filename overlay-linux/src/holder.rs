@@ -1,5 +1,9 @@
 //! The process that keeps an endpoint's namespaces, port and programs while daemons come and go.
 //!
+//! Endpoints that share a namespace share its holder: it makes further ports as it is asked, and stays until the last of
+//! them goes. Its folder has the name of the endpoint after which the namespace is named; that of each other one is a
+//! symbolic link to it.
+//!
 //! A holder is the daemon's own binary under a hidden first argument. The daemon starts it with one end of a socket pair
 //! as standard input; it moves into new namespaces (or, for a namespace that somebody else made, into that one), makes
 //! the port, answers with its descriptor, and from then on listens at `<state>/<endpoint>/holder.sock`. It leads its own
@@ -31,6 +35,7 @@ use crate::{
 
 mod files;
 pub(crate) mod output;
+mod ports;
 mod programs;
 pub(crate) mod record;
 pub(crate) mod server;

@@ -36,11 +36,15 @@ use crate::{
 };
 
 mod platform;
+mod sharing;
 mod way_out;
 
 pub use way_out::DroppingChain;
 
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
+///
+/// Endpoints that share a namespace share a holder. Whatever is said of programs and output here goes by the endpoint after
+/// which the namespace is named, also when that endpoint itself has gone; any other in there leads to the same.
 ///
 /// The value itself holds nothing but where that is, and why ports have no way out: all state is in the holders, so that a
 /// restarted daemon has it by making another `Linux` over the same folder. One daemon at a time uses a folder.
@@ -50,7 +54,7 @@ pub struct Linux {
     holder: PathBuf,
     kind: Option<PortKind>,
     output_bytes_max: u64,
-    /// The endpoints without the way out that they ask for, as the last try went.
+    /// The namespaces without the way out that they ask for, as the last try went.
     closed: BTreeMap<EndpointId, NoWayOut>,
 }
 
@@ -199,10 +203,16 @@ impl Linux {
     ///
     /// # Errors
     ///
-    /// See [`PlatformError`].
+    /// [`PlatformError::UnknownEndpoint`] if it has no holder; else see [`PlatformError`].
     pub fn processes(&self, endpoint: EndpointId) -> Result<Vec<ProcessStatus>, PlatformError> {
-        let (description, _) = self.describe(endpoint)?;
+        let (description, _) = self.describe_any(endpoint)?;
         Ok(description.processes)
+    }
+
+    /// Returns the newest main program as a holder that is gone has left it; none if it left nothing.
+    pub fn left(&self, endpoint: EndpointId) -> Option<Option<ProcessStatus>> {
+        let record = Record::read(&self.folder_of(endpoint)).ok()?;
+        Some(record.ended())
     }
 
     /// Returns what is kept of the endpoint's output.
@@ -230,11 +240,7 @@ impl Linux {
                     kind: Some(description.kind),
                     processes: description.processes,
                 }),
-                Err(_) => {
-                    if let Ok(record) = Record::read(&self.folder_of(endpoint)) {
-                        found.push(lost(record));
-                    }
-                }
+                Err(_) => found.extend(self.lost(endpoint)),
             }
         }
         Ok(found)
@@ -250,16 +256,38 @@ impl Linux {
         }
     }
 
+    /// Describes the port of an endpoint, which is unknown unless it has one.
     fn describe(
         &self,
         endpoint: EndpointId,
     ) -> Result<(Description, Option<OwnedFd>), PlatformError> {
-        match self.call(endpoint, &Request::Describe)? {
-            (Reply::Description(description), descriptors) => {
-                Ok((*description, descriptors.into_iter().next()))
-            }
-            (other, _) => Err(unexpected(&other)),
+        // A holder of an earlier release knows of this question alone, and has one port.
+        let any = self.describe_any(endpoint)?;
+        if any.0.spec.endpoint == endpoint {
+            return Ok(any);
         }
+        match self.call(endpoint, &Request::DescribePort(endpoint)) {
+            Ok(answer) => described(answer),
+            Err(error) => Err(unknown_if_absent(error, endpoint)),
+        }
+    }
+
+    /// Describes one of the ports in the namespace of an endpoint.
+    fn describe_any(
+        &self,
+        endpoint: EndpointId,
+    ) -> Result<(Description, Option<OwnedFd>), PlatformError> {
+        described(self.call(endpoint, &Request::Describe)?)
+    }
+
+    /// What a holder that is gone has written down of an endpoint.
+    fn lost(&self, endpoint: EndpointId) -> Option<Found> {
+        let record = Record::read(&self.folder_of(endpoint)).ok()?;
+        Some(Found {
+            spec: record.port(endpoint)?.clone(),
+            kind: None,
+            processes: record.ended().into_iter().collect(),
+        })
     }
 
     fn call(
@@ -288,15 +316,12 @@ impl Linux {
         }
     }
 
-    /// Starts a holder and waits until it has made the port.
-    fn launch(&self, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
-        let folder = self.folder_of(spec.endpoint);
+    /// Starts the holder of a namespace that is named after `name`, and waits until it has made its first port.
+    fn launch(&self, name: EndpointId, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
+        let folder = self.folder_of(name);
         let doing = format!("make {}", folder.display());
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder
-            .create(&folder)
-            .map_err(|error| system(&doing, &error))?;
+        let made = make_folder(&folder);
+        made.map_err(|error| system(&doing, &error))?;
         // The holder's working directory is another one.
         let folder = folder
             .canonicalize()
@@ -363,6 +388,30 @@ impl Linux {
     }
 }
 
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder)
+}
+
+fn described(
+    (reply, descriptors): (Reply, Vec<OwnedFd>),
+) -> Result<(Description, Option<OwnedFd>), PlatformError> {
+    match reply {
+        Reply::Description(description) => Ok((*description, descriptors.into_iter().next())),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A holder that has no port of an endpoint does not know it, whatever others it has.
+fn unknown_if_absent(error: PlatformError, endpoint: EndpointId) -> PlatformError {
+    match error {
+        PlatformError::System { code, .. } if code == nix::libc::ENODEV => {
+            PlatformError::UnknownEndpoint { endpoint }
+        }
+        error => error,
+    }
+}
+
 /// Connects by a short path, because the folder's may be longer than an address holds.
 fn connect_in(folder: &Path) -> io::Result<UnixStream> {
     let directory = File::open(folder)?;
@@ -394,18 +443,6 @@ fn port_of(descriptor: Option<OwnedFd>, kind: PortKind) -> Result<Port, Platform
     match descriptor {
         Some(descriptor) => Ok(Port::new(descriptor, kind)),
         None => Err(unexpected(&Reply::Ready(kind))),
-    }
-}
-
-fn lost(record: Record) -> Found {
-    let ended = record.main.map(|mut main| {
-        main.exit.get_or_insert(crate::command::Exit::Unknown);
-        main
-    });
-    Found {
-        spec: record.spec,
-        kind: None,
-        processes: ended.into_iter().collect(),
     }
 }
 

@@ -110,3 +110,12 @@ pub(crate) fn quieten_ipv6(interface: &str, has_addresses: bool) {
         let _: io::Result<()> = fs::write(folder.join(name), value);
     }
 }
+
+/// Makes an interface ask and answer for its own addresses alone, not for those of the others in its namespace: their
+/// networks know nothing of each other. Best effort, as [`quieten_ipv6`].
+pub(crate) fn keep_to_itself(interface: &str) {
+    let folder = Path::new("/proc/sys/net/ipv4/conf").join(interface);
+    for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        let _: io::Result<()> = fs::write(folder.join(name), value);
+    }
+}

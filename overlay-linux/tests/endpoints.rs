@@ -15,6 +15,8 @@ mod ordinary;
 mod ports;
 #[path = "endpoints/programs.rs"]
 mod programs;
+#[path = "endpoints/shared.rs"]
+mod shared;
 
 use bench::{Outcome, say};
 
@@ -48,6 +50,7 @@ fn trials() -> Outcome<Vec<Trial>> {
             continue;
         }
         let tests = ports::TESTS.iter().chain(holders::TESTS);
+        let tests = tests.chain(shared::TESTS);
         for (test, function) in tests {
             trials.push(trial(format!("{name}::{test}"), *function, kind));
         }

@@ -102,7 +102,19 @@ fn the_memory_of_an_agent_keeps_its_octets() {
         way_out: Some(way_out),
     };
     let golden = Golden::open("memory-1");
-    let memories = [("memory", memory), ("empty", AgentMemory::default())];
+    let with = endpoint(2);
+    let shared = AgentMemory {
+        namespaces: BTreeMap::from([
+            (with, Namespace::Own),
+            (endpoint(4), Namespace::Shared { with, interface: 1 }),
+        ]),
+        ..AgentMemory::default()
+    };
+    let memories = [
+        ("memory", memory),
+        ("empty", AgentMemory::default()),
+        ("shared", shared),
+    ];
     golden.check(&memories, |memory| postcard::to_allocvec(memory).unwrap());
     for (name, memory) in memories {
         assert_eq!(golden.read::<AgentMemory>(name), memory);

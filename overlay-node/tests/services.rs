@@ -5,16 +5,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
-use overlay_core::{NodeId, Rng, Seed, TaskId};
+use overlay_core::{EndpointId, NodeId, Rng, Seed, TaskId};
 use overlay_node::{
     api::{
         Availability, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo, ServiceMode,
         ServiceSpec, TaskInfo, TaskSpec, TaskState,
     },
     sim::{Cluster, Options},
+    state::TaskRecord,
 };
 use overlay_sim::{
     HostId,
@@ -64,6 +66,95 @@ fn tasks(cluster: &mut Cluster, service: &str) -> Vec<TaskInfo> {
         Ok(Response::Tasks(tasks)) => tasks,
         other => panic!("{other:?}"),
     }
+}
+
+/// The host of a task, its endpoints, and their addresses.
+fn places(cluster: &mut Cluster) -> Vec<(usize, Vec<EndpointId>, Vec<IpAddr>)> {
+    let state = cluster.leader_state().unwrap().clone();
+    let running = state.tasks().values();
+    let running = running.filter(|task| !task.endpoints.is_empty());
+    let hosts: BTreeMap<_, _> = cluster
+        .world()
+        .machines()
+        .filter_map(|(id, host)| Some((host.node()?.config().node, id.0)))
+        .collect();
+    let place = |task: &TaskRecord| {
+        let records = task.endpoints.iter().map(|id| &state.endpoints()[id]);
+        let addresses = records.map(|record| record.addresses[0].addr());
+        let host = hosts[&task.node.unwrap()];
+        (host, task.endpoints.clone(), addresses.collect())
+    };
+    running.map(place).collect()
+}
+
+#[test]
+fn tasks_on_two_networks_are_found_on_both_and_see_both() {
+    let mut cluster = cluster(5, 3);
+    cluster.create_network(0, "other").unwrap();
+    let mut both = spec("web", ServiceMode::Global, "run");
+    both.networks.push("other".to_owned());
+    create(&mut cluster, both.clone());
+    let one = cluster.attach(0, "my-net", "one").unwrap();
+    let two = cluster.attach(1, "other", "two").unwrap();
+    let askers = [
+        (0, one.id, one.addresses[0].addr()),
+        (1, two.id, two.addresses[0].addr()),
+    ];
+    cluster.run_for(Duration::from_secs(4));
+    let check = |cluster: &mut Cluster| {
+        let places = places(cluster);
+        assert_eq!(places.len(), 3);
+        for (network, (host, asker, _)) in askers.iter().enumerate() {
+            let mut expected: Vec<_> = places.iter().map(|place| place.2[network]).collect();
+            let mut found = cluster.resolve(*host, *asker, "tasks.web");
+            (expected.sort(), found.sort());
+            assert_eq!(found, expected, "network {network}");
+            for address in found {
+                assert!(cluster.ping(*host, *asker, address), "network {network}");
+            }
+        }
+        // Nobody sees the network that he is not on.
+        assert!(cluster.resolve(0, one.id, "two").is_empty());
+        assert!(!cluster.ping(0, one.id, two.addresses[0].addr()));
+        for (host, endpoints, _) in places {
+            let [first, second] = endpoints[..] else {
+                panic!("{endpoints:?}");
+            };
+            for (name, (.., address)) in ["one", "two.other"].into_iter().zip(&askers) {
+                assert_eq!(cluster.resolve(host, first, name), [*address], "{name}");
+            }
+            // The namespace has one resolver, that of its first endpoint.
+            assert!(cluster.resolve(host, second, "one").is_empty());
+            assert!(cluster.ping(host, first, askers[0].2));
+            assert!(cluster.ping(host, second, askers[1].2));
+        }
+    };
+    check(&mut cluster);
+    // What its host remembers is enough.
+    cluster.world().crash(HostId(2));
+    cluster.world().restart(HostId(2));
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.run_for(Duration::from_secs(10));
+    check(&mut cluster);
+
+    // Off the first network: other tasks, and whoever is on it alone sees them no more.
+    both.networks.remove(0);
+    both.update.monitor_ms = 500;
+    let update = Request::ServiceUpdate {
+        service: "web".to_owned(),
+        version: None,
+        spec: Box::new(both),
+    };
+    cluster.ask(0, update).unwrap();
+    cluster.run_for(Duration::from_secs(20));
+    assert!(cluster.resolve(0, one.id, "tasks.web").is_empty());
+    let mut found = cluster.resolve(1, two.id, "tasks.web");
+    let places = places(&mut cluster);
+    let mut expected: Vec<_> = places.iter().map(|place| place.2[0]).collect();
+    (expected.sort(), found.sort());
+    assert!(places.iter().all(|place| place.1.len() == 1));
+    assert_eq!((found.len(), found), (3, expected));
+    assert_eq!(cluster.quiet_violations(), []);
 }
 
 /// How many tasks of the service run on each host, by the hosts' own word.
@@ -220,6 +311,7 @@ fn survive(number: u64) {
     let mut cluster = Cluster::new(options);
     assert!(cluster.settle(Duration::from_secs(10)));
     cluster.create_network(0, "my-net").unwrap();
+    cluster.create_network(0, "other").unwrap();
     let mut chaos = Chaos::new(&seed, ChaosConfig::default());
     let mut waiting: Vec<(HostId, u64, Request)> = Vec::new();
     for step in 0..60 {
@@ -278,7 +370,11 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
                 0 => ServiceMode::Global,
                 replicas => ServiceMode::Replicated(u32::try_from(replicas).unwrap()),
             };
-            Request::ServiceCreate(Box::new(spec(&service, mode, "run")))
+            let mut created = spec(&service, mode, "run");
+            if rng.below(2) == 0 {
+                created.networks.push("other".to_owned());
+            }
+            Request::ServiceCreate(Box::new(created))
         }
         6..=10 => Request::ServiceScale {
             service,
@@ -289,6 +385,11 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             let mut changed = spec(&service, ServiceMode::Replicated(2), "run");
             changed.task.environment = vec![format!("STEP={step}")];
             changed.update.monitor_ms = 500;
+            match rng.below(3) {
+                0 => changed.networks.push("other".to_owned()),
+                1 => changed.networks.insert(0, "other".to_owned()),
+                _ => {}
+            }
             Request::ServiceUpdate {
                 service,
                 version: None,

@@ -14,6 +14,8 @@ use overlay_linux::{capabilities, holder, hosts};
 
 #[path = "walk/losses.rs"]
 mod losses;
+#[path = "walk/networks.rs"]
+mod networks;
 #[path = "walk/programs.rs"]
 mod programs;
 #[path = "walk/refusals.rs"]
@@ -43,6 +45,7 @@ const STORIES: &[&[Story]] = &[
     traffic::STORIES,
     losses::STORIES,
     programs::STORIES,
+    networks::STORIES,
     refusals::STORIES,
     roles::STORIES,
     services::STORIES,

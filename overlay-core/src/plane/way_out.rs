@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A second interface of an endpoint, on a bridge of its host, with the default route and masquerading.
+/// One more interface of an endpoint, on a bridge of its host, with the default route and masquerading.
 ///
 /// What Docker's `docker_gwbridge` is: the endpoint reaches what the host reaches, in the host's name; the host reaches
 /// the endpoint; endpoints do not reach one another by it. IPv4 only. A node has one such bridge, so all its ports name
@@ -17,7 +17,7 @@ pub struct WayOut {
     pub bridge: String,
     /// The bridge's own address with the prefix length of its subnet: the endpoint's next hop. `172.18.0.1/16`.
     pub gateway: Ipv4Net,
-    /// Name of the interface inside the endpoint, at most 15 octets: `eth1`.
+    /// Name of the interface inside the endpoint, at most 15 octets: `out0`.
     pub interface: String,
     /// Its address, in the gateway's subnet and with its prefix length. `172.18.0.5/16`.
     pub address: Ipv4Net,

@@ -43,7 +43,7 @@ pub(crate) fn furnish(spec: &PortSpec, folder: &Path) -> Result<(), Failure> {
             "resolv.conf",
             "nameserver 127.0.0.11\noptions ndots:0\n".to_owned(),
         ),
-        ("hosts", hosts(spec)),
+        (HOSTS, hosts(&spec.hostname, std::slice::from_ref(spec))),
         (
             "nsswitch.conf",
             name_services(fs::read_to_string("/etc/nsswitch.conf")),
@@ -65,25 +65,38 @@ pub(crate) fn furnish(spec: &PortSpec, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lists the addresses of these ports under the host name, in a namespace that was furnished for `hostname`.
+///
+/// Into the same file: what is mounted is the file, whatever its name leads to later.
+pub(crate) fn list(hostname: &str, ports: &[PortSpec], folder: &Path) {
+    let target = folder.join(HOSTS);
+    let written = fs::write(&target, hosts(hostname, ports));
+    note(written.doing(|| format!("write {}", target.display())));
+}
+
 fn note(result: Result<(), Failure>) {
     if let Err(failure) = result {
         log(&failure);
     }
 }
 
-fn hosts(spec: &PortSpec) -> String {
+fn hosts(hostname: &str, ports: &[PortSpec]) -> String {
+    let addresses: Vec<_> = ports.iter().flat_map(|spec| &spec.addresses).collect();
     let mut text = String::from("127.0.0.1\tlocalhost\n");
-    if spec.addresses.iter().any(|a| a.addr().is_ipv6()) {
+    if addresses.iter().any(|a| a.addr().is_ipv6()) {
         text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
     }
-    if !spec.hostname.is_empty() {
-        for address in &spec.addresses {
+    if !hostname.is_empty() {
+        for address in addresses {
             // Writing to a `String` cannot fail.
-            let _ = writeln!(text, "{}\t{}", address.addr(), spec.hostname);
+            let _ = writeln!(text, "{}\t{hostname}", address.addr());
         }
     }
     text
 }
+
+/// The file's name in the holder's folder.
+const HOSTS: &str = "hosts";
 
 /// The host's name services, with `files dns` for hosts.
 fn name_services(host: io::Result<String>) -> String {
@@ -133,7 +146,7 @@ mod tests {
             way_out: None,
         };
         assert_eq!(
-            hosts(&spec),
+            hosts("alpine1", &[spec]),
             "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
              10.0.1.2\talpine1\nfd00::2\talpine1\n"
         );

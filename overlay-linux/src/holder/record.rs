@@ -2,17 +2,24 @@
 
 use std::{fs, io, path::Path};
 
-use overlay_core::plane::PortSpec;
-use serde::{Deserialize, Serialize};
+use overlay_core::{EndpointId, plane::PortSpec};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::replace;
-use crate::command::ProcessStatus;
+use crate::command::{Exit, ProcessStatus};
 
-/// The port and the newest main program of an endpoint.
+/// The ports and the newest main program of a namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
-    pub(crate) spec: PortSpec,
+    pub(crate) ports: Vec<PortSpec>,
     pub(crate) main: Option<ProcessStatus>,
+}
+
+/// The same, as releases wrote it whose holders had one port.
+#[derive(Deserialize)]
+struct OnePort {
+    spec: PortSpec,
+    main: Option<ProcessStatus>,
 }
 
 impl Record {
@@ -26,21 +33,43 @@ impl Record {
     pub(crate) fn read(folder: &Path) -> io::Result<Self> {
         let octets = fs::read(folder.join(NAME))?;
         match octets.split_first() {
-            Some((&VERSION, body)) => postcard::from_bytes(body)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+            Some((&VERSION, body)) => parse(body),
+            Some((&ONE_PORT, body)) => {
+                let OnePort { spec, main } = parse(body)?;
+                let ports = vec![spec];
+                Ok(Self { ports, main })
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+
+    /// Returns what the port of an endpoint was made from.
+    pub(crate) fn port(&self, endpoint: EndpointId) -> Option<&PortSpec> {
+        self.ports.iter().find(|spec| spec.endpoint == endpoint)
+    }
+
+    /// Returns the newest main program, which ended with the holder at the latest.
+    pub(crate) fn ended(&self) -> Option<ProcessStatus> {
+        let mut main = self.main.clone()?;
+        main.exit.get_or_insert(Exit::Unknown);
+        Some(main)
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 const NAME: &str = "record";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version of [`OnePort`].
+const ONE_PORT: u8 = 2;
 
 #[cfg(test)]
 mod tests {
     use std::{env, process};
 
-    use overlay_core::{EndpointId, MacAddr, plane::Namespace};
+    use overlay_core::{MacAddr, plane::Namespace};
 
     use super::*;
 
@@ -59,9 +88,12 @@ mod tests {
             hostname: "alpine1".into(),
             way_out: None,
         };
-        let record = Record { spec, main: None };
+        let record = Record {
+            ports: vec![spec.clone()],
+            main: None,
+        };
         record.write(&folder).unwrap();
-        assert_eq!(Record::read(&folder).unwrap().spec, record.spec);
+        assert_eq!(Record::read(&folder).unwrap().ports, [spec.clone()]);
         let whole = fs::read(folder.join(NAME)).unwrap();
         for length in 0..whole.len() {
             fs::write(folder.join(NAME), &whole[..length]).unwrap();
@@ -71,6 +103,11 @@ mod tests {
         later[0] = VERSION + 1;
         fs::write(folder.join(NAME), later).unwrap();
         assert!(Record::read(&folder).is_err());
+        // That of a release whose holders had one port.
+        let none = None::<ProcessStatus>;
+        let body = postcard::to_allocvec(&(&spec, none)).unwrap();
+        fs::write(folder.join(NAME), [&[ONE_PORT], &body[..]].concat()).unwrap();
+        assert_eq!(Record::read(&folder).unwrap().ports, [spec]);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

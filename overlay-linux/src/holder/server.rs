@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -23,11 +23,15 @@ use nix::{
     },
     unistd::Pid,
 };
-use overlay_core::plane::Namespace;
+use overlay_core::{
+    EndpointId,
+    plane::{Namespace, PortSpec},
+};
 
 use super::{
     files,
     output::Output,
+    ports::Ports,
     programs::Programs,
     record::Record,
     wire::{Connection, Description, Reply, Request, Setup},
@@ -37,17 +41,18 @@ use crate::{
     failure::{Doing, Failure},
     namespace,
     netlink::Netlink,
-    port::{self, Made},
     way_out::inside,
 };
 
 /// A holder at work.
 #[derive(Debug)]
 pub(crate) struct Server {
-    setup: Setup,
+    folder: PathBuf,
+    /// The name of the programs' host.
+    hostname: String,
     /// Whether the namespaces are ours, so that all that lives in them is, too.
     own: bool,
-    made: Made,
+    ports: Ports,
     sockets: BTreeMap<SocketAddr, (UdpSocket, TcpListener)>,
     programs: Programs,
     output: Output,
@@ -94,10 +99,18 @@ impl Server {
         let listener = listen(&setup.folder)?;
         let output = Output::open(&setup.folder, setup.output_bytes_max)
             .doing(|| "open the output file".into())?;
-        let made = port::make(spec, setup.kind)?;
+        let Setup {
+            spec, kind, folder, ..
+        } = setup;
+        let hostname = spec.hostname.clone();
+        let mut ports = Ports::new(kind);
+        ports.set_way_out(spec.way_out.clone());
+        ports.add(spec)?;
         let server = Self {
+            folder,
+            hostname,
             own,
-            made,
+            ports,
             sockets: BTreeMap::new(),
             programs: Programs::default(),
             output,
@@ -106,7 +119,6 @@ impl Server {
             clients: BTreeMap::new(),
             last_client: 0,
             removed: false,
-            setup,
         };
         server.write_record();
         Ok(server)
@@ -114,9 +126,9 @@ impl Server {
 
     /// Answers the daemon that started this holder.
     pub(crate) fn greet(&mut self, connection: Connection) -> Result<(), Failure> {
-        let kind = self.made.port.kind();
+        let (_, kind, port) = self.ports.describe(self.ports.first()?)?;
         connection
-            .send(&Reply::Ready(kind), &[self.made.port.as_fd()])
+            .send(&Reply::Ready(kind), &[port.as_fd()])
             .doing(|| "answer the daemon".into())?;
         let unblocked = connection.stream().set_nonblocking(true);
         unblocked.doing(|| "set a connection non-blocking".into())?;
@@ -253,23 +265,19 @@ impl Server {
                 let error = Errno::EALREADY.into();
                 return Err(Failure::new("set up a second time", &error));
             }
-            Request::Describe => {
-                let description = Box::new(self.description());
-                let port = self.made.port.as_fd().try_clone_to_owned();
-                let port = port.doing(|| "copy the port's descriptor".into())?;
-                return Ok((Reply::Description(description), vec![port]));
-            }
+            Request::Describe => return self.describe(self.ports.first()?),
+            Request::DescribePort(endpoint) => return self.describe(endpoint),
             Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
             Request::Stream { v6 } => return Ok((Reply::Done, vec![stream(v6)?])),
-            Request::Actual => Reply::Actual(self.made.actual()?),
+            Request::Actual => Reply::Actual(self.ports.actual(self.ports.first()?)?),
+            Request::ActualPort(endpoint) => Reply::Actual(self.ports.actual(endpoint)?),
             Request::Repair(spec) => {
-                let done = self.made.repair(&spec)?;
-                if self.setup.spec != *spec {
-                    self.setup.spec = *spec;
-                    self.write_record();
-                }
+                let done = self.ports.repair(&spec)?;
+                self.note_ports();
                 Reply::Repaired(done)
             }
+            Request::AddPort(spec) => return self.add_port(*spec),
+            Request::RemovePort(endpoint) => self.remove_port(endpoint)?,
             Request::Start { command, main } => {
                 let (id, streams, descriptors) = self.programs.start(command, main, client)?;
                 if main {
@@ -299,11 +307,7 @@ impl Server {
                 Reply::Done
             }
             Request::Remove => {
-                self.end_all();
-                self.await_all();
-                let removed = self.made.remove();
-                self.removed = true;
-                removed?;
+                self.end()?;
                 Reply::Done
             }
             Request::Inner(interface) => {
@@ -311,7 +315,7 @@ impl Server {
                 return Ok((found, vec![namespace::current()?.into()]));
             }
             Request::WayOut(way) => {
-                self.setup.spec.way_out = way.map(|way| *way);
+                self.ports.set_way_out(way.map(|way| *way));
                 self.write_record();
                 Reply::Done
             }
@@ -320,16 +324,58 @@ impl Server {
         Ok((reply, Vec::new()))
     }
 
-    fn description(&self) -> Description {
-        Description {
-            spec: self.setup.spec.clone(),
-            kind: self.made.port.kind(),
+    fn describe(&self, endpoint: EndpointId) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let (spec, kind, port) = self.ports.describe(endpoint)?;
+        let description = Box::new(Description {
+            spec,
+            kind,
             processes: self.programs.statuses(),
+        });
+        Ok((Reply::Description(description), vec![port]))
+    }
+
+    fn add_port(&mut self, spec: PortSpec) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let endpoint = spec.endpoint;
+        let added = self.ports.add(spec);
+        // Also without success: one that was replaced is gone.
+        self.note_ports();
+        added?;
+        let (_, kind, port) = self.ports.describe(endpoint)?;
+        Ok((Reply::Ready(kind), vec![port]))
+    }
+
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<Reply, Failure> {
+        let others = self.ports.specs();
+        let others = others.iter().filter(|spec| spec.endpoint != endpoint);
+        let left = u32::try_from(others.count()).unwrap_or(u32::MAX);
+        if left == 0 {
+            self.end()?;
+        } else {
+            let removed = self.ports.remove(endpoint);
+            self.note_ports();
+            removed?;
         }
+        Ok(Reply::Left(left))
+    }
+
+    /// Kills all programs, removes all ports and ends.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.end_all();
+        self.await_all();
+        self.removed = true;
+        self.ports.clear()
+    }
+
+    /// Writes down which ports there are, for daemons and for programs.
+    fn note_ports(&self) {
+        if self.own {
+            files::list(&self.hostname, &self.ports.specs(), &self.folder);
+        }
+        self.write_record();
     }
 
     fn furnish_way_out(&self) -> Result<Vec<String>, Failure> {
-        let way = self.setup.spec.way_out.as_ref();
+        let way = self.ports.way_out();
         way.map_or(Ok(Vec::new()), |way| inside::furnish(way, self.own))
     }
 
@@ -406,11 +452,11 @@ impl Server {
     /// A full disk must not stop the endpoint.
     fn write_record(&self) {
         let record = Record {
-            spec: self.setup.spec.clone(),
+            ports: self.ports.specs(),
             main: self.programs.main().map(|main| main.status.clone()),
         };
         if let Err(failure) = record
-            .write(&self.setup.folder)
+            .write(&self.folder)
             .doing(|| "write the record".into())
         {
             super::log(&failure);

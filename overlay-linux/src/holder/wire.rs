@@ -22,7 +22,10 @@ use std::{
 };
 
 use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
-use overlay_core::plane::{ActualPort, PortSpec, WayOut};
+use overlay_core::{
+    EndpointId,
+    plane::{ActualPort, PortSpec, WayOut},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -38,13 +41,13 @@ use crate::{
 pub(crate) enum Request {
     /// First of all, and once: make the port. Answer: `Ready` and the port.
     Setup(Box<Setup>),
-    /// Answer: `Description` and the port.
+    /// Answer: `Description` and the port; of several ports one.
     Describe,
     /// Answer: `Done`, a datagram socket and a listening one, bound to the address.
     Sockets(SocketAddr),
-    /// Answer: `Actual`.
+    /// Answer: `Actual`, of the port that `Describe` describes.
     Actual,
-    /// Make the port's interface as this says. Answer: `Repaired`.
+    /// Make the interface of its port as this says. Answer: `Repaired`.
     Repair(Box<PortSpec>),
     /// Start a program. Answer: `Started` and its streams; later `Exited`.
     Start { command: CommandSpec, main: bool },
@@ -62,7 +65,7 @@ pub(crate) enum Request {
         signal: i32,
         grace: Duration,
     },
-    /// Kill all programs, remove the port and end. Answer: `Done`.
+    /// Kill all programs, remove all ports and end. Answer: `Done`.
     Remove,
     /// Look for an interface. Answer: `Inner` and the endpoint's network namespace.
     Inner(String),
@@ -72,12 +75,20 @@ pub(crate) enum Request {
     FurnishWayOut,
     /// Answer: `Done` and a stream socket that is not connected yet, of IPv6 if so.
     Stream { v6: bool },
+    /// Make one more port. Answer: `Ready` and the port.
+    AddPort(Box<PortSpec>),
+    /// Remove a port; if it was the last, kill all programs and end. Answer: `Left`.
+    RemovePort(EndpointId),
+    /// As `Describe`, of this endpoint's port.
+    DescribePort(EndpointId),
+    /// As `Actual`, of this endpoint's port.
+    ActualPort(EndpointId),
 }
 
 /// What a holder is made for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    /// The port.
+    /// The first port.
     pub(crate) spec: PortSpec,
     /// The kind of port, where only one will do.
     pub(crate) kind: Option<PortKind>,
@@ -99,6 +110,8 @@ pub(crate) enum Reply {
     Started(Streams, ProcessId),
     Exited(Exit),
     Inner(Option<Inner>),
+    /// How many ports there are still; the holder ends if there are none.
+    Left(u32),
 }
 
 /// What a holder holds.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io,
     net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
@@ -16,7 +16,7 @@ use overlay_core::{
     },
 };
 
-use super::{Linux, Sockets, exchange, port_of, system, unexpected};
+use super::{Linux, Sockets, port_of, unexpected};
 use crate::{
     holder::{
         self,
@@ -32,7 +32,7 @@ impl Platform for Linux {
 
     fn create_port(&mut self, spec: &PortSpec) -> Result<Port, PlatformError> {
         let mode = match &spec.namespace {
-            Namespace::Own => holder::OWN,
+            Namespace::Own | Namespace::Shared { .. } => holder::OWN,
             Namespace::Path(path) => {
                 check_namespace(path)?;
                 holder::JOIN
@@ -55,25 +55,15 @@ impl Platform for Linux {
             }
             Err(error) => return Err(error),
         }
-        let port = self.launch(spec, mode)?;
-        self.settle_way_out(spec, spec.way_out.as_ref());
+        let name = spec.namespace.name(spec.endpoint);
+        let port = self.make_port(name, spec, mode)?;
+        let former = self.way_out_of(name);
+        self.settle_way_out(spec, former.as_ref());
         Ok(port)
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
-        let way = self.way_out_of(endpoint);
-        match self.connect(endpoint) {
-            Ok(mut connection) => {
-                exchange(&mut connection, &Request::Remove)?;
-                // The end of the stream is the end of the process.
-                while connection.receive::<Reply>().is_ok() {}
-            }
-            Err(PlatformError::UnknownEndpoint { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let left = way.map_or(Ok(()), |way| self.leave_way_out(endpoint, &way));
-        self.clear(endpoint)?;
-        left
+        self.take_port(endpoint)
     }
 
     fn open_sockets(
@@ -131,7 +121,13 @@ impl Platform for Linux {
     fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
         let mut ports = BTreeMap::new();
         for endpoint in self.endpoints()? {
-            match self.call(endpoint, &Request::Actual) {
+            let asked = match self.describe_any(endpoint) {
+                Ok((any, _)) if any.spec.endpoint == endpoint => Request::Actual,
+                Ok(_) => Request::ActualPort(endpoint),
+                Err(PlatformError::UnknownEndpoint { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            match self.call(endpoint, &asked) {
                 Ok((Reply::Actual(mut actual), _)) => {
                     actual.way_out = self.way_out_state(endpoint)?;
                     ports.insert(endpoint, actual);
@@ -148,19 +144,6 @@ impl Platform for Linux {
 
     fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
         self.way_out_state(endpoint)
-    }
-}
-
-impl Linux {
-    /// Removes what a holder that is gone has left.
-    fn clear(&self, endpoint: EndpointId) -> Result<(), PlatformError> {
-        let folder = self.folder_of(endpoint);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(system(&format!("remove {}", folder.display()), &error))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

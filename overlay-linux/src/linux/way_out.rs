@@ -99,7 +99,7 @@ impl Linux {
         spec: &PortSpec,
         former: Option<&WayOut>,
     ) -> Vec<String> {
-        let endpoint = spec.endpoint;
+        let endpoint = spec.namespace.name(spec.endpoint);
         let place = |way: &WayOut| (way.bridge.clone(), way.interface.clone());
         let moved = former.map(place) != spec.way_out.as_ref().map(place);
         let mut done = Vec::new();
@@ -184,6 +184,8 @@ impl Linux {
         endpoint: EndpointId,
     ) -> Result<Option<WayOutState>, PlatformError> {
         let (description, _) = self.describe(endpoint)?;
+        // All in a namespace have the same.
+        let endpoint = self.name_of(endpoint)?;
         let Some(way) = description.spec.way_out else {
             return Ok(None);
         };
@@ -202,13 +204,13 @@ impl Linux {
         }))
     }
 
-    /// The way out that a port asks for, also of a holder that is gone.
+    /// The way out that the ports of a namespace ask for, also of a holder that is gone.
     pub(super) fn way_out_of(&self, endpoint: EndpointId) -> Option<WayOut> {
-        let spec = match self.describe(endpoint) {
-            Ok((description, _)) => description.spec,
-            Err(_) => Record::read(&self.folder_of(endpoint)).ok()?.spec,
-        };
-        spec.way_out
+        if let Ok((description, _)) = self.describe_any(endpoint) {
+            return description.spec.way_out;
+        }
+        let record = Record::read(&self.folder_of(endpoint)).ok()?;
+        record.ports.into_iter().find_map(|spec| spec.way_out)
     }
 
     /// Looks for an interface inside an endpoint, and returns the endpoint's network namespace.

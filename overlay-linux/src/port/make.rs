@@ -131,6 +131,7 @@ impl Made {
         let name = &spec.interface;
         let has_ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
         namespace::quieten_ipv6(name, has_ipv6);
+        namespace::keep_to_itself(name);
         let change = LinkChange {
             mtu: Some(u32::from(spec.mtu)),
             mac: Some(spec.mac),

@@ -139,19 +139,12 @@ impl Bench {
 
     /// Runs a program beside the main one, and returns how it ended and what it wrote.
     pub(crate) fn run(&self, which: usize, words: &[&str]) -> Outcome<(Exit, String)> {
-        let piped = command(words).stdio(Stdio::Pipes { input: false });
-        let mut process = self.linux.exec(self.endpoint(which), piped)?;
-        let text = read_all(&process)?;
-        let exit = process.wait(Duration::from_secs(5))?;
-        Ok((exit.ok_or("the program does not end")?, text))
+        run(&self.linux, self.endpoint(which), words)
     }
 
     /// Runs a program that must succeed, and returns what it wrote.
     pub(crate) fn succeed(&self, which: usize, words: &[&str]) -> Outcome<String> {
-        match self.run(which, words)? {
-            (Exit::Code(0), text) => Ok(text),
-            (exit, text) => Err(format!("{words:?}: {exit}\n{text}").into()),
-        }
+        succeed(&self.linux, self.endpoint(which), words)
     }
 }
 
@@ -163,6 +156,23 @@ impl Drop for Bench {
                 say(&format!("cannot remove a port: {error}"));
             }
         }
+    }
+}
+
+/// Runs a program beside the main one of an endpoint, and returns how it ended and what it wrote.
+pub(crate) fn run(linux: &Linux, endpoint: EndpointId, words: &[&str]) -> Outcome<(Exit, String)> {
+    let piped = command(words).stdio(Stdio::Pipes { input: false });
+    let mut process = linux.exec(endpoint, piped)?;
+    let text = read_all(&process)?;
+    let exit = process.wait(Duration::from_secs(5))?;
+    Ok((exit.ok_or("the program does not end")?, text))
+}
+
+/// Runs a program that must succeed, and returns what it wrote.
+pub(crate) fn succeed(linux: &Linux, endpoint: EndpointId, words: &[&str]) -> Outcome<String> {
+    match run(linux, endpoint, words)? {
+        (Exit::Code(0), text) => Ok(text),
+        (exit, text) => Err(format!("{words:?}: {exit}\n{text}").into()),
     }
 }
 
@@ -244,7 +254,8 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-fn carry(ports: &[Port; 2], stop: &AtomicBool, long: &AtomicU32) {
+/// Carries frames between two ports until it is told to stop.
+pub(crate) fn carry(ports: &[Port; 2], stop: &AtomicBool, long: &AtomicU32) {
     let mut frame = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut watched = ports

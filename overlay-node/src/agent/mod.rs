@@ -5,6 +5,7 @@
 
 mod assignment;
 mod difference;
+mod ports;
 mod session;
 mod tasks;
 mod way_out;
@@ -35,6 +36,7 @@ pub use assignment::{
 };
 pub(crate) use difference::Keyed;
 pub use difference::{AssignmentChange, Difference, Standing};
+use ports::{LocalEndpoint, PortState, Shared};
 pub(crate) use session::Session;
 use tasks::LocalTask;
 pub use tasks::{TaskOrder, TaskReport};
@@ -65,7 +67,9 @@ pub(crate) enum Wish {
     DeleteRow(NetworkId, EndpointId),
     SetZone(NetworkId, String, Vec<IpNet>),
     RemoveZone(NetworkId),
+    /// What whoever asks in the namespace that is named after the endpoint sees.
     SetClient(EndpointId, View),
+    /// The namespace that is named after the endpoint is gone.
     RemoveClient(EndpointId),
     CreatePort(Box<PortSpec>),
     RemovePort(EndpointId),
@@ -74,27 +78,13 @@ pub(crate) enum Wish {
     Publish(Vec<AssignedPort>),
 }
 
-/// How far the port of an endpoint is.
-#[derive(Clone, Debug)]
-enum PortState {
-    Creating,
-    Ready,
-    Failed(PlatformError),
-}
-
-/// An endpoint that runs here.
-#[derive(Debug)]
-struct LocalEndpoint {
-    assigned: AssignedEndpoint,
-    port: PortState,
-    retry_at: Instant,
-}
-
 #[derive(Debug)]
 pub(crate) struct Agent {
     config: Config,
     memory: AgentMemory,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    /// The namespaces of the endpoints, by the endpoint after which each is named.
+    shared: BTreeMap<EndpointId, Shared>,
     tasks: BTreeMap<TaskId, LocalTask>,
     /// What the leader was not told yet.
     reports: BTreeMap<TaskId, TaskStatus>,
@@ -115,6 +105,7 @@ impl Agent {
                 way_out: memory.way_out,
             },
             endpoints: BTreeMap::new(),
+            shared: BTreeMap::new(),
             tasks: BTreeMap::new(),
             reports: BTreeMap::new(),
             joined: BTreeSet::new(),
@@ -178,28 +169,6 @@ impl Agent {
             };
             self.assign(now, nothing);
         }
-    }
-
-    pub(crate) fn handle_port(
-        &mut self,
-        now: Instant,
-        endpoint: EndpointId,
-        result: Result<(), PlatformError>,
-    ) {
-        let Some(local) = self.endpoints.get_mut(&endpoint) else {
-            return;
-        };
-        match result {
-            Ok(()) => {
-                local.port = PortState::Ready;
-                self.put_row(endpoint);
-            }
-            Err(error) => {
-                local.port = PortState::Failed(error);
-                local.retry_at = now + RETRY;
-            }
-        }
-        self.settle_tasks();
     }
 
     /// Tells the network of an endpoint whose port is ready.
@@ -386,97 +355,6 @@ impl Agent {
         self.joined = wanted;
     }
 
-    fn settle_endpoints(&mut self, now: Instant) {
-        let Some(assignment) = &self.memory.assignment else {
-            return;
-        };
-        let wanted: BTreeMap<_, _> = assignment
-            .endpoints
-            .iter()
-            .map(|endpoint| (endpoint.record.id, endpoint.clone()))
-            .collect();
-        let gone: Vec<_> = self
-            .endpoints
-            .keys()
-            .filter(|id| !wanted.contains_key(id))
-            .copied()
-            .collect();
-        for endpoint in gone {
-            if let Some(local) = self.endpoints.remove(&endpoint) {
-                let network = local.assigned.record.network;
-                self.wishes.push_back(Wish::DeleteRow(network, endpoint));
-                self.wishes.push_back(Wish::RemoveClient(endpoint));
-                self.wishes.push_back(Wish::RemovePort(endpoint));
-                self.memory.namespaces.remove(&endpoint);
-                self.close_way_out(endpoint);
-            }
-        }
-        self.orphans
-            .retain(|endpoint, _| wanted.contains_key(endpoint));
-        for (endpoint, assigned) in wanted {
-            if assigned.record.task.is_some() {
-                let namespace = self.config.task_namespace.clone();
-                self.memory.namespaces.entry(endpoint).or_insert(namespace);
-            }
-            if !self.memory.namespaces.contains_key(&endpoint) {
-                self.orphans
-                    .entry(endpoint)
-                    .or_insert(now + self.config.timers.orphan_grace);
-            } else if let std::collections::btree_map::Entry::Vacant(e) =
-                self.endpoints.entry(endpoint)
-            {
-                let (port, retry_at) = (PortState::Creating, now);
-                e.insert(LocalEndpoint {
-                    assigned,
-                    port,
-                    retry_at,
-                });
-                self.create_port(endpoint);
-            }
-        }
-    }
-
-    fn create_port(&mut self, endpoint: EndpointId) {
-        if let Some(local) = self.endpoints.get_mut(&endpoint) {
-            local.port = PortState::Creating;
-        }
-        let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else {
-            return;
-        };
-        let Some(record) = self
-            .endpoints
-            .get(&endpoint)
-            .map(|local| local.assigned.record.clone())
-        else {
-            return;
-        };
-        let Some(network) = self.network(record.network) else {
-            return;
-        };
-        let (mtu, internal) = (self.mtu(network), network.internal);
-        let view = View {
-            networks: vec![record.network],
-            forward: !internal,
-        };
-        let way_out = match (&namespace, internal) {
-            (Namespace::Own, false) => self.open_way_out(endpoint),
-            _ => None,
-        };
-        let spec = PortSpec {
-            endpoint,
-            namespace,
-            interface: INTERFACE.to_owned(),
-            mac: record.mac,
-            addresses: record.addresses,
-            gateway: None,
-            mtu,
-            hostname: record.name,
-            way_out,
-        };
-        self.wishes.push_back(Wish::SetClient(endpoint, view));
-        self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
-    }
-
     fn network(&self, network: NetworkId) -> Option<&AssignedNetwork> {
         self.assignment()?
             .networks
@@ -532,8 +410,3 @@ pub(crate) fn records(row: &Row) -> Records {
         ..Records::default()
     }
 }
-
-/// Name of the interface inside an endpoint's namespace.
-const INTERFACE: &str = "eth0";
-/// How long the agent waits before it tries again to make a port.
-const RETRY: Duration = Duration::from_secs(1);

@@ -1,3 +1,5 @@
+mod namespaces;
+
 use overlay_core::{MacAddr, NodeId, Vni};
 use overlay_gossip::Lease;
 

@@ -9,7 +9,8 @@ use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use super::Agent;
 
 impl Agent {
-    /// Returns the way out of an endpoint, the same each time; none if there is to be none, or no address is left.
+    /// Returns the way out of the namespace that is named after an endpoint, the same each time; none if there is to be
+    /// none, or no address is left.
     pub(super) fn open_way_out(&mut self, endpoint: EndpointId) -> Option<WayOut> {
         let config = self.config.way_out.clone()?;
         let prefix = IpNet::V4(config.subnet);
@@ -39,7 +40,7 @@ impl Agent {
         })
     }
 
-    /// Takes the address of an endpoint back that is gone.
+    /// Takes back the address of a namespace that is gone, or has no way out any more.
     pub(super) fn close_way_out(&mut self, endpoint: EndpointId) {
         let index = self.assignment().map_or(0, |assignment| assignment.version);
         if let Some(subnet) = &mut self.memory.way_out {
@@ -53,5 +54,5 @@ fn owner(endpoint: EndpointId) -> OwnerId {
     OwnerId::from_bytes(*endpoint.as_bytes())
 }
 
-/// Name of the interface inside an endpoint's namespace.
-const INTERFACE: &str = "eth1";
+/// Name of the interface inside a namespace: none of those that networks have, however many come and go.
+const INTERFACE: &str = "out0";

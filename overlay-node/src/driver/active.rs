@@ -376,8 +376,8 @@ impl Active {
     fn on_port(&mut self, endpoint: EndpointId, result: Result<MadePort, PlatformError>) {
         let result = result.map(|made| {
             self.plane.add(endpoint, made.port);
-            if let Some((udp, tcp)) = made.sockets
-                && let Err(error) = self.names.serve(endpoint, udp, Some(tcp))
+            if let Some((client, (udp, tcp))) = made.resolver
+                && let Err(error) = self.names.serve(client, udp, Some(tcp))
             {
                 tracing::error!(%endpoint, %error, "an endpoint has no resolver");
             }
@@ -421,9 +421,9 @@ impl Active {
                 }
                 Output::RemovePort(endpoint) => {
                     self.plane.remove(endpoint);
-                    self.names.stop(endpoint);
                     self.platform.remove(endpoint);
                 }
+                Output::CloseResolver(client) => self.names.stop(client),
                 Output::Plane(desired) => self.plane.apply(desired),
                 Output::Reply { token, result } => self.on_reply(token, result),
                 Output::Event(event) => self.on_event(event),

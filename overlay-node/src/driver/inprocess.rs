@@ -30,7 +30,14 @@ use crate::{
 
 /// A platform whose endpoints live in this process. Clones are handles to the same.
 #[derive(Clone, Debug, Default)]
-pub struct InProcess(Arc<Mutex<BTreeMap<EndpointId, Arc<Stack>>>>);
+pub struct InProcess(Arc<Mutex<Endpoints>>);
+
+#[derive(Debug, Default)]
+struct Endpoints {
+    stacks: BTreeMap<EndpointId, Arc<Stack>>,
+    /// Where the resolvers are, by the endpoints after which their namespaces are named.
+    resolvers: BTreeMap<EndpointId, SocketAddr>,
+}
 
 /// An endpoint did not get an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -76,7 +83,6 @@ struct Stack {
 struct State {
     endpoint: Endpoint,
     replies: VecDeque<EchoReply>,
-    resolver: Option<SocketAddr>,
     sequence: u16,
 }
 
@@ -103,11 +109,14 @@ impl InProcess {
         target: &str,
         patience: Duration,
     ) -> Result<EchoReply, PingError> {
-        let stack = lock(&self.0).get(&endpoint).map(Arc::clone);
+        let stack = lock(&self.0).stacks.get(&endpoint).map(Arc::clone);
         let stack = stack.ok_or(PingError::UnknownEndpoint { endpoint })?;
         let address = match target.parse() {
             Ok(address) => address,
-            Err(_) => stack.resolve(target, patience)?,
+            Err(_) => {
+                let resolver = lock(&self.0).resolvers.get(&stack.name()).copied();
+                resolve(resolver, target, patience)?
+            }
         };
         stack.ping(address, patience)
     }
@@ -117,7 +126,7 @@ impl Platform for InProcess {
     type Port = InProcessPort;
     type Sockets = ResolverSockets;
     fn create_port(&mut self, spec: &PortSpec) -> Result<InProcessPort, PlatformError> {
-        if spec.namespace != Namespace::InProcess {
+        if let Namespace::Own | Namespace::Path(_) = spec.namespace {
             let what = "an endpoint in a namespace";
             let reason =
                 "this daemon runs without the privilege to make namespaces; start it as root, \
@@ -143,7 +152,6 @@ impl Platform for InProcess {
         let state = State {
             endpoint: Endpoint::new(spec.mac, address),
             replies: VecDeque::new(),
-            resolver: None,
             sequence: 0,
         };
         let (spec, state, answered) = (spec.clone(), Mutex::new(state), Condvar::new());
@@ -160,15 +168,20 @@ impl Platform for InProcess {
             .name("overlay-endpoint".to_owned())
             .spawn(move || runner.run())
             .map_err(|error| PlatformError::system("start a thread", &error))?;
-        if let Some(former) = lock(&self.0).insert(endpoint, stack) {
+        if let Some(former) = lock(&self.0).stacks.insert(endpoint, stack) {
             former.stop();
         }
         Ok(port)
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
-        if let Some(stack) = lock(&self.0).remove(&endpoint) {
+        let mut endpoints = lock(&self.0);
+        if let Some(stack) = endpoints.stacks.remove(&endpoint) {
             stack.stop();
+            let name = stack.name();
+            if endpoints.stacks.values().all(|other| other.name() != name) {
+                endpoints.resolvers.remove(&name);
+            }
         }
         Ok(())
     }
@@ -178,13 +191,14 @@ impl Platform for InProcess {
         endpoint: EndpointId,
         _address: SocketAddr,
     ) -> Result<ResolverSockets, PlatformError> {
-        let stack = lock(&self.0).get(&endpoint).map(Arc::clone);
+        let stack = lock(&self.0).stacks.get(&endpoint).map(Arc::clone);
         let stack = stack.ok_or(PlatformError::UnknownEndpoint { endpoint })?;
         let open = || -> io::Result<ResolverSockets> {
             // There is no namespace in which 127.0.0.11 would be this endpoint's alone.
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             let tcp = TcpListener::bind(udp.local_addr()?)?;
-            lock(&stack.state).resolver = Some(udp.local_addr()?);
+            let address = udp.local_addr()?;
+            lock(&self.0).resolvers.insert(stack.name(), address);
             Ok((udp, tcp))
         };
         open().map_err(|error| PlatformError::system("bind the resolver", &error))
@@ -211,7 +225,7 @@ impl Platform for InProcess {
                 },
             )
         };
-        Ok(lock(&self.0).iter().map(describe).collect())
+        Ok(lock(&self.0).stacks.iter().map(describe).collect())
     }
 }
 
@@ -274,28 +288,37 @@ impl Stack {
         reply.ok_or(PingError::NoAnswer { address })
     }
 
-    fn resolve(&self, name: &str, patience: Duration) -> Result<Ipv4Addr, PingError> {
-        let unknown = || PingError::UnknownName {
-            name: name.to_owned(),
-        };
-        let resolver = lock(&self.state).resolver.ok_or_else(unknown)?;
-        let query = stub::query(1, name).ok_or_else(unknown)?;
-        let ask = || -> io::Result<Vec<IpAddr>> {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-            socket.set_read_timeout(Some(patience))?;
-            socket.connect(resolver)?;
-            socket.send(&query)?;
-            let mut answer = vec![0; 1_232];
-            let length = socket.recv(&mut answer)?;
-            Ok(stub::addresses(answer.get(..length).unwrap_or_default()))
-        };
-        let addresses = ask().map_err(|error| PingError::System { kind: error.kind() })?;
-        let v4 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        v4.ok_or_else(unknown)
+    /// The endpoint after which its namespace is named.
+    fn name(&self) -> EndpointId {
+        self.spec.namespace.name(self.spec.endpoint)
     }
+}
+
+fn resolve(
+    resolver: Option<SocketAddr>,
+    name: &str,
+    patience: Duration,
+) -> Result<Ipv4Addr, PingError> {
+    let unknown = || PingError::UnknownName {
+        name: name.to_owned(),
+    };
+    let resolver = resolver.ok_or_else(unknown)?;
+    let query = stub::query(1, name).ok_or_else(unknown)?;
+    let ask = || -> io::Result<Vec<IpAddr>> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.connect(resolver)?;
+        socket.send(&query)?;
+        let mut answer = vec![0; 1_232];
+        let length = socket.recv(&mut answer)?;
+        Ok(stub::addresses(answer.get(..length).unwrap_or_default()))
+    };
+    let addresses = ask().map_err(|error| PingError::System { kind: error.kind() })?;
+    let v4 = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    v4.ok_or_else(unknown)
 }
 
 impl AsFd for InProcessPort {

@@ -1,6 +1,7 @@
 //! The platform's thread: making and removing ports blocks for as long as system calls do.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc as sync,
     thread,
@@ -41,10 +42,11 @@ impl PlatformThread {
         thread::Builder::new()
             .name("overlay-platform".to_owned())
             .spawn(move || {
+                let mut resolvers = Resolvers::default();
                 while let Ok(order) = orders.recv() {
                     match order {
                         Order::Create(spec, inputs) => {
-                            let result = create(&mut platform, &spec);
+                            let result = create(&mut platform, &mut resolvers, &spec);
                             let made = Input::Port {
                                 endpoint: spec.endpoint,
                                 result,
@@ -58,6 +60,7 @@ impl PlatformThread {
                             let _ = reply.send(platform.open_stream(endpoint, v6));
                         }
                         Order::Remove(endpoint) => {
+                            resolvers.remove(endpoint);
                             if let Err(error) = platform.remove_port(endpoint) {
                                 tracing::warn!(%endpoint, %error, "a port could not be removed");
                             }
@@ -91,10 +94,10 @@ impl PlatformThread {
     }
 }
 
-/// A port that was made, and its resolver's sockets where there are any.
+/// A port that was made, and the sockets of its namespace's resolver if nobody has them yet, with the client's identity.
 pub(crate) struct MadePort {
     pub(crate) port: Box<dyn PortIo>,
-    pub(crate) sockets: Option<ResolverSockets>,
+    pub(crate) resolver: Option<(EndpointId, ResolverSockets)>,
 }
 
 impl std::fmt::Debug for MadePort {
@@ -103,36 +106,56 @@ impl std::fmt::Debug for MadePort {
     }
 }
 
-fn create<P>(platform: &mut P, spec: &PortSpec) -> Result<MadePort, PlatformError>
+/// The namespaces whose resolvers' sockets are open, by the endpoints after which they are named, with the endpoints in
+/// there: each has one resolver.
+#[derive(Debug, Default)]
+struct Resolvers(BTreeMap<EndpointId, BTreeSet<EndpointId>>);
+
+impl Resolvers {
+    fn remove(&mut self, endpoint: EndpointId) {
+        self.0.retain(|_, members| {
+            members.remove(&endpoint);
+            !members.is_empty()
+        });
+    }
+}
+
+fn create<P>(
+    platform: &mut P,
+    resolvers: &mut Resolvers,
+    spec: &PortSpec,
+) -> Result<MadePort, PlatformError>
 where
     P: Platform<Sockets = ResolverSockets>,
     P::Port: PortIo,
 {
-    let port = platform.create_port(spec)?;
-    if let Ok(Some(WayOutState::Closed(reason))) = platform.way_out(spec.endpoint) {
-        let endpoint = spec.endpoint;
+    let port = Box::new(platform.create_port(spec)?);
+    let (endpoint, client) = (spec.endpoint, spec.namespace.name(spec.endpoint));
+    if let Ok(Some(WayOutState::Closed(reason))) = platform.way_out(endpoint) {
         tracing::warn!(%endpoint, %reason, "an endpoint has no way out of its networks");
     }
-    let sockets = match (
-        &spec.namespace,
-        platform.open_sockets(spec.endpoint, RESOLVER),
-    ) {
+    if let Some(members) = resolvers.0.get_mut(&client) {
+        members.insert(endpoint);
+        let resolver = None;
+        return Ok(MadePort { port, resolver });
+    }
+    let opened = match (&spec.namespace, platform.open_sockets(endpoint, RESOLVER)) {
         (_, Ok(sockets)) => Some(sockets),
-        (Namespace::Own, Err(error)) => {
+        (Namespace::Own | Namespace::Shared { .. }, Err(error)) => {
             // An endpoint of our own without names would be half made.
-            platform.remove_port(spec.endpoint)?;
+            platform.remove_port(endpoint)?;
             return Err(error);
         }
         (Namespace::Path(_) | Namespace::InProcess, Err(error)) => {
-            let endpoint = spec.endpoint;
             tracing::info!(%endpoint, %error, "no resolver in this endpoint's namespace");
             None
         }
     };
-    Ok(MadePort {
-        port: Box::new(port),
-        sockets,
-    })
+    let resolver = opened.map(|sockets| {
+        resolvers.0.insert(client, BTreeSet::from([endpoint]));
+        (client, sockets)
+    });
+    Ok(MadePort { port, resolver })
 }
 
 /// Where an endpoint's programs ask for names, as in Docker.

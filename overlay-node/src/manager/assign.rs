@@ -192,7 +192,7 @@ impl Manager {
 
     fn backend(&self, task: &TaskRecord) -> Option<Backend> {
         let node = self.state.nodes().get(&task.node?)?;
-        let endpoint = self.state.endpoints().get(task.endpoints.first()?)?;
+        let endpoint = self.state.answering(task)?;
         Some(Backend {
             node: node.id,
             role: node.role,

@@ -449,7 +449,10 @@ impl Node {
             }
             Wish::RemoveZone(network) => self.resolver.remove_network(now, network),
             Wish::SetClient(endpoint, view) => self.resolver.set_client(now, endpoint, view),
-            Wish::RemoveClient(endpoint) => self.resolver.remove_client(now, endpoint),
+            Wish::RemoveClient(endpoint) => {
+                self.resolver.remove_client(now, endpoint);
+                self.outputs.push_back(Output::CloseResolver(endpoint));
+            }
             Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
             Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
             Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),

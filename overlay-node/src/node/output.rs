@@ -44,10 +44,14 @@ pub enum Output {
     Gossip(Box<overlay_gossip::Output>),
     /// Names: an answer for an endpoint, or a question for an upstream server.
     Dns(overlay_dns::Output),
-    /// Make the port of an endpoint and say how it went.
+    /// Make the port of an endpoint and say how it went. If it is the first in its namespace, open its resolver, too: the
+    /// client of its queries is the endpoint after which the namespace is named. A port that is there is only told what is
+    /// new about it.
     CreatePort(Box<PortSpec>),
     /// Remove the port of an endpoint.
     RemovePort(EndpointId),
+    /// Close the resolver of the namespace that is named after an endpoint: the last port in there is removed.
+    CloseResolver(EndpointId),
     /// Start a task, or take it up, and say how it is.
     StartTask(Box<TaskOrder>),
     /// Stop a task, kill it after this time, and say when it has ended.

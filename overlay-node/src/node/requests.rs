@@ -267,6 +267,17 @@ impl Node {
     fn attach(&mut self, token: RequestToken, mut attach: AttachRequest) {
         let drawn = EndpointId::random(&mut self.rng);
         let endpoint = *attach.endpoint.get_or_insert(drawn);
+        let (name, interface) = (
+            attach.namespace.name(endpoint),
+            attach.namespace.interface(),
+        );
+        let other = self.agent.holder_of(name, interface);
+        if let Some(other) = other.filter(|other| *other != endpoint) {
+            let text = format!(
+                "eth{interface} in that namespace is the interface of endpoint {other}: detach it first, or take another number"
+            );
+            return self.reply(token, Err(api::Error::new(ErrorKind::Conflict, text)));
+        }
         self.agent.expect(endpoint, attach.namespace.clone());
         self.ask(Some(token), Ask::Api(Request::Attach(attach)));
     }

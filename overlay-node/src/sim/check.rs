@@ -84,7 +84,7 @@ pub enum Violation {
     },
     /// An endpoint that is attached has no row, or a row has no endpoint.
     #[error(
-        "host {host} sees {rows} rows of network {network}, and {endpoints} endpoints are attached"
+        "host {host} sees {rows} rows of network {network}, and {endpoints} endpoints are attached; beyond them: {strange}"
     )]
     RowsMismatch {
         /// The network.
@@ -95,6 +95,8 @@ pub enum Violation {
         rows: usize,
         /// How many endpoints.
         endpoints: usize,
+        /// The rows that no endpoint stands behind, with their owners.
+        strange: String,
     },
 }
 
@@ -181,13 +183,21 @@ impl Cluster {
                 let attached = self.attached(network);
                 let seen: BTreeSet<_> = gossip.rows(network).map(|(_, row)| row.endpoint).collect();
                 if attached.as_ref().is_some_and(|attached| *attached != seen) {
-                    let endpoints = attached.map_or(0, |attached| attached.len());
+                    let attached = attached.unwrap_or_default();
+                    let strange = gossip
+                        .rows(network)
+                        .filter(|(_, row)| !attached.contains(&row.endpoint))
+                        .map(|(owner, row)| format!("{} {:?} of {owner}", row.endpoint, row.names))
+                        .collect::<Vec<_>>()
+                        .join(", ");
+                    let endpoints = attached.len();
                     let (host, rows) = (id.0, seen.len());
                     found.push(Violation::RowsMismatch {
                         network,
                         host,
                         rows,
                         endpoints,
+                        strange,
                     });
                 }
             }

@@ -280,7 +280,7 @@ impl SimHost {
             Output::Reply { token, result } => self.on_reply(token, result),
             Output::Event(Event::Failed) => self.effects.push_back(Effect::Exit),
             Output::Event(Event::Removed) => self.leave(),
-            Output::Publish(_) | Output::Event(_) => {}
+            Output::CloseResolver(_) | Output::Publish(_) | Output::Event(_) => {}
         }
     }
 

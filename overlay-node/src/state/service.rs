@@ -503,8 +503,8 @@ const SERVICES_MAX: usize = 10_000;
 const REPLICAS_MAX: u32 = 10_000;
 /// How long a command and its environment are at the most, in octets.
 const COMMAND_BYTES_MAX: usize = 65_536;
-/// How many networks a service is on at the most: its tasks run in the namespace of their one endpoint.
-const NETWORKS_MAX: usize = 1;
+/// How many networks a service is on at the most: its tasks have an interface on each.
+const NETWORKS_MAX: usize = 16;
 /// How many ports a service publishes at the most.
 const PORTS_MAX: usize = 64;
 /// How many constraints, preferences or labels a service has at the most.

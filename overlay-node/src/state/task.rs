@@ -74,6 +74,21 @@ impl ClusterState {
             .filter(move |task| task.service == service)
     }
 
+    /// Returns the endpoint of a task to which its published ports lead: the first whose network has a way out, in the order
+    /// in which the service names its networks; the first of all if none has.
+    pub fn answering(&self, task: &TaskRecord) -> Option<&EndpointRecord> {
+        let mut all = task
+            .endpoints
+            .iter()
+            .filter_map(|id| self.endpoints.get(id));
+        let first = all.clone().next();
+        let is_open = |endpoint: &&EndpointRecord| {
+            let network = self.networks.get(&endpoint.network);
+            network.is_some_and(|network| !network.internal)
+        };
+        all.find(is_open).or(first)
+    }
+
     /// Wants something of a task; never goes back.
     pub(super) fn desire(&mut self, index: u64, task: TaskId, desired: DesiredState) {
         let Some(record) = self.tasks.get_mut(&task) else {

@@ -1,4 +1,4 @@
-//! `network create`, `ls`, `inspect`, `rm`; `attach` and `detach`.
+//! `network create`, `ls`, `inspect`, `rm`, `connect`, `disconnect`; `attach` and `detach`.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -10,6 +10,7 @@ use super::{Failure, ListingArgs, Report, listing::json_array, pair, unexpected}
 use crate::{
     api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
     client::Client,
+    wire::{NetworkChoice, ProgramRequest},
 };
 
 mod print;
@@ -29,6 +30,10 @@ pub(crate) enum NetworkCommand {
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove")]
     Rm(NetworksArgs),
+    /// Connect a program of this host that runs to one more network
+    Connect(ConnectArgs),
+    /// Disconnect a program of this host that runs from a network
+    Disconnect(DisconnectArgs),
 }
 
 /// See the help texts.
@@ -78,6 +83,33 @@ pub(crate) struct NetworksArgs {
     /// Identity, name, or the beginning of the identity
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// One more name to be found by on this network; may be repeated
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// The address to have [default: any free one]
+    #[arg(long, value_name = "IP")]
+    ip: Option<IpAddr>,
+    /// Identity or name of the network
+    network: String,
+    /// The program: name, identity, or the beginning of the identity
+    program: String,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct DisconnectArgs {
+    /// Do not fail when no manager answers: it is done as soon as one does
+    #[arg(short, long)]
+    force: bool,
+    /// Identity or name of the network
+    network: String,
+    /// The program: name, identity, or the beginning of the identity
+    program: String,
 }
 
 /// See the help texts.
@@ -136,6 +168,26 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
                 );
             }
             Ok(report)
+        }
+        NetworkCommand::Connect(args) => {
+            let network = NetworkChoice {
+                network: args.network,
+                address: args.ip,
+                aliases: args.alias,
+            };
+            let program = args.program;
+            let request = ProgramRequest::Connect { program, network };
+            client.programs(&request).await?;
+            Ok(Report::default())
+        }
+        NetworkCommand::Disconnect(args) => {
+            let request = ProgramRequest::Disconnect {
+                program: args.program,
+                network: args.network,
+                force: args.force,
+            };
+            client.programs(&request).await?;
+            Ok(Report::default())
         }
     }
 }

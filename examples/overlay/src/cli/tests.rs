@@ -1,5 +1,6 @@
 //! The command line against a daemon that answers what the test says: what is asked, what is printed, how it exits.
 
+mod networks;
 mod services;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
     time,
     wire::{
         PROGRAMS_PATH, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, REQUEST_PATH,
+        RUN_PATH,
     },
 };
 
@@ -63,6 +65,7 @@ async fn run(words: &str, answers: Vec<Value>) -> (Result<Report, Failure>, Vec<
     });
     let router = Router::new()
         .route(REQUEST_PATH, answer.clone())
+        .route(RUN_PATH, answer.clone())
         .route(PROGRAMS_PATH, answer);
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
     let words = std::iter::once("overlay").chain(words.split_whitespace());
@@ -532,7 +535,10 @@ fn command_lines_are_read_as_by_docker() {
         "rm -f a b",
         "stop -t 3 a",
         "node rm --force a",
+        "run -d --network a --network name=b,alias=x,alias=y,ip=10.0.1.9 sleep 1",
         "network ls -q",
+        "network connect --alias x --ip 10.0.1.9 n a",
+        "network disconnect -f n a",
         "--socket /x ps -a",
         "ps -aq --socket /x",
     ];
@@ -544,6 +550,11 @@ fn command_lines_are_read_as_by_docker() {
         "run --name a --network n",
         "run --name a -- true",
         "run -d -i --network n -- true",
+        "run --network a,b -- true",
+        "run --network alias=x -- true",
+        "run --network name=a,name=b -- true",
+        "run --network name=a,ip=nonsense -- true",
+        "network connect n",
         "exec a",
         "join 192.168.77.1:2377",
         "join --token T 192.168.77.1:port",

@@ -16,6 +16,8 @@ use super::node::Soon;
 use crate::api::{Error, ErrorKind};
 
 /// Starts and finds programs: `overlay-linux`'s holders, or a test's. All calls block for a moment.
+///
+/// The endpoint is that after which the namespace of the program is named, also when it has gone and others are in there.
 pub(crate) trait Holders: Send + Sync + 'static {
     /// Starts the main program of an endpoint, or another beside it.
     fn start(
@@ -155,25 +157,16 @@ impl Holders for Linux {
     }
 
     fn main_program(&self, endpoint: EndpointId) -> Result<Option<ProcessStatus>, PlatformError> {
-        let processes = match self.processes(endpoint) {
+        match self.processes(endpoint) {
             // Of a holder that is gone there may still be a note of how the program ended.
-            Err(PlatformError::UnknownEndpoint { .. }) => self
-                .list()?
-                .into_iter()
-                .find(|found| found.spec.endpoint == endpoint)
-                .map(|found| found.processes)
-                .unwrap_or_default(),
-            processes => processes?,
-        };
-        Ok(processes.into_iter().rev().find(|process| process.main))
+            Err(PlatformError::UnknownEndpoint { .. }) => Ok(self.left(endpoint).flatten()),
+            processes => Ok(processes?.into_iter().rev().find(|process| process.main)),
+        }
     }
 
     fn holds(&self, endpoint: EndpointId) -> Result<bool, PlatformError> {
         match self.processes(endpoint) {
-            Err(PlatformError::UnknownEndpoint { .. }) => {
-                let mut left = self.list()?.into_iter();
-                Ok(left.any(|found| found.spec.endpoint == endpoint))
-            }
+            Err(PlatformError::UnknownEndpoint { .. }) => Ok(self.left(endpoint).is_some()),
             processes => processes.map(|_| true),
         }
     }

@@ -94,6 +94,20 @@ async fn programs_request(State(server): State<Server>, body: Bytes) -> Answer {
                 .wait(&program)
                 .await
                 .map(|code| ProgramResponse::Exited { code }),
+            ProgramRequest::Connect { program, network } => {
+                is_no_task(&programs, &tasks, &program)?;
+                let connected = programs.connect(&program, network).await;
+                connected.map(|()| ProgramResponse::Done)
+            }
+            ProgramRequest::Disconnect {
+                program,
+                network,
+                force,
+            } => {
+                is_no_task(&programs, &tasks, &program)?;
+                let disconnected = programs.disconnect(&program, &network, force).await;
+                disconnected.map(|()| ProgramResponse::Done)
+            }
             ProgramRequest::Tasks => Ok(ProgramResponse::Tasks(tasks.list())),
             ProgramRequest::Logs { program } => {
                 let output = match programs.output(&program).await {
@@ -110,6 +124,20 @@ async fn programs_request(State(server): State<Server>, body: Bytes) -> Answer {
         }
     });
     Ok(Json(finished(answer).await??).into_response())
+}
+
+/// Refuses what is for programs alone, and says what to do instead.
+fn is_no_task(programs: &Programs, tasks: &Tasks, reference: &str) -> Result<(), api::Error> {
+    match tasks.service_of(reference) {
+        // Programs come first: their names were chosen by hand.
+        Some(service) if !programs.knows(reference) => {
+            let message = format!(
+                "{reference} is a task of service {service}, and has the networks of its service: change them with `overlay service update --network-add` or `--network-rm`"
+            );
+            Err(api::Error::new(api::ErrorKind::Forbidden, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn run(State(server): State<Server>, request: Request) -> Answer {

@@ -1,6 +1,7 @@
 //! The local API over a real socket, with real processes, on a node and holders that are the test's own.
 
 pub(super) mod fakes;
+mod networks;
 
 use std::{
     fs,
@@ -17,8 +18,8 @@ use crate::{
     api::{ErrorKind, Request, Response},
     client::{Client, ClientError, Launched},
     wire::{
-        ExecRequest, Frame, FrameReader, ProgramInfo, ProgramRequest, ProgramResponse,
-        ProgramState, RunRequest, Stdio, encode,
+        ExecRequest, Frame, FrameReader, NetworkChoice, ProgramInfo, ProgramRequest,
+        ProgramResponse, ProgramState, RunRequest, Stdio, encode,
     },
 };
 use fakes::{FakeHolders, FakeNode};
@@ -123,14 +124,19 @@ fn refusal(error: ClientError) -> (ErrorKind, String) {
 fn shell(name: &str, script: &str, stdio: Stdio) -> RunRequest {
     RunRequest {
         name: Some(name.to_owned()),
-        network: "my-net".to_owned(),
-        address: None,
-        aliases: Vec::new(),
+        networks: vec![on("my-net")],
         command: ["sh", "-c", script].map(str::to_owned).to_vec(),
         environment: Vec::new(),
         directory: None,
         stdio,
         remove: false,
+    }
+}
+
+fn on(network: &str) -> NetworkChoice {
+    NetworkChoice {
+        network: network.to_owned(),
+        ..NetworkChoice::default()
     }
 }
 

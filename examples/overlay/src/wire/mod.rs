@@ -5,8 +5,8 @@ mod program;
 
 pub(crate) use frame::{Frame, FrameReader, encode};
 pub(crate) use program::{
-    ExecRequest, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, Refusal, RunRequest,
-    Started, Stdio, TaskProgram, WindowSize,
+    ExecRequest, NetworkChoice, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState,
+    Refusal, RunRequest, Started, Stdio, TaskProgram, WindowSize,
 };
 
 /// Where one `overlay_node::api::Request` is posted.

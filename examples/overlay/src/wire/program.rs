@@ -35,6 +35,22 @@ pub(crate) enum ProgramRequest {
         /// As in `Stop`.
         program: String,
     },
+    /// Gives a program that runs an interface on one more network.
+    Connect {
+        /// As in `Stop`.
+        program: String,
+        /// The network, and who the program is on it.
+        network: NetworkChoice,
+    },
+    /// Takes a program that runs off a network.
+    Disconnect {
+        /// As in `Stop`.
+        program: String,
+        /// The network: identity, name, or an unambiguous prefix of the identity.
+        network: String,
+        /// Answer at once also when no manager can be asked: it is done as soon as one can.
+        force: bool,
+    },
     /// Lists the tasks of services that this node runs or ran lately.
     Tasks,
     /// Reads what a program or task has written, as far as it is kept.
@@ -78,17 +94,24 @@ pub(crate) struct TaskProgram {
     pub(crate) running: bool,
 }
 
-/// A program to be run on a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RunRequest {
-    /// Its name, also in the network's names; the short identity if `None`.
-    pub(crate) name: Option<String>,
+/// A network that a program is to be on, and who it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkChoice {
     /// The network.
     pub(crate) network: String,
     /// The address to have; any free one if `None`.
     pub(crate) address: Option<IpAddr>,
-    /// More names that resolve to it.
+    /// More names that resolve to it on this network.
     pub(crate) aliases: Vec<String>,
+}
+
+/// A program to be run on networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunRequest {
+    /// Its name, also in the networks' names; the short identity if `None`.
+    pub(crate) name: Option<String>,
+    /// The networks, at least one: its first interface is on the first.
+    pub(crate) networks: Vec<NetworkChoice>,
     /// The program and its arguments.
     pub(crate) command: Vec<String>,
     /// More environment, `KEY=VALUE`.
@@ -155,15 +178,15 @@ pub(crate) struct Started {
 /// One program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProgramInfo {
-    /// Its identity, that of its endpoint.
+    /// Its identity, that of its first endpoint.
     pub(crate) id: EndpointId,
     /// Its name.
     pub(crate) name: String,
     /// The program and its arguments.
     pub(crate) command: Vec<String>,
-    /// Name of its network.
+    /// Names of its networks, by its interfaces, with commas.
     pub(crate) network: String,
-    /// Its addresses.
+    /// Its addresses, in the same order.
     pub(crate) addresses: Vec<IpNet>,
     /// Whether it is forgotten as soon as it ends.
     pub(crate) remove: bool,

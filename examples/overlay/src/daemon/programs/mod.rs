@@ -1,10 +1,11 @@
 //! The programs of this host: attached, started, watched, detached and forgotten.
 //!
-//! A program is an endpoint of a network and the main program of its holder. It is written down before anything is done,
+//! A program is an endpoint on each of its networks and the main program of their holder. It is written down before anything is done,
 //! so that whatever a crash leaves half done is undone at the next start.
 
 pub(super) mod command;
 mod entry;
+mod networks;
 mod record;
 pub(super) mod supervise;
 
@@ -17,10 +18,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{
-    EndpointId,
-    plane::{Namespace, PlatformError},
-};
+use overlay_core::{EndpointId, plane::PlatformError};
 use overlay_linux::ProcessId;
 use tokio::sync::watch;
 
@@ -30,7 +28,7 @@ use super::{
     records::Records,
 };
 use crate::{
-    api::{AttachRequest, Error, ErrorKind, Request, Response},
+    api::{Error, ErrorKind, Response},
     time,
     wire::{ExecRequest, ProgramInfo, ProgramState, Refusal, RunRequest},
 };
@@ -69,7 +67,7 @@ impl Programs {
         holders: Arc<dyn Holders>,
     ) -> io::Result<Self> {
         let records = Records::open(folder.to_owned())?;
-        let entry = |record: Record| (record.info.id, Entry::new(record));
+        let entry = |record: Record| (record.info.id, Entry::new(record.upgrade()));
         let entries = Mutex::new(records.load()?.into_iter().map(entry).collect());
         Ok(Self(Arc::new(Inner {
             node,
@@ -93,8 +91,9 @@ impl Programs {
         infos
     }
 
-    /// Attaches an endpoint and starts a program in it. All of it is undone if any of it fails.
+    /// Attaches an endpoint on each network and starts a program there. All of it is undone if any of it fails.
     pub(crate) async fn run(&self, request: RunRequest) -> Result<Attached, Refusal> {
+        networks::check(&request.networks)?;
         let id = draw_id()?;
         let name = request.name.clone().unwrap_or_else(|| id.short());
         let spec = command::specify(
@@ -104,20 +103,10 @@ impl Programs {
             &name,
             request.stdio,
         )?;
-        self.reserve(id, name.clone(), &request).await?;
-        let attach = Request::Attach(AttachRequest {
-            network: request.network,
-            name,
-            aliases: request.aliases,
-            address: request.address,
-            namespace: Namespace::Own,
-            endpoint: Some(id),
-        });
-        let endpoints = match self.0.node.request(attach).await {
-            Ok(Response::Endpoints(endpoints)) => endpoints,
-            Ok(other) => return Err(self.undo(id, unexpected(&other)).await.into()),
-            Err(error) => return Err(self.undo(id, error).await.into()),
-        };
+        self.reserve(id, name, &request).await?;
+        if let Err(error) = self.attach_all(id, request.networks).await {
+            return Err(self.undo(id, error).await.into());
+        }
         let started = self
             .blocking(move |holders| holders.start(id, spec, true))
             .await;
@@ -136,10 +125,6 @@ impl Programs {
             record.info.state = ProgramState::Running {
                 since_unix_ms: time::unix_ms(),
             };
-            if let Some(endpoint) = endpoints.into_iter().next() {
-                record.info.network = endpoint.network_name;
-                record.info.addresses = endpoint.addresses;
-            }
         });
         if let Err(error) = saved.await {
             return Err(self.undo(id, error).await.into());
@@ -301,7 +286,14 @@ impl Programs {
 
     /// Whether `reference` is the endpoint of one of the programs, which must not be detached under it.
     pub(crate) fn owns(&self, reference: &str) -> bool {
-        find(&self.entries(), reference).is_ok_and(|entry| entry.record.attached)
+        let entries = self.entries();
+        let is_link = |entry: &Entry| {
+            let mut links = entry.record.links.iter();
+            links.any(|link| link.endpoint.to_string() == reference)
+        };
+        let of = find(&entries, reference).ok();
+        let of = of.or_else(|| entries.values().find(|entry| is_link(entry)));
+        of.is_some_and(|entry| entry.record.attached)
     }
 
     fn look_up(
@@ -334,12 +326,13 @@ impl Programs {
         name: String,
         request: &RunRequest,
     ) -> Result<(), Error> {
-        let record = Record {
+        let names = request.networks.iter().map(|one| one.network.as_str());
+        let mut record = Record {
             info: ProgramInfo {
                 id,
                 name: name.clone(),
                 command: request.command.clone(),
-                network: request.network.clone(),
+                network: names.collect::<Vec<_>>().join(","),
                 addresses: Vec::new(),
                 remove: request.remove,
                 created_unix_ms: time::unix_ms(),
@@ -347,7 +340,13 @@ impl Programs {
             },
             process: None,
             attached: true,
+            links: Vec::new(),
         };
+        for (number, choice) in request.networks.iter().enumerate() {
+            // Its programs go by the first one.
+            let endpoint = if number == 0 { id } else { draw_id()? };
+            record.add(endpoint, &choice.network);
+        }
         {
             let mut entries = self.entries();
             let other = entries
@@ -378,24 +377,6 @@ impl Programs {
             tracing::warn!(%error, endpoint = %id, "could not forget a failed run");
         }
         failure
-    }
-
-    /// Detaches an endpoint; one that is not attached is fine.
-    async fn detach(&self, id: EndpointId) -> Result<(), Error> {
-        let detached = self
-            .0
-            .node
-            .request(Request::Detach {
-                endpoint: id.to_string(),
-            })
-            .await;
-        match detached {
-            Ok(_) => Ok(()),
-            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotMember) => {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
     }
 
     async fn forget(&self, id: EndpointId) -> Result<(), Error> {

@@ -6,7 +6,11 @@ use overlay_core::{EndpointId, plane::Namespace};
 use overlay_linux::{Exit, ProcessStatus};
 use tokio::io::sink;
 
-use super::{Programs, entry::Phase, record::Record};
+use super::{
+    Programs,
+    entry::{Entry, Phase},
+    record::Record,
+};
 use crate::{
     api::{ErrorKind, Request, Response},
     daemon::{
@@ -33,7 +37,10 @@ impl Programs {
             let id = record.info.id;
             match (record.info.state, record.process) {
                 (ProgramState::Exited { .. }, _) if !record.attached => {}
-                (ProgramState::Running { .. }, Some(_)) => self.take_up(id).await,
+                (ProgramState::Running { .. }, Some(_)) => {
+                    self.take_up(id).await;
+                    self.settle_links(id);
+                }
                 (ProgramState::Exited { code, .. }, _) => {
                     let programs = self.clone();
                     tokio::spawn(async move { programs.settle(id, code).await });
@@ -118,7 +125,7 @@ impl Programs {
 
     /// Detaches the endpoint of a program that ended, however long it takes, and forgets it if it is to be removed.
     async fn settle(&self, id: EndpointId, code: i32) {
-        self.detach_for_sure(id).await;
+        self.release(id).await;
         let remove = self
             .entries()
             .get(&id)
@@ -127,7 +134,11 @@ impl Programs {
             // Those who wait hear of it by the end of the entry.
             self.forget(id).await
         } else {
-            self.change(id, |record| record.attached = false).await
+            let settled = |record: &mut Record| {
+                record.attached = false;
+                record.links.clear();
+            };
+            self.change(id, settled).await
         };
         if let Err(error) = done {
             tracing::warn!(%error, endpoint = %id, "the end of a program is not on disk");
@@ -135,14 +146,24 @@ impl Programs {
         self.tell(id, Phase::Settled(code));
     }
 
-    /// Returns false if the endpoint is not ours to detach: it goes with its task.
-    async fn detach_for_sure(&self, id: EndpointId) -> bool {
+    /// Detaches all endpoints of a program, however long it takes.
+    async fn release(&self, id: EndpointId) {
         let mut pause = RETRY_MIN;
         while let Err(error) = self.detach(id).await {
+            tracing::warn!(%error, endpoint = %id, "cannot detach yet, trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Detaches an endpoint, however long it takes. Returns false if it is not ours to detach: it goes with its task.
+    pub(super) async fn detach_for_sure(&self, endpoint: EndpointId) -> bool {
+        let mut pause = RETRY_MIN;
+        while let Err(error) = self.detach_one(endpoint).await {
             if error.kind == ErrorKind::Forbidden {
                 return false;
             }
-            tracing::warn!(%error, endpoint = %id, "cannot detach yet, trying again");
+            tracing::warn!(%error, %endpoint, "cannot detach yet, trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -153,7 +174,7 @@ impl Programs {
     pub(super) fn discard(&self, id: EndpointId) {
         let programs = self.clone();
         tokio::spawn(async move {
-            programs.detach_for_sure(id).await;
+            programs.release(id).await;
             if let Err(error) = programs.forget(id).await {
                 tracing::warn!(%error, endpoint = %id, "could not forget a failed run");
             }
@@ -167,8 +188,15 @@ impl Programs {
             return;
         };
         for endpoint in endpoints {
-            let ours = endpoint.namespace == Some(Namespace::Own);
-            let known = self.entries().contains_key(&endpoint.id);
+            let ours = matches!(
+                endpoint.namespace,
+                Some(Namespace::Own | Namespace::Shared { .. })
+            );
+            let has = |entry: &Entry| {
+                let mut links = entry.record.links.iter();
+                links.any(|link| link.endpoint == endpoint.id)
+            };
+            let known = self.entries().values().any(has);
             if ours && !known && self.detach_for_sure(endpoint.id).await {
                 tracing::info!(endpoint = %endpoint.id, name = endpoint.name, "detached an endpoint without a program");
             }

@@ -1,4 +1,5 @@
-//! The tasks of this host: processes in the namespaces of their first endpoint, kept by its holder.
+//! The tasks of this host: processes in the namespaces of their endpoints, which are named after the first, kept by its
+//! holder.
 //!
 //! The node makes and removes the endpoints. A task is written down before it is started, and its record stays until its
 //! endpoint is gone: the same order never runs it twice, also when the daemon or the holder died in between.
@@ -100,6 +101,13 @@ impl Tasks {
                 Err(Error::new(ErrorKind::Conflict, message))
             }
         }
+    }
+
+    /// The service of a task that runs or ran lately.
+    pub(crate) fn service_of(&self, reference: &str) -> Option<String> {
+        let entries = self.entries();
+        let entry = find(&entries, reference).ok()?;
+        Some(entry.record.service.clone())
     }
 
     /// See [`Executor::start`].

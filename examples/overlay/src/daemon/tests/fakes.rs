@@ -39,6 +39,10 @@ pub(in crate::daemon) struct FakeNode {
     endpoints: Mutex<BTreeMap<EndpointId, EndpointInfo>>,
     refused: Mutex<Option<ErrorKind>>,
     detachments_to_refuse: AtomicU32,
+    /// The network that nothing may be attached to.
+    closed: Mutex<Option<String>>,
+    /// The network on which an attachment is not answered.
+    silent: Mutex<Option<String>>,
 }
 
 impl FakeNode {
@@ -59,28 +63,53 @@ impl FakeNode {
     }
 
     pub(in crate::daemon) fn attach_orphan(&self) {
+        let orphan = AttachRequest {
+            network: "my-net".to_owned(),
+            name: "orphan".to_owned(),
+            aliases: Vec::new(),
+            address: None,
+            namespace: Namespace::Own,
+            endpoint: None,
+        };
         let id = EndpointId::from_bytes([9; 16]);
-        self.endpoints
-            .lock()
-            .unwrap()
-            .insert(id, info(id, "orphan"));
+        let mut endpoints = self.endpoints.lock().unwrap();
+        endpoints.insert(id, info(id, orphan));
+    }
+
+    pub(in crate::daemon) fn close_network(&self, name: &str) {
+        *self.closed.lock().unwrap() = Some(name.to_owned());
+    }
+
+    pub(in crate::daemon) fn silence_network(&self, name: &str) {
+        *self.silent.lock().unwrap() = Some(name.to_owned());
+    }
+
+    /// The networks of what is attached, with the places there.
+    pub(in crate::daemon) fn places(&self) -> Vec<(String, Namespace)> {
+        let endpoints = self.endpoints.lock().unwrap();
+        let place = |info: &EndpointInfo| {
+            let namespace = info.namespace.clone().unwrap();
+            (info.network_name.clone(), namespace)
+        };
+        let mut places: Vec<_> = endpoints.values().map(place).collect();
+        places.sort_by(|a, b| a.0.cmp(&b.0));
+        places
     }
 
     fn answer(&self, request: Request) -> Result<Response, Error> {
         let mut endpoints = self.endpoints.lock().unwrap();
         match request {
-            Request::Attach(AttachRequest {
-                name,
-                endpoint,
-                namespace: Namespace::Own,
-                ..
-            }) => {
+            Request::Attach(attach) => {
                 if let Some(kind) = *self.refused.lock().unwrap() {
                     return Err(Error::new(kind, "as the test wants it"));
                 }
-                let id = endpoint.expect("a run draws the identity");
-                endpoints.insert(id, info(id, &name));
-                Ok(Response::Endpoints(vec![info(id, &name)]))
+                if self.closed.lock().unwrap().as_ref() == Some(&attach.network) {
+                    return Err(Error::new(ErrorKind::Forbidden, "it is not attachable"));
+                }
+                let id = attach.endpoint.expect("a run draws the identity");
+                let info = info(id, attach);
+                endpoints.insert(id, info.clone());
+                Ok(Response::Endpoints(vec![info]))
             }
             Request::Detach { endpoint } => {
                 let left = self.detachments_to_refuse.load(Ordering::Relaxed);
@@ -108,22 +137,33 @@ impl FakeNode {
 
 impl Node for FakeNode {
     fn request(&self, request: Request) -> Soon<Result<Response, Error>> {
+        let silent = self.silent.lock().unwrap().clone();
+        let unanswered = matches!(
+            &request,
+            Request::Attach(attach) if Some(&attach.network) == silent.as_ref()
+        );
         let answer = self.answer(request);
-        Box::pin(async move { answer })
+        Box::pin(async move {
+            if unanswered {
+                std::future::pending::<()>().await;
+            }
+            answer
+        })
     }
 }
 
-fn info(id: EndpointId, name: &str) -> EndpointInfo {
+fn info(id: EndpointId, attach: AttachRequest) -> EndpointInfo {
+    let number = attach.network.bytes().fold(1, u8::wrapping_add);
     EndpointInfo {
         id,
-        name: name.to_owned(),
-        aliases: Vec::new(),
-        network: NetworkId::from_bytes([1; 16]),
-        network_name: "my-net".to_owned(),
+        name: attach.name,
+        aliases: attach.aliases,
+        network: NetworkId::from_bytes([number; 16]),
+        network_name: attach.network,
         node: NodeId::from_bytes([2; 16]),
         mac: MacAddr::new([2, 66, 10, 0, 1, 2]),
         addresses: vec!["10.0.1.2/24".parse().unwrap()],
-        namespace: Some(Namespace::Own),
+        namespace: Some(attach.namespace),
         ready: true,
     }
 }
