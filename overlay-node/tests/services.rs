@@ -359,6 +359,13 @@ fn survive(number: u64) {
     }
     cluster.run_for(Duration::from_secs(20));
     check(&mut cluster, number);
+    // A packet of a former life may come that late; its owner disowns it within a digest and a grace.
+    for _ in 0..4 {
+        if cluster.quiet_violations().is_empty() {
+            break;
+        }
+        cluster.run_for(Duration::from_secs(5));
+    }
     assert_eq!(cluster.quiet_violations(), [], "{}", cluster.describe());
 }
 
