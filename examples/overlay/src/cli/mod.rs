@@ -2,6 +2,7 @@
 
 mod cluster;
 mod events;
+mod generate;
 mod listing;
 mod logs;
 mod network;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use generate::generate;
 pub(crate) use report::{Failure, Report, complain, print};
 pub(crate) use table::Table;
 
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
     /// Show it all on this machine: three hosts, a network, pings by name, a leader that dies
     Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Generate(generate::GenerateCommand),
     #[command(flatten)]
     Ask(AskCommand),
     #[command(flatten)]
