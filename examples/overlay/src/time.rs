@@ -45,12 +45,6 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
     format!("{date}T{time}{fraction}Z")
 }
 
-/// A time as Docker's listings write it: `2024-02-29 12:00:00 +0000 UTC`.
-pub(crate) fn listing(unix_ms: u64) -> String {
-    let (date, time, _) = parts(unix_ms);
-    format!("{date} {time} +0000 UTC")
-}
-
 fn parts(unix_ms: u64) -> (String, String, u64) {
     let (seconds, ms) = (unix_ms / 1_000, unix_ms % 1_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -116,6 +110,5 @@ mod tests {
         for (ms, text) in cases {
             assert_eq!(rfc3339(ms), text);
         }
-        assert_eq!(listing(0), "1970-01-01 00:00:00 +0000 UTC");
     }
 }

@@ -58,11 +58,15 @@ fn man(args: ManArgs) -> Result<Report, Failure> {
     let pages = pages()?;
     let Some(folder) = args.folder else {
         let first = pages.into_iter().next();
-        return Ok(Report::text(first.map(|(_, page)| page).unwrap_or_default()));
+        return Ok(Report::text(
+            first.map(|(_, page)| page).unwrap_or_default(),
+        ));
     };
     let cannot = |what: &PathBuf, error: std::io::Error| {
         let what = what.display();
-        Failure::new(format_args!("cannot write {what}: {error}; name another folder"))
+        Failure::new(format_args!(
+            "cannot write {what}: {error}; name another folder"
+        ))
     };
     fs::create_dir_all(&folder).map_err(|error| cannot(&folder, error))?;
     let count = pages.len();

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod events;
+mod filter;
 mod generate;
 mod listing;
 mod logs;
@@ -12,15 +13,17 @@ mod report;
 mod service;
 mod stream;
 mod table;
+mod template;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 pub(crate) use generate::generate;
+pub(crate) use listing::ListingArgs;
 pub(crate) use report::{Failure, Report, complain, print};
 pub(crate) use table::Table;
 
@@ -97,17 +100,6 @@ pub(crate) enum AskCommand {
     Attach(network::AttachArgs),
     /// Detach what `attach` attached
     Detach(network::DetachArgs),
-}
-
-/// How a listing is printed.
-#[derive(Debug, Args)]
-pub(crate) struct ListingArgs {
-    /// `table`, or `json` for one object a line
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: listing::Format,
-    /// Only print identities
-    #[arg(short, long)]
-    quiet: bool,
 }
 
 /// The socket to use when neither `--socket` nor `OVERLAY_SOCKET` says another.

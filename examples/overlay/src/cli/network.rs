@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use overlay_core::plane::Namespace;
 
-use super::{Failure, ListingArgs, Report, listing::json_array, pair, unexpected};
+use super::{Failure, ListingArgs, Report, listing::FormatArgs, pair, unexpected};
 use crate::{
     api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
     client::Client,
@@ -25,7 +25,7 @@ pub(crate) enum NetworkCommand {
     #[command(visible_alias = "list")]
     Ls(LsArgs),
     /// Describe networks, as JSON
-    Inspect(NetworksArgs),
+    Inspect(InspectArgs),
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove")]
     Rm(NetworksArgs),
@@ -74,6 +74,18 @@ pub(crate) struct LsArgs {
 
 /// See the help texts.
 #[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    format: FormatArgs,
+    /// As Docker's; everything is told anyway
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    networks: NetworksArgs,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
 pub(crate) struct NetworksArgs {
     /// Identity, name, or the beginning of the identity
     #[arg(required = true, value_name = "NETWORK")]
@@ -112,11 +124,13 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
     match command {
         NetworkCommand::Create(args) => create(client, args).await,
         NetworkCommand::Ls(args) => {
+            let fits = fitting(&args.listing)?;
             let mut networks = networks(client, &Request::NetworkList).await?;
+            networks.retain(fits);
             networks.sort_by(|a, b| a.name.cmp(&b.name));
             let rows: Vec<NetworkRow> = networks
                 .iter()
-                .map(|network| NetworkRow::new(network, args.no_trunc))
+                .map(|network| NetworkRow::new(network, args.no_trunc || args.listing.whole()))
                 .collect();
             args.listing.print(&rows, print::table)
         }
@@ -207,16 +221,33 @@ fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Fai
     .with_code(2)
 }
 
-async fn inspect(client: &Client, args: NetworksArgs) -> Result<Report, Failure> {
+/// Which networks the filters let pass.
+fn fitting(listing: &ListingArgs) -> Result<impl Fn(&NetworkInfo) -> bool, Failure> {
+    let filters = listing.filters(&["id", "name", "driver", "scope", "label", "type"])?;
+    filters.one_of("scope", &["swarm", "local", "global"])?;
+    filters.one_of("type", &["custom", "builtin"])?;
+    Ok(move |network: &NetworkInfo| {
+        let kind = if network.ingress { "builtin" } else { "custom" };
+        filters.begins("id", &network.id.to_string())
+            // As Docker does: any part of the name will do.
+            && filters.any("name", |value| network.name.contains(value))
+            && filters.is("driver", &network.driver)
+            && filters.is("scope", &network.scope)
+            && filters.labels("label", &network.labels)
+            && filters.is("type", kind)
+    })
+}
+
+async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> {
     let (mut report, mut found) = (Report::default(), Vec::new());
-    for network in args.networks {
+    for network in args.networks.networks {
         let request = Request::NetworkInspect { network };
         match networks(client, &request).await {
             Ok(networks) => found.extend(networks.into_iter().map(NetworkJson::from)),
             Err(failure) => report.failures.push(failure),
         }
     }
-    report.text = json_array(&found)?;
+    report.text = args.format.print(&found)?;
     Ok(report)
 }
 

@@ -1,5 +1,6 @@
 //! The command line against a daemon that answers what the test says: what is asked, what is printed, how it exits.
 
+mod schema;
 mod services;
 
 use std::{
@@ -363,8 +364,9 @@ async fn network_ls_has_dockers_columns() {
     let whole = printed("network ls -q --no-trunc", networks()).await;
     assert_eq!(whole, format!("{}\n", network().id));
     let json = format!(
-        "{{\"CreatedAt\":\"2024-02-29 12:00:00 +0000 UTC\",\"Driver\":\"overlay\",\"ID\":\"{id}\",\"IPv4\":\"true\",\
-         \"IPv6\":\"false\",\"Internal\":\"false\",\"Labels\":\"team=blue\",\"Name\":\"my-net\",\"Scope\":\"swarm\"}}\n"
+        "{{\"CreatedAt\":\"2024-02-29T12:00:00.5Z\",\"Driver\":\"overlay\",\"ID\":\"{}\",\"IPv4\":\"true\",\
+         \"IPv6\":\"false\",\"Internal\":\"false\",\"Labels\":\"team=blue\",\"Name\":\"my-net\",\"Scope\":\"swarm\"}}\n",
+        network().id
     );
     assert_eq!(printed("network ls --format json", networks()).await, json);
 }
@@ -550,7 +552,7 @@ fn command_lines_are_read_as_by_docker() {
         "join-token king",
         "network create --subnet 10.0.0.0/33 n",
         "network create --label =x n",
-        "node ls --format {{.ID}}",
+        "node ls --format {{range}}",
         "attach --network n --name a",
         "node promote",
         "unheard-of",

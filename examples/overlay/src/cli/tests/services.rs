@@ -30,7 +30,7 @@ fn spec() -> ServiceSpec {
     spec
 }
 
-fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
+pub(super) fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
     ServiceInfo {
         id: ServiceId::from_bytes([7; 16]),
         ports: spec().ports,
@@ -50,7 +50,7 @@ fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
     }
 }
 
-fn task(octet: u8, slot: u32, state: TaskState) -> TaskInfo {
+pub(super) fn task(octet: u8, slot: u32, state: TaskState) -> TaskInfo {
     TaskInfo {
         id: TaskId::from_bytes([octet; 16]),
         service: ServiceId::from_bytes([7; 16]),
@@ -84,7 +84,7 @@ fn one(service: ServiceInfo) -> Value {
     answer(Response::Services(vec![service]))
 }
 
-fn tasks(tasks: &[TaskInfo]) -> Value {
+pub(super) fn tasks(tasks: &[TaskInfo]) -> Value {
     answer(Response::Tasks(tasks.to_vec()))
 }
 
