@@ -22,7 +22,7 @@ use super::{
     executor::{Executor, Reports},
     ingress::{self, Ingress},
     log::LogWriter,
-    names,
+    logs, names,
     opening::{Bound, open_manager},
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
@@ -74,6 +74,7 @@ pub(crate) enum Input {
     Renewed(Result<(Admission, String), api::Error>),
     Task(TaskReport),
     Forward(ingress::Ask),
+    Logs(logs::Asked),
 }
 
 pub(super) type Admitted = Result<Admission, api::Error>;
@@ -95,7 +96,8 @@ pub(crate) struct Active {
     log: Option<LogWriter>,
     plane: PlaneThread,
     platform: PlatformThread,
-    executor: Arc<dyn Executor>,
+    pub(super) executor: Arc<dyn Executor>,
+    pub(super) outputs: logs::Room,
     ingress: Ingress,
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
@@ -157,7 +159,9 @@ impl Active {
             platform.clone(),
             watched.clone(),
         );
-        let listening = session::listen(listener, watched, platform.clone(), inputs.clone());
+        let outputs = logs::Room::new();
+        let (room, took) = (outputs.clone(), inputs.clone());
+        let listening = session::listen(listener, watched, platform.clone(), room, took);
         tasks.spawn(listening);
         let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
         let mut active = Self {
@@ -171,6 +175,7 @@ impl Active {
             plane,
             platform,
             executor,
+            outputs,
             ingress,
             gossip,
             names,
@@ -342,6 +347,7 @@ impl Active {
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
             Input::Task(report) => self.node.handle_task(now, report),
+            Input::Logs(asked) => self.on_logs(asked),
             Input::Forward((forward, reply)) => {
                 // Whoever asked may have gone away.
                 let _ = reply.send(self.ingress.local(forward));
