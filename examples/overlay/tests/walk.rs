@@ -14,6 +14,8 @@ use overlay_linux::{capabilities, holder, hosts};
 
 #[path = "walk/losses.rs"]
 mod losses;
+#[path = "walk/outputs.rs"]
+mod outputs;
 #[path = "walk/programs.rs"]
 mod programs;
 #[path = "walk/refusals.rs"]
@@ -46,6 +48,7 @@ const STORIES: &[&[Story]] = &[
     refusals::STORIES,
     roles::STORIES,
     services::STORIES,
+    outputs::STORIES,
 ];
 
 fn main() {

@@ -84,7 +84,7 @@ pub(crate) enum AskCommand {
     Service(service::ServiceCommand),
     /// Show what changed in the cluster
     Events(events::EventsArgs),
-    /// Print what a program, or the tasks of a service on this node, have written
+    /// Print what a program, a task, or the tasks of a service have written
     Logs(logs::LogsArgs),
     /// Run a program on a network
     Run(program::RunArgs),

@@ -410,7 +410,9 @@ fn pretty(node: &NodeJson) -> String {
     let mut text = String::new();
     let mut line = |indent: usize, label: &str, value: &dyn std::fmt::Display| {
         let (label, value) = (format!("{label}:"), printable(value.to_string()));
-        writeln!(text, "{:indent$}{label:24}{value}", "").expect("writing to a string cannot fail");
+        let width = 24 - indent;
+        writeln!(text, "{:indent$}{label:width$}{value}", "")
+            .expect("writing to a string cannot fail");
     };
     line(0, "ID", &node.id);
     for (key, value) in &node.spec.labels {

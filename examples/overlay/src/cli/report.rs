@@ -95,6 +95,17 @@ impl Failure {
         self.kind == Some(ErrorKind::Unavailable)
     }
 
+    /// Whether this node does not know, being a worker.
+    pub(crate) fn is_not_manager(&self) -> bool {
+        self.kind == Some(ErrorKind::NotManager)
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn said(self, message: impl Display) -> Self {
+        let message = message.to_string();
+        Self { message, ..self }
+    }
+
     /// Whether there is no such thing.
     pub(crate) fn is_missing(&self) -> bool {
         self.kind == Some(ErrorKind::NotFound)

@@ -1,5 +1,7 @@
 //! The command line against a daemon that answers what the test says: what is asked, what is printed, how it exits.
 
+mod listings;
+mod outputs;
 mod schema;
 mod services;
 

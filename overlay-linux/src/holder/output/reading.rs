@@ -24,6 +24,8 @@ pub struct OutputCursor {
 pub struct Written {
     /// When, in milliseconds since 1970; `None` where that was not noted.
     pub at_unix_ms: Option<u64>,
+    /// Where it begins.
+    pub from: OutputCursor,
     /// What.
     pub octets: Vec<u8>,
 }
@@ -92,13 +94,18 @@ fn part(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
+    let number = number_of(&file)?;
     let mut at = from;
     let mut now = None;
     let mut rest = octets.as_slice();
-    let mut push = |now, octets: &[u8]| {
+    let mut push = |now, offset, octets: &[u8]| {
         if !octets.is_empty() {
             written.push(Written {
                 at_unix_ms: now,
+                from: OutputCursor {
+                    file: number,
+                    offset,
+                },
                 octets: octets.to_owned(),
             });
         }
@@ -106,14 +113,14 @@ fn part(
     let size = usize::try_from(MOMENT_BYTES).expect("sixteen fits");
     for moment in moments.chunks_exact(size) {
         let (offset, time) = moment.split_at(8);
-        let number = |octets: &[u8]| octets.try_into().map_or(0, u64::from_le_bytes);
-        let (offset, time) = (number(offset), number(time));
+        let value = |octets: &[u8]| octets.try_into().map_or(0, u64::from_le_bytes);
+        let (offset, time) = (value(offset), value(time));
         let ahead = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX);
         let (before, after) = rest.split_at(ahead.min(rest.len()));
-        push(now, before);
+        push(now, at, before);
         (at, rest, now) = (at.max(offset), after, Some(time));
     }
-    push(now, rest);
+    push(now, at, rest);
     Ok(from + u64::try_from(octets.len()).unwrap_or_default())
 }
 

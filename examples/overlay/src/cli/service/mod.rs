@@ -5,14 +5,14 @@ mod pretty;
 mod print;
 mod progress;
 pub(super) mod tasks;
-mod values;
+pub(super) mod values;
 
 use clap::{Args, Subcommand};
 
 use super::{
     Failure, ListingArgs, Report,
     listing::FormatArgs,
-    logs::{self, LogsArgs},
+    logs::{self, ServiceLogsArgs},
     print as say, unexpected,
 };
 use crate::{
@@ -36,8 +36,8 @@ pub(crate) enum ServiceCommand {
     Inspect(InspectArgs),
     /// List the tasks of services, those that ended among them
     Ps(PsArgs),
-    /// Print what the tasks of a service on this node have written
-    Logs(LogsArgs),
+    /// Print what the tasks of a service have written, or one task, on whatever node
+    Logs(ServiceLogsArgs),
     /// Change how many tasks services have
     Scale(ScaleArgs),
     /// Change a service; its tasks are replaced

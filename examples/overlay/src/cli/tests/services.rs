@@ -411,44 +411,6 @@ async fn events_are_lines_with_what_and_which() {
     );
 }
 
-#[tokio::test]
-async fn logs_are_those_of_a_program_or_of_the_tasks_here() {
-    let logs = |output: &str| {
-        let output = output.to_owned();
-        serde_json::to_value(ProgramResponse::Logs { output }).unwrap()
-    };
-    let text = printed("logs --tail 1 alpine1", vec![logs("a\nb\n")]).await;
-    assert_eq!(text, "b\n");
-    let here = ProgramResponse::Tasks(vec![crate::wire::TaskProgram {
-        id: TaskId::from_bytes([1; 16]),
-        name: "web.1".into(),
-        service: "web".into(),
-        running: true,
-    }]);
-    let answers = vec![
-        refusal(ErrorKind::NotFound, "no such program"),
-        answer(Response::Info(Box::new(info()))),
-        serde_json::to_value(here).unwrap(),
-        refusal(ErrorKind::NotManager, "a worker does not know"),
-        logs("a\nb\n"),
-    ];
-    let (report, asked) = run("logs web", answers).await;
-    assert_eq!((report.unwrap().code, asked.len()), (0, 5));
-    let answers = vec![
-        answer(Response::Info(Box::new(info()))),
-        serde_json::to_value(ProgramResponse::Tasks(Vec::new())).unwrap(),
-        tasks(&[TaskInfo {
-            node: Some(node_id(2)),
-            ..task(1, 1, TaskState::Running)
-        }]),
-    ];
-    let (report, _) = run("service logs web", answers).await;
-    assert_eq!(
-        report.unwrap_err().message,
-        "no task of web runs on this node"
-    );
-}
-
 #[test]
 fn service_commands_are_read_as_by_docker() {
     let read = |words: &str| {
@@ -461,7 +423,10 @@ fn service_commands_are_read_as_by_docker() {
         "service ps -q --no-trunc a b",
         "service update --args sleep a",
         "service update --publish 80 a",
-        "service logs -f --tail 5 a",
+        "service logs -f --tail 5 -t --since 10m --no-trunc a",
+        "service logs --raw -n all a",
+        "service ls -f name=a -f mode=global",
+        "service ps --filter desired-state=running --format {{.ID}} a",
         "service scale -d a=1 b=2",
         "node ps host1 self",
         "events -f",
@@ -479,6 +444,10 @@ fn service_commands_are_read_as_by_docker() {
         "service create --name a --update-order first -- x",
         "service create --name a --env =b -- x",
         "service scale a",
+        "service logs --tail many a",
+        "service logs --since yesterday a",
+        "service logs --raw --no-trunc a",
+        "service ls --filter name",
         "service scale a=many",
         "service update --args x a -- y",
         "node update --availability asleep a",
