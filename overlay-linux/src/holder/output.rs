@@ -48,6 +48,10 @@ impl Output {
     }
 
     /// Adds output. Where the disk is full it is lost, rather than the program stopped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a holder is a process of its own, and output has the time at which it came"
+    )]
     pub(crate) fn write(&mut self, octets: &[u8]) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let unix_ms = since.map_or(0, |since| since.as_millis());

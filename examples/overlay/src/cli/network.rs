@@ -13,6 +13,8 @@ use crate::{
 };
 
 mod print;
+mod prune;
+mod refused;
 
 use print::{NetworkJson, NetworkRow};
 
@@ -29,6 +31,8 @@ pub(crate) enum NetworkCommand {
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove")]
     Rm(NetworksArgs),
+    /// Remove all networks that nothing uses
+    Prune(prune::PruneArgs),
 }
 
 /// See the help texts.
@@ -58,6 +62,11 @@ pub(crate) struct CreateArgs {
     /// Free metadata; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// Have IPv6 addresses, which come from a subnet that is given with --subnet
+    #[arg(long)]
+    ipv6: bool,
+    #[command(flatten)]
+    _refused: refused::RefusedArgs,
     /// Name of the network
     name: String,
 }
@@ -135,6 +144,7 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
             args.listing.print(&rows, print::table)
         }
         NetworkCommand::Inspect(args) => inspect(client, args).await,
+        NetworkCommand::Prune(args) => prune::run(client, args).await,
         NetworkCommand::Rm(args) => {
             let mut report = Report::default();
             for network in args.networks {
@@ -162,6 +172,15 @@ async fn networks(client: &Client, request: &Request) -> Result<Vec<NetworkInfo>
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
+    if args.ipv6
+        && !args
+            .subnet
+            .iter()
+            .any(|subnet| matches!(subnet, IpNet::V6(_)))
+    {
+        let text = "the pools have no IPv6 addresses: give the network some with --subnet, such as --subnet fd00:1::/64";
+        return Err(Failure::new(text).with_code(2));
+    }
     let request = Request::NetworkCreate(NetworkCreate {
         name: args.name,
         driver: args.driver,

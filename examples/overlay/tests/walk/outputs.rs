@@ -249,6 +249,11 @@ fn schema(cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.ask(0, &[&["service"], &one[..], &["web"]].concat())?;
     let update = ["node", "update", "--label-add", "zone=a", "host2"];
     cluster.ask(0, &update)?;
+    whole(cluster)
+}
+
+/// Everything that prints JSON.
+fn whole(cluster: &Cluster) -> anyhow::Result<()> {
     for (definition, host, words) in [
         ("node-ls", 0, &["node", "ls"][..]),
         ("node-ps", 0, &["node", "ps", "self", "host2"]),

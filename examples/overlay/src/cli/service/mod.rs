@@ -4,6 +4,7 @@ mod options;
 mod pretty;
 mod print;
 mod progress;
+mod refused;
 pub(super) mod tasks;
 pub(super) mod values;
 

@@ -185,3 +185,63 @@ async fn descriptions_are_printed_by_templates_with_paths() {
     let answers = vec![answer(Response::Info(Box::new(info())))];
     assert_eq!(printed("info -f {{.Name}}", answers).await, "host1\n");
 }
+
+#[tokio::test]
+async fn prune_removes_what_nothing_uses_and_asks_first() {
+    let other = NetworkInfo {
+        id: NetworkId::from_bytes([8; 16]),
+        name: "used".into(),
+        labels: BTreeMap::new(),
+        ..network()
+    };
+    let ingress = NetworkInfo {
+        ingress: true,
+        ..network()
+    };
+    let list = || {
+        answer(Response::Networks(vec![
+            other.clone(),
+            ingress.clone(),
+            network(),
+        ]))
+    };
+    let answers = vec![
+        list(),
+        answer(Response::Done),
+        refusal(ErrorKind::InUse, "network \"used\" is in use"),
+    ];
+    let (report, asked) = run("network prune --force", answers).await;
+    let report = report.unwrap();
+    assert_eq!(report.text, "Deleted Networks:\nmy-net\n\n");
+    assert!(report.failures.is_empty() && asked.len() == 3, "{asked:?}");
+    let answers = vec![list(), answer(Response::Done)];
+    let (_, asked) = run("network prune -f --filter label=team=blue", answers).await;
+    assert_eq!(asked.len(), 2);
+}
+
+#[test]
+fn options_that_are_not_offered_are_refused_with_the_reason() {
+    for (words, said) in [
+        ("service create --hostname x -- y", "host name"),
+        ("service create --limit-memory 1g -- y", "--reserve-memory"),
+        ("service create --health-cmd x -- y", "health checks"),
+        (
+            "service create --mount type=bind -- y",
+            "files of their host",
+        ),
+        ("service update --image nginx web", "--args"),
+        ("service update --user nobody web", "setpriv"),
+        (
+            "service create --network name=a,alias=b -- y",
+            "not offered",
+        ),
+        ("network create --scope local n", "swarm"),
+        ("network create --aux-address a=10.0.0.1 n", "--ip-range"),
+        ("network create --ipam-driver dhcp n", "by itself"),
+    ] {
+        let words = std::iter::once("overlay").chain(words.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(said) && error.exit_code() == 2, "{text}");
+    }
+}

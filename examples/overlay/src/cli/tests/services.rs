@@ -437,7 +437,6 @@ fn service_commands_are_read_as_by_docker() {
         assert!(parsed.is_ok(), "{words}: {}", parsed.unwrap_err());
     }
     for words in [
-        "service create -- sleep 1",
         "service create --name a",
         "service create --name a --restart-delay 10 -- x",
         "service create --name a -p 80/icmp -- x",
@@ -455,6 +454,44 @@ fn service_commands_are_read_as_by_docker() {
         let error = read(words).expect_err(words);
         assert_eq!(error.exit_code(), 2, "{words}");
     }
+}
+
+#[tokio::test]
+async fn create_reads_files_of_variables_and_what_is_set_aside() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "# a comment\n\n  A=b c\nNOT_SET_ANYWHERE\nPATH\n").unwrap();
+    let words = format!(
+        "service create -d --env-file {} -e A=d --reserve-cpu 0.5 --reserve-memory 64m -- x",
+        file.path().display()
+    );
+    let (_, asked) = run(&words, vec![one(service(0, None))]).await;
+    let Ok(Request::ServiceCreate(spec)) = serde_json::from_value(asked[0].clone()) else {
+        panic!("{asked:?}")
+    };
+    let path = format!("PATH={}", std::env::var("PATH").unwrap());
+    assert_eq!(spec.task.environment, ["A=b c", &path, "A=d"]);
+    let resources = spec.task.resources;
+    let (cpus, memory) = (resources.nano_cpus, resources.memory_bytes);
+    assert_eq!((cpus, memory), (500_000_000, 67_108_864));
+    assert!(spec.name.starts_with("service-"), "{}", spec.name);
+    fs::write(&file, "A=b\n=c\n").unwrap();
+    let failure = run(&words, Vec::new()).await.0.unwrap_err();
+    assert!(
+        failure.message.contains("line 2") && failure.code == 2,
+        "{failure}"
+    );
+    let missing = "service create --env-file /no/such/file -- x";
+    let failure = run(missing, Vec::new()).await.0.unwrap_err();
+    assert!(failure.message.contains("/no/such/file"), "{failure}");
+    let answers = vec![one(service(2, None))];
+    let failure = run("service update --force web", answers)
+        .await
+        .0
+        .unwrap_err();
+    assert!(
+        failure.message.contains("--env-add") && failure.code == 2,
+        "{failure}"
+    );
 }
 
 #[tokio::test]
