@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Failure, Report,
     filter::{Filter, Filters},
-    listing, print,
+    is_read, listing,
     table::printable,
     unexpected,
 };
@@ -64,7 +64,9 @@ pub(super) async fn run(client: &Client, args: EventsArgs) -> Result<Report, Fai
         if !args.follow {
             return Ok(Report::text(text));
         }
-        print(&text);
+        if !is_read(&text) {
+            return Ok(Report::default());
+        }
         tokio::time::sleep(PAUSE).await;
         events = match after_index(client, after).await {
             Err(failure) if failure.is_transient() => Vec::new(),

@@ -50,8 +50,22 @@ pub(crate) fn generate(command: GenerateCommand) -> Result<Report, Failure> {
 
 fn completions(shell: Shell) -> Result<String, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+    clap_complete::generate(shell, &mut visible(&Cli::command()), NAME, &mut script);
     String::from_utf8(script).map_err(Failure::new)
+}
+
+/// The same command without what is hidden, which the generators would tell of.
+fn visible(command: &clap::Command) -> clap::Command {
+    let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let below = command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set());
+    let aliases: Vec<_> = command.get_visible_aliases().map(str::to_owned).collect();
+    clap::Command::new(command.get_name().to_owned())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .visible_aliases(aliases)
+        .args(arguments.cloned())
+        .subcommands(below.map(visible))
 }
 
 fn man(args: ManArgs) -> Result<Report, Failure> {
@@ -161,6 +175,10 @@ mod tests {
             for word in ["service", "replicas-max-per-node", "join-token", "no-trunc"] {
                 assert!(script.contains(word), "{shell} does not know {word}");
             }
+            assert!(
+                !script.contains("limit-memory"),
+                "{shell} offers what is not"
+            );
         }
     }
 

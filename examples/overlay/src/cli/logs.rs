@@ -9,7 +9,7 @@ use overlay_core::TaskId;
 use overlay_node::driver::LogOptions;
 
 use super::{
-    Failure, Report, complain, print,
+    Failure, Report, complain, is_read,
     service::{task_list, values::duration_ms},
     unexpected,
 };
@@ -184,7 +184,9 @@ pub(super) async fn run(client: &Client, args: LogsArgs) -> Result<Report, Failu
         Err(failure) => return Err(failure),
     };
     while let Some((at, text)) = lines.next().await? {
-        print(&args.part.line(at, "", &text));
+        if !is_read(&args.part.line(at, "", &text)) {
+            break;
+        }
     }
     Ok(Report::default())
 }

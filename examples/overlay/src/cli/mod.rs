@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use generate::generate;
 pub(crate) use listing::ListingArgs;
-pub(crate) use report::{Failure, Report, complain, print};
+pub(crate) use report::{Failure, Report, complain, is_read, print};
 pub(crate) use table::Table;
 
 use crate::{builtin, client::Client, daemon, demo};
@@ -141,6 +141,17 @@ fn unexpected(response: &impl std::fmt::Debug) -> Failure {
     Failure::new(format_args!(
         "the daemon answered something else than was asked: {response:?}; are both of one version?"
     ))
+}
+
+/// Refuses a command that begins like an option: it was meant to be one, and there is none of that name.
+fn runnable(command: Vec<String>, of: &str) -> Result<Vec<String>, Failure> {
+    match command.first() {
+        Some(option) if option.starts_with('-') => Err(Failure::new(format_args!(
+            "no option `{option}`: `overlay {of} --help` lists those that there are"
+        ))
+        .with_code(2)),
+        _ => Ok(command),
+    }
 }
 
 /// Reads `KEY=VALUE`; without the sign the value is empty.

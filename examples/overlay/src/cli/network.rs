@@ -22,7 +22,7 @@ use print::{NetworkJson, NetworkRow};
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Create a network
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List the networks
     #[command(visible_alias = "list")]
     Ls(LsArgs),
@@ -131,7 +131,7 @@ pub(crate) struct DetachArgs {
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Report, Failure> {
     match command {
-        NetworkCommand::Create(args) => create(client, args).await,
+        NetworkCommand::Create(args) => create(client, *args).await,
         NetworkCommand::Ls(args) => {
             let fits = fitting(&args.listing)?;
             let mut networks = networks(client, &Request::NetworkList).await?;

@@ -411,8 +411,8 @@ fn pretty(node: &NodeJson) -> String {
     let mut line = |indent: usize, label: &str, value: &dyn std::fmt::Display| {
         let (label, value) = (format!("{label}:"), printable(value.to_string()));
         let width = 24 - indent;
-        writeln!(text, "{:indent$}{label:width$}{value}", "")
-            .expect("writing to a string cannot fail");
+        let line = format!("{:indent$}{label:width$}{value}", "");
+        writeln!(text, "{}", line.trim_end()).expect("writing to a string cannot fail");
     };
     line(0, "ID", &node.id);
     for (key, value) in &node.spec.labels {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Failure, ListingArgs, Report,
     listing::Item,
-    stream,
+    runnable, stream,
     table::{Table, ellipsis},
     terminal, unexpected,
 };
@@ -186,7 +186,7 @@ pub(super) async fn run(client: &Client, args: RunArgs) -> Result<Report, Failur
         network: args.network,
         address: args.ip,
         aliases: args.alias,
-        command: args.command,
+        command: runnable(args.command, "run")?,
         environment,
         directory,
         stdio,
@@ -208,7 +208,7 @@ pub(super) async fn exec(client: &Client, args: ExecArgs) -> Result<Report, Fail
     let (environment, directory) = args.place.resolve(stdio);
     let request = ExecRequest {
         program: args.program,
-        command: args.command,
+        command: runnable(args.command, "exec")?,
         environment,
         directory,
         stdio,

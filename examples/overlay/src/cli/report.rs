@@ -135,9 +135,14 @@ impl From<ClientError> for Failure {
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure.
 pub(crate) fn print(text: &str) {
+    is_read(text);
+}
+
+/// Writes to standard output; returns whether anybody reads it, for what would go on for ever.
+pub(crate) fn is_read(text: &str) -> bool {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    drop(written);
+    written.is_ok()
 }
 
 /// Writes a failure to standard error.

@@ -256,7 +256,8 @@ async fn frames_are_bounded_before_they_are_read() {
     let mut frame = wire::encode_body(KIND, &LogFrame::Idle);
     let read: LogFrame = receive(&mut frame.as_slice()).await.unwrap();
     assert_eq!(read, LogFrame::Idle);
-    frame[2..6].copy_from_slice(&(FRAME_BYTES_MAX as u32 + 1).to_be_bytes());
+    let long = u32::try_from(FRAME_BYTES_MAX + 1).unwrap();
+    frame[2..6].copy_from_slice(&long.to_be_bytes());
     let error = receive::<LogFrame>(&mut frame.as_slice()).await;
     assert!(error.unwrap_err().to_string().contains("larger than"));
     let line = LogLine {

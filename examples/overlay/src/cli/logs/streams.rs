@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{Complaints, PartArgs, Shown};
 use crate::{
-    cli::{Failure, Report, print},
+    cli::{Failure, Report, is_read},
     client::Client,
     wire::{LogsOf, LogsRequest},
 };
@@ -146,7 +146,9 @@ impl<'a> Streams<'a> {
             if let Some((at, text)) = heads.remove(&place) {
                 let prefix = self.tasks.get(&self.order[place]);
                 let prefix = prefix.map_or("", |stream| &stream.prefix);
-                print(&self.part.line(at, prefix, &text));
+                if !is_read(&self.part.line(at, prefix, &text)) {
+                    break;
+                }
             }
             open.push(place);
         }
@@ -170,7 +172,11 @@ impl<'a> Streams<'a> {
             }
             tokio::select! {
                 // The sender is here: it never ends by itself.
-                Some((id, read)) = self.lines.recv() => self.take(id, read),
+                Some((id, read)) = self.lines.recv() => {
+                    if !self.take(id, read) {
+                        return self.complaints.report();
+                    }
+                }
                 _ = look.tick() => {
                     if let Some(again) = again.as_ref().filter(|_| may_grow) {
                         may_grow = self.grow(again().await);
@@ -204,14 +210,15 @@ impl<'a> Streams<'a> {
         }
     }
 
-    fn take(&mut self, id: TaskId, read: Result<Option<Line>, Failure>) {
+    /// Prints a line, or notes an end; returns whether anybody reads.
+    fn take(&mut self, id: TaskId, read: Result<Option<Line>, Failure>) -> bool {
         let Some(stream) = self.tasks.get_mut(&id) else {
-            return;
+            return true;
         };
         match read {
             Ok(Some((at, text))) => {
-                print(&self.part.line(at, &stream.prefix, &text));
                 stream.seen_unix_ms = at.or(stream.seen_unix_ms);
+                return is_read(&self.part.line(at, &stream.prefix, &text));
             }
             Ok(None) if stream.state == State::Open => stream.state = State::Ended,
             Ok(None) => {}
@@ -225,6 +232,7 @@ impl<'a> Streams<'a> {
                 self.complaints.add(&failure);
             }
         }
+        true
     }
 
     fn reopen(&mut self) {

@@ -18,7 +18,7 @@ use crate::{
         EndpointMode, FailureAction, PublishedPort, RestartCondition, ServiceMode, ServiceSpec,
         UpdateOrder, UpdatePolicy,
     },
-    cli::{Failure, pair},
+    cli::{Failure, pair, runnable},
 };
 
 /// See the help texts.
@@ -168,10 +168,10 @@ struct CommonArgs {
     /// How far back attempts are counted; 0 for ever
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     restart_window: Option<u64>,
-    /// Processors that are set aside for a task, such as 0.5
+    /// Processors that are set aside for a task, such as 0.5; nodes do not say yet how many they have
     #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
     reserve_cpu: Option<u64>,
-    /// Memory that is set aside for a task, such as 64m
+    /// Memory that is set aside for a task, such as 64m; nodes do not say yet how much they have
     #[arg(long, value_name = "OCTETS", value_parser = octets)]
     reserve_memory: Option<u64>,
     #[command(flatten)]
@@ -261,7 +261,7 @@ impl CreateArgs {
         if self.mode == ModeArg::Global {
             spec.mode = ServiceMode::Global;
         }
-        spec.task.command = self.command;
+        spec.task.command = runnable(self.command, "service create")?;
         // What is said on the command line comes last, and so counts.
         for file in &self.env_file {
             spec.task.environment.extend(variables_of(file)?);

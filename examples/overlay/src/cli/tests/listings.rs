@@ -219,6 +219,24 @@ async fn prune_removes_what_nothing_uses_and_asks_first() {
     assert_eq!(asked.len(), 2);
 }
 
+#[tokio::test]
+async fn an_option_that_there_is_not_is_no_command() {
+    for (words, said) in [
+        ("service create --nmae web sleep 1", "no option `--nmae`"),
+        (
+            "run --network n --netwrok a sleep 1",
+            "no option `--netwrok`",
+        ),
+        ("exec a --tyy sh", "no option `--tyy`"),
+    ] {
+        let failure = run(words, Vec::new()).await.0.unwrap_err();
+        assert!(
+            failure.message.contains(said) && failure.code == 2,
+            "{failure}"
+        );
+    }
+}
+
 #[test]
 fn options_that_are_not_offered_are_refused_with_the_reason() {
     for (words, said) in [

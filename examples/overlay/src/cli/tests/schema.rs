@@ -72,9 +72,80 @@ fn programs() -> Value {
     serde_json::to_value(programs).unwrap()
 }
 
+type Case = (&'static str, &'static str, Vec<Value>);
+
 /// Each command that prints JSON, with answers in which all that may be there is there, and as little as may be.
-fn cases() -> Vec<(&'static str, &'static str, Vec<Value>)> {
-    let info_answer = |info: Info| answer(Response::Info(Box::new(info)));
+fn cases() -> Vec<Case> {
+    [nodes_and_tasks(), networks_and_services(), the_rest()].concat()
+}
+
+fn info_answer(info: Info) -> Value {
+    answer(Response::Info(Box::new(info)))
+}
+
+fn nodes_and_tasks() -> Vec<Case> {
+    let mut waits = task(4, 2, TaskState::Pending);
+    waits.hostname.clear();
+    waits.node = None;
+    waits.status.pending = Some(crate::api::PendingReason::NoNode);
+    let all = || tasks(&[task(1, 1, TaskState::Failed), waits.clone()]);
+    let worker = answer(Response::Nodes(vec![node(3, None)]));
+    vec![
+        ("node-ls", "node ls --format json", vec![answer(nodes())]),
+        (
+            "node-inspect",
+            "node inspect self",
+            vec![info_answer(info()), answer(nodes())],
+        ),
+        (
+            "node-inspect",
+            "node inspect --format json host3",
+            vec![info_answer(info()), worker],
+        ),
+        (
+            "node-ps",
+            "node ps --format json",
+            vec![answer(nodes()), all()],
+        ),
+        ("service-ps", "service ps --format json web", vec![all()]),
+    ]
+}
+
+fn networks_and_services() -> Vec<Case> {
+    let networks = || vec![answer(Response::Networks(vec![network()]))];
+    let bare_network = NetworkInfo {
+        endpoints: Vec::new(),
+        peers: Vec::new(),
+        subnets: Vec::new(),
+        labels: BTreeMap::new(),
+        ..network()
+    };
+    let bare_network = vec![answer(Response::Networks(vec![bare_network]))];
+    let mut full = service(1, Some(UpdatePhase::RollbackPaused));
+    full.previous = Some(full.spec.clone());
+    full.spec.placement.replicas_per_node_max = 2;
+    full.spec.task.resources = crate::api::Resources {
+        nano_cpus: 500_000_000,
+        memory_bytes: 1 << 20,
+    };
+    let mut global = service(0, None);
+    global.spec.mode = crate::api::ServiceMode::Global;
+    let services = vec![full.clone(), global.clone()];
+    let services = vec![answer(Response::Services(services))];
+    vec![
+        ("network-ls", "network ls --format json", networks()),
+        ("network-inspect", "network inspect my-net", networks()),
+        ("network-inspect", "network inspect my-net", bare_network),
+        ("service-ls", "service ls --format json", services),
+        (
+            "service-inspect",
+            "service inspect web global",
+            vec![one_of(&full), one_of(&global)],
+        ),
+    ]
+}
+
+fn the_rest() -> Vec<Case> {
     let bare_info = Info {
         state: LocalState::Inactive,
         node: None,
@@ -87,34 +158,6 @@ fn cases() -> Vec<(&'static str, &'static str, Vec<Value>)> {
         warnings: Vec::new(),
         ..info()
     };
-    let networks = || vec![answer(Response::Networks(vec![network()]))];
-    let bare_network = NetworkInfo {
-        endpoints: Vec::new(),
-        peers: Vec::new(),
-        subnets: Vec::new(),
-        labels: BTreeMap::new(),
-        ..network()
-    };
-    let mut full = service(1, Some(UpdatePhase::RollbackPaused));
-    full.previous = Some(full.spec.clone());
-    full.spec.placement.replicas_per_node_max = 2;
-    full.spec.task.resources = crate::api::Resources {
-        nano_cpus: 500_000_000,
-        memory_bytes: 1 << 20,
-    };
-    let mut global = service(0, None);
-    global.spec.mode = crate::api::ServiceMode::Global;
-    let services = || {
-        vec![answer(Response::Services(vec![
-            full.clone(),
-            global.clone(),
-        ]))]
-    };
-    let mut waits = task(4, 2, TaskState::Pending);
-    waits.hostname.clear();
-    waits.node = None;
-    waits.status.pending = Some(crate::api::PendingReason::NoNode);
-    let all = || tasks(&[task(1, 1, TaskState::Failed), waits.clone()]);
     let event = |kind: &str, id: String| EventInfo {
         index: 9,
         at_unix_ms: 1_709_208_000_500,
@@ -128,45 +171,9 @@ fn cases() -> Vec<(&'static str, &'static str, Vec<Value>)> {
         event("service", "abc".into()),
         event("task", TaskId::from_bytes([1; 16]).to_string()),
     ];
+    let events = vec![answer(Response::Events(events))];
     vec![
-        ("node-ls", "node ls --format json", vec![answer(nodes())]),
-        (
-            "node-inspect",
-            "node inspect self",
-            vec![info_answer(info()), answer(nodes())],
-        ),
-        (
-            "node-inspect",
-            "node inspect --format json host3",
-            vec![
-                info_answer(info()),
-                answer(Response::Nodes(vec![node(3, None)])),
-            ],
-        ),
-        (
-            "node-ps",
-            "node ps --format json",
-            vec![answer(nodes()), all()],
-        ),
-        ("network-ls", "network ls --format json", networks()),
-        ("network-inspect", "network inspect my-net", networks()),
-        (
-            "network-inspect",
-            "network inspect my-net",
-            vec![answer(Response::Networks(vec![bare_network]))],
-        ),
-        ("service-ls", "service ls --format json", services()),
-        (
-            "service-inspect",
-            "service inspect web global",
-            vec![one_of(&full), one_of(&global)],
-        ),
-        ("service-ps", "service ps --format json web", vec![all()]),
-        (
-            "events",
-            "events --format json",
-            vec![answer(Response::Events(events))],
-        ),
+        ("events", "events --format json", events),
         ("ps", "ps -a --format json", vec![programs()]),
         ("info", "info --format json", vec![info_answer(info())]),
         ("info", "info --format json", vec![info_answer(bare_info)]),
