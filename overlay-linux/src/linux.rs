@@ -26,7 +26,8 @@ use crate::{
     command::{CommandSpec, ProcessId, ProcessStatus},
     failure::Failure,
     holder::{
-        self, output,
+        self,
+        output::{self, OutputCursor, Written},
         record::Record,
         server::SOCKET,
         wire::{Connection, Description, Reply, Request, Setup},
@@ -223,6 +224,22 @@ impl Linux {
     pub fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
         let folder = self.folder_of(endpoint);
         output::read(&folder)
+            .map_err(|error| system(&format!("read the output in {}", folder.display()), &error))
+    }
+
+    /// Returns what the endpoint has written beyond what `cursor` has seen, as far as it is kept, with its times; a fresh
+    /// cursor has seen nothing. Of an endpoint that is gone there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; the cursor is as before.
+    pub fn read_output(
+        &self,
+        endpoint: EndpointId,
+        cursor: &mut OutputCursor,
+    ) -> Result<Vec<Written>, PlatformError> {
+        let folder = self.folder_of(endpoint);
+        output::read_on(&folder, cursor)
             .map_err(|error| system(&format!("read the output in {}", folder.display()), &error))
     }
 

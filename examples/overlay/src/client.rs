@@ -2,11 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request as HttpRequest, StatusCode, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -14,8 +17,8 @@ use crate::{
     api::{Request, Response},
     cli::complain,
     wire::{
-        EXEC_PATH, ExecRequest, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH,
-        RUN_PATH, Refusal, RunRequest, Started, UPGRADE_PROTOCOL,
+        EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest, PROGRAMS_PATH, ProgramRequest,
+        ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal, RunRequest, Started, UPGRADE_PROTOCOL,
     },
 };
 
@@ -73,6 +76,45 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// What a program or task has written, as it comes.
+#[derive(Debug)]
+pub(crate) struct LogLines {
+    client: Client,
+    body: hyper::body::Incoming,
+    buffer: BytesMut,
+}
+
+impl LogLines {
+    /// Returns the next line: when it was written, and what; `None` at the end. Dropping a pending call loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Option<(Option<u64>, String)>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|octet| *octet == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                let item = serde_json::from_slice(&line);
+                return match item.map_err(|error| self.client.broken(&error))? {
+                    LogItem::Line { at_unix_ms, text } => Ok(Some((at_unix_ms, text))),
+                    LogItem::Refused(refusal) => Err(ClientError::Refused(Box::new(refusal))),
+                };
+            }
+            if self.buffer.len() > LINE_BYTES_MAX {
+                return Err(self.client.broken(&"a line without end"));
+            }
+            match self.body.frame().await {
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(self.client.broken(&"half a line")),
+                Some(Err(error)) => return Err(self.client.broken(&error)),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Longest line of an output with everything around it, in octets.
+const LINE_BYTES_MAX: usize = 256 * 1024;
 /// Largest answer that is read, in octets.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -113,6 +155,23 @@ impl Client {
     /// Runs a command beside a program.
     pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<Launched, ClientError> {
         self.launch(EXEC_PATH, request).await
+    }
+
+    /// Asks for what a program or task has written.
+    pub(crate) async fn logs(&self, request: &LogsRequest) -> Result<LogLines, ClientError> {
+        let response = self.post(LOGS_PATH, request, false).await?;
+        if response.status().is_success() {
+            return Ok(LogLines {
+                client: self.clone(),
+                body: response.into_body(),
+                buffer: BytesMut::new(),
+            });
+        }
+        let (status, body) = self.read(response).await?;
+        Err(match self.decode::<IgnoredAny>(status, &body) {
+            Err(error) => error,
+            Ok(_) => self.broken(&"a refusal that is none"),
+        })
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Builtin(command) => builtin::run(command),
         Command::Demo(args) => demo::run(args),
         Command::Daemon(args) => daemon::run(args, socket),
+        Command::Generate(command) => finish(cli::generate(command)),
         Command::Ask(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -43,12 +44,15 @@ fn main() -> ExitCode {
                 Ok(runtime) => runtime.block_on(cli::ask(&Client::new(socket), command)),
                 Err(error) => Err(Failure::new(error)),
             };
-            result
-                .unwrap_or_else(|failure| Report {
-                    failures: vec![failure],
-                    ..Report::default()
-                })
-                .finish()
+            finish(result)
         }
     }
+}
+
+fn finish(result: Result<Report, Failure>) -> ExitCode {
+    let report = result.unwrap_or_else(|failure| Report {
+        failures: vec![failure],
+        ..Report::default()
+    });
+    report.finish()
 }

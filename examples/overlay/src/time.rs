@@ -45,10 +45,91 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
     format!("{date}T{time}{fraction}Z")
 }
 
-/// A time as Docker's listings write it: `2024-02-29 12:00:00 +0000 UTC`.
-pub(crate) fn listing(unix_ms: u64) -> String {
-    let (date, time, _) = parts(unix_ms);
-    format!("{date} {time} +0000 UTC")
+/// The same with all its milliseconds, so that lines are aligned: `2024-02-29T12:00:00.500Z`.
+pub(crate) fn rfc3339_ms(unix_ms: u64) -> String {
+    let (date, time, ms) = parts(unix_ms);
+    format!("{date}T{time}.{ms:03}Z")
+}
+
+/// Reads a time as RFC 3339 writes it, or only its date (midnight in UTC), or seconds since 1970 with or without a fraction.
+/// The result is in milliseconds since 1970.
+pub(crate) fn parse(text: &str) -> Option<u64> {
+    if let Some(ms) = seconds(text) {
+        return Some(ms);
+    }
+    let (date, clock) = text
+        .split_once(['T', 't', ' '])
+        .unwrap_or((text, "00:00:00Z"));
+    let [year, month, day] = numbers(date, '-')?;
+    let days = days(year, month, day)?;
+    let (clock, offset_minutes) = match clock.strip_suffix(['Z', 'z']) {
+        Some(clock) => (clock, 0),
+        None => {
+            let sign_at = clock.rfind(['+', '-'])?;
+            let (clock, offset) = clock.split_at(sign_at);
+            let [hours, minutes] = numbers(offset.get(1..)?, ':')?;
+            let minutes = i64::try_from(hours * 60 + minutes).ok()?;
+            (
+                clock,
+                if offset.starts_with('-') {
+                    -minutes
+                } else {
+                    minutes
+                },
+            )
+        }
+    };
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let [hour, minute, second] = numbers(clock, ':')?;
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let ms = seconds(&format!(
+        "{}.{fraction}",
+        days * 86_400 + hour * 3_600 + minute * 60 + second
+    ))?;
+    ms.checked_add_signed(-offset_minutes * 60_000)
+}
+
+/// Reads `1709208000` or `1709208000.5`.
+fn seconds(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let ms: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_000)?
+        .checked_add(ms)
+}
+
+fn numbers<const N: usize>(text: &str, separator: char) -> Option<[u64; N]> {
+    let numbers: Option<Vec<u64>> = text
+        .split(separator)
+        .map(|part| {
+            let digits = part.bytes().all(|octet| octet.is_ascii_digit());
+            part.parse().ok().filter(|_| digits && part.len() <= 4)
+        })
+        .collect();
+    numbers?.try_into().ok()
+}
+
+/// The days from 1970-01-01 to a day that there is.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let shifted_year = if month > 2 {
+        year
+    } else {
+        year.checked_sub(1)?
+    };
+    let (era, year_of_era) = (shifted_year / 400, shifted_year % 400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+    // A day that there is not is another one.
+    (civil(days) == (year, month, day)).then_some(days)
 }
 
 fn parts(unix_ms: u64) -> (String, String, u64) {
@@ -115,7 +196,39 @@ mod tests {
         ];
         for (ms, text) in cases {
             assert_eq!(rfc3339(ms), text);
+            assert_eq!(parse(text), Some(ms), "{text}");
         }
-        assert_eq!(listing(0), "1970-01-01 00:00:00 +0000 UTC");
+        assert_eq!(rfc3339_ms(1_500), "1970-01-01T00:00:01.500Z");
+    }
+
+    #[test]
+    fn times_are_read_in_each_form_that_docker_reads() {
+        let cases = [
+            ("1709208000", 1_709_208_000_000),
+            ("1709208000.5", 1_709_208_000_500),
+            ("1709208000.123456789", 1_709_208_000_123),
+            ("2024-02-29", 1_709_164_800_000),
+            ("2024-02-29T12:00:00.5Z", 1_709_208_000_500),
+            ("2024-02-29T13:00:00+01:00", 1_709_208_000_000),
+            ("2024-02-29T06:30:00-05:30", 1_709_208_000_000),
+        ];
+        for (text, ms) in cases {
+            assert_eq!(parse(text), Some(ms), "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "-1",
+            "1.",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-00-10",
+            "2024-02-29T25:00:00Z",
+            "2024-02-29T12:00:00",
+            "2024-02-29T12:00Z",
+            "1969-12-31",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }

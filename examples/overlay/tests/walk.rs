@@ -16,6 +16,8 @@ use overlay_linux::{capabilities, holder, hosts};
 mod losses;
 #[path = "walk/networks.rs"]
 mod networks;
+#[path = "walk/outputs.rs"]
+mod outputs;
 #[path = "walk/programs.rs"]
 mod programs;
 #[path = "walk/refusals.rs"]
@@ -49,6 +51,7 @@ const STORIES: &[&[Story]] = &[
     refusals::STORIES,
     roles::STORIES,
     services::STORIES,
+    outputs::STORIES,
 ];
 
 fn main() {

@@ -22,7 +22,7 @@ use super::{
     executor::{Executor, Reports},
     ingress::{self, Ingress},
     log::LogWriter,
-    names,
+    logs, names,
     opening::{Bound, open_manager},
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
@@ -74,6 +74,7 @@ pub(crate) enum Input {
     Renewed(Result<(Admission, String), api::Error>),
     Task(TaskReport),
     Forward(ingress::Ask),
+    Logs(logs::Asked),
 }
 
 pub(super) type Admitted = Result<Admission, api::Error>;
@@ -95,7 +96,8 @@ pub(crate) struct Active {
     log: Option<LogWriter>,
     plane: PlaneThread,
     platform: PlatformThread,
-    executor: Arc<dyn Executor>,
+    pub(super) executor: Arc<dyn Executor>,
+    pub(super) outputs: logs::Room,
     ingress: Ingress,
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
@@ -123,14 +125,7 @@ impl Active {
     ) -> Result<Self, StartError> {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let (log, manager) = open_manager(&store, &mut identity, beginning, &inputs)?;
-        let mut config = Config::new(identity.node, &options.name, identity.address);
-        config.management_port = options.management_port;
-        config.gossip_port = options.gossip_port;
-        config.unix_epoch = clock.unix_epoch();
-        config.timers = options.timers;
-        config.underlay_mtu = options.underlay_mtu;
-        config.way_out = options.way_out.clone();
-        config.resources = options.resources;
+        let config = configure(options, &identity, clock);
         let boot = Boot {
             memory: store.memory()?,
             manager,
@@ -158,7 +153,9 @@ impl Active {
             platform.clone(),
             watched.clone(),
         );
-        let listening = session::listen(listener, watched, platform.clone(), inputs.clone());
+        let outputs = logs::Room::new();
+        let (room, took) = (outputs.clone(), inputs.clone());
+        let listening = session::listen(listener, watched, platform.clone(), room, took);
         tasks.spawn(listening);
         let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
         let mut active = Self {
@@ -172,6 +169,7 @@ impl Active {
             plane,
             platform,
             executor,
+            outputs,
             ingress,
             gossip,
             names,
@@ -354,6 +352,7 @@ impl Active {
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
             Input::Renewed(result) => self.on_renewed(result),
             Input::Task(report) => self.node.handle_task(now, report),
+            Input::Logs(asked) => self.on_logs(asked),
             Input::Forward((forward, reply)) => {
                 // Whoever asked may have gone away.
                 let _ = reply.send(self.ingress.local(forward));
@@ -497,6 +496,19 @@ impl Active {
             event => tracing::info!(?event, "node"),
         }
     }
+}
+
+/// Returns what the options say of a node.
+fn configure(options: &Options, identity: &Identity, clock: Clock) -> Config {
+    let mut config = Config::new(identity.node, &options.name, identity.address);
+    config.management_port = options.management_port;
+    config.gossip_port = options.gossip_port;
+    config.unix_epoch = clock.unix_epoch();
+    config.timers = options.timers;
+    config.underlay_mtu = options.underlay_mtu;
+    config.way_out = options.way_out.clone();
+    config.resources = options.resources;
+    config
 }
 
 impl std::fmt::Debug for Active {

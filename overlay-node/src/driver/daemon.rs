@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
-use overlay_core::{Rng, plane::Platform};
+use overlay_core::{Rng, TaskId, plane::Platform};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -14,6 +14,7 @@ use super::{
     clock::{self, Clock},
     error::{StartError, StopError},
     executor::{Executor, NoTasks},
+    logs::{LogAsk, LogOptions, Logs},
     platform::{PlatformThread, ResolverSockets},
     store::Store,
 };
@@ -70,6 +71,7 @@ impl Options {
 
 enum Call {
     Request(Request, oneshot::Sender<Result<Response, api::Error>>),
+    Logs(LogAsk, oneshot::Sender<Result<Logs, api::Error>>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -183,6 +185,19 @@ impl Handle {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Reads what a task has written, also one of another node where this one is a manager.
+    ///
+    /// # Errors
+    ///
+    /// [`api::Error`]: what was wrong and what to do next; of a task that turns out not to be readable, the lines end with it.
+    pub async fn logs(&self, task: TaskId, options: LogOptions) -> Result<Logs, api::Error> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
+        let call = Call::Logs(LogAsk { task, options }, reply);
+        self.0.send(call).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
     /// Stops the daemon; what it runs goes on where the platform lets it.
     pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
@@ -239,6 +254,14 @@ impl Supervisor {
                     let _ = reply.send(());
                     return Ok(());
                 }
+                Some(Call::Logs(ask, reply)) => {
+                    let found = match &self.active {
+                        Some(active) => active.logs(ask),
+                        None => Err(not_a_member()),
+                    };
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(found);
+                }
                 Some(Call::Request(request, reply)) => self.serve(request, reply).await,
             }
         }
@@ -256,10 +279,7 @@ impl Supervisor {
             (Request::Info, None) => Ok(Response::Info(Box::new(self.info()))),
             (Request::Init(init), None) => self.init(init).await,
             (Request::Join(join), None) => self.join(join).await,
-            (_, None) => {
-                let text = "this node is not part of a cluster: run `init` to make one, or `join` to join one";
-                Err(api::Error::new(ErrorKind::NotMember, text))
-            }
+            (_, None) => Err(not_a_member()),
         };
         // Whoever asked may have gone away.
         let _ = reply.send(result);
@@ -282,6 +302,11 @@ impl Supervisor {
             warnings: Vec::new(),
         }
     }
+}
+
+fn not_a_member() -> api::Error {
+    let text = "this node is not part of a cluster: run `init` to make one, or `join` to join one";
+    api::Error::new(ErrorKind::NotMember, text)
 }
 
 /// How many requests may wait; their senders wait then.

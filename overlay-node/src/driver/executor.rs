@@ -5,10 +5,13 @@ use std::{fmt, time::Duration};
 use overlay_core::TaskId;
 use tokio::sync::mpsc;
 
-use super::active::Input;
+use super::{
+    active::Input,
+    logs::{LogOptions, LogSink},
+};
 use crate::{
     agent::{TaskOrder, TaskReport},
-    api::TaskState,
+    api::{self, ErrorKind, TaskState},
 };
 
 /// Runs tasks. Calls return at once; what comes of them is reported.
@@ -23,6 +26,17 @@ pub trait Executor: Send + Sync + 'static {
     /// Stops a task, and kills it after `grace`; its end is reported through what `start` was given. A task that is not
     /// known is reported as shut down through `reports`.
     fn stop(&self, task: TaskId, grace: Duration, reports: Reports);
+
+    /// Puts what a task of this node has written into `sink`, oldest first, and drops that at the end; one that is not known
+    /// is refused as [`ErrorKind::NotFound`]. Which lines are wanted is the executor's to heed, so that no others travel.
+    /// By default no output is kept.
+    fn logs(&self, task: TaskId, options: LogOptions, sink: LogSink) {
+        let _ = (task, options);
+        tokio::spawn(async move {
+            let text = "this node's executor keeps no output of its tasks";
+            sink.refuse(api::Error::new(ErrorKind::Invalid, text)).await;
+        });
+    }
 }
 
 /// Where an executor says how its tasks are.

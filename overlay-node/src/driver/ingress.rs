@@ -23,12 +23,11 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsConnector;
 
 use super::{bootstrap, platform::PlatformThread, session};
 use crate::{
     agent::{AssignedPort, Backend},
-    identity::tls::{Credentials, node_name},
+    identity::tls::Credentials,
     wire,
 };
 
@@ -198,15 +197,13 @@ impl Carrier {
         backend: &Backend,
         published: u16,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        let config = self.credentials.borrow().client();
-        let config = config.map_err(session::invalid)?;
-        let stream = TcpStream::connect(backend.management).await?;
-        stream.set_nodelay(true)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector.connect(node_name(backend.role), stream).await?;
-        if session::peer_of(&stream)?.node != backend.node {
-            return Err(session::invalid("another node answered"));
-        }
+        let Backend {
+            node,
+            role,
+            management,
+            ..
+        } = *backend;
+        let mut stream = session::reach(&self.credentials, node, role, management).await?;
         let forward = Forward {
             endpoint: backend.endpoint,
             published,

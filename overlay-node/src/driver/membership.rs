@@ -190,27 +190,8 @@ impl Supervisor {
 
     /// Rebuilds the cluster from this manager's disk, with it as the only one.
     pub(super) async fn recover(&mut self, init: InitRequest) -> Result<Response, api::Error> {
-        let Some(active) = &self.active else {
-            return Err(api::Error::new(ErrorKind::NotMember, NO_CLUSTER));
-        };
-        let refuse = |kind, text: &str| Err(api::Error::new(kind, text));
-        let Some(state) = active.node().state() else {
-            let text = "this node is a worker and holds no copy of the cluster's state: run this on a manager";
-            return refuse(ErrorKind::Invalid, text);
-        };
-        if state.cluster().is_none() {
-            let text = "this manager has not caught up with the cluster yet: there is nothing to rebuild it from";
-            return refuse(ErrorKind::Unavailable, text);
-        }
-        if active.node().leader().is_some() {
-            let text = "the cluster has a leader: there is nothing to rebuild; to be rid of managers use `node demote` and `node rm`";
-            return refuse(ErrorKind::Invalid, text);
-        }
-        if !init.pools.is_empty() || init.pool_split.is_some() {
-            let text =
-                "a cluster that is rebuilt keeps its address pools: leave --default-addr-pool out";
-            return refuse(ErrorKind::Invalid, text);
-        }
+        let active = self.active.as_deref();
+        let (active, state) = recoverable(active, &init)?;
         let mut identity = active.identity().clone();
         let others = state.voters().filter(|(_, node)| node.id != identity.node);
         let dropped = others
@@ -259,7 +240,7 @@ impl Supervisor {
             Some(recovered) => Ok(Response::Recovered(recovered)),
             None => {
                 let text = "the log was rewritten, but the manager does not lead yet: see the daemon's log and `info`";
-                refuse(ErrorKind::Unavailable, text)
+                Err(api::Error::new(ErrorKind::Unavailable, text))
             }
         }
     }
@@ -349,6 +330,36 @@ impl Supervisor {
         config.gossip_port = self.options.gossip_port;
         config
     }
+}
+
+/// Refuses to rebuild a cluster where there is nothing to rebuild it from, or no need to.
+fn recoverable<'a>(
+    active: Option<&'a Active>,
+    init: &InitRequest,
+) -> Result<(&'a Active, &'a ClusterState), api::Error> {
+    let Some(active) = active else {
+        return Err(api::Error::new(ErrorKind::NotMember, NO_CLUSTER));
+    };
+    let refuse = |kind, text: &str| Err(api::Error::new(kind, text));
+    let Some(state) = active.node().state() else {
+        let text =
+            "this node is a worker and holds no copy of the cluster's state: run this on a manager";
+        return refuse(ErrorKind::Invalid, text);
+    };
+    if state.cluster().is_none() {
+        let text = "this manager has not caught up with the cluster yet: there is nothing to rebuild it from";
+        return refuse(ErrorKind::Unavailable, text);
+    }
+    if active.node().leader().is_some() {
+        let text = "the cluster has a leader: there is nothing to rebuild; to be rid of managers use `node demote` and `node rm`";
+        return refuse(ErrorKind::Invalid, text);
+    }
+    if !init.pools.is_empty() || init.pool_split.is_some() {
+        let text =
+            "a cluster that is rebuilt keeps its address pools: leave --default-addr-pool out";
+        return refuse(ErrorKind::Invalid, text);
+    }
+    Ok((active, state))
 }
 
 /// What is said where there is no cluster to rebuild.

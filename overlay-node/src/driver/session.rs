@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use super::{active::Input, bootstrap, ingress, platform::PlatformThread};
+use super::{active::Input, bootstrap, ingress, logs, platform::PlatformThread};
 use crate::{
     Peer,
     api::Role,
@@ -36,6 +36,7 @@ pub(crate) async fn listen(
     listener: TcpListener,
     credentials: watch::Receiver<Credentials>,
     platform: PlatformThread,
+    outputs: logs::Room,
     inputs: mpsc::Sender<Input>,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -52,9 +53,10 @@ pub(crate) async fn listen(
             }
         };
         let (credentials, inputs) = (credentials.borrow().clone(), inputs.clone());
-        let platform = platform.clone();
+        let (platform, outputs) = (platform.clone(), outputs.clone());
         tokio::spawn(async move {
-            if let Err(error) = accept(stream, &credentials, &platform, inputs).await {
+            let accepted = accept(stream, &credentials, &platform, &outputs, inputs).await;
+            if let Err(error) = accepted {
                 tracing::debug!(%from, %error, "a management connection ended");
             }
             drop(permit);
@@ -97,6 +99,24 @@ async fn connect(
     Ok((stream, peer))
 }
 
+/// Connects to another node for something beside a session, and makes sure that it is this node.
+pub(crate) async fn reach(
+    credentials: &watch::Receiver<Credentials>,
+    node: NodeId,
+    role: Role,
+    address: SocketAddr,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = credentials.borrow().client().map_err(invalid)?;
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(node_name(role), stream).await?;
+    if peer_of(&stream)?.node != node {
+        return Err(invalid("another node answered"));
+    }
+    Ok(stream)
+}
+
 /// Returns who is at the other end, as its certificate says.
 pub(crate) fn peer_of(stream: &TlsStream<TcpStream>) -> std::io::Result<Peer> {
     let chain = stream.get_ref().1.peer_certificates();
@@ -108,6 +128,7 @@ async fn accept(
     stream: TcpStream,
     credentials: &Credentials,
     platform: &PlatformThread,
+    outputs: &logs::Room,
     inputs: mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -145,6 +166,13 @@ async fn accept(
                 answer.await.ok()?
             };
             ingress::serve(stream, platform, ask).await
+        }
+        [logs::KIND] => {
+            let stream = Prefixed {
+                first: Some(logs::KIND),
+                stream,
+            };
+            logs::serve(stream, peer, &inputs, outputs).await
         }
         [first] => {
             let stream = Prefixed {

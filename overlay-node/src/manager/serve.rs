@@ -162,26 +162,32 @@ impl Manager {
     }
 
     fn job(&mut self, now: Instant, origin: NodeId, ask: &Ask) -> Result<Job, api::Error> {
-        let request = match ask {
-            Ask::AddNode(node) => return Ok(Job::Write(Command::AddNode(node.clone()))),
-            Ask::Report(reports) => {
-                return Ok(Job::Write(Command::ReportTasks {
-                    node: origin,
-                    reports: reports.clone(),
-                }));
-            }
+        Ok(match ask {
+            Ask::AddNode(node) => Job::Write(Command::AddNode(node.clone())),
+            Ask::Report(reports) => Job::Write(Command::ReportTasks {
+                node: origin,
+                reports: reports.clone(),
+            }),
             Ask::Describe(description) => {
                 let record = self.state.nodes().get(&origin);
                 if record.is_some_and(|record| description.matches(record)) {
                     return Ok(Job::Taken);
                 }
-                return Ok(Job::Write(Command::DescribeNode {
+                Job::Write(Command::DescribeNode {
                     node: origin,
                     description: description.clone(),
-                }));
+                })
             }
-            Ask::Api(request) => request,
-        };
+            Ask::Api(request) => return self.api_job(now, origin, request),
+        })
+    }
+
+    fn api_job(
+        &mut self,
+        now: Instant,
+        origin: NodeId,
+        request: &Request,
+    ) -> Result<Job, api::Error> {
         let command = match request {
             Request::NodeList
             | Request::NodeInspect { .. }

@@ -72,7 +72,7 @@ pub(crate) struct JoinTokenArgs {
 /// See the help texts.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// `table`, or `json` for one object on one line
+    /// `table`, `json` for one object on one line, or a template such as '{{.NodeID}}'
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: listing::Format,
 }
@@ -235,7 +235,7 @@ pub(super) async fn info(client: &Client, args: InfoArgs) -> Result<Report, Fail
     };
     match args.format {
         listing::Format::Table => Ok(Report::text(info_text(&info))),
-        listing::Format::Json => Ok(Report::line(listing::json_line(&InfoJson::from(&*info))?)),
+        format => Ok(Report::line(format.line(&InfoJson::from(&*info))?)),
     }
 }
 

@@ -5,7 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Report, listing, print, table::printable, unexpected};
+use super::{
+    Failure, Report,
+    filter::{Filter, Filters},
+    is_read, listing,
+    table::printable,
+    unexpected,
+};
 use crate::{
     api::{EventInfo, Request, Response},
     client::Client,
@@ -21,30 +27,46 @@ pub(crate) struct EventsArgs {
     /// Go on as more happens
     #[arg(short, long)]
     follow: bool,
-    /// `table`, or `json` for one object a line
+    /// `table`, `json` for one object a line, or a template such as '{{.Type}} {{.Action}} {{.Actor.ID}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: listing::Format,
+    /// Only show what fits: type=, event=, id=, name= or node=; may be repeated
+    #[arg(long, value_name = "FILTER")]
+    filter: Vec<Filter>,
 }
 
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(client: &Client, args: EventsArgs) -> Result<Report, Failure> {
+    let filters = Filters::new(&args.filter, &["type", "event", "id", "name", "node"])?;
+    let fits = |event: &EventInfo| {
+        filters.is("type", &event.kind)
+            && filters.is("event", &event.action)
+            && filters.begins("id", &event.id)
+            && filters.begins("name", &event.name)
+            && filters.begins("node", &event.actor.to_string())
+    };
     let mut after = args.since;
     let mut events = after_index(client, after).await?;
     loop {
         let mut text = String::new();
         for event in &events {
             after = after.max(event.index);
-            text.push_str(&match args.format {
+            if !fits(event) {
+                continue;
+            }
+            text.push_str(&match &args.format {
                 listing::Format::Table => line(event),
-                listing::Format::Json => listing::json_line(&EventJson::from(event))?,
+                format => format.line(&EventJson::from(event))?,
             });
             text.push('\n');
         }
         if !args.follow {
             return Ok(Report::text(text));
         }
-        print(&text);
+        if !is_read(&text) {
+            return Ok(Report::default());
+        }
         tokio::time::sleep(PAUSE).await;
         events = match after_index(client, after).await {
             Err(failure) if failure.is_transient() => Vec::new(),
@@ -84,8 +106,7 @@ struct EventJson<'a> {
     actor: ActorJson<'a>,
     node: String,
     index: u64,
-    #[serde(rename = "time")]
-    time: u64,
+    time: String,
 }
 
 #[derive(Serialize)]
@@ -93,6 +114,11 @@ struct EventJson<'a> {
 struct ActorJson<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
+    attributes: AttributesJson<'a>,
+}
+
+#[derive(Serialize)]
+struct AttributesJson<'a> {
     name: &'a str,
 }
 
@@ -103,11 +129,11 @@ impl<'a> From<&'a EventInfo> for EventJson<'a> {
             action: &event.action,
             actor: ActorJson {
                 id: &event.id,
-                name: &event.name,
+                attributes: AttributesJson { name: &event.name },
             },
             node: event.actor.to_string(),
             index: event.index,
-            time: event.at_unix_ms / 1_000,
+            time: time::rfc3339(event.at_unix_ms),
         }
     }
 }

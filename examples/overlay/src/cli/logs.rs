@@ -1,205 +1,320 @@
-//! `logs` and `service logs`: what programs and tasks of this node have written.
+//! `logs` and `service logs`: what programs and tasks have written, on whatever node.
 
-use std::{collections::BTreeMap, time::Duration};
+mod streams;
+
+use std::collections::BTreeMap;
 
 use clap::Args;
+use overlay_core::TaskId;
+use overlay_node::driver::LogOptions;
 
 use super::{
-    Failure, Report, complain, print,
-    service::{task_list, tasks},
+    Failure, Report, complain, is_read,
+    service::{task_list, values::duration_ms},
     unexpected,
 };
 use crate::{
-    api::{Info, Request, Response, TaskState},
+    api::{Request, Response, TaskInfo},
     client::Client,
-    wire::{ProgramRequest, ProgramResponse, TaskProgram},
+    time,
+    wire::{LogsOf, LogsRequest, ProgramRequest, ProgramResponse},
 };
+use streams::Streams;
 
 /// See the help texts.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// Go on as more is written
-    #[arg(short, long)]
-    follow: bool,
-    /// Only so many of the last lines, of each task
-    #[arg(short = 'n', long, value_name = "LINES")]
-    tail: Option<usize>,
+    #[command(flatten)]
+    part: PartArgs,
     /// A program, a task, or a service
     #[arg(value_name = "NAME")]
     name: String,
 }
 
-/// Between two looks at what was written.
-const PAUSE: Duration = Duration::from_millis(500);
-/// As much of what was shown last is looked for in what there is now.
-const KNOWN_BYTES: usize = 4 * 1024;
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceLogsArgs {
+    #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
+    prefix: PrefixArgs,
+    /// Name or identity of a service or task, or the beginning of its identity
+    #[arg(value_name = "SERVICE|TASK")]
+    name: String,
+}
 
-/// `overlay logs`: a program or task by its name, or all tasks of a service.
-pub(super) async fn run(client: &Client, args: LogsArgs) -> Result<Report, Failure> {
-    match output(client, &args.name).await {
-        Ok(first) => one(client, args, first).await,
-        Err(failure) if failure.is_missing() => of_service(client, args).await,
-        Err(failure) => Err(failure),
+/// Which part of the output is shown.
+#[derive(Clone, Debug, Args)]
+struct PartArgs {
+    /// Go on as more is written
+    #[arg(short, long)]
+    follow: bool,
+    /// Only so many of the last lines, of each task; or `all`
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail)]
+    tail: Tail,
+    /// Only what was written since then: 2024-02-29T12:00:00Z, seconds since 1970, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<u64>,
+    /// Begin each line with when it was written
+    #[arg(short, long)]
+    timestamps: bool,
+}
+
+/// What stands before the lines of a task.
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct PrefixArgs {
+    /// Print whole identities
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print lines as they were written, without the name of their task
+    #[arg(long, conflicts_with_all = ["no_trunc", "no_task_ids", "no_resolve"])]
+    raw: bool,
+    /// Leave the identities of tasks out
+    #[arg(long)]
+    no_task_ids: bool,
+    /// Print identities instead of names
+    #[arg(long)]
+    no_resolve: bool,
+}
+
+/// How many of the last lines.
+#[derive(Clone, Copy, Debug)]
+struct Tail(Option<u64>);
+
+fn tail(text: &str) -> Result<Tail, String> {
+    match text {
+        "all" => Ok(Tail(None)),
+        number => number
+            .parse()
+            .map(|lines| Tail(Some(lines)))
+            .map_err(|_| format!("expected a number of lines or `all`, found `{text}`")),
     }
 }
 
-/// `overlay service logs`: the tasks of a service on this node, and where the others are.
-pub(super) async fn of_service(client: &Client, args: LogsArgs) -> Result<Report, Failure> {
-    let info = match client.request(&Request::Info).await? {
-        Response::Info(info) => info,
-        other => return Err(unexpected(&other)),
-    };
-    let here = here(client, &args.name).await?;
-    match elsewhere(client, &info, &args.name).await {
-        Ok(others) => {
-            for other in &others {
-                complain(other);
-            }
-            if here.is_empty() && others.is_empty() {
-                return Ok(Report::default());
-            }
-        }
-        // A worker knows its own; a refusal matters where there is nothing else to show.
-        Err(failure) if here.is_empty() => return Err(failure),
-        Err(_) => {}
+fn since(text: &str) -> Result<u64, String> {
+    if let Some(ms) = time::parse(text) {
+        return Ok(ms);
     }
-    if here.is_empty() {
-        let message = format!("no task of {} runs on this node", args.name);
-        return Err(Failure::new(message));
-    }
-    let mut shown = BTreeMap::<String, String>::new();
-    let mut tasks = here;
-    loop {
-        for task in &tasks {
-            let id = task.id.to_string();
-            let Ok(now) = output(client, &id).await else {
-                continue;
-            };
-            let new = match shown.get(&id) {
-                Some(before) => after(before, &now),
-                None => last_lines(&now, args.tail),
-            };
-            let whole = if args.follow { whole_lines(new) } else { new };
-            print(&prefixed(&task.name, whole, &info.name));
-            let unshown = new.len() - whole.len();
-            let seen = now
-                .get(..now.len() - unshown)
-                .unwrap_or_default()
-                .to_owned();
-            shown.insert(id, seen);
-        }
-        if !args.follow {
-            return Ok(Report::default());
-        }
-        tokio::time::sleep(PAUSE).await;
-        tasks = here_or_before(client, &args.name, tasks).await;
-    }
+    let ago = duration_ms(text).map_err(|_| {
+        format!(
+            "expected a time such as 2024-02-29T12:00:00Z, seconds since 1970, or how long ago, such as 10m, found `{text}`"
+        )
+    })?;
+    Ok(time::unix_ms().saturating_sub(ago))
 }
 
-async fn one(client: &Client, args: LogsArgs, first: String) -> Result<Report, Failure> {
-    let text = last_lines(&first, args.tail);
-    if !args.follow {
-        return Ok(Report::text(text));
+impl PartArgs {
+    fn options(&self) -> LogOptions {
+        LogOptions {
+            follow: self.follow,
+            tail: self.tail.0,
+            since_unix_ms: self.since,
+        }
     }
-    print(text);
-    let mut shown = first;
-    loop {
-        tokio::time::sleep(PAUSE).await;
-        let now = match output(client, &args.name).await {
-            Ok(now) => now,
-            // It was removed.
-            Err(failure) if failure.is_missing() => return Ok(Report::default()),
-            Err(failure) => return Err(failure),
+
+    /// A line with its time, if that is asked for.
+    fn line(&self, at_unix_ms: Option<u64>, prefix: &str, text: &str) -> String {
+        let time = match at_unix_ms {
+            _ if !self.timestamps => String::new(),
+            Some(at) => time::rfc3339_ms(at) + " ",
+            // What an older holder keeps has no times.
+            None => format!("{:24} ", "-"),
         };
-        print(after(&shown, &now));
-        shown = now;
+        format!("{time}{prefix}{text}\n")
     }
 }
 
-async fn output(client: &Client, name: &str) -> Result<String, Failure> {
-    let request = ProgramRequest::Logs {
-        program: name.to_owned(),
+/// A task whose output is shown.
+#[derive(Clone, Debug)]
+struct Shown {
+    id: TaskId,
+    prefix: String,
+}
+
+impl PrefixArgs {
+    /// The task of a service as Docker names it: `web.1.l3jz8n8jqz5r@host1    | `.
+    ///
+    /// The bars stand below each other where hosts have names of one length and slots at most `slot_width` digits.
+    fn of(&self, task: &TaskInfo, slot_width: usize) -> String {
+        let slot = task.slot.to_string();
+        let padding = " ".repeat(slot_width.saturating_sub(slot.len()));
+        let (service, host) = if self.no_resolve {
+            let node = task.node.map(|node| self.id(&node.to_string()));
+            let service = self.id(&task.service.to_string());
+            (service, node.unwrap_or_default())
+        } else {
+            (task.service_name.clone(), task.hostname.clone())
+        };
+        self.write(&format!("{service}.{slot}"), &task.id, &host, &padding)
+    }
+
+    fn write(&self, name: &str, id: &TaskId, host: &str, padding: &str) -> String {
+        if self.raw {
+            return String::new();
+        }
+        let id = if self.no_task_ids {
+            String::new()
+        } else {
+            format!(".{}", self.id(&id.to_string()))
+        };
+        format!("{name}{id}@{host}{padding}    | ")
+    }
+
+    fn id(&self, id: &str) -> String {
+        let short = id.get(..12).filter(|_| !self.no_trunc);
+        short.unwrap_or(id).to_owned()
+    }
+}
+
+/// `overlay logs`: a program or task of this node by its name, or all tasks of a service.
+pub(super) async fn run(client: &Client, args: LogsArgs) -> Result<Report, Failure> {
+    let request = LogsRequest {
+        of: LogsOf::Program(args.name.clone()),
+        options: args.part.options(),
     };
-    match client.programs(&request).await? {
-        ProgramResponse::Logs { output } => Ok(output),
-        other => Err(unexpected(&other)),
+    let mut lines = match client.logs(&request).await.map_err(Failure::from) {
+        Ok(lines) => lines,
+        Err(failure) if failure.is_missing() => {
+            let (part, name) = (args.part, args.name);
+            let prefix = PrefixArgs::default();
+            let found = of_service(client, ServiceLogsArgs { part, prefix, name }).await;
+            // Neither is there: what was asked for first says more.
+            return found.map_err(|other| if other.is_missing() { failure } else { other });
+        }
+        Err(failure) => return Err(failure),
+    };
+    while let Some((at, text)) = lines.next().await? {
+        if !is_read(&args.part.line(at, "", &text)) {
+            break;
+        }
+    }
+    Ok(Report::default())
+}
+
+/// `overlay service logs`: the tasks of a service, or one task, on whatever node.
+pub(super) async fn of_service(client: &Client, args: ServiceLogsArgs) -> Result<Report, Failure> {
+    let tasks = find(client, &args).await?;
+    let whole = matches!(tasks, Found::Service(_)) && args.part.follow;
+    let mut streams = Streams::new(client, args.part.clone());
+    let (Found::Service(tasks) | Found::Fixed(tasks)) = tasks;
+    tasks.into_iter().for_each(|task| streams.open(task));
+    if !args.part.follow {
+        return Ok(streams.merge().await);
+    }
+    let again = async || {
+        let found = task_list(client, Some(args.name.clone()), None).await?;
+        Ok(shown(found, args.prefix))
+    };
+    Ok(streams.follow(whole.then_some(again)).await)
+}
+
+/// What a name stands for.
+enum Found {
+    /// The tasks of a service, to which others may come.
+    Service(Vec<Shown>),
+    /// A task, or those of this node alone.
+    Fixed(Vec<Shown>),
+}
+
+async fn find(client: &Client, args: &ServiceLogsArgs) -> Result<Found, Failure> {
+    let missing = match task_list(client, Some(args.name.clone()), None).await {
+        Ok(tasks) => return Ok(Found::Service(shown(tasks, args.prefix))),
+        Err(failure) if failure.is_missing() => failure,
+        Err(failure) if failure.is_not_manager() => return here(client, args, failure).await,
+        Err(failure) => return Err(failure),
+    };
+    let mut tasks = task_list(client, None, None).await?;
+    let name = args.name.as_str();
+    let exact = |task: &TaskInfo| {
+        let (id, shown) = (
+            task.id.to_string(),
+            format!("{}.{}", task.service_name, task.slot),
+        );
+        [
+            &id,
+            &format!("{shown}.{id}"),
+            &format!("{shown}.{}", task.id.short()),
+        ]
+        .contains(&&args.name)
+    };
+    // The newest of those that had a slot one after another comes last.
+    let slot = |task: &&TaskInfo| format!("{}.{}", task.service_name, task.slot) == name;
+    let slot = tasks.iter().rev().find(slot).map(|task| task.id);
+    if tasks.iter().any(exact) {
+        tasks.retain(exact);
+    } else if let Some(id) = slot {
+        tasks.retain(|task| task.id == id);
+    } else {
+        tasks.retain(|task| !name.is_empty() && task.id.to_string().starts_with(name));
+    }
+    match tasks.len() {
+        0 => Err(missing.said(format_args!(
+            "no such service or task: {name}; `overlay service ls` and `overlay service ps` list them"
+        ))),
+        1 => Ok(Found::Fixed(shown(tasks, args.prefix))),
+        several => Err(Failure::new(format_args!(
+            "{name} is the beginning of the identities of {several} tasks: give more of it"
+        ))),
     }
 }
 
-/// The tasks of a service, or a single one, that this node has.
-async fn here(client: &Client, name: &str) -> Result<Vec<TaskProgram>, Failure> {
+/// In Docker's order: slot by slot, and in each the oldest first.
+fn shown(mut tasks: Vec<TaskInfo>, prefix: PrefixArgs) -> Vec<Shown> {
+    tasks.retain(|task| task.node.is_some());
+    tasks.sort_by_key(|task| task.slot);
+    let slots = tasks.iter().map(|task| task.slot.to_string().len());
+    let slot_width = slots.max().unwrap_or_default();
+    let shown = |task: &TaskInfo| Shown {
+        id: task.id,
+        prefix: prefix.of(task, slot_width),
+    };
+    tasks.iter().map(shown).collect()
+}
+
+/// What a worker knows by itself.
+async fn here(client: &Client, args: &ServiceLogsArgs, failure: Failure) -> Result<Found, Failure> {
     let mut tasks = match client.programs(&ProgramRequest::Tasks).await? {
         ProgramResponse::Tasks(tasks) => tasks,
         other => return Err(unexpected(&other)),
     };
     tasks.retain(|task| {
-        let fits = [&task.service, &task.name].iter().any(|one| *one == name);
-        fits || task.id.to_string().starts_with(name)
+        let fits = [&task.service, &task.name].contains(&&args.name);
+        fits || !args.name.is_empty() && task.id.to_string().starts_with(&args.name)
     });
     tasks.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tasks)
-}
-
-async fn here_or_before(client: &Client, name: &str, before: Vec<TaskProgram>) -> Vec<TaskProgram> {
-    here(client, name).await.unwrap_or(before)
-}
-
-/// Where to ask for the running tasks that are on other nodes.
-async fn elsewhere(client: &Client, info: &Info, service: &str) -> Result<Vec<String>, Failure> {
-    let tasks = task_list(client, Some(service.to_owned()), None).await?;
-    let others = tasks.iter().filter(|task| {
-        task.status.state == TaskState::Running && task.node.is_some() && task.node != info.node
+    if tasks.is_empty() {
+        return Err(failure.said(format_args!(
+            "no task of {} is on this node, and as a worker it knows no others: ask a manager, `overlay service logs {}` there",
+            args.name, args.name
+        )));
+    }
+    complain(
+        "this node is a worker and shows its own tasks alone: ask a manager for those of others",
+    );
+    let info = match client.request(&Request::Info).await? {
+        Response::Info(info) => info,
+        other => return Err(unexpected(&other)),
+    };
+    let tasks = tasks.iter().map(|task| Shown {
+        id: task.id,
+        prefix: args.prefix.write(&task.name, &task.id, &info.name, ""),
     });
-    let line = |task| {
-        let name = tasks::name(task);
-        format!(
-            "{name} runs on {host}: ask there, `overlay service logs {name}` on {host}",
-            host = task.hostname
-        )
-    };
-    Ok(others.map(line).collect())
+    Ok(Found::Fixed(tasks.collect()))
 }
 
-/// Each line behind the name of its task, as Docker writes it.
-fn prefixed(task: &str, text: &str, host: &str) -> String {
-    let prefix = format!("{task}@{host}");
-    let lines = text.lines().map(|line| format!("{prefix}    | {line}\n"));
-    lines.collect()
-}
+/// What went wrong with some, each thing once.
+#[derive(Debug, Default)]
+struct Complaints(BTreeMap<String, ()>);
 
-/// The last lines of a text.
-fn last_lines(text: &str, lines: Option<usize>) -> &str {
-    let Some(lines) = lines else { return text };
-    let body = text.strip_suffix('\n').unwrap_or(text);
-    let start = match lines {
-        0 => text.len(),
-        _ => body
-            .rmatch_indices('\n')
-            .nth(lines - 1)
-            .map_or(0, |(at, _)| at + 1),
-    };
-    text.get(start..).unwrap_or_default()
-}
-
-/// What ends with a line's end.
-fn whole_lines(text: &str) -> &str {
-    let end = text.rfind('\n').map_or(0, |at| at + 1);
-    text.get(..end).unwrap_or_default()
-}
-
-/// What `now` has beyond `before`, of which the beginning may be gone.
-fn after<'a>(before: &str, now: &'a str) -> &'a str {
-    if let Some(new) = now.strip_prefix(before) {
-        return new;
+impl Complaints {
+    fn add(&mut self, failure: &Failure) {
+        if self.0.insert(failure.message.clone(), ()).is_none() {
+            complain(failure);
+        }
     }
-    let mut start = before.len().saturating_sub(KNOWN_BYTES);
-    while !before.is_char_boundary(start) {
-        start += 1;
-    }
-    let known = before.get(start..).unwrap_or_default();
-    match now.rfind(known) {
-        Some(at) if !known.is_empty() => now.get(at + known.len()..).unwrap_or_default(),
-        _ => now,
+
+    fn report(&self) -> Report {
+        Report::code(u8::from(!self.0.is_empty()))
     }
 }
 
@@ -208,35 +323,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_counted_from_the_end() {
-        let text = "a\nb\nc\n";
-        let cases = [
-            (None, text),
-            (Some(0), ""),
-            (Some(1), "c\n"),
-            (Some(2), "b\nc\n"),
-            (Some(9), text),
-        ];
-        for (lines, expected) in cases {
-            assert_eq!(last_lines(text, lines), expected);
-        }
-        assert_eq!(last_lines("a\nb", Some(1)), "b");
-        assert_eq!(last_lines("", Some(1)), "");
+    fn times_and_numbers_of_lines_are_read_as_by_docker() {
+        assert_eq!(tail("all").unwrap().0, None);
+        assert_eq!(tail("0").unwrap().0, Some(0));
+        assert!(tail("-1").is_err() && tail("some").is_err());
+        assert_eq!(since("2024-02-29T12:00:00Z"), Ok(1_709_208_000_000));
+        assert_eq!(since("1709208000"), Ok(1_709_208_000_000));
+        let ago = time::unix_ms() - since("10m").unwrap();
+        assert!((600_000..660_000).contains(&ago), "{ago}");
+        assert!(since("yesterday").unwrap_err().contains("such as 10m"));
     }
 
     #[test]
-    fn only_what_is_new_is_shown() {
-        assert_eq!(after("a\n", "a\nb\n"), "b\n");
-        assert_eq!(after("", "a\n"), "a\n");
-        // The beginning was turned over.
-        assert_eq!(after("a\nb\nc\n", "c\nd\n"), "c\nd\n");
-        let long = "é".repeat(KNOWN_BYTES);
-        let kept = format!("{}\nnew\n", &long[KNOWN_BYTES..]);
-        assert_eq!(after(&long, &kept), "\nnew\n");
-        assert_eq!(whole_lines("a\nb"), "a\n");
-        assert_eq!(
-            prefixed("web.1", "x\ny", "h"),
-            "web.1@h    | x\nweb.1@h    | y\n"
-        );
+    fn lines_begin_with_their_time_if_that_is_asked_for() {
+        let part = |timestamps| PartArgs {
+            follow: false,
+            tail: Tail(None),
+            since: None,
+            timestamps,
+        };
+        assert_eq!(part(false).line(Some(1), "p | ", "x"), "p | x\n");
+        let line = part(true).line(Some(1_500), "p | ", "x");
+        assert_eq!(line, "1970-01-01T00:00:01.500Z p | x\n");
+        let blank = part(true).line(None, "p | ", "x");
+        assert_eq!(line.find("p |"), blank.find("p |"));
     }
 }

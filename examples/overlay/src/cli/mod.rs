@@ -2,6 +2,8 @@
 
 mod cluster;
 mod events;
+mod filter;
+mod generate;
 mod listing;
 mod logs;
 mod network;
@@ -11,15 +13,18 @@ mod report;
 mod service;
 mod stream;
 mod table;
+mod template;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-pub(crate) use report::{Failure, Report, complain, print};
+pub(crate) use generate::generate;
+pub(crate) use listing::ListingArgs;
+pub(crate) use report::{Failure, Report, complain, is_read, print};
 pub(crate) use table::Table;
 
 use crate::{builtin, client::Client, daemon, demo};
@@ -47,6 +52,8 @@ pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
     /// Show it all on this machine: three hosts, a network, pings by name, a leader that dies
     Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Generate(generate::GenerateCommand),
     #[command(flatten)]
     Ask(AskCommand),
     #[command(flatten)]
@@ -77,7 +84,7 @@ pub(crate) enum AskCommand {
     Service(service::ServiceCommand),
     /// Show what changed in the cluster
     Events(events::EventsArgs),
-    /// Print what a program, or the tasks of a service on this node, have written
+    /// Print what a program, a task, or the tasks of a service have written
     Logs(logs::LogsArgs),
     /// Run a program on a network
     Run(program::RunArgs),
@@ -93,17 +100,6 @@ pub(crate) enum AskCommand {
     Attach(network::AttachArgs),
     /// Detach what `attach` attached
     Detach(network::DetachArgs),
-}
-
-/// How a listing is printed.
-#[derive(Debug, Args)]
-pub(crate) struct ListingArgs {
-    /// `table`, or `json` for one object a line
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: listing::Format,
-    /// Only print identities
-    #[arg(short, long)]
-    quiet: bool,
 }
 
 /// The socket to use when neither `--socket` nor `OVERLAY_SOCKET` says another.
@@ -145,6 +141,17 @@ fn unexpected(response: &impl std::fmt::Debug) -> Failure {
     Failure::new(format_args!(
         "the daemon answered something else than was asked: {response:?}; are both of one version?"
     ))
+}
+
+/// Refuses a command that begins like an option: it was meant to be one, and there is none of that name.
+fn runnable(command: Vec<String>, of: &str) -> Result<Vec<String>, Failure> {
+    match command.first() {
+        Some(option) if option.starts_with('-') => Err(Failure::new(format_args!(
+            "no option `{option}`: `overlay {of} --help` lists those that there are"
+        ))
+        .with_code(2)),
+        _ => Ok(command),
+    }
 }
 
 /// Reads `KEY=VALUE`; without the sign the value is empty.

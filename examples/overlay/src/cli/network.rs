@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use overlay_core::plane::Namespace;
 
-use super::{Failure, ListingArgs, Report, listing::json_array, pair, unexpected};
+use super::{Failure, ListingArgs, Report, listing::FormatArgs, pair, unexpected};
 use crate::{
     api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
     client::Client,
@@ -14,6 +14,8 @@ use crate::{
 };
 
 mod print;
+mod prune;
+mod refused;
 
 use print::{NetworkJson, NetworkRow};
 
@@ -21,12 +23,12 @@ use print::{NetworkJson, NetworkRow};
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Create a network
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List the networks
     #[command(visible_alias = "list")]
     Ls(LsArgs),
     /// Describe networks, as JSON
-    Inspect(NetworksArgs),
+    Inspect(InspectArgs),
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove")]
     Rm(NetworksArgs),
@@ -34,6 +36,8 @@ pub(crate) enum NetworkCommand {
     Connect(ConnectArgs),
     /// Disconnect a program of this host that runs from a network
     Disconnect(DisconnectArgs),
+    /// Remove all networks that nothing uses
+    Prune(prune::PruneArgs),
 }
 
 /// See the help texts.
@@ -63,6 +67,11 @@ pub(crate) struct CreateArgs {
     /// Free metadata; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// Have IPv6 addresses, which come from a subnet that is given with --subnet
+    #[arg(long)]
+    ipv6: bool,
+    #[command(flatten)]
+    _refused: refused::RefusedArgs,
     /// Name of the network
     name: String,
 }
@@ -75,6 +84,18 @@ pub(crate) struct LsArgs {
     /// Print whole identities
     #[arg(long)]
     no_trunc: bool,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    format: FormatArgs,
+    /// As Docker's; everything is told anyway
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    networks: NetworksArgs,
 }
 
 /// See the help texts.
@@ -142,17 +163,20 @@ pub(crate) struct DetachArgs {
 
 pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Report, Failure> {
     match command {
-        NetworkCommand::Create(args) => create(client, args).await,
+        NetworkCommand::Create(args) => create(client, *args).await,
         NetworkCommand::Ls(args) => {
+            let fits = fitting(&args.listing)?;
             let mut networks = networks(client, &Request::NetworkList).await?;
+            networks.retain(fits);
             networks.sort_by(|a, b| a.name.cmp(&b.name));
             let rows: Vec<NetworkRow> = networks
                 .iter()
-                .map(|network| NetworkRow::new(network, args.no_trunc))
+                .map(|network| NetworkRow::new(network, args.no_trunc || args.listing.whole()))
                 .collect();
             args.listing.print(&rows, print::table)
         }
         NetworkCommand::Inspect(args) => inspect(client, args).await,
+        NetworkCommand::Prune(args) => prune::run(client, args).await,
         NetworkCommand::Rm(args) => {
             let mut report = Report::default();
             for network in args.networks {
@@ -200,6 +224,15 @@ async fn networks(client: &Client, request: &Request) -> Result<Vec<NetworkInfo>
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
+    if args.ipv6
+        && !args
+            .subnet
+            .iter()
+            .any(|subnet| matches!(subnet, IpNet::V6(_)))
+    {
+        let text = "the pools have no IPv6 addresses: give the network some with --subnet, such as --subnet fd00:1::/64";
+        return Err(Failure::new(text).with_code(2));
+    }
     let request = Request::NetworkCreate(NetworkCreate {
         name: args.name,
         driver: args.driver,
@@ -259,16 +292,33 @@ fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Fai
     .with_code(2)
 }
 
-async fn inspect(client: &Client, args: NetworksArgs) -> Result<Report, Failure> {
+/// Which networks the filters let pass.
+fn fitting(listing: &ListingArgs) -> Result<impl Fn(&NetworkInfo) -> bool, Failure> {
+    let filters = listing.filters(&["id", "name", "driver", "scope", "label", "type"])?;
+    filters.one_of("scope", &["swarm", "local", "global"])?;
+    filters.one_of("type", &["custom", "builtin"])?;
+    Ok(move |network: &NetworkInfo| {
+        let kind = if network.ingress { "builtin" } else { "custom" };
+        filters.begins("id", &network.id.to_string())
+            // As Docker does: any part of the name will do.
+            && filters.any("name", |value| network.name.contains(value))
+            && filters.is("driver", &network.driver)
+            && filters.is("scope", &network.scope)
+            && filters.labels("label", &network.labels)
+            && filters.is("type", kind)
+    })
+}
+
+async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> {
     let (mut report, mut found) = (Report::default(), Vec::new());
-    for network in args.networks {
+    for network in args.networks.networks {
         let request = Request::NetworkInspect { network };
         match networks(client, &request).await {
             Ok(networks) => found.extend(networks.into_iter().map(NetworkJson::from)),
             Err(failure) => report.failures.push(failure),
         }
     }
-    report.text = json_array(&found)?;
+    report.text = args.format.print(&found)?;
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! `node ls`, `inspect`, `promote`, `demote`, `update`, `ps`, `rm`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand, ValueEnum};
 use overlay_core::NodeId;
@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::{
     Failure, ListingArgs, Report,
     cluster::RoleArg,
-    listing::{Item, json_array},
+    listing::{FormatArgs, Item},
     pair,
     service::{
-        task_list,
+        AmountsJson, task_list,
         tasks::{self, TasksArgs},
     },
-    table::Table,
+    table::{Table, printable},
     unexpected,
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) enum NodeCommand {
     #[command(visible_alias = "list")]
     Ls(ListingArgs),
     /// Describe nodes, as JSON
-    Inspect(NodesArgs),
+    Inspect(InspectArgs),
     /// Make nodes managers
     Promote(NodesArgs),
     /// Make managers workers
@@ -53,6 +53,18 @@ pub(crate) struct NodesArgs {
     /// Identity, host name, or the beginning of the identity; `self` is the node that answers
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    format: FormatArgs,
+    /// Text for people instead
+    #[arg(long, conflicts_with = "format")]
+    pretty: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// See the help texts.
@@ -114,7 +126,9 @@ impl From<AvailabilityArg> for Availability {
 pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<Report, Failure> {
     match command {
         NodeCommand::Ls(listing) => {
-            let nodes = nodes(client, &Request::NodeList).await?;
+            let fits = fitting(&listing)?;
+            let mut nodes = nodes(client, &Request::NodeList).await?;
+            nodes.retain(fits);
             let rows: Vec<NodeRow> = nodes.iter().map(NodeRow::from).collect();
             listing.print(&rows, table)
         }
@@ -169,19 +183,41 @@ async fn node(client: &Client, reference: &str) -> Result<NodeInfo, Failure> {
     })
 }
 
-async fn inspect(client: &Client, args: NodesArgs) -> Result<Report, Failure> {
+/// Which nodes the filters let pass.
+fn fitting(listing: &ListingArgs) -> Result<impl Fn(&NodeInfo) -> bool, Failure> {
+    let known = ["id", "name", "label", "node.label", "role", "membership"];
+    let filters = listing.filters(&known)?;
+    filters.one_of("role", &["manager", "worker"])?;
+    filters.one_of("membership", &["accepted", "pending"])?;
+    Ok(move |node: &NodeInfo| {
+        filters.begins("id", &node.id.to_string())
+            && filters.begins("name", &node.hostname)
+            && filters.labels("label", &node.labels)
+            && filters.labels("node.label", &node.labels)
+            && filters.is("role", node.role.as_str())
+            // A node that a token let in is a member; nobody waits to be accepted.
+            && filters.is("membership", "accepted")
+    })
+}
+
+async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> {
     let info = match client.request(&Request::Info).await? {
         Response::Info(info) => info,
         other => return Err(unexpected(&other)),
     };
     let (mut report, mut found) = (Report::default(), Vec::new());
-    for reference in &args.nodes {
+    for reference in &args.nodes.nodes {
         match node(client, reference).await {
             Ok(node) => found.push(NodeJson::new(node, &info)),
             Err(failure) => report.failures.push(failure),
         }
     }
-    report.text = json_array(&found)?;
+    report.text = if args.pretty {
+        let texts: Vec<String> = found.iter().map(pretty).collect();
+        texts.join("\n")
+    } else {
+        args.format.print(&found)?
+    };
     Ok(report)
 }
 
@@ -227,6 +263,7 @@ async fn update(client: &Client, args: UpdateArgs) -> Result<Report, Failure> {
 }
 
 async fn ps(client: &Client, args: PsArgs) -> Result<Report, Failure> {
+    let fits = tasks::fitting(&args.shown.listing)?;
     let (mut failures, mut found) = (Vec::new(), Vec::new());
     for reference in args.nodes {
         let listed = async {
@@ -238,6 +275,7 @@ async fn ps(client: &Client, args: PsArgs) -> Result<Report, Failure> {
             Err(failure) => failures.push(failure),
         }
     }
+    found.retain(fits);
     let rows = tasks::rows(found, &args.shown);
     let mut report = args.shown.listing.print(&rows, tasks::table)?;
     report.failures = failures;
@@ -260,6 +298,16 @@ struct NodeRow {
 }
 
 impl Item for NodeRow {
+    const FIELDS: &'static [(&'static str, &'static str)] = &[
+        ("Availability", "AVAILABILITY"),
+        ("EngineVersion", "ENGINE VERSION"),
+        ("Hostname", "HOSTNAME"),
+        ("ID", "ID"),
+        ("ManagerStatus", "MANAGER STATUS"),
+        ("Self", "SELF"),
+        ("Status", "STATUS"),
+    ];
+
     fn identity(&self) -> String {
         self.id.clone()
     }
@@ -268,11 +316,7 @@ impl Item for NodeRow {
 impl From<&NodeInfo> for NodeRow {
     fn from(node: &NodeInfo) -> Self {
         Self {
-            availability: match node.availability {
-                Availability::Active => "Active",
-                Availability::Pause => "Pause",
-                Availability::Drain => "Drain",
-            },
+            availability: availability(node.availability),
             engine_version: node.version.clone(),
             hostname: node.hostname.clone(),
             id: node.id.to_string(),
@@ -283,11 +327,7 @@ impl From<&NodeInfo> for NodeRow {
                 Some(ManagerStatus::Unreachable) => "Unreachable",
             },
             is_self: node.is_self,
-            status: match node.status {
-                NodeStatus::Unknown => "Unknown",
-                NodeStatus::Ready => "Ready",
-                NodeStatus::Down => "Down",
-            },
+            status: word(node.status),
         }
     }
 }
@@ -340,6 +380,7 @@ struct SpecJson {
 #[serde(rename_all = "PascalCase")]
 struct DescriptionJson {
     hostname: String,
+    resources: AmountsJson,
     engine: EngineJson,
 }
 
@@ -365,6 +406,51 @@ struct ManagerStatusJson {
     addr: String,
 }
 
+/// A node as `inspect --pretty` prints it.
+fn pretty(node: &NodeJson) -> String {
+    let mut text = String::new();
+    let mut line = |indent: usize, label: &str, value: &dyn std::fmt::Display| {
+        let (label, value) = (format!("{label}:"), printable(value.to_string()));
+        let width = 24 - indent;
+        let line = format!("{:indent$}{label:width$}{value}", "");
+        writeln!(text, "{}", line.trim_end()).expect("writing to a string cannot fail");
+    };
+    line(0, "ID", &node.id);
+    for (key, value) in &node.spec.labels {
+        line(0, "Label", &format_args!("{key}={value}"));
+    }
+    line(0, "Hostname", &node.description.hostname);
+    line(0, "Status", &"");
+    line(1, "State", &word(node.status.state));
+    line(1, "Availability", &availability(node.spec.availability));
+    line(1, "Address", &node.status.addr);
+    if let Some(manager) = &node.manager_status {
+        line(0, "Manager Status", &"");
+        line(1, "Address", &manager.addr);
+        line(1, "Raft Status", &manager.reachability);
+        line(1, "Leader", &if manager.leader { "Yes" } else { "No" });
+    }
+    let version = &node.description.engine.engine_version;
+    line(0, "Engine Version", version);
+    text
+}
+
+const fn word(status: NodeStatus) -> &'static str {
+    match status {
+        NodeStatus::Unknown => "Unknown",
+        NodeStatus::Ready => "Ready",
+        NodeStatus::Down => "Down",
+    }
+}
+
+const fn availability(availability: Availability) -> &'static str {
+    match availability {
+        Availability::Active => "Active",
+        Availability::Pause => "Pause",
+        Availability::Drain => "Drain",
+    }
+}
+
 impl NodeJson {
     fn new(node: NodeInfo, info: &Info) -> Self {
         let manager = info.managers.iter().find(|manager| manager.node == node.id);
@@ -385,6 +471,7 @@ impl NodeJson {
             },
             description: DescriptionJson {
                 hostname: node.hostname,
+                resources: AmountsJson::new(node.resources),
                 engine: EngineJson {
                     engine_version: node.version,
                 },

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Failure, ListingArgs, Report,
     listing::Item,
-    stream,
+    runnable, stream,
     table::{Table, ellipsis},
     terminal, unexpected,
 };
@@ -227,7 +227,7 @@ pub(super) async fn run(client: &Client, args: RunArgs) -> Result<Report, Failur
     let request = RunRequest {
         name: args.name,
         networks,
-        command: args.command,
+        command: runnable(args.command, "run")?,
         environment,
         directory,
         stdio,
@@ -249,7 +249,7 @@ pub(super) async fn exec(client: &Client, args: ExecArgs) -> Result<Report, Fail
     let (environment, directory) = args.place.resolve(stdio);
     let request = ExecRequest {
         program: args.program,
-        command: args.command,
+        command: runnable(args.command, "exec")?,
         environment,
         directory,
         stdio,
@@ -297,17 +297,24 @@ pub(super) async fn remove(client: &Client, args: RemoveArgs) -> Result<Report, 
 }
 
 pub(super) async fn list(client: &Client, args: ListArgs) -> Result<Report, Failure> {
-    let programs = match client
-        .programs(&ProgramRequest::List { all: args.all })
-        .await?
-    {
+    let filters = args.listing.filters(&["id", "name", "network", "status"])?;
+    filters.one_of("status", &["created", "running", "exited"])?;
+    // A status that is asked for is shown, also that of programs that ended.
+    let all = args.all || !filters.any("status", |_| false);
+    let mut programs = match client.programs(&ProgramRequest::List { all }).await? {
         ProgramResponse::Programs(programs) => programs,
         other => return Err(unexpected(&other)),
     };
-    let now = time::unix_ms();
+    programs.retain(|program| {
+        filters.begins("id", &program.id.to_string())
+            && filters.any("name", |value| program.name.contains(value))
+            && filters.is("network", &program.network)
+            && filters.is("status", state(program.state))
+    });
+    let (now, whole) = (time::unix_ms(), args.no_trunc || args.listing.whole());
     let rows: Vec<ProgramRow> = programs
         .iter()
-        .map(|program| ProgramRow::new(program, now, args.no_trunc))
+        .map(|program| ProgramRow::new(program, now, whole))
         .collect();
     args.listing.print(&rows, table)
 }
@@ -338,15 +345,14 @@ impl ProgramRow {
             .iter()
             .map(|address| address.addr().to_string())
             .collect();
-        let (state, status) = match program.state {
-            ProgramState::Created => ("created", "Created".to_owned()),
-            ProgramState::Running { since_unix_ms } => (
-                "running",
-                format!("Up {}", time::human_since(since_unix_ms, now)),
-            ),
+        let status = match program.state {
+            ProgramState::Created => "Created".to_owned(),
+            ProgramState::Running { since_unix_ms } => {
+                format!("Up {}", time::human_since(since_unix_ms, now))
+            }
             ProgramState::Exited { code, at_unix_ms } => {
                 let ago = time::human_since(at_unix_ms, now);
-                ("exited", format!("Exited ({code}) {ago} ago"))
+                format!("Exited ({code}) {ago} ago")
             }
         };
         Self {
@@ -356,7 +362,7 @@ impl ProgramRow {
             } else {
                 format!("\"{}\"", ellipsis(&command, COMMAND_WIDTH_MAX))
             },
-            created_at: time::listing(program.created_unix_ms),
+            created_at: time::rfc3339(program.created_unix_ms),
             id: if whole {
                 program.id.to_string()
             } else {
@@ -365,13 +371,33 @@ impl ProgramRow {
             names: program.name.clone(),
             networks: program.network.clone(),
             running_for: format!("{} ago", time::human_since(program.created_unix_ms, now)),
-            state,
+            state: state(program.state),
             status,
         }
     }
 }
 
+const fn state(state: ProgramState) -> &'static str {
+    match state {
+        ProgramState::Created => "created",
+        ProgramState::Running { .. } => "running",
+        ProgramState::Exited { .. } => "exited",
+    }
+}
+
 impl Item for ProgramRow {
+    const FIELDS: &'static [(&'static str, &'static str)] = &[
+        ("Address", "ADDRESS"),
+        ("Command", "COMMAND"),
+        ("CreatedAt", "CREATED AT"),
+        ("ID", "ID"),
+        ("Names", "NAMES"),
+        ("Networks", "NETWORK"),
+        ("RunningFor", "CREATED"),
+        ("State", "STATE"),
+        ("Status", "STATUS"),
+    ];
+
     fn identity(&self) -> String {
         self.id.clone()
     }

@@ -95,6 +95,17 @@ impl Failure {
         self.kind == Some(ErrorKind::Unavailable)
     }
 
+    /// Whether this node does not know, being a worker.
+    pub(crate) fn is_not_manager(&self) -> bool {
+        self.kind == Some(ErrorKind::NotManager)
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn said(self, message: impl Display) -> Self {
+        let message = message.to_string();
+        Self { message, ..self }
+    }
+
     /// Whether there is no such thing.
     pub(crate) fn is_missing(&self) -> bool {
         self.kind == Some(ErrorKind::NotFound)
@@ -124,9 +135,14 @@ impl From<ClientError> for Failure {
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure.
 pub(crate) fn print(text: &str) {
+    is_read(text);
+}
+
+/// Writes to standard output; returns whether anybody reads it, for what would go on for ever.
+pub(crate) fn is_read(text: &str) -> bool {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    drop(written);
+    written.is_ok()
 }
 
 /// Writes a failure to standard error.

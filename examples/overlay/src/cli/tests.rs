@@ -1,6 +1,9 @@
 //! The command line against a daemon that answers what the test says: what is asked, what is printed, how it exits.
 
+mod listings;
 mod networks;
+mod outputs;
+mod schema;
 mod services;
 
 use std::{
@@ -24,7 +27,7 @@ use crate::{
     api::{
         AttachRequest, Availability, EndpointInfo, Error, ErrorKind, Info, IpamConfig, Joined,
         LocalState, ManagerInfo, ManagerStatus, NetworkCreate, NetworkInfo, NodeInfo, NodeStatus,
-        Request, Response, Role, SubnetSpec, TokenInfo,
+        Request, Resources, Response, Role, SubnetSpec, TokenInfo,
     },
     client::Client,
     time,
@@ -122,6 +125,10 @@ fn node(octet: u8, manager_status: Option<ManagerStatus>) -> NodeInfo {
         address: [192, 168, 77, octet].into(),
         version: "0.1.0".into(),
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        resources: Resources {
+            nano_cpus: 2_000_000_000,
+            memory_bytes: 1 << 30,
+        },
     }
 }
 
@@ -219,7 +226,7 @@ async fn init_prints_the_command_for_workers() {
         vec![answer(Response::Joined(joined))],
     )
     .await;
-    let advertise = json!({"Init": {"advertise": "192.168.77.1", "pools": [], "pool_split": null}});
+    let advertise = json!({"Init": {"advertise": "192.168.77.1", "pools": [], "force_new_cluster": false, "pool_split": null}});
     assert_eq!(asked, [advertise]);
     let expected = format!(
         "Cluster initialized: current node ({}) is now a manager.\n\
@@ -305,7 +312,11 @@ async fn node_inspect_prints_an_array_in_dockers_shape() {
     let expected = json!([{
         "ID": node_id(1).to_string(),
         "Spec": {"Labels": {"zone": "a"}, "Role": "manager", "Availability": "active"},
-        "Description": {"Hostname": "host1", "Engine": {"EngineVersion": "0.1.0"}},
+        "Description": {
+            "Hostname": "host1",
+            "Resources": {"NanoCPUs": 2_000_000_000_u64, "MemoryBytes": 1 << 30},
+            "Engine": {"EngineVersion": "0.1.0"},
+        },
         "Status": {"State": "ready", "Addr": "192.168.77.1"},
         "ManagerStatus": {"Leader": true, "Reachability": "reachable", "Addr": "192.168.77.1:2377"},
     }]);
@@ -366,8 +377,9 @@ async fn network_ls_has_dockers_columns() {
     let whole = printed("network ls -q --no-trunc", networks()).await;
     assert_eq!(whole, format!("{}\n", network().id));
     let json = format!(
-        "{{\"CreatedAt\":\"2024-02-29 12:00:00 +0000 UTC\",\"Driver\":\"overlay\",\"ID\":\"{id}\",\"IPv4\":\"true\",\
-         \"IPv6\":\"false\",\"Internal\":\"false\",\"Labels\":\"team=blue\",\"Name\":\"my-net\",\"Scope\":\"swarm\"}}\n"
+        "{{\"CreatedAt\":\"2024-02-29T12:00:00.5Z\",\"Driver\":\"overlay\",\"ID\":\"{}\",\"IPv4\":\"true\",\
+         \"IPv6\":\"false\",\"Internal\":\"false\",\"Labels\":\"team=blue\",\"Name\":\"my-net\",\"Scope\":\"swarm\"}}\n",
+        network().id
     );
     assert_eq!(printed("network ls --format json", networks()).await, json);
 }
@@ -561,7 +573,7 @@ fn command_lines_are_read_as_by_docker() {
         "join-token king",
         "network create --subnet 10.0.0.0/33 n",
         "network create --label =x n",
-        "node ls --format {{.ID}}",
+        "node ls --format {{range}}",
         "attach --network n --name a",
         "node promote",
         "unheard-of",

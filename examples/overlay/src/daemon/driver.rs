@@ -10,11 +10,13 @@ use std::{
 };
 
 use overlay_core::{
-    EndpointId,
+    EndpointId, TaskId,
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{Linux, Offload, Port, Sockets};
-use overlay_node::driver::{Daemon, Executor, Handle, Options, PortIo, StopError};
+use overlay_node::driver::{
+    Daemon, Executor, Handle, LogOptions, Logs, Options, PortIo, StopError,
+};
 use overlay_node::{Timers, WayOutConfig};
 
 use super::{
@@ -81,6 +83,11 @@ impl Node for Local {
     fn request(&self, request: Request) -> Soon<Result<Response, Error>> {
         let handle = self.0.clone();
         Box::pin(async move { handle.request(request).await })
+    }
+
+    fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.logs(task, options).await })
     }
 }
 

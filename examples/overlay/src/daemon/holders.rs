@@ -9,7 +9,9 @@ use std::{
 };
 
 use overlay_core::{EndpointId, plane::PlatformError};
-use overlay_linux::{CommandSpec, Exit, Linux, Process, ProcessId, ProcessStatus};
+use overlay_linux::{
+    CommandSpec, Exit, Linux, OutputCursor, Process, ProcessId, ProcessStatus, Written,
+};
 use tokio::{io::Interest, net::UnixStream, task::spawn_blocking};
 
 use super::node::Soon;
@@ -36,8 +38,12 @@ pub(crate) trait Holders: Send + Sync + 'static {
     /// Whether anything is left of an endpoint: its holder, or what that wrote down.
     fn holds(&self, endpoint: EndpointId) -> Result<bool, PlatformError>;
 
-    /// What the main program of an endpoint has written, as far as it is kept.
-    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError>;
+    /// What the main program of an endpoint has written beyond what `cursor` has seen, as far as it is kept.
+    fn output(
+        &self,
+        endpoint: EndpointId,
+        cursor: &mut OutputCursor,
+    ) -> Result<Vec<Written>, PlatformError>;
 
     /// Sends a signal to a program and its process group.
     fn signal(
@@ -128,8 +134,21 @@ pub(super) fn storage(error: &io::Error) -> Error {
 }
 
 /// The end of an output, which is kept in memory when its endpoint is gone.
-pub(super) fn tail(mut output: Vec<u8>) -> Vec<u8> {
-    output.split_off(output.len().saturating_sub(TAIL_BYTES))
+pub(super) fn tail(output: Vec<Written>) -> Vec<Written> {
+    let mut room = TAIL_BYTES;
+    let mut last: Vec<Written> = output
+        .into_iter()
+        .rev()
+        .map_while(|mut written| {
+            let over = written.octets.len().saturating_sub(room);
+            room -= written.octets.len() - over;
+            written.octets.drain(..over);
+            written.from.offset += u64::try_from(over).unwrap_or_default();
+            (!written.octets.is_empty()).then_some(written)
+        })
+        .collect();
+    last.reverse();
+    last
 }
 
 /// How much of an output outlives its endpoint.
@@ -171,8 +190,12 @@ impl Holders for Linux {
         }
     }
 
-    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
-        Self::output(self, endpoint)
+    fn output(
+        &self,
+        endpoint: EndpointId,
+        cursor: &mut OutputCursor,
+    ) -> Result<Vec<Written>, PlatformError> {
+        self.read_output(endpoint, cursor)
     }
 
     fn signal(

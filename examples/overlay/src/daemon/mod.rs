@@ -3,6 +3,7 @@
 mod directory;
 mod driver;
 mod holders;
+mod logs;
 mod node;
 mod programs;
 mod records;

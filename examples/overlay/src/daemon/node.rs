@@ -2,6 +2,9 @@
 
 use std::{future::Future, pin::Pin};
 
+use overlay_core::TaskId;
+use overlay_node::driver::{LogOptions, Logs};
+
 use crate::api::{Error, Request, Response};
 
 /// Something that will happen.
@@ -11,4 +14,7 @@ pub(crate) type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) trait Node: Send + Sync + 'static {
     /// Asks it.
     fn request(&self, request: Request) -> Soon<Result<Response, Error>>;
+
+    /// Reads what a task has written.
+    fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>>;
 }

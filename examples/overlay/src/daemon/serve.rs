@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    logs::Lines,
     node::Node,
     programs::{Attached, Programs},
     stream,
@@ -23,8 +24,9 @@ use super::{
 use crate::{
     api,
     wire::{
-        EXEC_PATH, ExecRequest, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH,
-        RUN_PATH, Refusal, RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
+        EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest, PROGRAMS_PATH, ProgramRequest,
+        ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal, RunRequest, Started, Stdio,
+        UPGRADE_PROTOCOL,
     },
 };
 
@@ -41,6 +43,7 @@ pub(crate) fn router(node: Arc<dyn Node>, programs: Programs, tasks: Tasks) -> R
     Router::new()
         .route(REQUEST_PATH, post(request))
         .route(PROGRAMS_PATH, post(programs_request))
+        .route(LOGS_PATH, post(logs))
         .route(RUN_PATH, post(run))
         .route(EXEC_PATH, post(exec))
         .fallback(unknown)
@@ -109,18 +112,6 @@ async fn programs_request(State(server): State<Server>, body: Bytes) -> Answer {
                 disconnected.map(|()| ProgramResponse::Done)
             }
             ProgramRequest::Tasks => Ok(ProgramResponse::Tasks(tasks.list())),
-            ProgramRequest::Logs { program } => {
-                let output = match programs.output(&program).await {
-                    Err(error) if error.kind == api::ErrorKind::NotFound => {
-                        tasks.output(&program).await
-                    }
-                    output => output,
-                };
-                output.map(|output| {
-                    let output = String::from_utf8_lossy(&output).into_owned();
-                    ProgramResponse::Logs { output }
-                })
-            }
         }
     });
     Ok(Json(finished(answer).await??).into_response())
@@ -138,6 +129,25 @@ fn is_no_task(programs: &Programs, tasks: &Tasks, reference: &str) -> Result<(),
         }
         _ => Ok(()),
     }
+}
+
+async fn logs(State(server): State<Server>, body: Bytes) -> Answer {
+    let LogsRequest { of, options } = parse(&body)?;
+    let logs = match of {
+        LogsOf::Task(task) => server.node.logs(task, options).await?,
+        LogsOf::Program(name) => {
+            let output = match server.programs.output(&name) {
+                // Programs come first: their names were chosen by hand.
+                Err(error) if error.kind == api::ErrorKind::NotFound => server.tasks.output(&name),
+                output => output,
+            };
+            let (output, (sink, logs)) = (output?, overlay_node::driver::logs());
+            tokio::spawn(output.send(options, sink));
+            logs
+        }
+    };
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, Body::new(Lines(logs))).into_response())
 }
 
 async fn run(State(server): State<Server>, request: Request) -> Answer {

@@ -5,8 +5,8 @@ mod program;
 
 pub(crate) use frame::{Frame, FrameReader, encode};
 pub(crate) use program::{
-    ExecRequest, NetworkChoice, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState,
-    Refusal, RunRequest, Started, Stdio, TaskProgram, WindowSize,
+    ExecRequest, LogItem, LogsOf, LogsRequest, NetworkChoice, ProgramInfo, ProgramRequest,
+    ProgramResponse, ProgramState, Refusal, RunRequest, Started, Stdio, TaskProgram, WindowSize,
 };
 
 /// Where one `overlay_node::api::Request` is posted.
@@ -17,5 +17,7 @@ pub(crate) const PROGRAMS_PATH: &str = "/v1/programs";
 pub(crate) const RUN_PATH: &str = "/v1/run";
 /// Where an [`ExecRequest`] is posted; answers with an upgrade unless it is detached.
 pub(crate) const EXEC_PATH: &str = "/v1/exec";
+/// Where a [`LogsRequest`] is posted; answers with a [`LogItem`] a line, as long as there are any.
+pub(crate) const LOGS_PATH: &str = "/v1/logs";
 /// The protocol that an HTTP connection is upgraded to: [`Frame`]s in both directions.
 pub(crate) const UPGRADE_PROTOCOL: &str = "overlay-stream";

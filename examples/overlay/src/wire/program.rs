@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, TaskId};
+use overlay_node::driver::LogOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::api;
@@ -53,11 +54,6 @@ pub(crate) enum ProgramRequest {
     },
     /// Lists the tasks of services that this node runs or ran lately.
     Tasks,
-    /// Reads what a program or task has written, as far as it is kept.
-    Logs {
-        /// As in `Stop`; of a task also its name or identity.
-        program: String,
-    },
 }
 
 /// The answer to a [`ProgramRequest`].
@@ -72,13 +68,42 @@ pub(crate) enum ProgramResponse {
     },
     /// To `Tasks`.
     Tasks(Vec<TaskProgram>),
-    /// To `Logs`.
-    Logs {
-        /// The output; what is no UTF-8 is replaced.
-        output: String,
-    },
     /// It is done; there is nothing to tell.
     Done,
+}
+
+/// Asks for what a program or task has written; the answer is a [`LogItem`] a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogsRequest {
+    /// Of what.
+    pub(crate) of: LogsOf,
+    /// Which part.
+    pub(crate) options: LogOptions,
+}
+
+/// Whose output is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogsOf {
+    /// A program or task of this node: identity, name, or an unambiguous prefix of the identity.
+    Program(String),
+    /// A task, on any node if this one is a manager.
+    Task(TaskId),
+}
+
+/// One line of an output, or its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogItem {
+    /// A line.
+    Line {
+        /// When it was written, in milliseconds since 1970.
+        at_unix_ms: Option<u64>,
+        /// What; what is no UTF-8 is replaced.
+        text: String,
+    },
+    /// Why there is nothing more.
+    Refused(Refusal),
 }
 
 /// The program of a task on this node.
@@ -214,6 +239,13 @@ pub(crate) enum ProgramState {
         /// When, in milliseconds since 1970.
         at_unix_ms: u64,
     },
+}
+
+impl ProgramState {
+    /// Whether it has not ended.
+    pub(crate) const fn is_running(&self) -> bool {
+        !matches!(self, Self::Exited { .. })
+    }
 }
 
 /// The body of every answer that is none: what was wrong, and how the command line is to exit.

@@ -37,7 +37,7 @@ impl NetworkRow {
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
         Self {
-            created_at: time::listing(network.created_unix_ms),
+            created_at: time::rfc3339(network.created_unix_ms),
             driver: network.driver.clone(),
             id: if whole {
                 network.id.to_string()
@@ -55,6 +55,18 @@ impl NetworkRow {
 }
 
 impl Item for NetworkRow {
+    const FIELDS: &'static [(&'static str, &'static str)] = &[
+        ("CreatedAt", "CREATED AT"),
+        ("Driver", "DRIVER"),
+        ("ID", "NETWORK ID"),
+        ("IPv4", "IPV4"),
+        ("IPv6", "IPV6"),
+        ("Internal", "INTERNAL"),
+        ("Labels", "LABELS"),
+        ("Name", "NAME"),
+        ("Scope", "SCOPE"),
+    ];
+
     fn identity(&self) -> String {
         self.id.clone()
     }

@@ -4,15 +4,16 @@ mod options;
 mod pretty;
 mod print;
 mod progress;
+mod refused;
 pub(super) mod tasks;
-mod values;
+pub(super) mod values;
 
 use clap::{Args, Subcommand};
 
 use super::{
     Failure, ListingArgs, Report,
-    listing::json_array,
-    logs::{self, LogsArgs},
+    listing::FormatArgs,
+    logs::{self, ServiceLogsArgs},
     print as say, unexpected,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     client::Client,
 };
 use options::{CreateArgs, UpdateArgs, WaitArgs};
+pub(super) use print::AmountsJson;
 use print::{ServiceJson, ServiceRow};
 use progress::Asked;
 use tasks::{TaskRow, TasksArgs};
@@ -36,8 +38,8 @@ pub(crate) enum ServiceCommand {
     Inspect(InspectArgs),
     /// List the tasks of services, those that ended among them
     Ps(PsArgs),
-    /// Print what the tasks of a service on this node have written
-    Logs(LogsArgs),
+    /// Print what the tasks of a service have written, or one task, on whatever node
+    Logs(ServiceLogsArgs),
     /// Change how many tasks services have
     Scale(ScaleArgs),
     /// Change a service; its tasks are replaced
@@ -60,8 +62,10 @@ pub(crate) struct ServicesArgs {
 /// See the help texts.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    format: FormatArgs,
     /// Text for people instead
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     pretty: bool,
     #[command(flatten)]
     services: ServicesArgs,
@@ -108,10 +112,13 @@ pub(super) async fn run(client: &Client, command: ServiceCommand) -> Result<Repo
     match command {
         ServiceCommand::Create(args) => create(client, *args).await,
         ServiceCommand::Ls(listing) => {
-            let services = services(client, &Request::ServiceList).await?;
+            let fits = fitting(&listing)?;
+            let mut services = services(client, &Request::ServiceList).await?;
+            services.retain(fits);
+            let whole = listing.quiet || listing.whole();
             let rows: Vec<ServiceRow> = services
                 .iter()
-                .map(|service| ServiceRow::new(service, listing.quiet))
+                .map(|service| ServiceRow::new(service, whole))
                 .collect();
             listing.print(&rows, print::table)
         }
@@ -140,6 +147,18 @@ async fn services(client: &Client, request: &Request) -> Result<Vec<ServiceInfo>
         Response::Services(services) => Ok(services),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Which services the filters let pass.
+fn fitting(listing: &ListingArgs) -> Result<impl Fn(&ServiceInfo) -> bool, Failure> {
+    let filters = listing.filters(&["id", "name", "label", "mode"])?;
+    filters.one_of("mode", &["replicated", "global"])?;
+    Ok(move |service: &ServiceInfo| {
+        filters.begins("id", &service.id.to_string())
+            && filters.begins("name", &service.spec.name)
+            && filters.labels("label", &service.spec.labels)
+            && filters.is("mode", mode(service))
+    })
 }
 
 /// Asks for what is answered with one service.
@@ -185,12 +204,13 @@ async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> 
         report.text = texts.join("\n");
     } else {
         let found: Vec<ServiceJson<'_>> = found.iter().map(ServiceJson::from).collect();
-        report.text = json_array(&found)?;
+        report.text = args.format.print(&found)?;
     }
     Ok(report)
 }
 
 async fn ps(client: &Client, args: PsArgs) -> Result<Report, Failure> {
+    let fits = tasks::fitting(&args.shown.listing)?;
     let (mut failures, mut found) = (Vec::new(), Vec::new());
     for reference in args.services.services {
         match task_list(client, Some(reference), None).await {
@@ -198,6 +218,7 @@ async fn ps(client: &Client, args: PsArgs) -> Result<Report, Failure> {
             Err(failure) => failures.push(failure),
         }
     }
+    found.retain(fits);
     let rows: Vec<TaskRow> = tasks::rows(found, &args.shown);
     let mut report = args.shown.listing.print(&rows, tasks::table)?;
     report.failures = failures;

@@ -1,24 +1,32 @@
 //! The options of `service create` and `update`, and what they make of a service.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum};
 
-use super::values::{duration_ms, network, permille, published, words};
+use super::{
+    refused::RefusedArgs,
+    values::{duration_ms, nano_cpus, network, octets, permille, published, target, words},
+};
 use crate::{
     api::{
         EndpointMode, FailureAction, PublishedPort, RestartCondition, ServiceMode, ServiceSpec,
         UpdateOrder, UpdatePolicy,
     },
-    cli::{Failure, pair},
+    cli::{Failure, pair, runnable},
 };
 
 /// See the help texts.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Name of the service, by which its tasks are found
+    /// Name of the service, by which its tasks are found [default: one that nobody has]
     #[arg(long)]
-    name: String,
+    name: Option<String>,
     /// A network that its tasks are on; may be repeated
     #[arg(long, value_name = "NETWORK", value_parser = network)]
     network: Vec<String>,
@@ -37,6 +45,9 @@ pub(crate) struct CreateArgs {
     /// Set a variable of the environment; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
     env: Vec<String>,
+    /// Read variables from a file: a KEY=VALUE a line, or a KEY that is set here; may be repeated
+    #[arg(long, value_name = "PATH")]
+    env_file: Vec<PathBuf>,
     /// Free metadata; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
@@ -61,8 +72,8 @@ pub(crate) struct UpdateArgs {
     /// Publish one more port; may be repeated
     #[arg(long, visible_alias = "publish", value_name = "PORT", value_parser = published)]
     publish_add: Vec<PublishedPort>,
-    /// Publish a target port no more; may be repeated
-    #[arg(long, value_name = "TARGET")]
+    /// Publish a target port no more: 80, 80/tcp, or 8080:80; may be repeated
+    #[arg(long, value_name = "TARGET", value_parser = target)]
     publish_rm: Vec<u16>,
     /// One more condition on nodes; may be repeated
     #[arg(long, value_name = "CONSTRAINT")]
@@ -94,6 +105,9 @@ pub(crate) struct UpdateArgs {
     /// Change back to what the service was before its last change
     #[arg(long)]
     pub(super) rollback: bool,
+    /// Refused: see the reason
+    #[arg(long, hide = true)]
+    force: bool,
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
@@ -154,10 +168,18 @@ struct CommonArgs {
     /// How far back attempts are counted; 0 for ever
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     restart_window: Option<u64>,
+    /// Processors that are set aside for a task, such as 0.5; nodes do not say yet how many they have
+    #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
+    reserve_cpu: Option<u64>,
+    /// Memory that is set aside for a task, such as 64m; nodes do not say yet how much they have
+    #[arg(long, value_name = "OCTETS", value_parser = octets)]
+    reserve_memory: Option<u64>,
     #[command(flatten)]
     update: UpdatePolicyArgs,
     #[command(flatten)]
     rollback: RollbackPolicyArgs,
+    #[command(flatten)]
+    _refused: RefusedArgs,
 }
 
 /// How tasks are replaced; forward and back have the same options under two names.
@@ -230,7 +252,7 @@ impl CreateArgs {
     /// Makes the service.
     pub(super) fn spec(self) -> Result<ServiceSpec, Failure> {
         let mut spec = ServiceSpec {
-            name: self.name,
+            name: self.name.unwrap_or_else(fresh_name),
             labels: BTreeMap::from_iter(self.label),
             networks: self.network,
             ports: self.publish,
@@ -239,8 +261,12 @@ impl CreateArgs {
         if self.mode == ModeArg::Global {
             spec.mode = ServiceMode::Global;
         }
-        spec.task.command = self.command;
-        spec.task.environment = self.env;
+        spec.task.command = runnable(self.command, "service create")?;
+        // What is said on the command line comes last, and so counts.
+        for file in &self.env_file {
+            spec.task.environment.extend(variables_of(file)?);
+        }
+        spec.task.environment.extend(self.env);
         spec.placement.constraints = self.constraint;
         spec.placement.preferences = self.placement_pref;
         self.common.apply(&mut spec)?;
@@ -251,6 +277,11 @@ impl CreateArgs {
 impl UpdateArgs {
     /// Changes the service.
     pub(super) fn change(self, spec: &mut ServiceSpec) -> Result<(), Failure> {
+        if self.force {
+            let text = "tasks are replaced when what they run changes, and --force changes nothing: \
+                        try --env-add RESTARTED=\"$(date)\"";
+            return Err(Failure::new(text).with_code(2));
+        }
         let name = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
         let added: Vec<String> = self.env_add.iter().map(name).collect();
         spec.task.environment.retain(|variable| {
@@ -315,6 +346,8 @@ impl CommonArgs {
         );
         set(&mut spec.task.stop_grace_ms, self.stop_grace_period);
         set(&mut spec.task.directory, self.workdir.clone());
+        set(&mut spec.task.resources.nano_cpus, self.reserve_cpu);
+        set(&mut spec.task.resources.memory_bytes, self.reserve_memory);
         let restart = &mut spec.restart;
         let condition = self.restart_condition.map(RestartCondition::from);
         set(&mut restart.condition, condition);
@@ -325,6 +358,41 @@ impl CommonArgs {
         self.rollback.apply(&mut spec.rollback);
         Ok(())
     }
+}
+
+/// A name that no service has, or hardly any.
+fn fresh_name() -> String {
+    let number = RandomState::new().hash_one(std::process::id());
+    format!("service-{number:016x}").chars().take(16).collect()
+}
+
+/// Reads the variables in a file, as Docker does: blank lines and those that begin with `#` say nothing.
+fn variables_of(file: &Path) -> Result<Vec<String>, Failure> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::new(format_args!(
+            "cannot read the variables in {shown}: {error}"
+        ))
+        .with_code(2)
+    })?;
+    let lines = text.lines().zip(1..).filter(|(line, _)| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#')
+    });
+    let mut variables = Vec::new();
+    for (line, number) in lines {
+        let line = line.trim_start();
+        match variable(line) {
+            Ok(variable) => variables.push(variable),
+            // As with Docker: one that is not set here is left out.
+            Err(_) if !line.contains('=') => {}
+            Err(error) => {
+                let text = format!("{shown}, line {number}: {error}");
+                return Err(Failure::new(text).with_code(2));
+            }
+        }
+    }
+    Ok(variables)
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {

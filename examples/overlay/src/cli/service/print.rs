@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::{mode, values::shown};
 use crate::{
     api::{
-        EndpointMode, FailureAction, Placement, PublishedPort, RestartCondition, RestartPolicy,
-        ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase, UpdatePolicy,
+        EndpointMode, FailureAction, Placement, PublishedPort, Resources, RestartCondition,
+        RestartPolicy, ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase,
+        UpdatePolicy,
     },
     cli::{Table, listing::Item, table::ellipsis},
     time,
@@ -28,6 +29,15 @@ pub(super) struct ServiceRow {
 }
 
 impl Item for ServiceRow {
+    const FIELDS: &'static [(&'static str, &'static str)] = &[
+        ("Command", "COMMAND"),
+        ("ID", "ID"),
+        ("Mode", "MODE"),
+        ("Name", "NAME"),
+        ("Ports", "PORTS"),
+        ("Replicas", "REPLICAS"),
+    ];
+
     fn identity(&self) -> String {
         self.id.clone()
     }
@@ -43,7 +53,11 @@ impl ServiceRow {
         };
         let ports: Vec<String> = service.ports.iter().map(shown).collect();
         Self {
-            command: ellipsis(&service.spec.task.command.join(" "), COMMAND_WIDTH_MAX),
+            command: if whole {
+                service.spec.task.command.join(" ")
+            } else {
+                ellipsis(&service.spec.task.command.join(" "), COMMAND_WIDTH_MAX)
+            },
             id: if whole {
                 service.id.to_string()
             } else {
@@ -158,6 +172,8 @@ struct SpecJson<'a> {
 #[serde(rename_all = "PascalCase")]
 struct TemplateJson<'a> {
     process_spec: ProcessJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<ResourcesJson>,
     restart_policy: RestartJson,
     placement: PlacementJson<'a>,
     networks: Vec<TargetJson<'a>>,
@@ -170,6 +186,29 @@ struct ProcessJson<'a> {
     env: &'a [String],
     dir: &'a str,
     stop_grace_period: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ResourcesJson {
+    reservations: AmountsJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::cli) struct AmountsJson {
+    #[serde(rename = "NanoCPUs")]
+    nano_cpus: u64,
+    memory_bytes: u64,
+}
+
+impl AmountsJson {
+    pub(in crate::cli) fn new(resources: Resources) -> Self {
+        Self {
+            nano_cpus: resources.nano_cpus,
+            memory_bytes: resources.memory_bytes,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -309,6 +348,7 @@ impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
             labels: &spec.labels,
             task_template: TemplateJson {
                 process_spec: ProcessJson::from(&spec.task),
+                resources: resources(spec.task.resources),
                 restart_policy: RestartJson::from(&spec.restart),
                 placement: PlacementJson::from(&spec.placement),
                 networks: networks.collect(),
@@ -325,6 +365,11 @@ impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
             },
         }
     }
+}
+
+fn resources(set_aside: Resources) -> Option<ResourcesJson> {
+    let reservations = AmountsJson::new(set_aside);
+    (set_aside != Resources::default()).then_some(ResourcesJson { reservations })
 }
 
 impl<'a> From<&'a TaskSpec> for ProcessJson<'a> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     api::{DesiredState, Slot, TaskInfo},
-    cli::{ListingArgs, Table, listing::Item, table::ellipsis},
+    cli::{Failure, ListingArgs, Table, listing::Item, table::ellipsis},
     time,
 };
 
@@ -33,9 +33,24 @@ pub(in crate::cli) struct TaskRow {
     id: String,
     name: String,
     node: String,
+    since: String,
+    state: String,
 }
 
 impl Item for TaskRow {
+    const FIELDS: &'static [(&'static str, &'static str)] = &[
+        ("Addresses", "ADDRESS"),
+        ("Command", "COMMAND"),
+        ("CurrentState", "CURRENT STATE"),
+        ("DesiredState", "DESIRED STATE"),
+        ("Error", "ERROR"),
+        ("ID", "ID"),
+        ("Name", "NAME"),
+        ("Node", "NODE"),
+        ("Since", "SINCE"),
+        ("State", "STATE"),
+    ];
+
     fn identity(&self) -> String {
         self.id.clone()
     }
@@ -74,7 +89,7 @@ pub(in crate::cli) fn error(task: &TaskInfo) -> String {
 
 impl TaskRow {
     fn new(task: &TaskInfo, older: bool, now: u64, args: &TasksArgs) -> Self {
-        let whole = args.no_trunc || args.listing.quiet;
+        let whole = args.no_trunc || args.listing.quiet || args.listing.whole();
         let short = |text: String, width| {
             if whole { text } else { ellipsis(&text, width) }
         };
@@ -90,12 +105,7 @@ impl TaskRow {
             addresses: addresses.join(","),
             command: short(task.spec.command.join(" "), COMMAND_WIDTH_MAX),
             current_state: format!("{} {since} ago", capital(&task.status.state.to_string())),
-            desired_state: match task.desired {
-                DesiredState::Ready => "Ready",
-                DesiredState::Running => "Running",
-                DesiredState::Shutdown => "Shutdown",
-                DesiredState::Remove => "Remove",
-            },
+            desired_state: desired(task.desired),
             error,
             id: if whole {
                 task.id.to_string()
@@ -104,8 +114,42 @@ impl TaskRow {
             },
             name: format!("{branch}{}", name(task)),
             node: task.hostname.clone(),
+            since: time::rfc3339(task.status.since_unix_ms),
+            state: task.status.state.to_string(),
         }
     }
+}
+
+const fn desired(state: DesiredState) -> &'static str {
+    match state {
+        DesiredState::Ready => "Ready",
+        DesiredState::Running => "Running",
+        DesiredState::Shutdown => "Shutdown",
+        DesiredState::Remove => "Remove",
+    }
+}
+
+/// Which tasks the filters let pass.
+pub(in crate::cli) fn fitting(
+    listing: &ListingArgs,
+) -> Result<impl Fn(&TaskInfo) -> bool, Failure> {
+    let filters = listing.filters(&["id", "name", "node", "desired-state"])?;
+    // What has not ended is accepted, in Docker's word.
+    let known = ["running", "shutdown", "accepted", "ready", "remove"];
+    filters.one_of("desired-state", &known)?;
+    Ok(move |task: &TaskInfo| {
+        let node = task.node.map(|node| node.to_string()).unwrap_or_default();
+        let wanted = |value: &str| match value.to_ascii_lowercase().as_str() {
+            "accepted" => task.desired == DesiredState::Ready,
+            value => value.eq_ignore_ascii_case(desired(task.desired)),
+        };
+        filters.begins("id", &task.id.to_string())
+            && filters.begins("name", &name(task))
+            && filters.any("node", |value| {
+                !value.is_empty() && (task.hostname == value || node.starts_with(value))
+            })
+            && filters.any("desired-state", wanted)
+    })
 }
 
 fn capital(word: &str) -> String {

@@ -84,6 +84,44 @@ pub(crate) fn published(text: &str) -> Result<PublishedPort, String> {
     })
 }
 
+/// Reads the target of a published port: `80`, `80/tcp`, or `8080:80` as it was published.
+pub(crate) fn target(text: &str) -> Result<u16, String> {
+    published(text).map(|port| port.target)
+}
+
+/// Reads a number of processors, such as `0.5`; the result is in billionths.
+pub(crate) fn nano_cpus(text: &str) -> Result<u64, String> {
+    let number = text.parse::<f64>().ok();
+    let number = number.filter(|number| (0.0..=65_536.0).contains(number));
+    number
+        .and_then(|number| format!("{:.0}", number * 1e9).parse().ok())
+        .ok_or_else(|| format!("expected a number of processors such as 0.5, found `{text}`"))
+}
+
+/// Reads a number of octets, such as `512`, `64k`, `64m`, `1.5g` or `64MiB`.
+pub(crate) fn octets(text: &str) -> Result<u64, String> {
+    let expected = || format!("expected a size such as 64m or 1.5g, found `{text}`");
+    let letters = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(letters.unwrap_or(text.len()));
+    let power = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        _ => return Err(expected()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| expected())?;
+    let octets = number * 1_024_f64.powi(power);
+    if !(0.0..=OCTETS_MAX).contains(&octets) {
+        return Err(expected());
+    }
+    format!("{octets:.0}").parse().map_err(|_| expected())
+}
+
+/// The largest size: a petabyte, far below what is exact.
+const OCTETS_MAX: f64 = 1_024.0 * 1_024.0 * 1_024.0 * 1_024.0 * 1_024.0;
+
 fn published_long(text: &str) -> Result<PublishedPort, String> {
     let mut found = PublishedPort {
         published: 0,
@@ -255,6 +293,30 @@ mod tests {
         for text in ["1.1", "-0.1", "x", "NaN"] {
             assert!(permille(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_and_processors_are_read_as_by_docker() {
+        let cases = [
+            ("0", 0),
+            ("512", 512),
+            ("64k", 65_536),
+            ("64M", 67_108_864),
+            ("1.5g", 1_610_612_736),
+            ("1GiB", 1_073_741_824),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(octets(text), Ok(expected), "{text}");
+        }
+        for text in ["", "m", "-1", "1x", "9999999t"] {
+            assert!(octets(text).is_err(), "{text}");
+        }
+        assert_eq!(nano_cpus("0.5"), Ok(500_000_000));
+        assert!(nano_cpus("-1").is_err() && nano_cpus("many").is_err());
+        assert_eq!(
+            ["80", "80/udp", "8080:80"].map(target),
+            [Ok(80), Ok(80), Ok(80)]
+        );
     }
 
     #[test]

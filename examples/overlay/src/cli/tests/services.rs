@@ -30,7 +30,7 @@ fn spec() -> ServiceSpec {
     spec
 }
 
-fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
+pub(super) fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
     ServiceInfo {
         id: ServiceId::from_bytes([7; 16]),
         ports: spec().ports,
@@ -50,7 +50,7 @@ fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
     }
 }
 
-fn task(octet: u8, slot: u32, state: TaskState) -> TaskInfo {
+pub(super) fn task(octet: u8, slot: u32, state: TaskState) -> TaskInfo {
     TaskInfo {
         id: TaskId::from_bytes([octet; 16]),
         service: ServiceId::from_bytes([7; 16]),
@@ -84,7 +84,7 @@ fn one(service: ServiceInfo) -> Value {
     answer(Response::Services(vec![service]))
 }
 
-fn tasks(tasks: &[TaskInfo]) -> Value {
+pub(super) fn tasks(tasks: &[TaskInfo]) -> Value {
     answer(Response::Tasks(tasks.to_vec()))
 }
 
@@ -411,44 +411,6 @@ async fn events_are_lines_with_what_and_which() {
     );
 }
 
-#[tokio::test]
-async fn logs_are_those_of_a_program_or_of_the_tasks_here() {
-    let logs = |output: &str| {
-        let output = output.to_owned();
-        serde_json::to_value(ProgramResponse::Logs { output }).unwrap()
-    };
-    let text = printed("logs --tail 1 alpine1", vec![logs("a\nb\n")]).await;
-    assert_eq!(text, "b\n");
-    let here = ProgramResponse::Tasks(vec![crate::wire::TaskProgram {
-        id: TaskId::from_bytes([1; 16]),
-        name: "web.1".into(),
-        service: "web".into(),
-        running: true,
-    }]);
-    let answers = vec![
-        refusal(ErrorKind::NotFound, "no such program"),
-        answer(Response::Info(Box::new(info()))),
-        serde_json::to_value(here).unwrap(),
-        refusal(ErrorKind::NotManager, "a worker does not know"),
-        logs("a\nb\n"),
-    ];
-    let (report, asked) = run("logs web", answers).await;
-    assert_eq!((report.unwrap().code, asked.len()), (0, 5));
-    let answers = vec![
-        answer(Response::Info(Box::new(info()))),
-        serde_json::to_value(ProgramResponse::Tasks(Vec::new())).unwrap(),
-        tasks(&[TaskInfo {
-            node: Some(node_id(2)),
-            ..task(1, 1, TaskState::Running)
-        }]),
-    ];
-    let (report, _) = run("service logs web", answers).await;
-    assert_eq!(
-        report.unwrap_err().message,
-        "no task of web runs on this node"
-    );
-}
-
 #[test]
 fn service_commands_are_read_as_by_docker() {
     let read = |words: &str| {
@@ -461,7 +423,10 @@ fn service_commands_are_read_as_by_docker() {
         "service ps -q --no-trunc a b",
         "service update --args sleep a",
         "service update --publish 80 a",
-        "service logs -f --tail 5 a",
+        "service logs -f --tail 5 -t --since 10m --no-trunc a",
+        "service logs --raw -n all a",
+        "service ls -f name=a -f mode=global",
+        "service ps --filter desired-state=running --format {{.ID}} a",
         "service scale -d a=1 b=2",
         "node ps host1 self",
         "events -f",
@@ -472,13 +437,16 @@ fn service_commands_are_read_as_by_docker() {
         assert!(parsed.is_ok(), "{words}: {}", parsed.unwrap_err());
     }
     for words in [
-        "service create -- sleep 1",
         "service create --name a",
         "service create --name a --restart-delay 10 -- x",
         "service create --name a -p 80/icmp -- x",
         "service create --name a --update-order first -- x",
         "service create --name a --env =b -- x",
         "service scale a",
+        "service logs --tail many a",
+        "service logs --since yesterday a",
+        "service logs --raw --no-trunc a",
+        "service ls --filter name",
         "service scale a=many",
         "service update --args x a -- y",
         "node update --availability asleep a",
@@ -486,6 +454,44 @@ fn service_commands_are_read_as_by_docker() {
         let error = read(words).expect_err(words);
         assert_eq!(error.exit_code(), 2, "{words}");
     }
+}
+
+#[tokio::test]
+async fn create_reads_files_of_variables_and_what_is_set_aside() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "# a comment\n\n  A=b c\nNOT_SET_ANYWHERE\nPATH\n").unwrap();
+    let words = format!(
+        "service create -d --env-file {} -e A=d --reserve-cpu 0.5 --reserve-memory 64m -- x",
+        file.path().display()
+    );
+    let (_, asked) = run(&words, vec![one(service(0, None))]).await;
+    let Ok(Request::ServiceCreate(spec)) = serde_json::from_value(asked[0].clone()) else {
+        panic!("{asked:?}")
+    };
+    let path = format!("PATH={}", std::env::var("PATH").unwrap());
+    assert_eq!(spec.task.environment, ["A=b c", &path, "A=d"]);
+    let resources = spec.task.resources;
+    let (cpus, memory) = (resources.nano_cpus, resources.memory_bytes);
+    assert_eq!((cpus, memory), (500_000_000, 67_108_864));
+    assert!(spec.name.starts_with("service-"), "{}", spec.name);
+    fs::write(&file, "A=b\n=c\n").unwrap();
+    let failure = run(&words, Vec::new()).await.0.unwrap_err();
+    assert!(
+        failure.message.contains("line 2") && failure.code == 2,
+        "{failure}"
+    );
+    let missing = "service create --env-file /no/such/file -- x";
+    let failure = run(missing, Vec::new()).await.0.unwrap_err();
+    assert!(failure.message.contains("/no/such/file"), "{failure}");
+    let answers = vec![one(service(2, None))];
+    let failure = run("service update --force web", answers)
+        .await
+        .0
+        .unwrap_err();
+    assert!(
+        failure.message.contains("--env-add") && failure.code == 2,
+        "{failure}"
+    );
 }
 
 #[tokio::test]

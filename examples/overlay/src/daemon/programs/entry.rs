@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use overlay_core::EndpointId;
+use overlay_linux::Written;
 use tokio::{sync::watch, time::timeout};
 
 use super::record::Record;
@@ -18,7 +19,7 @@ pub(super) struct Entry {
     /// How far it has come.
     pub(super) phase: watch::Sender<Phase>,
     /// What it wrote last, since it ended under this daemon.
-    pub(super) last_output: Option<Vec<u8>>,
+    pub(super) last_output: Option<Vec<Written>>,
 }
 
 /// How far a program has come, for those who wait.

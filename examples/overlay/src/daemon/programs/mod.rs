@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use super::{
     holders::{self, Holders, Running, SIGKILL, SIGTERM, off_thread, storage},
+    logs::Output,
     node::Node,
     records::Records,
 };
@@ -243,16 +244,15 @@ impl Programs {
     }
 
     /// What a program has written, as far as it is kept. What went to a client instead is not.
-    pub(crate) async fn output(&self, reference: &str) -> Result<Vec<u8>, Error> {
-        let (id, last) = {
-            let entries = self.entries();
-            let entry = find(&entries, reference)?;
-            (entry.record.info.id, entry.last_output.clone())
+    pub(crate) fn output(&self, reference: &str) -> Result<Output, Error> {
+        let id = find(&self.entries(), reference)?.record.info.id;
+        let programs = self.clone();
+        let last = move || match programs.entries().get(&id) {
+            Some(entry) if entry.record.info.state.is_running() => None,
+            Some(entry) => Some(entry.last_output.clone().unwrap_or_default()),
+            None => Some(Vec::new()),
         };
-        match last {
-            Some(output) => Ok(output),
-            None => self.blocking(move |holders| holders.output(id)).await,
-        }
+        Ok(Output::new(&self.0.holders, id, last))
     }
 
     /// Sends a signal to a program or to a command beside it; one that has just ended is fine.

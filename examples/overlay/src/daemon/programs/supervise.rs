@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overlay_core::{EndpointId, plane::Namespace};
-use overlay_linux::{Exit, ProcessStatus};
+use overlay_linux::{Exit, OutputCursor, ProcessStatus};
 use tokio::io::sink;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{ErrorKind, Request, Response},
     daemon::{
-        holders::{self, Running, Streams},
+        holders::{self, Holders, Running, Streams},
         node::Soon,
         stream,
     },
@@ -111,7 +111,8 @@ impl Programs {
 
     async fn finish(&self, id: EndpointId, code: i32, at_unix_ms: u64) {
         // With the endpoint its output goes.
-        let output = self.blocking(move |holders| holders.output(id)).await;
+        let read = move |all: &dyn Holders| all.output(id, &mut OutputCursor::default());
+        let output = self.blocking(read).await;
         if let Some(entry) = self.entries().get_mut(&id) {
             entry.last_output = output.ok().map(holders::tail);
         }

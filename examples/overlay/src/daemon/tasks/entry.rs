@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use overlay_core::{EndpointId, TaskId};
-use overlay_linux::{Exit, ProcessId};
+use overlay_linux::{Exit, ProcessId, Written};
 use overlay_node::agent::TaskReport;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,7 @@ pub(super) struct Entry {
     /// Who is told; nobody yet of one that was only found.
     pub(super) tell: Option<Arc<dyn Tell>>,
     /// What it wrote last, of one that ended.
-    pub(super) last_output: Vec<u8>,
+    pub(super) last_output: Vec<Written>,
     /// When its record was removed, in milliseconds since 1970; what is left serves those who look on.
     pub(super) forgotten_unix_ms: Option<u64>,
 }

@@ -17,14 +17,15 @@ use std::{
 };
 
 use overlay_core::{EndpointId, TaskId};
-use overlay_linux::{CommandSpec, Exit, ProcessStatus};
+use overlay_linux::{CommandSpec, Exit, OutputCursor, ProcessStatus};
 use overlay_node::{
     agent::{TaskOrder, TaskReport},
-    driver::{Executor, Reports},
+    driver::{Executor, LogOptions, LogSink, Reports},
 };
 
 use super::{
     holders::{self, Holders, Running, SIGTERM, off_thread, storage},
+    logs::Output,
     node::Soon,
     programs::{command::specify, supervise::drain},
     records::Records,
@@ -77,17 +78,19 @@ impl Tasks {
     }
 
     /// What a task has written, as far as it is kept.
-    pub(crate) async fn output(&self, reference: &str) -> Result<Vec<u8>, Error> {
-        let (endpoint, ended) = {
+    pub(crate) fn output(&self, reference: &str) -> Result<Output, Error> {
+        let (id, endpoint) = {
             let entries = self.entries();
-            let entry = find(&entries, reference)?;
-            let ended = (entry.phase == Phase::Ended).then(|| entry.last_output.clone());
-            (entry.record.endpoint, ended)
+            let record = &find(&entries, reference)?.record;
+            (record.task, record.endpoint)
         };
-        match ended {
-            Some(output) => Ok(output),
-            None => holders::blocking(&self.0.holders, move |all| all.output(endpoint)).await,
-        }
+        let tasks = self.clone();
+        let last = move || match tasks.entries().get(&id) {
+            Some(entry) if entry.phase == Phase::Ended => Some(entry.last_output.clone()),
+            Some(_) => None,
+            None => Some(Vec::new()),
+        };
+        Ok(Output::new(&self.0.holders, endpoint, last))
     }
 
     /// Where a running task is, and its host name.
@@ -307,7 +310,8 @@ impl Tasks {
             return;
         };
         // With the endpoint, which goes as soon as the node knows of the end, its output goes.
-        let output = holders::blocking(&self.0.holders, move |all| all.output(endpoint)).await;
+        let read = move |all: &dyn Holders| all.output(endpoint, &mut OutputCursor::default());
+        let output = holders::blocking(&self.0.holders, read).await;
         if let Some(entry) = self.entries().get_mut(&id) {
             entry.last_output = output.map(holders::tail).unwrap_or_default();
             entry.record.end = Some(end.clone());
@@ -431,6 +435,16 @@ impl Executor for Tasks {
 
     fn stop(&self, task: TaskId, grace: Duration, reports: Reports) {
         self.end(task, grace, Arc::new(reports));
+    }
+
+    fn logs(&self, task: TaskId, options: LogOptions, sink: LogSink) {
+        let output = self.output(&task.to_string());
+        tokio::spawn(async move {
+            match output {
+                Ok(output) => output.send(options, sink).await,
+                Err(error) => sink.refuse(error).await,
+            }
+        });
     }
 }
 

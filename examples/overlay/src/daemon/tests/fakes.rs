@@ -18,10 +18,11 @@ use std::{
 };
 
 use overlay_core::{
-    EndpointId, MacAddr, NetworkId, NodeId,
+    EndpointId, MacAddr, NetworkId, NodeId, TaskId,
     plane::{Namespace, PlatformError},
 };
-use overlay_linux::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio};
+use overlay_linux::{CommandSpec, Exit, OutputCursor, ProcessId, ProcessStatus, Stdio, Written};
+use overlay_node::driver::{LogLine, LogOptions, Logs, logs};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 
@@ -148,6 +149,23 @@ impl Node for FakeNode {
                 std::future::pending::<()>().await;
             }
             answer
+        })
+    }
+
+    fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
+        Box::pin(async move {
+            if task.as_bytes() != &[1; 16] {
+                return Err(Error::new(ErrorKind::NotFound, "no such task"));
+            }
+            let (sink, logs) = logs();
+            tokio::spawn(async move {
+                let text = b"a\xff".to_vec();
+                let at_unix_ms = options.since_unix_ms;
+                sink.line(LogLine { at_unix_ms, text }).await.ok();
+                let error = Error::new(ErrorKind::Unavailable, "host2 does not answer");
+                sink.refuse(error).await;
+            });
+            Ok(logs)
         })
     }
 }
@@ -375,8 +393,24 @@ impl Holders for FakeHolders {
         Ok(self.main_program(endpoint)?.is_some())
     }
 
-    fn output(&self, endpoint: EndpointId) -> Result<Vec<u8>, PlatformError> {
-        Ok(format!("the output of {endpoint}\n").into_bytes())
+    fn output(
+        &self,
+        endpoint: EndpointId,
+        cursor: &mut OutputCursor,
+    ) -> Result<Vec<Written>, PlatformError> {
+        if cursor.file != 0 {
+            return Ok(Vec::new());
+        }
+        let octets = format!("the output of {endpoint}\nand more\n").into_bytes();
+        let from = OutputCursor { file: 1, offset: 0 };
+        let offset = octets.len() as u64;
+        *cursor = OutputCursor { offset, ..from };
+        let at_unix_ms = Some(1_000);
+        Ok(vec![Written {
+            at_unix_ms,
+            from,
+            octets,
+        }])
     }
 
     fn signal(
