@@ -371,7 +371,7 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
                 replicas => ServiceMode::Replicated(u32::try_from(replicas).unwrap()),
             };
             let mut created = spec(&service, mode, "run");
-            if rng.below(2) == 0 {
+            if step.is_multiple_of(2) {
                 created.networks.push("other".to_owned());
             }
             Request::ServiceCreate(Box::new(created))
@@ -385,7 +385,7 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             let mut changed = spec(&service, ServiceMode::Replicated(2), "run");
             changed.task.environment = vec![format!("STEP={step}")];
             changed.update.monitor_ms = 500;
-            match rng.below(3) {
+            match step % 3 {
                 0 => changed.networks.push("other".to_owned()),
                 1 => changed.networks.insert(0, "other".to_owned()),
                 _ => {}
