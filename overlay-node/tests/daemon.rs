@@ -103,12 +103,21 @@ impl Host {
     }
 
     async fn attach(&self, name: &str) -> Result<EndpointInfo, Error> {
+        self.attach_to("my-net", name, Namespace::InProcess).await
+    }
+
+    async fn attach_to(
+        &self,
+        network: &str,
+        name: &str,
+        namespace: Namespace,
+    ) -> Result<EndpointInfo, Error> {
         let attach = AttachRequest {
-            network: "my-net".to_owned(),
+            network: network.to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
             address: None,
-            namespace: Namespace::InProcess,
+            namespace,
             endpoint: None,
         };
         match self.ask(Request::Attach(attach)).await? {
@@ -175,6 +184,52 @@ async fn cluster(scratch: &Scratch, network: u8) -> Vec<Host> {
     hosts[1].join(&hosts[0], Role::Manager).await;
     hosts[2].join(&hosts[0], Role::Manager).await;
     hosts
+}
+
+/// One resolver for a namespace, which outlives the endpoint after which it is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_share_a_namespace_share_its_resolver() {
+    let scratch = Scratch::new("shared");
+    let mut hosts = vec![Host::start(&scratch, 7, 1).await];
+    hosts[0]
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    for name in ["my-net", "other"] {
+        let create = NetworkCreate {
+            name: name.to_owned(),
+            attachable: true,
+            ..NetworkCreate::default()
+        };
+        hosts[0].ask(Request::NetworkCreate(create)).await.unwrap();
+    }
+    let first = hosts[0].attach("web").await.unwrap().id;
+    let peer = hosts[0].attach("peer").await.unwrap().id;
+    let shared = |interface| Namespace::Shared {
+        with: first,
+        interface,
+    };
+    let taken = hosts[0].attach_to("other", "web", shared(0)).await;
+    assert_eq!(taken.unwrap_err().kind, ErrorKind::Conflict);
+    let second = hosts[0].attach_to("other", "web", shared(1)).await;
+    let second = second.unwrap().id;
+    let far = hosts[0]
+        .attach_to("other", "far", Namespace::InProcess)
+        .await;
+    far.unwrap();
+    assert!(hosts[0].reaches(first, "peer").await);
+    assert!(hosts[0].reaches(second, "far").await);
+    assert!(hosts[0].reaches(peer, "web").await);
+    let detach = Request::Detach {
+        endpoint: first.to_string(),
+    };
+    hosts[0].ask(detach).await.unwrap();
+    assert!(hosts[0].reaches(second, "far").await);
+    hosts[0].stop().await;
+    port_is_free(&hosts[0]).await;
+    hosts[0].restart().await;
+    assert!(hosts[0].reaches(second, "far").await);
+    hosts[0].stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
