@@ -190,9 +190,8 @@ async fn cluster(scratch: &Scratch, network: u8) -> Vec<Host> {
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_share_a_namespace_share_its_resolver() {
     let scratch = Scratch::new("shared");
-    let mut hosts = vec![Host::start(&scratch, 7, 1).await];
-    hosts[0]
-        .ask(Request::Init(InitRequest::default()))
+    let mut host = Host::start(&scratch, 7, 1).await;
+    host.ask(Request::Init(InitRequest::default()))
         .await
         .unwrap();
     for name in ["my-net", "other"] {
@@ -201,35 +200,33 @@ async fn endpoints_that_share_a_namespace_share_its_resolver() {
             attachable: true,
             ..NetworkCreate::default()
         };
-        hosts[0].ask(Request::NetworkCreate(create)).await.unwrap();
+        host.ask(Request::NetworkCreate(create)).await.unwrap();
     }
-    let first = hosts[0].attach("web").await.unwrap().id;
-    let peer = hosts[0].attach("peer").await.unwrap().id;
+    let first = host.attach("web").await.unwrap().id;
+    let peer = host.attach("peer").await.unwrap().id;
     let shared = |interface| Namespace::Shared {
         with: first,
         interface,
     };
-    let taken = hosts[0].attach_to("other", "web", shared(0)).await;
+    let taken = host.attach_to("other", "web", shared(0)).await;
     assert_eq!(taken.unwrap_err().kind, ErrorKind::Conflict);
-    let second = hosts[0].attach_to("other", "web", shared(1)).await;
+    let second = host.attach_to("other", "web", shared(1)).await;
     let second = second.unwrap().id;
-    let far = hosts[0]
-        .attach_to("other", "far", Namespace::InProcess)
-        .await;
+    let far = host.attach_to("other", "far", Namespace::InProcess).await;
     far.unwrap();
-    assert!(hosts[0].reaches(first, "peer").await);
-    assert!(hosts[0].reaches(second, "far").await);
-    assert!(hosts[0].reaches(peer, "web").await);
+    assert!(host.reaches(first, "peer").await);
+    assert!(host.reaches(second, "far").await);
+    assert!(host.reaches(peer, "web").await);
     let detach = Request::Detach {
         endpoint: first.to_string(),
     };
-    hosts[0].ask(detach).await.unwrap();
-    assert!(hosts[0].reaches(second, "far").await);
-    hosts[0].stop().await;
-    port_is_free(&hosts[0]).await;
-    hosts[0].restart().await;
-    assert!(hosts[0].reaches(second, "far").await);
-    hosts[0].stop().await;
+    host.ask(detach).await.unwrap();
+    assert!(host.reaches(second, "far").await);
+    host.stop().await;
+    port_is_free(&host).await;
+    host.restart().await;
+    assert!(host.reaches(second, "far").await);
+    host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

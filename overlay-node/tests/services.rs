@@ -107,7 +107,8 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
         for (network, (host, asker, _)) in askers.iter().enumerate() {
             let mut expected: Vec<_> = places.iter().map(|place| place.2[network]).collect();
             let mut found = cluster.resolve(*host, *asker, "tasks.web");
-            (expected.sort(), found.sort());
+            expected.sort();
+            found.sort();
             assert_eq!(found, expected, "network {network}");
             for address in found {
                 assert!(cluster.ping(*host, *asker, address), "network {network}");
@@ -151,7 +152,8 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
     let mut found = cluster.resolve(1, two.id, "tasks.web");
     let places = places(&mut cluster);
     let mut expected: Vec<_> = places.iter().map(|place| place.2[0]).collect();
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert!(places.iter().all(|place| place.1.len() == 1));
     assert_eq!((found.len(), found), (3, expected));
     assert_eq!(cluster.quiet_violations(), []);

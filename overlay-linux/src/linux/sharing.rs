@@ -22,7 +22,7 @@ use crate::{
 impl Linux {
     /// Makes a port in the namespace that is named after `name`, and the namespace if it is not there.
     pub(super) fn make_port(
-        &mut self,
+        &self,
         name: EndpointId,
         spec: &PortSpec,
         mode: &str,
