@@ -12,8 +12,8 @@ use std::{
 use overlay_core::{EndpointId, NodeId, Rng, Seed, TaskId};
 use overlay_node::{
     api::{
-        Availability, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo, ServiceMode,
-        ServiceSpec, TaskInfo, TaskSpec, TaskState,
+        Availability, NetworkCreate, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo,
+        ServiceMode, ServiceSpec, TaskInfo, TaskSpec, TaskState,
     },
     sim::{Cluster, Options},
     state::TaskRecord,
@@ -157,6 +157,35 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
     assert!(places.iter().all(|place| place.1.len() == 1));
     assert_eq!((found.len(), found), (3, expected));
     assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn published_ports_lead_to_the_first_network_that_is_not_internal() {
+    let mut cluster = cluster(6, 1);
+    let shy = NetworkCreate {
+        name: "shy".to_owned(),
+        internal: true,
+        ..NetworkCreate::default()
+    };
+    cluster.ask(0, Request::NetworkCreate(shy)).unwrap();
+    cluster.create_network(0, "other").unwrap();
+    for (networks, answers) in [
+        (vec!["shy", "other", "my-net"], 1),
+        (vec!["my-net", "shy"], 0),
+        (vec!["shy"], 0),
+    ] {
+        let mut web = spec("web", ServiceMode::Global, "run");
+        web.networks = networks.iter().map(|name| (*name).to_owned()).collect();
+        create(&mut cluster, web);
+        cluster.run_for(Duration::from_secs(3));
+        let state = cluster.leader_state().unwrap();
+        let task = state.tasks().values().next().unwrap();
+        let answering = state.answering(task).unwrap();
+        assert_eq!(answering.id, task.endpoints[answers], "{networks:?}");
+        let service = "web".to_owned();
+        cluster.ask(0, Request::ServiceRemove { service }).unwrap();
+        cluster.run_for(Duration::from_secs(3));
+    }
 }
 
 /// How many tasks of the service run on each host, by the hosts' own word.
