@@ -105,12 +105,21 @@ impl Host {
     }
 
     async fn attach(&self, name: &str) -> Result<EndpointInfo, Error> {
+        self.attach_to("my-net", name, Namespace::InProcess).await
+    }
+
+    async fn attach_to(
+        &self,
+        network: &str,
+        name: &str,
+        namespace: Namespace,
+    ) -> Result<EndpointInfo, Error> {
         let attach = AttachRequest {
-            network: "my-net".to_owned(),
+            network: network.to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
             address: None,
-            namespace: Namespace::InProcess,
+            namespace,
             endpoint: None,
         };
         match self.ask(Request::Attach(attach)).await? {
@@ -177,6 +186,49 @@ async fn cluster(scratch: &Scratch, network: u8) -> Vec<Host> {
     hosts[1].join(&hosts[0], Role::Manager).await;
     hosts[2].join(&hosts[0], Role::Manager).await;
     hosts
+}
+
+/// One resolver for a namespace, which outlives the endpoint after which it is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_share_a_namespace_share_its_resolver() {
+    let scratch = Scratch::new("shared");
+    let mut host = Host::start(&scratch, 7, 1).await;
+    host.ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    for name in ["my-net", "other"] {
+        let create = NetworkCreate {
+            name: name.to_owned(),
+            attachable: true,
+            ..NetworkCreate::default()
+        };
+        host.ask(Request::NetworkCreate(create)).await.unwrap();
+    }
+    let first = host.attach("web").await.unwrap().id;
+    let peer = host.attach("peer").await.unwrap().id;
+    let shared = |interface| Namespace::Shared {
+        with: first,
+        interface,
+    };
+    let taken = host.attach_to("other", "web", shared(0)).await;
+    assert_eq!(taken.unwrap_err().kind, ErrorKind::Conflict);
+    let second = host.attach_to("other", "web", shared(1)).await;
+    let second = second.unwrap().id;
+    let far = host.attach_to("other", "far", Namespace::InProcess).await;
+    far.unwrap();
+    assert!(host.reaches(first, "peer").await);
+    assert!(host.reaches(second, "far").await);
+    assert!(host.reaches(peer, "web").await);
+    let detach = Request::Detach {
+        endpoint: first.to_string(),
+    };
+    host.ask(detach).await.unwrap();
+    assert!(host.reaches(second, "far").await);
+    host.stop().await;
+    port_is_free(&host).await;
+    host.restart().await;
+    assert!(host.reaches(second, "far").await);
+    host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,8 @@ use std::{
 use overlay_core::{EndpointId, NodeId, Rng, Seed, TaskId};
 use overlay_node::{
     api::{
-        Availability, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo, ServiceMode,
-        ServiceSpec, TaskInfo, TaskSpec, TaskState,
+        Availability, NetworkCreate, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo,
+        ServiceMode, ServiceSpec, TaskInfo, TaskSpec, TaskState,
     },
     sim::{Cluster, Options},
     state::TaskRecord,
@@ -107,7 +107,8 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
         for (network, (host, asker, _)) in askers.iter().enumerate() {
             let mut expected: Vec<_> = places.iter().map(|place| place.2[network]).collect();
             let mut found = cluster.resolve(*host, *asker, "tasks.web");
-            (expected.sort(), found.sort());
+            expected.sort();
+            found.sort();
             assert_eq!(found, expected, "network {network}");
             for address in found {
                 assert!(cluster.ping(*host, *asker, address), "network {network}");
@@ -151,10 +152,40 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
     let mut found = cluster.resolve(1, two.id, "tasks.web");
     let places = places(&mut cluster);
     let mut expected: Vec<_> = places.iter().map(|place| place.2[0]).collect();
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert!(places.iter().all(|place| place.1.len() == 1));
     assert_eq!((found.len(), found), (3, expected));
     assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn published_ports_lead_to_the_first_network_that_is_not_internal() {
+    let mut cluster = cluster(6, 1);
+    let shy = NetworkCreate {
+        name: "shy".to_owned(),
+        internal: true,
+        ..NetworkCreate::default()
+    };
+    cluster.ask(0, Request::NetworkCreate(shy)).unwrap();
+    cluster.create_network(0, "other").unwrap();
+    for (networks, answers) in [
+        (vec!["shy", "other", "my-net"], 1),
+        (vec!["my-net", "shy"], 0),
+        (vec!["shy"], 0),
+    ] {
+        let mut web = spec("web", ServiceMode::Global, "run");
+        web.networks = networks.iter().map(|name| (*name).to_owned()).collect();
+        create(&mut cluster, web);
+        cluster.run_for(Duration::from_secs(3));
+        let state = cluster.leader_state().unwrap();
+        let task = state.tasks().values().next().unwrap();
+        let answering = state.answering(task).unwrap();
+        assert_eq!(answering.id, task.endpoints[answers], "{networks:?}");
+        let service = "web".to_owned();
+        cluster.ask(0, Request::ServiceRemove { service }).unwrap();
+        cluster.run_for(Duration::from_secs(3));
+    }
 }
 
 /// How many tasks of the service run on each host, by the hosts' own word.
@@ -378,7 +409,7 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
                 replicas => ServiceMode::Replicated(u32::try_from(replicas).unwrap()),
             };
             let mut created = spec(&service, mode, "run");
-            if rng.below(2) == 0 {
+            if step.is_multiple_of(2) {
                 created.networks.push("other".to_owned());
             }
             Request::ServiceCreate(Box::new(created))
@@ -392,7 +423,7 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             let mut changed = spec(&service, ServiceMode::Replicated(2), "run");
             changed.task.environment = vec![format!("STEP={step}")];
             changed.update.monitor_ms = 500;
-            match rng.below(3) {
+            match step % 3 {
                 0 => changed.networks.push("other".to_owned()),
                 1 => changed.networks.insert(0, "other".to_owned()),
                 _ => {}

@@ -113,10 +113,12 @@ impl Agent {
             orphans: BTreeMap::new(),
             memory_changed: false,
         };
+        agent.forget_unassigned(memory.assignment.as_ref());
+        let changed = agent.memory_changed;
         if let Some(assignment) = memory.assignment {
             agent.assign(now, assignment);
         }
-        agent.memory_changed = false;
+        agent.memory_changed = changed;
         agent
     }
 

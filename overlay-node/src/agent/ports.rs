@@ -14,7 +14,7 @@ use overlay_core::{
 };
 use overlay_dns::View;
 
-use super::{Agent, AssignedEndpoint, Wish};
+use super::{Agent, AssignedEndpoint, Assignment, Wish};
 
 /// An endpoint that runs here.
 #[derive(Debug)]
@@ -71,6 +71,20 @@ impl Agent {
             namespace.name(**endpoint) == name && namespace.interface() == interface
         })
         .map(|(endpoint, _)| *endpoint)
+    }
+
+    /// Forgets the endpoints that a former life asked for and was not assigned yet: whoever asked has gone with it. Those
+    /// that come nevertheless are orphans. A port may be there already.
+    pub(super) fn forget_unassigned(&mut self, assignment: Option<&Assignment>) {
+        let assigned = assignment.into_iter().flat_map(|all| &all.endpoints);
+        let assigned: BTreeSet<_> = assigned.map(|endpoint| endpoint.record.id).collect();
+        let namespaces = self.memory.namespaces.keys();
+        let others = namespaces.filter(|id| !assigned.contains(id));
+        for endpoint in others.copied().collect::<Vec<_>>() {
+            self.memory.namespaces.remove(&endpoint);
+            self.memory_changed = true;
+            self.wishes.push_back(Wish::RemovePort(endpoint));
+        }
     }
 
     pub(super) fn settle_endpoints(&mut self, now: Instant) {

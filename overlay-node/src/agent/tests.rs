@@ -35,6 +35,28 @@ fn what_is_detached_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_was_asked_for_in_a_former_life_and_comes_late_is_an_orphan() {
+    let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+    let (known, late) = (
+        EndpointId::from_bytes([1; 16]),
+        EndpointId::from_bytes([2; 16]),
+    );
+    agent.expect(known, Namespace::Own);
+    agent.assign(Instant::EPOCH, assignment(5, &[known]));
+    agent.expect(late, Namespace::Own);
+    let memory = agent.poll_memory().unwrap();
+    let mut again = Agent::new(config(), memory, Instant::EPOCH);
+    assert_eq!(again.poll_memory().unwrap().namespaces.len(), 1);
+    // Its port may have been made before its assignment was written down.
+    let removed = |wish: &Wish| matches!(wish, Wish::RemovePort(endpoint) if *endpoint == late);
+    assert!(std::iter::from_fn(|| again.poll_wish()).any(|wish| removed(&wish)));
+    again.assign(Instant::EPOCH, assignment(6, &[known, late]));
+    let due = Instant::EPOCH + config().timers.orphan_grace;
+    assert_eq!(again.take_orphans(due), [late]);
+    assert_eq!(again.len(), 1);
+}
+
+#[test]
 fn a_row_that_names_this_host_is_no_remote_endpoint() {
     let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
     let own = EndpointId::from_bytes([1; 16]);

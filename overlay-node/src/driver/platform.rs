@@ -161,3 +161,52 @@ where
 /// Where an endpoint's programs ask for names, as in Docker.
 const RESOLVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::MacAddr;
+
+    use super::*;
+    use crate::driver::InProcess;
+
+    #[test]
+    fn the_sockets_of_a_namespace_are_opened_with_its_first_port_alone() {
+        let (mut platform, mut resolvers) = (InProcess::new(), Resolvers::default());
+        let mut made = |resolvers: &mut Resolvers, number, namespace| {
+            let spec = spec(number, namespace);
+            let made = create(&mut platform, resolvers, &spec).unwrap();
+            made.resolver.map(|(client, _)| client)
+        };
+        let with = id(1);
+        let shared = |interface| Namespace::Shared { with, interface };
+        assert_eq!(made(&mut resolvers, 1, Namespace::InProcess), Some(with));
+        assert_eq!(made(&mut resolvers, 2, shared(1)), None);
+        assert_eq!(made(&mut resolvers, 2, shared(1)), None, "once more");
+        assert_eq!(made(&mut resolvers, 4, Namespace::InProcess), Some(id(4)));
+        // The first one goes, and another comes.
+        resolvers.remove(with);
+        assert_eq!(made(&mut resolvers, 3, shared(2)), None);
+        // All go: the next one opens them again.
+        resolvers.remove(id(2));
+        resolvers.remove(id(3));
+        assert_eq!(made(&mut resolvers, 5, shared(1)), Some(with));
+    }
+
+    fn spec(number: u8, namespace: Namespace) -> PortSpec {
+        PortSpec {
+            endpoint: id(number),
+            interface: format!("eth{}", namespace.interface()),
+            namespace,
+            mac: MacAddr::new([2, 0, 0, 0, 0, number]),
+            addresses: vec![format!("10.0.1.{number}/24").parse().unwrap()],
+            gateway: None,
+            mtu: 1_450,
+            hostname: "web".to_owned(),
+            way_out: None,
+        }
+    }
+
+    fn id(number: u8) -> EndpointId {
+        EndpointId::from_bytes([number; 16])
+    }
+}

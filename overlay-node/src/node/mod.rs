@@ -365,6 +365,8 @@ impl Node {
                 quiet = false;
                 self.on_manager(action);
             }
+            // Before it is carried out: what is made and not remembered would be found by nobody.
+            self.remember();
             while let Some(wish) = self.agent.poll_wish() {
                 quiet = false;
                 self.on_wish(wish);
