@@ -1,20 +1,20 @@
 //! What changed, when and on whose behalf: the last [`EVENTS_MAX`] changes.
 
-use std::collections::VecDeque;
-
 use overlay_core::{NodeId, ServiceId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{ClusterState, Command, Outcome};
+use super::{ClusterState, Command, Outcome, digest::Hasher, ring::Ring};
 use crate::api::{EventInfo, Role};
 
 /// The last changes, oldest first.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Audit {
-    events: VecDeque<EventInfo>,
+    events: Ring<EventInfo, EVENTS_MAX>,
     /// Who is acting, while a command is applied.
     #[serde(skip)]
     present: Option<(u64, u64, NodeId)>,
+    #[serde(skip)]
+    hasher: Hasher,
 }
 
 impl Audit {
@@ -26,7 +26,7 @@ impl Audit {
         let Some((index, at_unix_ms, actor)) = self.present else {
             return;
         };
-        self.events.push_back(EventInfo {
+        self.push(EventInfo {
             index,
             at_unix_ms,
             actor,
@@ -35,9 +35,31 @@ impl Audit {
             id,
             name,
         });
-        while self.events.len() > EVENTS_MAX {
-            self.events.pop_front();
+    }
+
+    /// Returns a hash of all that is remembered, in order.
+    pub(super) fn sum(&self) -> u128 {
+        self.events.sum()
+    }
+
+    fn push(&mut self, event: EventInfo) {
+        let hash = self.hasher.hash(&event);
+        self.events.push(event, hash);
+    }
+}
+
+impl<'de> Deserialize<'de> for Audit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename = "Audit")]
+        struct Stored {
+            events: Vec<EventInfo>,
         }
+        let mut audit = Self::default();
+        for event in Stored::deserialize(deserializer)?.events {
+            audit.push(event);
+        }
+        Ok(audit)
     }
 }
 
@@ -80,7 +102,7 @@ impl ClusterState {
                 ("network", "create", (id.to_string(), spec.name.clone()))
             }
             Command::RemoveNetwork { network } => {
-                let name = self.networks.get(network).map(|record| record.name.clone());
+                let name = self.networks.get(*network).map(|record| record.name.clone());
                 (
                     "network",
                     "remove",
@@ -95,7 +117,7 @@ impl ClusterState {
             Command::DetachEndpoint { endpoint, .. } => {
                 let name = self
                     .endpoints
-                    .get(endpoint)
+                    .get(*endpoint)
                     .map(|record| record.name.clone());
                 (
                     "endpoint",
@@ -123,12 +145,12 @@ impl ClusterState {
     }
 
     fn named_node(&self, node: NodeId) -> (String, String) {
-        let name = self.nodes.get(&node).map(|record| record.hostname.clone());
+        let name = self.nodes.get(node).map(|record| record.hostname.clone());
         (node.to_string(), name.unwrap_or_default())
     }
 
     fn named_service(&self, id: ServiceId) -> (String, String) {
-        let record = self.services.get(&id);
+        let record = self.services.get(id);
         let name = record.map(|record| record.spec().name.clone());
         (id.to_string(), name.unwrap_or_default())
     }

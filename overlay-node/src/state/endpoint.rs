@@ -19,11 +19,13 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         self.check_attach(&attach)?;
         let network = attach.network;
-        let record = self
+        let take = |record: &mut NetworkRecord| {
+            allocate(record, attach.id.as_bytes(), attach.address, index)
+        };
+        let address = self
             .networks
-            .get_mut(&network)
-            .ok_or(CommandError::UnknownNetwork { network })?;
-        let address = allocate(record, attach.id.as_bytes(), attach.address, index)?;
+            .modify_quietly(network, take)
+            .ok_or(CommandError::UnknownNetwork { network })??;
         let mac = mac_of(attach.id, address.addr());
         let endpoint = EndpointRecord {
             id: attach.id,
@@ -36,7 +38,8 @@ impl ClusterState {
             generation: index,
             task: None,
         };
-        self.endpoints.insert(attach.id, endpoint);
+        self.endpoints
+            .insert(&mut self.journal, attach.id, endpoint);
         Ok(Outcome::Endpoint(attach.id))
     }
 
@@ -48,7 +51,7 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         let record = self
             .endpoints
-            .get(&endpoint)
+            .get(endpoint)
             .ok_or(CommandError::UnknownEndpoint { endpoint })?;
         if let Some(node) = node.filter(|node| *node != record.node) {
             debug_assert_ne!(node, record.node);
@@ -62,17 +65,17 @@ impl ClusterState {
         }
         let network = record.network;
         self.release(network, endpoint.as_bytes(), index);
-        self.endpoints.remove(&endpoint);
+        self.endpoints.remove(&mut self.journal, endpoint);
         Ok(Outcome::Done)
     }
 
     /// Gives back the address that something has on a network.
     pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
-        if let Some(network) = self.networks.get_mut(&network) {
-            for subnet in &mut network.subnets {
+        self.networks.modify_quietly(network, |record| {
+            for subnet in &mut record.subnets {
                 subnet.addresses.release_owner(owner(id), index);
             }
-        }
+        });
     }
 
     fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
@@ -90,32 +93,56 @@ impl ClusterState {
                 limit: ALIASES_MAX as u64,
             });
         }
-        if !self.nodes.contains_key(&attach.node) {
+        if !self.nodes.contains(attach.node) {
             return Err(CommandError::UnknownNode { node: attach.node });
         }
         let network = attach.network;
         let record = self
             .networks
-            .get(&network)
+            .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
         if !record.attachable {
             return Err(CommandError::NotAttachable {
                 name: record.name.clone(),
             });
         }
-        let same = |other: &&EndpointRecord| {
-            other.id == attach.id
-                || (other.network == network && other.name.eq_ignore_ascii_case(&attach.name))
-        };
-        if let Some(other) = self.endpoints.values().find(same) {
+        let same = self.endpoints.contains(attach.id).then_some(attach.id);
+        let named = self.endpoints.index().named(network, &attach.name);
+        if let Some(endpoint) = same.into_iter().chain(named).min() {
             return Err(CommandError::NameInUse {
                 name: attach.name.clone(),
                 network: record.name.clone(),
-                endpoint: other.id,
+                endpoint,
             });
         }
-        Ok(())
+        check_owner(record, attach.id.as_bytes())
     }
+}
+
+/// Refuses an identity under which something else has an address: the two would share it.
+fn check_owner(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
+    let mut subnets = network.subnets.iter();
+    match subnets.find_map(|subnet| subnet.addresses.lease_of(owner(id))) {
+        Some(lease) => Err(CommandError::AddressInUse {
+            address: lease.address,
+            network: network.name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Returns why a new owner gets no address of the network, if so.
+pub(super) fn check_room(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
+    check_owner(network, id)?;
+    let mut subnets = network.subnets.iter();
+    if subnets.any(|subnet| subnet.addresses.available() > 0) {
+        return Ok(());
+    }
+    let used = network.subnets.iter();
+    Err(CommandError::SubnetFull {
+        network: network.name.clone(),
+        used: used.map(|subnet| subnet.addresses.used() as u64).sum(),
+    })
 }
 
 /// Takes an address out of the first subnet that has one.
@@ -178,9 +205,14 @@ pub(super) fn mac_of(endpoint: EndpointId, address: IpAddr) -> MacAddr {
 impl ClusterState {
     /// Returns the endpoints of a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &EndpointRecord> {
-        self.endpoints
-            .values()
-            .filter(move |endpoint| endpoint.network == network)
+        let endpoints = self.endpoints.index().of_network.of(&network);
+        endpoints.filter_map(|endpoint| self.endpoints.get(endpoint))
+    }
+
+    /// Returns the endpoints that a node runs.
+    pub fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &EndpointRecord> {
+        let endpoints = self.endpoints.index().on_node.of(&node);
+        endpoints.filter_map(|endpoint| self.endpoints.get(endpoint))
     }
 }
 

@@ -1,31 +1,63 @@
 //! Requests that were applied, and what came of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{RequestId, command::Applied};
+use super::{RequestId, command::Applied, digest::Hasher, ring::Ring};
 
 /// The last [`REQUESTS_MAX`] requests with their outcomes, so that a retry is answered and not applied again.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Requests {
     outcomes: BTreeMap<RequestId, Applied>,
-    order: VecDeque<RequestId>,
+    order: Ring<RequestId, REQUESTS_MAX>,
+    #[serde(skip)]
+    hasher: Hasher,
 }
 
 impl Requests {
     pub(super) fn remember(&mut self, request: RequestId, outcome: Applied) {
-        if self.outcomes.insert(request, outcome).is_none() {
-            self.order.push_back(request);
+        let hash = self.hasher.hash(&(request, &outcome));
+        let known = self.outcomes.insert(request, outcome);
+        debug_assert!(known.is_none(), "a request is applied once: {request:?}");
+        if let Some(oldest) = self.order.push(request, hash) {
+            self.outcomes.remove(&oldest);
         }
-        while self.order.len() > REQUESTS_MAX {
-            let oldest = self.order.pop_front();
-            oldest.map(|request| self.outcomes.remove(&request));
-        }
+    }
+
+    /// Returns a hash of all requests with their outcomes, in order.
+    pub(super) fn sum(&self) -> u128 {
+        self.order.sum()
     }
 
     pub(super) fn outcome(&self, request: RequestId) -> Option<&Applied> {
         self.outcomes.get(&request)
+    }
+}
+
+impl<'de> Deserialize<'de> for Requests {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename = "Requests")]
+        struct Stored {
+            outcomes: BTreeMap<RequestId, Applied>,
+            order: Vec<RequestId>,
+        }
+        let Stored {
+            mut outcomes,
+            order,
+        } = Stored::deserialize(deserializer)?;
+        let mut requests = Self::default();
+        for request in order {
+            let outcome = outcomes.remove(&request);
+            let outcome = outcome.ok_or_else(|| de::Error::custom("a request without outcome"))?;
+            requests.remember(request, outcome);
+        }
+        if outcomes.is_empty() {
+            Ok(requests)
+        } else {
+            Err(de::Error::custom("an outcome of no request"))
+        }
     }
 }
 
@@ -45,7 +77,7 @@ mod tests {
         }
         assert!(requests.outcome(id(0)).is_none());
         assert!(requests.outcome(id(1)).is_some());
-        assert_eq!(requests.order.len(), REQUESTS_MAX);
+        assert_eq!(requests.order.iter().len(), REQUESTS_MAX);
         assert_eq!(requests.outcomes.len(), REQUESTS_MAX);
     }
 }

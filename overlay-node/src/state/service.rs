@@ -1,13 +1,15 @@
 //! Services: what they are, and the commands about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClusterState, CommandError, NetworkRecord, Outcome, endpoint::allocate, node::is_name,
+    ClusterState, CommandError, NetworkRecord, Outcome,
+    endpoint::{allocate, check_room},
+    node::is_name,
 };
 use crate::api::{
     DesiredState, EndpointMode, PendingReason, Protocol, PublishMode, PublishedPort, ServiceMode,
@@ -146,13 +148,14 @@ pub enum TaskChange {
     },
 }
 
-/// What a spec needs of the cluster: its networks, ports and virtual addresses, not yet taken.
+/// What a spec needs of the cluster, not yet taken.
 struct Needs {
     networks: Vec<NetworkId>,
     ports: Vec<PublishedPort>,
-    virtual_addresses: BTreeMap<NetworkId, IpNet>,
-    /// The networks with the virtual addresses taken out.
-    changed: BTreeMap<NetworkId, NetworkRecord>,
+    /// Virtual addresses that it has.
+    held: BTreeMap<NetworkId, IpNet>,
+    /// Networks that have another one for it.
+    wanted: Vec<NetworkId>,
 }
 
 impl ClusterState {
@@ -169,18 +172,18 @@ impl ClusterState {
                 name: spec.name.chars().take(80).collect(),
             });
         }
-        let mut live = self.services.values().filter(|service| !service.removing);
-        if let Some(other) = live.find(|service| service.spec().name == spec.name) {
+        let other = self.service_named(&spec.name);
+        if let Some(other) = other.or_else(|| self.services.get(id)) {
             return Err(CommandError::ServiceExists {
-                name: spec.name,
+                name: other.spec().name.clone(),
                 service: other.id,
             });
         }
         if self.services.len() >= SERVICES_MAX {
             return Err(limit("services", SERVICES_MAX as u64));
         }
-        let needs = self.needs(index, id, &spec, &BTreeMap::new())?;
-        self.networks.extend(needs.changed);
+        let needs = self.needs(id, &spec, &BTreeMap::new())?;
+        let virtual_addresses = self.take_addresses(index, id, needs.held, &needs.wanted);
         let record = ServiceRecord {
             id,
             specs: BTreeMap::from([(index, spec)]),
@@ -189,13 +192,13 @@ impl ClusterState {
             version: index,
             networks: needs.networks,
             ports: needs.ports,
-            virtual_addresses: needs.virtual_addresses,
+            virtual_addresses,
             update: None,
             removing: false,
             created_unix_ms: at_unix_ms,
             updated_unix_ms: at_unix_ms,
         };
-        self.services.insert(id, record);
+        self.services.insert(&mut self.journal, id, record);
         Ok(Outcome::Service(id))
     }
 
@@ -246,11 +249,11 @@ impl ClusterState {
         id: ServiceId,
     ) -> Result<Outcome, CommandError> {
         self.service(id)?;
-        if let Some(record) = self.services.get_mut(&id) {
+        self.services.modify(&mut self.journal, id, |record| {
             record.removing = true;
             record.ports.clear();
-        }
-        let tasks: Vec<_> = self.tasks_of(id).map(|task| task.id).collect();
+        });
+        let tasks: Vec<_> = self.tasks.index().of_service.of(&id).collect();
         for task in tasks {
             self.desire(index, task, DesiredState::Remove);
         }
@@ -260,27 +263,56 @@ impl ClusterState {
 
     /// Returns the service, unless it is being removed.
     pub(super) fn service(&self, id: ServiceId) -> Result<&ServiceRecord, CommandError> {
-        let record = self.services.get(&id).filter(|service| !service.removing);
+        let record = self.services.get(id).filter(|service| !service.removing);
         record.ok_or(CommandError::UnknownService { service: id })
     }
 
     /// Forgets specs that nothing stands for any more, and the service itself once it was removed and its tasks are gone.
     pub(super) fn sweep_service(&mut self, index: u64, id: ServiceId) {
-        let used: BTreeSet<_> = self.tasks_of(id).map(|task| task.spec_version).collect();
-        let Some(record) = self.services.get_mut(&id) else {
+        let Some(record) = self.services.get(id) else {
             return;
         };
-        let (present, previous) = (record.spec_version, record.previous_version);
-        record.specs.retain(|version, _| {
-            *version == present || Some(*version) == previous || used.contains(version)
-        });
-        if record.removing && used.is_empty() {
+        let tasks = self.tasks.index();
+        if record.removing && tasks.of_service.len(&id) == 0 {
             let networks: Vec<_> = record.virtual_addresses.keys().copied().collect();
             for network in networks {
                 self.release(network, id.as_bytes(), index);
             }
-            self.services.remove(&id);
+            self.services.remove(&mut self.journal, id);
+            return;
         }
+        let (present, previous) = (record.spec_version, record.previous_version);
+        let stays = |version: u64| {
+            version == present || Some(version) == previous || tasks.stands_for(id, version)
+        };
+        if !record.specs.keys().all(|version| stays(*version)) {
+            self.services.modify(&mut self.journal, id, |record| {
+                record.specs.retain(|version, _| stays(*version));
+            });
+        }
+    }
+
+    /// Returns the service of that name, unless it is being removed.
+    pub fn service_named(&self, name: &str) -> Option<&ServiceRecord> {
+        self.services.get(self.services.index().named(name)?)
+    }
+
+    /// Takes the virtual addresses that [`needs`](Self::needs) found to be there.
+    fn take_addresses(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        held: BTreeMap<NetworkId, IpNet>,
+        wanted: &[NetworkId],
+    ) -> BTreeMap<NetworkId, IpNet> {
+        let mut addresses = held;
+        for network in wanted {
+            let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
+            let taken = self.networks.modify_quietly(*network, take);
+            let address = taken.expect("the network is there");
+            addresses.insert(*network, address.expect("there was room"));
+        }
+        addresses
     }
 
     fn change_spec(
@@ -293,14 +325,14 @@ impl ClusterState {
     ) -> Result<(), CommandError> {
         let record = self.service(id)?;
         let held = record.virtual_addresses.clone();
-        let needs = self.needs(index, id, &spec, &held)?;
-        self.networks.extend(needs.changed);
+        let needs = self.needs(id, &spec, &held)?;
+        let virtual_addresses = self.take_addresses(index, id, needs.held, &needs.wanted);
         for network in held.keys() {
-            if !needs.virtual_addresses.contains_key(network) {
+            if !virtual_addresses.contains_key(network) {
                 self.release(*network, id.as_bytes(), index);
             }
         }
-        if let Some(record) = self.services.get_mut(&id) {
+        self.services.modify(&mut self.journal, id, |record| {
             if *record.spec() != spec {
                 record.previous_version = Some(record.spec_version);
                 record.spec_version = index;
@@ -309,10 +341,10 @@ impl ClusterState {
             record.version = index;
             record.networks = needs.networks;
             record.ports = needs.ports;
-            record.virtual_addresses = needs.virtual_addresses;
+            record.virtual_addresses = virtual_addresses;
             record.update = status;
             record.updated_unix_ms = at_unix_ms;
-        }
+        });
         self.sweep_service(index, id);
         Ok(())
     }
@@ -320,7 +352,6 @@ impl ClusterState {
     /// Works out what a spec needs, and refuses one that cannot be had. `held` are the virtual addresses that it has.
     fn needs(
         &self,
-        index: u64,
         id: ServiceId,
         spec: &ServiceSpec,
         held: &BTreeMap<NetworkId, IpNet>,
@@ -328,7 +359,7 @@ impl ClusterState {
         check_sizes(spec)?;
         let mut networks = Vec::new();
         for name in &spec.networks {
-            let network = self.network_named(name)?;
+            let network = self.find_network(name)?;
             if networks.contains(&network.id) {
                 return Err(invalid("the networks", "one is named twice"));
             }
@@ -339,37 +370,31 @@ impl ClusterState {
             networks.push(network.id);
         }
         let ports = self.choose_ports(id, spec)?;
-        let mut changed = BTreeMap::new();
-        let mut virtual_addresses = BTreeMap::new();
-        if spec.endpoint_mode == EndpointMode::Vip {
-            for network in &networks {
-                let address = match held.get(network) {
-                    Some(address) => *address,
-                    None => {
-                        let mut record = self.networks[network].clone();
-                        let address = allocate(&mut record, id.as_bytes(), None, index)?;
-                        changed.insert(*network, record);
-                        address
-                    }
-                };
-                virtual_addresses.insert(*network, address);
-            }
-        }
-        Ok(Needs {
+        let mut needs = Needs {
             networks,
             ports,
-            virtual_addresses,
-            changed,
-        })
+            held: BTreeMap::new(),
+            wanted: Vec::new(),
+        };
+        if spec.endpoint_mode == EndpointMode::Vip {
+            for network in &needs.networks {
+                if let Some(address) = held.get(network) {
+                    needs.held.insert(*network, *address);
+                } else if let Some(record) = self.networks.get(*network) {
+                    check_room(record, id.as_bytes())?;
+                    needs.wanted.push(*network);
+                }
+            }
+        }
+        Ok(needs)
     }
 
     /// Finds a network by its identity or its name.
-    pub(super) fn network_named(&self, name: &str) -> Result<&NetworkRecord, CommandError> {
+    pub(super) fn find_network(&self, name: &str) -> Result<&NetworkRecord, CommandError> {
         let id = name.parse::<NetworkId>().ok();
-        let by_id = id.and_then(|id| self.networks.get(&id));
-        let mut all = self.networks.values();
+        let by_id = id.and_then(|id| self.networks.get(id));
         by_id
-            .or_else(|| all.find(|network| network.name == name))
+            .or_else(|| self.network_named(name))
             .ok_or_else(|| CommandError::NoSuchNetwork {
                 name: name.chars().take(80).collect(),
             })
@@ -380,13 +405,9 @@ impl ClusterState {
         id: ServiceId,
         spec: &ServiceSpec,
     ) -> Result<Vec<PublishedPort>, CommandError> {
-        let others = self.services.values().filter(|service| service.id != id);
-        let taken: BTreeMap<(u16, Protocol), &ServiceRecord> = others
-            .flat_map(|service| service.ports.iter().map(move |port| (port, service)))
-            .map(|(port, service)| ((port.published, port.protocol), service))
-            .collect();
-        let held = self.services.get(&id).map(|service| service.ports.clone());
-        let held = held.unwrap_or_default();
+        let taken = self.services.index();
+        let held = self.services.get(id);
+        let held = held.map_or(&[][..], |service| &service.ports);
         let mut chosen: Vec<PublishedPort> = Vec::new();
         for port in &spec.ports {
             if port.protocol == Protocol::Udp {
@@ -406,7 +427,8 @@ impl ClusterState {
                 let same = |other: &PublishedPort| {
                     other.published == number && other.protocol == port.protocol
                 };
-                !taken.contains_key(&(number, port.protocol)) && !chosen.iter().any(same)
+                let other = taken.other_with_port(id, port.protocol, number);
+                other.is_none() && !chosen.iter().any(same)
             };
             let published = if port.published == 0 {
                 // One that was chosen before is kept.
@@ -419,16 +441,24 @@ impl ClusterState {
                 before
                     .filter(|number| free(*number, &chosen))
                     .or_else(|| {
-                        DYNAMIC_PORTS
-                            .into_iter()
-                            .find(|number| free(*number, &chosen))
+                        let own = held.iter().filter(|held| held.protocol == port.protocol);
+                        let own = own.map(|held| held.published);
+                        let own = own.filter(|number| free(*number, &chosen));
+                        let others = std::iter::successors(
+                            taken.free_port(port.protocol, *DYNAMIC_PORTS.start()),
+                            |number| taken.free_port(port.protocol, number.checked_add(1)?),
+                        );
+                        let other = others.into_iter().find(|number| free(*number, &chosen));
+                        let all = own.chain(other);
+                        all.filter(|number| DYNAMIC_PORTS.contains(number)).min()
                     })
                     .ok_or_else(|| limit("chosen ports", DYNAMIC_PORTS.count() as u64))?
             } else {
                 port.published
             };
             if !free(published, &chosen) {
-                return Err(match taken.get(&(published, port.protocol)) {
+                let other = taken.other_with_port(id, port.protocol, published);
+                return Err(match other.and_then(|other| self.services.get(other)) {
                     Some(service) => CommandError::PortInUse {
                         port: published,
                         protocol: port.protocol,
