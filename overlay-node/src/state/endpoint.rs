@@ -24,7 +24,7 @@ impl ClusterState {
         };
         let address = self
             .networks
-            .modify_quietly(network, take)
+            .modify_part(network, take)
             .ok_or(CommandError::UnknownNetwork { network })??;
         let mac = mac_of(attach.id, address.addr());
         let endpoint = EndpointRecord {
@@ -71,7 +71,7 @@ impl ClusterState {
 
     /// Gives back the address that something has on a network.
     pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
-        self.networks.modify_quietly(network, |record| {
+        self.networks.modify_part(network, |record| {
             for subnet in &mut record.subnets {
                 subnet.addresses.release_owner(owner(id), index);
             }
@@ -108,6 +108,10 @@ impl ClusterState {
         }
         let same = self.endpoints.contains(attach.id).then_some(attach.id);
         let named = self.endpoints.index().named(network, &attach.name);
+        let named = named.filter(|other| {
+            let other = self.endpoints.get(*other);
+            other.is_some_and(|other| other.name.eq_ignore_ascii_case(&attach.name))
+        });
         if let Some(endpoint) = same.into_iter().chain(named).min() {
             return Err(CommandError::NameInUse {
                 name: attach.name.clone(),

@@ -6,10 +6,9 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use overlay_ipam::AddressSet;
 use overlay_raft::RaftId;
+use twox_hash::XxHash3_128;
 
-use super::{
-    EndpointRecord, NetworkRecord, NodeRecord, ServiceRecord, TaskRecord, table::Index,
-};
+use super::{EndpointRecord, NetworkRecord, NodeRecord, ServiceRecord, TaskRecord, table::Index};
 use crate::api::Protocol;
 
 /// Which records belong to something.
@@ -114,37 +113,61 @@ impl Index<NetworkRecord> for NetworkIndex {
 pub(super) struct EndpointIndex {
     pub(super) on_node: Groups<NodeId, EndpointId>,
     pub(super) of_network: Groups<NetworkId, EndpointId>,
-    /// In small letters. A task's endpoint may have a name that another one has already.
-    names: Groups<(NetworkId, String), EndpointId>,
+    /// By the hash of their name in small letters. A task's endpoint may have a name that another one has already.
+    names: Groups<NetworkId, (u128, EndpointId)>,
 }
 
 impl EndpointIndex {
-    /// Returns the first endpoint of that name, whatever its case, on the network.
-    pub(super) fn named(&self, network: NetworkId, name: &str) -> Option<EndpointId> {
-        self.names.of(&(network, name.to_ascii_lowercase())).next()
+    /// Returns the endpoints on the network whose names have the same hash, whatever their case.
+    pub(super) fn named(
+        &self,
+        network: NetworkId,
+        name: &str,
+    ) -> impl Iterator<Item = EndpointId> + use<'_> {
+        let hash = name_hash(name);
+        let first = (hash, EndpointId::from_bytes([0; 16]));
+        let members = self.names.0.get(&network);
+        let members = members.into_iter().flat_map(move |all| all.range(first..));
+        members
+            .take_while(move |(other, _)| *other == hash)
+            .map(|(_, endpoint)| *endpoint)
     }
 }
 
 impl Index<EndpointRecord> for EndpointIndex {
-    type Entry = (NodeId, NetworkId, String);
+    type Entry = (NodeId, NetworkId, u128);
 
     fn entry(record: &EndpointRecord) -> Self::Entry {
-        let name = record.name.to_ascii_lowercase();
-        (record.node, record.network, name)
+        (record.node, record.network, name_hash(&record.name))
     }
 
     fn add(&mut self, key: EndpointId, (node, network, name): Self::Entry) {
         self.on_node.add(node, key);
         self.of_network.add(network, key);
-        self.names.add((network, name), key);
+        self.names.add(network, (name, key));
     }
 
     fn remove(&mut self, key: EndpointId, (node, network, name): &Self::Entry) {
         self.on_node.remove(node, &key);
         self.of_network.remove(network, &key);
-        self.names.remove(&(*network, name.clone()), &key);
+        self.names.remove(network, &(*name, key));
     }
 }
+
+fn name_hash(name: &str) -> u128 {
+    let mut small = [0; NAME_BYTES_MAX];
+    match small.get_mut(..name.len()) {
+        Some(small) => {
+            small.copy_from_slice(name.as_bytes());
+            small.make_ascii_lowercase();
+            XxHash3_128::oneshot(small)
+        }
+        None => XxHash3_128::oneshot(name.to_ascii_lowercase().as_bytes()),
+    }
+}
+
+/// Names of this length are hashed without an allocation.
+const NAME_BYTES_MAX: usize = 96;
 
 /// Services by name and by network, and who has which published port.
 #[derive(Clone, Debug, Default, PartialEq)]

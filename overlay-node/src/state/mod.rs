@@ -32,6 +32,7 @@ use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
 pub use command::{AddNode, AttachEndpoint, ClusterSeed, Command, Outcome, Proposal, RequestId};
+pub use consistency::Inconsistency;
 pub use error::CommandError;
 pub use network::INGRESS;
 pub use record::{
@@ -39,7 +40,6 @@ pub use record::{
     TaskEndpoint,
 };
 pub use service::{ServiceRecord, TaskChange, TaskRecord};
-pub use consistency::Inconsistency;
 pub use snapshot::SnapshotError;
 pub use watch::{Change, Changed, WatchError};
 

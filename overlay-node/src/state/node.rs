@@ -137,12 +137,10 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         let unknown = CommandError::UnknownNode { node };
         let record = self.nodes.get(node).ok_or(unknown.clone())?;
-        let mut labels = record.labels.clone();
-        for label in &change.labels_remove {
-            labels.remove(label);
-        }
-        labels.extend(change.labels_add);
-        if labels.len() > LABELS_MAX {
+        let (added, removed) = (&change.labels_add, &change.labels_remove);
+        let stays =
+            |label: &&String| !removed.contains(*label) && !added.contains_key(label.as_str());
+        if record.labels.keys().filter(stays).count() + added.len() > LABELS_MAX {
             return Err(CommandError::Limit {
                 what: "labels a node".to_owned(),
                 limit: LABELS_MAX as u64,
@@ -153,7 +151,10 @@ impl ClusterState {
             None => Outcome::Done,
         };
         let change = |record: &mut NodeRecord| {
-            record.labels = labels;
+            for label in &change.labels_remove {
+                record.labels.remove(label);
+            }
+            record.labels.extend(change.labels_add);
             record.availability = change.availability.unwrap_or(record.availability);
         };
         self.nodes

@@ -2,26 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct as _};
 
-use super::{RequestId, command::Applied, digest::Hasher, ring::Ring};
+use super::{
+    RequestId,
+    command::Applied,
+    digest::{Hasher, Octets},
+    ring::Ring,
+};
 
 /// The last [`REQUESTS_MAX`] requests with their outcomes, so that a retry is answered and not applied again.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Requests {
-    outcomes: BTreeMap<RequestId, Applied>,
-    order: Ring<RequestId, REQUESTS_MAX>,
-    #[serde(skip)]
+    order: Ring<(RequestId, Applied), REQUESTS_MAX>,
+    /// Which of all that ever came each one is.
+    numbers: BTreeMap<RequestId, u64>,
+    /// How many came before the oldest that is remembered.
+    before: u64,
     hasher: Hasher,
 }
 
 impl Requests {
     pub(super) fn remember(&mut self, request: RequestId, outcome: Applied) {
-        let hash = self.hasher.hash(&(request, &outcome));
-        let known = self.outcomes.insert(request, outcome);
+        let hash = self.hasher.hash(&(Octets(request.as_bytes()), &outcome));
+        let number = self.before + self.order.iter().len() as u64;
+        let known = self.numbers.insert(request, number);
         debug_assert!(known.is_none(), "a request is applied once: {request:?}");
-        if let Some(oldest) = self.order.push(request, hash) {
-            self.outcomes.remove(&oldest);
+        if let Some((oldest, _)) = self.order.push((request, outcome), hash) {
+            self.numbers.remove(&oldest);
+            self.before += 1;
         }
     }
 
@@ -31,7 +40,25 @@ impl Requests {
     }
 
     pub(super) fn outcome(&self, request: RequestId) -> Option<&Applied> {
-        self.outcomes.get(&request)
+        let number = self.numbers.get(&request)?;
+        let place = usize::try_from(number - self.before).ok()?;
+        self.order.get(place).map(|(_, outcome)| outcome)
+    }
+}
+
+/// Stored as the outcomes by request, and the requests in order.
+impl Serialize for Requests {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let outcomes: BTreeMap<_, _> = self
+            .order
+            .iter()
+            .map(|(id, outcome)| (id, outcome))
+            .collect();
+        let order: Vec<_> = self.order.iter().map(|(id, _)| id).collect();
+        let mut stored = serializer.serialize_struct("Requests", 2)?;
+        stored.serialize_field("outcomes", &outcomes)?;
+        stored.serialize_field("order", &order)?;
+        stored.end()
     }
 }
 
@@ -78,6 +105,6 @@ mod tests {
         assert!(requests.outcome(id(0)).is_none());
         assert!(requests.outcome(id(1)).is_some());
         assert_eq!(requests.order.iter().len(), REQUESTS_MAX);
-        assert_eq!(requests.outcomes.len(), REQUESTS_MAX);
+        assert_eq!(requests.numbers.len(), REQUESTS_MAX);
     }
 }

@@ -33,6 +33,11 @@ impl<T, const MAX: usize> Ring<T, MAX> {
         self.elements.iter().map(|(element, _)| element)
     }
 
+    /// Returns the element at a place, counted from the oldest.
+    pub(super) fn get(&self, place: usize) -> Option<&T> {
+        self.elements.get(place).map(|(element, _)| element)
+    }
+
     pub(super) const fn sum(&self) -> u128 {
         self.sum
     }

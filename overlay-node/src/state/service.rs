@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ClusterState, CommandError, NetworkRecord, Outcome,
     endpoint::{allocate, check_room},
+    index::TaskIndex,
     node::is_name,
 };
 use crate::api::{
@@ -54,6 +55,19 @@ impl ServiceRecord {
     /// Returns what it was before its last change.
     pub fn previous(&self) -> Option<&ServiceSpec> {
         self.specs.get(&self.previous_version?)
+    }
+
+    fn needs_spec(&self, version: u64, tasks: &TaskIndex) -> bool {
+        version == self.spec_version
+            || Some(version) == self.previous_version
+            || tasks.stands_for(self.id, version)
+    }
+
+    /// Forgets specs that nothing stands for any more.
+    fn forget_specs(&mut self, tasks: &TaskIndex) {
+        let mut specs = std::mem::take(&mut self.specs);
+        specs.retain(|version, _| self.needs_spec(*version, tasks));
+        self.specs = specs;
     }
 }
 
@@ -281,14 +295,13 @@ impl ClusterState {
             self.services.remove(&mut self.journal, id);
             return;
         }
-        let (present, previous) = (record.spec_version, record.previous_version);
-        let stays = |version: u64| {
-            version == present || Some(version) == previous || tasks.stands_for(id, version)
-        };
-        if !record.specs.keys().all(|version| stays(*version)) {
-            self.services.modify(&mut self.journal, id, |record| {
-                record.specs.retain(|version, _| stays(*version));
-            });
+        if !record
+            .specs
+            .keys()
+            .all(|version| record.needs_spec(*version, tasks))
+        {
+            self.services
+                .modify(&mut self.journal, id, |record| record.forget_specs(tasks));
         }
     }
 
@@ -308,7 +321,7 @@ impl ClusterState {
         let mut addresses = held;
         for network in wanted {
             let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
-            let taken = self.networks.modify_quietly(*network, take);
+            let taken = self.networks.modify_part(*network, take);
             let address = taken.expect("the network is there");
             addresses.insert(*network, address.expect("there was room"));
         }
@@ -332,6 +345,7 @@ impl ClusterState {
                 self.release(*network, id.as_bytes(), index);
             }
         }
+        let tasks = self.tasks.index();
         self.services.modify(&mut self.journal, id, |record| {
             if *record.spec() != spec {
                 record.previous_version = Some(record.spec_version);
@@ -344,8 +358,8 @@ impl ClusterState {
             record.virtual_addresses = virtual_addresses;
             record.update = status;
             record.updated_unix_ms = at_unix_ms;
+            record.forget_specs(tasks);
         });
-        self.sweep_service(index, id);
         Ok(())
     }
 

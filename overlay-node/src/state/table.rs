@@ -26,9 +26,14 @@ pub(super) trait Record: Clone + Serialize + DeserializeOwned {
     /// Returns whether it may stand under `key`.
     fn fits(&self, key: Self::Key) -> bool;
 
-    /// Returns what is hashed of it: all that is stored, or something that stands for it.
-    fn form(&self) -> impl Serialize {
+    /// Returns what is hashed of it: all that is stored, its key among it, or something that stands for it.
+    fn form(&self, _: Self::Key) -> impl Serialize {
         self
+    }
+
+    /// Returns a part that changes by itself, and is not in the form: [`Table::modify_part`] hashes nothing else anew.
+    fn part(&self) -> Option<impl Serialize> {
+        None::<()>
     }
 
     /// Tells of a change, if anybody is told of such.
@@ -120,23 +125,24 @@ impl<V: Record> Table<V> {
         Some(result)
     }
 
-    /// Changes what of a record is in no index, and what watchers hear of otherwise.
-    pub(super) fn modify_quietly<R>(
+    /// Changes the [`part`](Record::part) of a record that is in no index, and of which watchers hear otherwise.
+    pub(super) fn modify_part<R>(
         &mut self,
         key: V::Key,
         change: impl FnOnce(&mut V) -> R,
     ) -> Option<R> {
         let row = self.rows.get_mut(&key)?;
-        let old_hash = hash(&mut self.hasher, key, row);
+        let old_hash = hash_part(&mut self.hasher, key, row);
         #[cfg(debug_assertions)]
-        let old = V::Index::entry(row);
+        let rest = self.hasher.hash(&row.form(key));
         let result = change(row);
         #[cfg(debug_assertions)]
-        debug_assert!(
-            old == V::Index::entry(row),
-            "a quiet change is in no index"
+        debug_assert_eq!(
+            rest,
+            self.hasher.hash(&row.form(key)),
+            "no other part changes"
         );
-        let new_hash = hash(&mut self.hasher, key, row);
+        let new_hash = hash_part(&mut self.hasher, key, row);
         self.sum = self.sum.wrapping_sub(old_hash).wrapping_add(new_hash);
         Some(result)
     }
@@ -190,12 +196,20 @@ impl<V: Record> Table<V> {
 }
 
 fn hash<V: Record>(hasher: &mut Hasher, key: V::Key, row: &V) -> u128 {
-    let hash = hasher.hash(&(V::TABLE, key, row.form()));
+    let hash = hasher.hash(&(V::TABLE, row.form(key)));
     if V::SECRET {
         hasher.wipe();
     }
-    hash
+    hash.wrapping_add(hash_part(hasher, key, row))
 }
+
+fn hash_part<V: Record>(hasher: &mut Hasher, key: V::Key, row: &V) -> u128 {
+    let part = row.part();
+    part.map_or(0, |part| hasher.hash(&(V::TABLE, PART, key, part)))
+}
+
+/// Keeps the hashes of parts apart from those of records.
+const PART: u8 = u8::MAX;
 
 impl<V: Record> Default for Table<V> {
     fn default() -> Self {

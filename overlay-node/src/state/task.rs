@@ -56,7 +56,7 @@ impl ClusterState {
                 record.status = TaskStatus {
                     state,
                     since_unix_ms,
-                    message: present.message.chars().take(MESSAGE_MAX).collect(),
+                    message: shorten(present.message),
                     pending: None,
                     exit_code: present.exit_code,
                 };
@@ -192,10 +192,10 @@ impl ClusterState {
             return;
         };
         let service = self.services.get(record.service);
-        let name = service.map(|service| service.spec().name.clone());
-        let name = format!("{}.{}", name.unwrap_or_default(), record.slot);
+        let name = service.map_or("", |service| &service.spec().name);
+        let name = format!("{name}.{}", record.slot);
         let action = record.status.state.to_string();
-        self.audit.note("task", &action, task.to_string(), name);
+        self.audit.note("task", action, task.as_bytes(), name);
     }
 
     fn place(&mut self, index: u64, task: TaskId, node: NodeId, at_unix_ms: u64) {
@@ -262,7 +262,7 @@ impl ClusterState {
         for (id, network) in &wanted {
             let (id, network) = (*id, *network);
             let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
-            let taken = self.networks.modify_quietly(network, take);
+            let taken = self.networks.modify_part(network, take);
             let address = taken.expect("the network is there");
             let address = address.expect("there was room");
             let endpoint = EndpointRecord {
@@ -349,6 +349,15 @@ fn endpoint_of(task: TaskId, network: NetworkId) -> EndpointId {
         *octet ^= other;
     }
     EndpointId::from_bytes(id)
+}
+
+/// Cuts the words of a report.
+fn shorten(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+        message.truncate(end);
+        message.shrink_to_fit();
+    }
+    message
 }
 
 /// How long the words of a report are at the most, in characters.

@@ -802,6 +802,7 @@ impl Lab {
         let known = self.state.outcome(request).is_some();
         let outcome = self.state.apply(self.next, proposal);
         assert_eq!(self.state.applied(), self.next);
+        assert_eq!(self.state.check(), Ok(()));
         if outcome.is_err() || known {
             assert_eq!(self.substance(), before, "{outcome:?} changed something");
         }

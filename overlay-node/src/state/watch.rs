@@ -80,7 +80,9 @@ pub enum WatchError {
     Off,
     /// Some of what was asked for is not kept any more, or came with a snapshot: read the state anew, and go on from
     /// [`ClusterState::applied`].
-    #[error("changes after index {asked} are kept only from behind index {since}: read the state anew")]
+    #[error(
+        "changes after index {asked} are kept only from behind index {since}: read the state anew"
+    )]
     Missed {
         /// The index that was asked for.
         asked: u64,
@@ -110,10 +112,7 @@ impl ClusterState {
     /// # Errors
     ///
     /// [`WatchError`]: never are changes left out silently.
-    pub fn changes_after(
-        &self,
-        index: u64,
-    ) -> Result<impl Iterator<Item = &Change>, WatchError> {
+    pub fn changes_after(&self, index: u64) -> Result<impl Iterator<Item = &Change>, WatchError> {
         let kept = self.journal.kept.as_ref().ok_or(WatchError::Off)?;
         if index < kept.since {
             let (asked, since) = (index, kept.since);
