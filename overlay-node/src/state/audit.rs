@@ -213,17 +213,6 @@ impl ClusterState {
                 "create",
                 (octets(attach.id.as_bytes()), attach.name.clone()),
             ),
-            Command::DetachEndpoint { endpoint, .. } => {
-                let name = self
-                    .endpoints
-                    .get(*endpoint)
-                    .map(|record| record.name.clone());
-                (
-                    "endpoint",
-                    "remove",
-                    (octets(endpoint.as_bytes()), name.unwrap_or_default()),
-                )
-            }
             Command::CreateService { id, spec } => (
                 "service",
                 "create",
@@ -232,8 +221,9 @@ impl ClusterState {
             Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
             Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
             Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
-            // Tasks note their own changes; retired parts are nobody's business.
-            Command::RetireParts { .. }
+            // Tasks and endpoints note their own changes; retired parts are nobody's business.
+            Command::DetachEndpoint { .. }
+            | Command::RetireParts { .. }
             | Command::ChangeTasks { .. }
             | Command::ReportTasks { .. } => return None,
         };

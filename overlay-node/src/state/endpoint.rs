@@ -63,10 +63,22 @@ impl ClusterState {
         if record.task.is_some() && node.is_some() {
             return Err(CommandError::OfTask { endpoint });
         }
-        let network = record.network;
-        self.release(network, endpoint.as_bytes(), index);
-        self.endpoints.remove(&mut self.journal, endpoint);
+        if let Some(record) = self.remove_endpoint(index, endpoint) {
+            self.audit
+                .note("endpoint", "remove", endpoint.as_bytes(), record.name);
+        }
         Ok(Outcome::Done)
+    }
+
+    /// Removes an endpoint, if it is there, and gives its address back.
+    pub(super) fn remove_endpoint(
+        &mut self,
+        index: u64,
+        endpoint: EndpointId,
+    ) -> Option<EndpointRecord> {
+        let record = self.endpoints.remove(&mut self.journal, endpoint)?;
+        self.release(record.network, endpoint.as_bytes(), index);
+        Some(record)
     }
 
     /// Gives back the address that something has on a network.
@@ -157,17 +169,17 @@ pub(super) fn allocate(
     index: u64,
 ) -> Result<IpNet, CommandError> {
     let owner = owner(id);
-    let name = network.name.clone();
+    let NetworkRecord { name, subnets, .. } = network;
     let Some(address) = address else {
         let mut used = 0;
-        for subnet in &mut network.subnets {
+        for subnet in subnets {
             match subnet.addresses.allocate(owner, index) {
                 Ok(lease) => return Ok(with_prefix(lease.address, subnet.prefix)),
                 Err(_) => used += subnet.addresses.used() as u64,
             }
         }
         return Err(CommandError::SubnetFull {
-            network: name,
+            network: name.clone(),
             used,
         });
     };
@@ -176,8 +188,7 @@ pub(super) fn allocate(
         network: name.clone(),
         reason,
     };
-    let subnet = network
-        .subnets
+    let subnet = subnets
         .iter_mut()
         .find(|subnet| subnet.prefix.contains(&address))
         .ok_or_else(|| unusable("it is in none of the network's subnets".to_owned()))?;
@@ -185,7 +196,7 @@ pub(super) fn allocate(
         Ok(lease) => Ok(with_prefix(lease.address, subnet.prefix)),
         Err(AllocateError::Taken { .. }) => Err(CommandError::AddressInUse {
             address,
-            network: name,
+            network: name.clone(),
         }),
         Err(other) => Err(unusable(other.to_string())),
     }

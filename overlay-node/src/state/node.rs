@@ -178,7 +178,7 @@ impl ClusterState {
         }
         let endpoints: Vec<_> = self.endpoints.index().on_node.of(&node).collect();
         for endpoint in endpoints {
-            self.detach_endpoint(index, endpoint, None)?;
+            self.remove_endpoint(index, endpoint);
         }
         self.orphan_tasks(index, node, at_unix_ms);
         self.note_former(node);

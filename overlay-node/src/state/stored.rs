@@ -34,7 +34,9 @@ macro_rules! record {
     };
 }
 
-record!(NodeRecord, NodeId, NodeIndex, 2, Node, {});
+record!(NodeRecord, NodeId, NodeIndex, 2, Node, {
+    const LARGE: bool = true;
+});
 
 record!(NetworkRecord, NetworkId, NetworkIndex, 3, Network, {
     fn form(&self, _: NetworkId) -> impl Serialize {
@@ -96,7 +98,9 @@ record!(EndpointRecord, EndpointId, EndpointIndex, 4, Endpoint, {
     }
 });
 
-record!(ServiceRecord, ServiceId, ServiceIndex, 5, Service, {});
+record!(ServiceRecord, ServiceId, ServiceIndex, 5, Service, {
+    const LARGE: bool = true;
+});
 
 record!(TaskRecord, TaskId, TaskIndex, 6, Task, {
     fn form(&self, _: TaskId) -> impl Serialize {

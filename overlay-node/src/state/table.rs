@@ -1,9 +1,6 @@
 //! The one way in which replicated objects are kept.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 
@@ -20,6 +17,8 @@ pub(super) trait Record: Clone + Serialize + DeserializeOwned {
     type Index: Index<Self>;
     /// Keeps the hashes of different tables apart. Numbers are never used again.
     const TABLE: u8;
+    /// Whether it is so large that its hash is looked up rather than computed once more.
+    const LARGE: bool = false;
     /// Whether nothing of it may stay behind in memory.
     const SECRET: bool = false;
 
@@ -68,29 +67,23 @@ pub(super) struct Table<V: Record> {
     rows: BTreeMap<V::Key, V>,
     index: V::Index,
     sum: u128,
+    /// Of the records as they are, their parts apart; if they are large.
+    hashes: BTreeMap<V::Key, u128>,
     hasher: Hasher,
 }
 
 impl<V: Record> Table<V> {
     /// Puts a record in the place of the one under its key, if there is one.
     pub(super) fn insert(&mut self, journal: &mut Journal, key: V::Key, record: V) {
-        let new = journal.is_on().then(|| record.clone());
-        let entry = V::Index::entry(&record);
-        self.sum = self.sum.wrapping_add(hash(&mut self.hasher, key, &record));
-        let previous = match self.rows.entry(key) {
-            Entry::Vacant(place) => {
-                place.insert(record);
-                None
-            }
-            Entry::Occupied(mut place) => Some(place.insert(record)),
-        };
+        let previous = self.rows.remove(&key);
         if let Some(previous) = &previous {
             self.forget(key, previous);
         }
-        self.index.add(key, entry);
+        self.count(key, &record);
         if journal.is_on() {
-            journal.note(V::changed(previous, new));
+            journal.note(V::changed(previous, Some(record.clone())));
         }
+        self.rows.insert(key, record);
     }
 
     pub(super) fn remove(&mut self, journal: &mut Journal, key: V::Key) -> Option<V> {
@@ -102,7 +95,7 @@ impl<V: Record> Table<V> {
         Some(previous)
     }
 
-    /// Changes a record; `None` if there is none.
+    /// Changes a record, but not its [`part`](Record::part); `None` if there is none.
     pub(super) fn modify<R>(
         &mut self,
         journal: &mut Journal,
@@ -111,15 +104,27 @@ impl<V: Record> Table<V> {
     ) -> Option<R> {
         let row = self.rows.get_mut(&key)?;
         let previous = journal.is_on().then(|| row.clone());
-        let (old_hash, old) = (hash(&mut self.hasher, key, row), V::Index::entry(row));
+        let old_entry = V::Index::entry(row);
+        let old = if V::LARGE {
+            None
+        } else {
+            Some(hash(&mut self.hasher, key, row))
+        };
         let result = change(row);
-        let (new_hash, new) = (hash(&mut self.hasher, key, row), V::Index::entry(row));
-        self.sum = self.sum.wrapping_sub(old_hash).wrapping_add(new_hash);
-        if old != new {
-            self.index.remove(key, &old);
-            self.index.add(key, new);
+        let new = hash(&mut self.hasher, key, row);
+        let kept = if V::LARGE {
+            self.hashes.insert(key, new)
+        } else {
+            None
+        };
+        let old = old.or(kept).unwrap_or_default();
+        self.sum = self.sum.wrapping_sub(old).wrapping_add(new);
+        let new_entry = V::Index::entry(row);
+        if old_entry != new_entry {
+            self.index.remove(key, &old_entry);
+            self.index.add(key, new_entry);
         }
-        if journal.is_on() && old_hash != new_hash {
+        if journal.is_on() && old != new {
             journal.note(V::changed(previous, Some(row.clone())));
         }
         Some(result)
@@ -132,18 +137,18 @@ impl<V: Record> Table<V> {
         change: impl FnOnce(&mut V) -> R,
     ) -> Option<R> {
         let row = self.rows.get_mut(&key)?;
-        let old_hash = hash_part(&mut self.hasher, key, row);
+        let old = hash_part(&mut self.hasher, key, row);
         #[cfg(debug_assertions)]
-        let rest = self.hasher.hash(&row.form(key));
+        let rest = hash(&mut self.hasher, key, row);
         let result = change(row);
         #[cfg(debug_assertions)]
         debug_assert_eq!(
             rest,
-            self.hasher.hash(&row.form(key)),
-            "no other part changes"
+            hash(&mut self.hasher, key, row),
+            "nothing else changes"
         );
-        let new_hash = hash_part(&mut self.hasher, key, row);
-        self.sum = self.sum.wrapping_sub(old_hash).wrapping_add(new_hash);
+        let new = hash_part(&mut self.hasher, key, row);
+        self.sum = self.sum.wrapping_sub(old).wrapping_add(new);
         Some(result)
     }
 
@@ -172,35 +177,49 @@ impl<V: Record> Table<V> {
         self.sum
     }
 
-    /// Returns whether hash and index are what the records alone make them.
+    /// Returns whether hashes and index are what the records alone make them.
     pub(super) fn is_consistent(&self) -> bool {
         let mut anew = Self::default();
         let fits = |(key, row): (&V::Key, &V)| {
-            anew.take(*key, row);
+            anew.count(*key, row);
             row.fits(*key)
         };
-        self.rows.iter().all(fits) && anew.sum == self.sum && anew.index == self.index
+        let all = self.rows.iter().all(fits);
+        all && anew.sum == self.sum && anew.hashes == self.hashes && anew.index == self.index
     }
 
     /// Counts a record that is in, or will be.
-    fn take(&mut self, key: V::Key, row: &V) {
-        self.sum = self.sum.wrapping_add(hash(&mut self.hasher, key, row));
+    fn count(&mut self, key: V::Key, row: &V) {
+        let hash = hash(&mut self.hasher, key, row);
+        let part = hash_part(&mut self.hasher, key, row);
+        self.sum = self.sum.wrapping_add(hash).wrapping_add(part);
+        if V::LARGE {
+            self.hashes.insert(key, hash);
+        }
         self.index.add(key, V::Index::entry(row));
     }
 
     /// Counts a record no more.
     fn forget(&mut self, key: V::Key, row: &V) {
-        self.sum = self.sum.wrapping_sub(hash(&mut self.hasher, key, row));
+        let kept = if V::LARGE {
+            self.hashes.remove(&key)
+        } else {
+            None
+        };
+        let hash = kept.unwrap_or_else(|| hash(&mut self.hasher, key, row));
+        let part = hash_part(&mut self.hasher, key, row);
+        self.sum = self.sum.wrapping_sub(hash).wrapping_sub(part);
         self.index.remove(key, &V::Index::entry(row));
     }
 }
 
+/// Hashes a record without its part.
 fn hash<V: Record>(hasher: &mut Hasher, key: V::Key, row: &V) -> u128 {
     let hash = hasher.hash(&(V::TABLE, row.form(key)));
     if V::SECRET {
         hasher.wipe();
     }
-    hash.wrapping_add(hash_part(hasher, key, row))
+    hash
 }
 
 fn hash_part<V: Record>(hasher: &mut Hasher, key: V::Key, row: &V) -> u128 {
@@ -217,6 +236,7 @@ impl<V: Record> Default for Table<V> {
             rows: BTreeMap::new(),
             index: V::Index::default(),
             sum: 0,
+            hashes: BTreeMap::new(),
             hasher: Hasher::default(),
         }
     }
@@ -246,7 +266,7 @@ impl<'de, V: Record> Deserialize<'de> for Table<V> {
             if !row.fits(*key) {
                 return Err(de::Error::custom("a record under the key of another"));
             }
-            table.take(*key, row);
+            table.count(*key, row);
         }
         table.rows = rows;
         Ok(table)
@@ -270,7 +290,7 @@ pub(super) mod single {
         let record = Option::<V>::deserialize(deserializer)?;
         let mut table = Table::default();
         if let Some(record) = record {
-            table.take((), &record);
+            table.count((), &record);
             table.rows.insert((), record);
         }
         Ok(table)

@@ -32,39 +32,15 @@ impl ClusterState {
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
         for (task, status) in reports {
-            let Some(record) = self.tasks.get(task) else {
+            let take = |record: &mut TaskRecord| take_report(record, node, status, at_unix_ms);
+            let taken = self.tasks.modify(&mut self.journal, task, take);
+            let Some((before, now)) = taken.flatten() else {
                 continue;
             };
-            let present = &record.status;
-            // Only its own node's word counts, and nothing goes back.
-            if record.node != Some(node)
-                || present.state.is_terminal()
-                || status.state < present.state
-                || status.state < TaskState::Preparing
-            {
-                continue;
-            }
-            // A daemon that restarted says again what it said.
-            let again = status.state == present.state;
-            let since_unix_ms = if again {
-                present.since_unix_ms
-            } else {
-                at_unix_ms
-            };
-            let (state, present) = (status.state, status);
-            self.tasks.modify(&mut self.journal, task, |record| {
-                record.status = TaskStatus {
-                    state,
-                    since_unix_ms,
-                    message: shorten(present.message),
-                    pending: None,
-                    exit_code: present.exit_code,
-                };
-            });
-            if !again {
+            if now != before {
                 self.note_task(task);
             }
-            if state.is_terminal() {
+            if now.is_terminal() {
                 self.settle_ended(index, task);
             }
         }
@@ -317,7 +293,7 @@ impl ClusterState {
             let endpoints = self.tasks.modify(&mut self.journal, task, take);
             for endpoint in endpoints.into_iter().flatten() {
                 // One that went with its node is fine.
-                let _ = self.detach_endpoint(index, endpoint, None);
+                self.remove_endpoint(index, endpoint);
             }
         }
         if forget {
@@ -335,11 +311,40 @@ impl ClusterState {
         }
         let (service, endpoints) = (record.service, record.endpoints.clone());
         for endpoint in endpoints {
-            let _ = self.detach_endpoint(index, endpoint, None);
+            self.remove_endpoint(index, endpoint);
         }
         self.tasks.remove(&mut self.journal, task);
         self.sweep_service(index, service);
     }
+}
+
+/// Takes a node's word on a task; returns its states before and after, `None` if the word does not count.
+fn take_report(
+    record: &mut TaskRecord,
+    node: NodeId,
+    status: TaskStatus,
+    at_unix_ms: u64,
+) -> Option<(TaskState, TaskState)> {
+    let (before, now) = (record.status.state, status.state);
+    // Only its own node's word counts, and nothing goes back.
+    let counts = record.node == Some(node) && !before.is_terminal() && now >= before;
+    if !counts || now < TaskState::Preparing {
+        return None;
+    }
+    // A daemon that restarted says again what it said.
+    let since_unix_ms = if now == before {
+        record.status.since_unix_ms
+    } else {
+        at_unix_ms
+    };
+    record.status = TaskStatus {
+        state: now,
+        since_unix_ms,
+        message: shorten(status.message),
+        pending: None,
+        exit_code: status.exit_code,
+    };
+    Some((before, now))
 }
 
 /// Returns the endpoint of a task on a network.
