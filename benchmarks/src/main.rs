@@ -8,11 +8,12 @@ mod state;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("state") => state::run(),
-        Some("schedule") => schedule::run(),
+    let rounds = std::env::args().nth(2).map_or(Ok(state::ROUNDS), |text| text.parse());
+    match (std::env::args().nth(1).as_deref(), rounds) {
+        (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
+        (Some("schedule"), Ok(_)) => schedule::run(),
         _ => {
-            eprintln!("usage: overlay-benchmarks state | schedule");
+            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule");
             return ExitCode::from(2);
         }
     }

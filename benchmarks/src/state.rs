@@ -12,9 +12,10 @@ use crate::{
 /// Commands of a round are made before it is measured; so few that they are still in the cache, as commands that were
 /// just received are.
 const ROUND: usize = 1_000;
-const ROUNDS: usize = 1_000;
+/// How many rounds there are if nothing is said.
+pub const ROUNDS: usize = 1_000;
 
-pub fn run() {
+pub fn run(rounds: usize) {
     let mut mix = Mix::new();
     let mut state = ClusterState::new();
     for (index, proposal) in mix.setup() {
@@ -27,15 +28,15 @@ pub fn run() {
          endpoints; {} commands made it.\n",
         state.applied()
     );
-    commands(&mut mix, &mut state);
-    by_kind(&mut mix, &mut state);
+    commands(&mut mix, &mut state, rounds);
+    by_kind(&mut mix, &mut state, rounds);
     whole(&mut state);
 }
 
 /// The figure: what is applied, with the hash read after each command.
-fn commands(mix: &mut Mix, state: &mut ClusterState) {
-    let (mut rounds, mut refused) = (Vec::new(), 0);
-    for _ in 0..ROUNDS {
+fn commands(mix: &mut Mix, state: &mut ClusterState, rounds: usize) {
+    let (mut times, mut refused) = (Vec::new(), 0);
+    for _ in 0..rounds {
         let round: Vec<_> = (0..ROUND).map(|_| mix.next()).collect();
         let (failed, took) = cpu(|| {
             let mut failed = 0;
@@ -45,13 +46,13 @@ fn commands(mix: &mut Mix, state: &mut ClusterState) {
             }
             failed
         });
-        rounds.push(took);
+        times.push(took);
         refused += failed;
     }
     assert_eq!(refused, 0, "every command does what it says");
     state.check().expect("the state does not contradict itself");
-    let all: Duration = rounds.iter().sum();
-    rounds.sort();
+    let all: Duration = times.iter().sum();
+    times.sort();
     let rate = |commands: usize, took: Duration| commands as f64 / took.as_secs_f64();
     println!(
         "| commands | CPU time | commands each CPU-second | median round | best tenth of the rounds |"
@@ -59,20 +60,20 @@ fn commands(mix: &mut Mix, state: &mut ClusterState) {
     println!("|---|---|---|---|---|");
     println!(
         "| {} | {:.3} s | {:.0} | {:.0} | {:.0} |\n",
-        ROUND * ROUNDS,
+        ROUND * rounds,
         all.as_secs_f64(),
-        rate(ROUND * ROUNDS, all),
-        rate(ROUND, rounds[ROUNDS / 2]),
-        rate(ROUND, rounds[ROUNDS / 10]),
+        rate(ROUND * rounds, all),
+        rate(ROUND, times[rounds / 2]),
+        rate(ROUND, times[rounds / 10]),
     );
 }
 
 /// What each kind costs, the hash included. Reading the clock costs more than many a command: that is taken off.
-fn by_kind(mix: &mut Mix, state: &mut ClusterState) {
+fn by_kind(mix: &mut Mix, state: &mut ClusterState, rounds: usize) {
     let readings: Duration = (0..100_000).map(|_| cpu(|| ()).1).sum();
     let reading = readings / 100_000;
     let mut sums: BTreeMap<Kind, (u32, Duration)> = BTreeMap::new();
-    for _ in 0..ROUND * ROUNDS / 5 {
+    for _ in 0..ROUND * rounds / 5 {
         let (kind, index, proposal) = mix.next();
         let (_, took) = cpu(|| {
             let outcome = state.apply(index, proposal);

@@ -1,6 +1,9 @@
 //! Requests that were applied, and what came of them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasherDefault, Hasher as StdHasher},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct as _};
 
@@ -15,8 +18,8 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Requests {
     order: Ring<(RequestId, Applied), REQUESTS_MAX>,
-    /// Which of all that ever came each one is.
-    numbers: BTreeMap<RequestId, u64>,
+    /// Which of all that ever came each one is. Looked up only, and never iterated over.
+    numbers: HashMap<RequestId, u64, BuildHasherDefault<Mix>>,
     /// How many came before the oldest that is remembered.
     before: u64,
     hasher: Hasher,
@@ -45,6 +48,34 @@ impl Requests {
         self.order.get(place).map(|(_, outcome)| outcome)
     }
 }
+
+/// Spreads identities that are random already. Somebody who draws his own so that they collide makes a look-up at worst a
+/// search among [`REQUESTS_MAX`].
+#[derive(Clone, Debug, Default)]
+struct Mix(u64);
+
+impl StdHasher for Mix {
+    fn write(&mut self, octets: &[u8]) {
+        for octets in octets.chunks(8) {
+            let mut word = [0; 8];
+            word[..octets.len()].copy_from_slice(octets);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The upper bits choose among what the lower ones chose: both have to be good.
+        let mixed = (self.0 ^ word).wrapping_mul(MULTIPLIER);
+        self.0 = mixed ^ mixed.rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The golden ratio over 2^64, odd.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Stored as the outcomes by request, and the requests in order.
 impl Serialize for Requests {
