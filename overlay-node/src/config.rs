@@ -37,6 +37,9 @@ pub struct Config {
     pub task_namespace: Namespace,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
+    /// How many changes a manager keeps for [`ClusterState::changes_after`](crate::state::ClusterState::changes_after). Default
+    /// 0: none, which costs nothing. Too few: a watcher that is slow has to read the whole state more often.
+    pub changes_max: usize,
 }
 
 impl Config {
@@ -56,6 +59,7 @@ impl Config {
             way_out: None,
             task_namespace: Namespace::Own,
             snapshot_interval: 10_000,
+            changes_max: 0,
         }
     }
 }

@@ -1,4 +1,6 @@
 mod services;
+mod tables;
+mod watch;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
