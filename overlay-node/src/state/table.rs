@@ -75,12 +75,13 @@ pub(super) struct Table<V: Record> {
 impl<V: Record> Table<V> {
     /// Puts a record in the place of the one under its key, if there is one.
     pub(super) fn insert(&mut self, journal: &mut Journal, key: V::Key, record: V) {
+        let before = self.sum;
         let previous = self.rows.remove(&key);
         if let Some(previous) = &previous {
             self.forget(key, previous);
         }
         self.count(key, &record);
-        if journal.is_on() {
+        if journal.is_on() && self.sum != before {
             journal.note(V::changed(previous, Some(record.clone())));
         }
         self.rows.insert(key, record);
