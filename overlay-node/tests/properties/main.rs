@@ -17,7 +17,7 @@ use overlay_node::{
 use proptest::prelude::*;
 
 use model::{Model, Node};
-use op::{Op, command, op, proposal, seed};
+use op::{Op, command, op, prelude, proposal, seed};
 use services::check_progress;
 use watcher::Watcher;
 
@@ -30,6 +30,7 @@ proptest! {
         cut in 0..120_usize,
         kept in 1..40_usize,
         eager in any::<bool>(),
+        prepared in any::<bool>(),
     ) {
         let mut state = ClusterState::new();
         let mut replica = ClusterState::new();
@@ -42,7 +43,8 @@ proptest! {
         let mut last_outcome = state.outcome(last.request).unwrap().clone();
         let mut rafts = BTreeSet::new();
         let mut index = 1;
-        for (at, op) in ops.iter().enumerate() {
+        let first = if prepared { prelude() } else { Vec::new() };
+        for (at, op) in first.iter().chain(&ops).enumerate() {
             index += 2; // gaps are entries of the consensus itself
             let before = state.clone();
             if matches!(op, Op::Again) {
@@ -69,6 +71,7 @@ proptest! {
                 if outcome.is_err() {
                     prop_assert_eq!(substance(&state), substance(&before));
                 }
+                prop_assert_eq!(state.outcome(last.request), Some(&outcome));
                 last_outcome = outcome;
             }
             model.check(&state);

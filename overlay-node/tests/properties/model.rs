@@ -120,7 +120,7 @@ impl Model {
                     return Some(false);
                 }
                 self.networks
-                    .insert(network, (name, attachable, if small { 13 } else { 253 }));
+                    .insert(network, (name, attachable, if small { 5 } else { 253 }));
             }
             Op::Remove { network } => {
                 let served = self

@@ -81,8 +81,9 @@ pub(crate) enum Op {
         service: u8,
     },
     Change(Vec<Task>),
+    /// By a node, or by the one that the task was given to.
     Report {
-        node: u8,
+        node: Option<u8>,
         task: u8,
         state: TaskState,
     },
@@ -164,7 +165,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         8 => (0..20_u8, n(), n(), 0..20_u8, prop::option::weighted(0.3, 0..16_u8))
             .prop_map(|(endpoint, node, network, name, address)| Op::Attach { endpoint, node, network, name, address }),
         4 => (0..20_u8, prop::option::of(n())).prop_map(|(endpoint, node)| Op::Detach { endpoint, node }),
-        1 => (0..16_u8, n(), prop::option::of(n()))
+        1 => (0..8_u8, 0..2_u8, prop::option::of(n()))
             .prop_map(|(task, network, node)| Op::DetachTask { task, network, node }),
         5 => (n(), n(), spec()).prop_map(|(service, name, spec)| Op::CreateService { service, name, spec }),
         4 => (n(), spec(), prop::bool::weighted(0.1))
@@ -172,7 +173,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         2 => n().prop_map(|service| Op::RollBack { service }),
         1 => n().prop_map(|service| Op::RemoveService { service }),
         14 => prop::collection::vec(task(), 1..4).prop_map(Op::Change),
-        8 => (n(), 0..16_u8, state()).prop_map(|(node, task, state)| Op::Report { node, task, state }),
+        8 => (prop::option::weighted(0.2, n()), 0..8_u8, state()).prop_map(|(node, task, state)| Op::Report { node, task, state }),
         1 => Just(Op::Again),
         1 => (any::<bool>(), any::<u8>()).prop_map(|(manager, secret)| Op::Rotate { manager, secret }),
     ]
@@ -181,7 +182,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
 #[rustfmt::skip]
 fn task() -> impl Strategy<Value = Task> {
     let n = || 0..5_u8;
-    let t = || 0..16_u8;
+    let t = || 0..8_u8;
     prop_oneof![
         6 => (t(), n(), version(), prop::bool::weighted(0.2))
             .prop_map(|(task, service, version, ready)| Task::Create { task, service, version, ready }),
@@ -193,6 +194,31 @@ fn task() -> impl Strategy<Value = Task> {
         1 => (n(), version()).prop_map(|(service, version)| Task::Update { service, version }),
         1 => (n(), version()).prop_map(|(service, version)| Task::RollBack { service, version }),
     ]
+}
+
+/// Two networks, three nodes and a service on each network, so that there is something to begin with.
+pub(crate) fn prelude() -> Vec<Op> {
+    let add = |node| Op::AddNode {
+        node,
+        manager: false,
+    };
+    let create = |network| Op::Create {
+        network,
+        name: network,
+        attachable: true,
+        small: network == 0,
+    };
+    let serve = |service| Op::CreateService {
+        service,
+        name: service,
+        spec: Spec {
+            network: Some(service),
+            port: Some(None),
+            vip: true,
+            environment: 0,
+        },
+    };
+    vec![add(1), add(2), create(0), create(1), serve(0), serve(1)]
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -304,14 +330,23 @@ pub(crate) fn command(op: &Op, state: &ClusterState) -> Command {
         Op::Change(changes) => Command::ChangeTasks {
             changes: changes.iter().map(|task| change(task, state)).collect(),
         },
-        Op::Report { node, task, state } => {
+        Op::Report {
+            node,
+            task,
+            state: to,
+        } => {
             let status = TaskStatus {
-                state: *state,
+                state: *to,
                 message: "as it is".to_owned(),
                 ..TaskStatus::default()
             };
+            let own = state
+                .tasks()
+                .get(&task_id(*task))
+                .and_then(|task| task.node);
+            let node = node.map(node_id).or(own);
             Command::ReportTasks {
-                node: node_id(*node),
+                node: node.unwrap_or(node_id(0)),
                 reports: vec![(task_id(*task), status)],
             }
         }
@@ -471,10 +506,10 @@ pub(crate) fn availability(pause: bool) -> Availability {
     }
 }
 
-/// A /28 of the pools.
+/// A /29 of the pools: five addresses beside the gateway's.
 fn small_subnet() -> SubnetSpec {
     SubnetSpec {
-        subnet: Some("0.0.0.0/28".parse().unwrap()),
+        subnet: Some("0.0.0.0/29".parse().unwrap()),
         gateway: None,
         ip_range: None,
     }
