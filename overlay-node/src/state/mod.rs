@@ -9,6 +9,7 @@ mod digest;
 mod endpoint;
 mod error;
 mod index;
+mod needs;
 mod network;
 mod node;
 mod record;

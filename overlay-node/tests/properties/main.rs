@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
+mod command;
 mod model;
 mod op;
 mod services;
@@ -16,8 +17,9 @@ use overlay_node::{
 };
 use proptest::prelude::*;
 
+use command::{command, proposal, seed};
 use model::{Model, Node};
-use op::{Op, command, op, prelude, proposal, seed};
+use op::{Op, op, prelude};
 use services::check_progress;
 use watcher::Watcher;
 

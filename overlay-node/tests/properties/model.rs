@@ -11,7 +11,8 @@ use overlay_node::{
 };
 
 use crate::{
-    op::{Op, availability, network_name, node_address},
+    command::{availability, network_name, node_address},
+    op::Op,
     services::{Service, TaskModel},
 };
 
@@ -301,7 +302,7 @@ fn check_queries(state: &ClusterState) {
         let named = state.network_named(&network.name).unwrap();
         assert_eq!(named.id, network.id);
     }
-    for node in (0..6).map(crate::op::node_id) {
+    for node in (0..6).map(crate::command::node_id) {
         let scan = endpoints.values().filter(|record| record.node == node);
         assert!(state.endpoints_on(node).eq(scan));
         let scan = tasks.values().filter(|task| task.node == Some(node));
@@ -314,7 +315,7 @@ fn check_queries(state: &ClusterState) {
         let scan = tasks.values().filter(|task| task.service == service.id);
         assert!(state.tasks_of(service.id).eq(scan));
     }
-    for name in (0..5).map(crate::op::service_name) {
+    for name in (0..5).map(crate::command::service_name) {
         let mut live = state
             .services()
             .values()

@@ -8,11 +8,9 @@ use overlay_node::{
 };
 
 use crate::{
+    command::{network_id, node_id, published, service_id, service_name, task_endpoint, task_id},
     model::Model,
-    op::{
-        Op, Spec, Task, Version, network_id, node_id, published, service_id, service_name,
-        task_endpoint, task_id,
-    },
+    op::{Op, Spec, Task, Version},
 };
 
 #[derive(Clone, Debug)]
@@ -53,28 +51,7 @@ impl Model {
                 service,
                 name,
                 spec,
-            } => {
-                let same = |other: &Service| !other.removing && other.name == *name;
-                if self.services.contains_key(service) || self.services.values().any(same) {
-                    return false;
-                }
-                let Some((network, port, vip)) = self.needs(*service, spec) else {
-                    return false;
-                };
-                let made = Service {
-                    name: *name,
-                    specs: BTreeMap::from([(index, spec.clone())]),
-                    present: index,
-                    previous: None,
-                    version: index,
-                    removing: false,
-                    port,
-                    network,
-                    vip,
-                };
-                self.services.insert(*service, made);
-                true
-            }
+            } => self.create(index, *service, *name, spec),
             Op::UpdateService {
                 service,
                 spec,
@@ -127,6 +104,29 @@ impl Model {
             }
             _ => unreachable!("{op:?} is not about services"),
         }
+    }
+
+    fn create(&mut self, index: u64, service: u8, name: u8, spec: &Spec) -> bool {
+        let same = |other: &Service| !other.removing && other.name == name;
+        if self.services.contains_key(&service) || self.services.values().any(same) {
+            return false;
+        }
+        let Some((network, port, vip)) = self.needs(service, spec) else {
+            return false;
+        };
+        let made = Service {
+            name,
+            specs: BTreeMap::from([(index, spec.clone())]),
+            present: index,
+            previous: None,
+            version: index,
+            removing: false,
+            port,
+            network,
+            vip,
+        };
+        self.services.insert(service, made);
+        true
     }
 
     pub(crate) fn task_endpoints(&self, network: u8) -> usize {

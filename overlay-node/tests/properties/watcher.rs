@@ -7,7 +7,7 @@ use overlay_node::state::{
     Changed, ClusterState, EndpointRecord, NodeRecord, ServiceRecord, TaskRecord, WatchError,
 };
 
-use crate::op::actor;
+use crate::command::actor;
 
 #[derive(Debug, Default)]
 pub(crate) struct Watcher {
@@ -39,7 +39,7 @@ impl Watcher {
                 assert!(since > asked && since <= state.applied());
                 self.list(state);
             }
-            Err(other) => panic!("{other}"),
+            Err(other) => unreachable!("watching is on: {other}"),
         }
         self.seen = state.applied();
         assert_eq!(&self.nodes, state.nodes());
@@ -66,7 +66,7 @@ impl Watcher {
             }
             Changed::Task { previous, new } => put(&mut self.tasks, previous, new, |task| task.id),
             Changed::Cluster { previous, new } => assert_ne!(previous, new),
-            other => panic!("{other:?} is not known"),
+            other => unreachable!("{other:?} is not known"),
         }
     }
 
