@@ -8,7 +8,9 @@ mod state;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let rounds = std::env::args().nth(2).map_or(Ok(state::ROUNDS), |text| text.parse());
+    let rounds = std::env::args()
+        .nth(2)
+        .map_or(Ok(state::ROUNDS), |text| text.parse());
     match (std::env::args().nth(1).as_deref(), rounds) {
         (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
         (Some("schedule"), Ok(_)) => schedule::run(),

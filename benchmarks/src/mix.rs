@@ -362,7 +362,7 @@ impl Mix {
             environment: vec![format!("RELEASE={}", self.index)],
             ..TaskSpec::default()
         };
-        let publishes = number % 4 == 0;
+        let publishes = number.is_multiple_of(4);
         let port = PublishedPort {
             published: 0,
             target: 80,

@@ -147,11 +147,10 @@ fn check_owner(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandErro
     }
 }
 
-/// Returns why a new owner gets no address of the network, if so.
+/// Returns why an owner gets no address of the network, if so. One that has an address there gets that.
 pub(super) fn check_room(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
-    check_owner(network, id)?;
-    let mut subnets = network.subnets.iter();
-    if subnets.any(|subnet| subnet.addresses.available() > 0) {
+    let mut subnets = network.subnets.iter().map(|subnet| &subnet.addresses);
+    if subnets.any(|subnet| subnet.available() > 0 || subnet.lease_of(owner(id)).is_some()) {
         return Ok(());
     }
     let used = network.subnets.iter();
