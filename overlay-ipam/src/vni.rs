@@ -76,6 +76,20 @@ impl VniAllocator {
         old
     }
 
+    /// Returns where the search for the next free identifier starts.
+    pub const fn next(&self) -> Vni {
+        match Vni::new(self.cursor) {
+            Some(vni) => vni,
+            None => Self::FIRST,
+        }
+    }
+
+    /// Lets the search start at `next` again: with it, whoever takes back what it was just given leaves no trace. Identifiers
+    /// that are not searched count as the first one that is.
+    pub fn resume_at(&mut self, next: Vni) {
+        self.cursor = next.max(Self::FIRST).get();
+    }
+
     /// Returns true if the identifier is given out.
     pub fn contains(&self, vni: Vni) -> bool {
         self.used.contains(vni.get().into())
@@ -148,8 +162,7 @@ enum Snapshot<S> {
 
 impl Serialize for VniAllocator {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let cursor = Vni::new(self.cursor).unwrap_or(Self::FIRST);
-        let used = &self.used;
+        let (used, cursor) = (&self.used, self.next());
         Snapshot::V1 { used, cursor }.serialize(serializer)
     }
 }

@@ -41,6 +41,9 @@ pub struct Config {
     pub resources: Resources,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
+    /// How many changes a manager keeps for [`ClusterState::changes_after`](crate::state::ClusterState::changes_after). Default
+    /// 0: none, which costs nothing. Too few: a watcher that is slow has to read the whole state more often.
+    pub changes_max: usize,
 }
 
 impl Config {
@@ -61,6 +64,7 @@ impl Config {
             task_namespace: Namespace::Own,
             resources: Resources::default(),
             snapshot_interval: 10_000,
+            changes_max: 0,
         }
     }
 }

@@ -71,3 +71,20 @@ proptest! {
         prop_assert_eq!(again.allocate(), vnis.allocate());
     }
 }
+
+#[test]
+fn whoever_takes_back_what_it_was_given_leaves_no_trace() {
+    for mut vnis in [VniAllocator::new(), near_the_end(0)] {
+        let before = vnis.clone();
+        let next = vnis.next();
+        let given = vnis.allocate().expect("hardly any is given out");
+        assert_ne!(vnis.state_hash(), before.state_hash());
+        vnis.release(given);
+        assert_ne!(vnis, before, "the search goes on behind it");
+        vnis.resume_at(next);
+        assert_eq!((vnis.state_hash(), &vnis), (before.state_hash(), &before));
+    }
+    let mut vnis = VniAllocator::new();
+    vnis.resume_at(Vni::new(1).expect("24 bits"));
+    assert_eq!(vnis.next(), VniAllocator::FIRST);
+}

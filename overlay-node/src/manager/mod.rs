@@ -156,6 +156,7 @@ impl Manager {
             initial: None,
             failed: false,
         };
+        manager.state.watch(manager.config.changes_max);
         manager.settle(now);
         Ok(manager)
     }
@@ -331,7 +332,7 @@ impl Manager {
             }
             RaftOutput::Restore(snapshot) => match ClusterState::restore(&snapshot.data) {
                 Ok(state) => {
-                    self.state = state;
+                    self.state.replace(state);
                     self.since_snapshot = 0;
                     self.learn_signer();
                 }

@@ -47,9 +47,9 @@ impl Manager {
             Request::ServiceList | Request::ServiceInspect { .. } | Request::TaskList { .. } => {
                 self.query_services(request)
             }
-            Request::Events { after } => Ok(Response::Events(
-                self.state.events_after(*after).cloned().collect(),
-            )),
+            Request::Events { after } => {
+                Ok(Response::Events(self.state.events_after(*after).collect()))
+            }
             _ => Err(api::Error::new(
                 ErrorKind::Invalid,
                 "this request is no question",

@@ -1,20 +1,46 @@
 //! What changed, when and on whose behalf: the last [`EVENTS_MAX`] changes.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
 
-use overlay_core::{NodeId, ServiceId};
-use serde::{Deserialize, Serialize};
+use overlay_core::{EndpointId, NodeId, ServiceId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ClusterState, Command, Outcome};
+use super::{
+    ClusterState, Command, Outcome,
+    digest::{Hasher, Octets},
+    ring::Ring,
+};
 use crate::api::{EventInfo, Role};
 
 /// The last changes, oldest first.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Audit {
-    events: VecDeque<EventInfo>,
+    events: Ring<Event, EVENTS_MAX>,
     /// Who is acting, while a command is applied.
     #[serde(skip)]
     present: Option<(u64, u64, NodeId)>,
+    #[serde(skip)]
+    hasher: Hasher,
+}
+
+/// A change as it is kept: its words are spelled out when somebody asks. Stored as [`EventInfo`].
+#[derive(Clone, Debug)]
+struct Event {
+    index: u64,
+    at_unix_ms: u64,
+    actor: NodeId,
+    kind: Cow<'static, str>,
+    action: Cow<'static, str>,
+    id: Id,
+    name: String,
+}
+
+/// The identity of what changed.
+#[derive(Clone, Debug)]
+enum Id {
+    Octets([u8; 16]),
+    /// One that is none, as of the cluster, which has no other.
+    Text(String),
 }
 
 impl Audit {
@@ -22,44 +48,134 @@ impl Audit {
         self.present = Some((index, at_unix_ms, actor));
     }
 
-    pub(super) fn note(&mut self, kind: &str, action: &str, id: String, name: String) {
+    pub(super) fn note(
+        &mut self,
+        kind: &'static str,
+        action: impl Into<Cow<'static, str>>,
+        id: &[u8; 16],
+        name: String,
+    ) {
+        self.add(kind.into(), action.into(), Id::Octets(*id), name);
+    }
+
+    /// Returns a hash of all that is remembered, in order.
+    pub(super) fn sum(&self) -> u128 {
+        self.events.sum()
+    }
+
+    fn add(&mut self, kind: Cow<'static, str>, action: Cow<'static, str>, id: Id, name: String) {
         let Some((index, at_unix_ms, actor)) = self.present else {
             return;
         };
-        self.events.push_back(EventInfo {
+        self.push(Event {
             index,
             at_unix_ms,
             actor,
-            kind: kind.to_owned(),
-            action: action.to_owned(),
+            kind,
+            action,
             id,
             name,
         });
-        while self.events.len() > EVENTS_MAX {
-            self.events.pop_front();
+    }
+
+    fn push(&mut self, event: Event) {
+        let Event {
+            index,
+            at_unix_ms,
+            actor,
+            kind,
+            action,
+            id,
+            name,
+        } = &event;
+        let id = match id {
+            Id::Octets(octets) => (Octets(octets), ""),
+            Id::Text(text) => (Octets(&[]), text.as_str()),
+        };
+        let actor = Octets(actor.as_bytes());
+        let form = (index, at_unix_ms, actor, kind, action, id, name);
+        let hash = self.hasher.hash(&form);
+        self.events.push(event, hash);
+    }
+}
+
+impl Event {
+    fn info(&self) -> EventInfo {
+        EventInfo {
+            index: self.index,
+            at_unix_ms: self.at_unix_ms,
+            actor: self.actor,
+            kind: self.kind.clone().into_owned(),
+            action: self.action.clone().into_owned(),
+            id: match &self.id {
+                // All identities are written alike.
+                Id::Octets(octets) => EndpointId::from_bytes(*octets).to_string(),
+                Id::Text(text) => text.clone(),
+            },
+            name: self.name.clone(),
         }
+    }
+}
+
+impl From<EventInfo> for Event {
+    fn from(info: EventInfo) -> Self {
+        Self {
+            index: info.index,
+            at_unix_ms: info.at_unix_ms,
+            actor: info.actor,
+            kind: info.kind.into(),
+            action: info.action.into(),
+            id: match info.id.parse::<EndpointId>() {
+                Ok(id) => Id::Octets(*id.as_bytes()),
+                Err(_) => Id::Text(info.id),
+            },
+            name: info.name,
+        }
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.info().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Audit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename = "Audit")]
+        struct Stored {
+            events: Vec<EventInfo>,
+        }
+        let mut audit = Self::default();
+        for event in Stored::deserialize(deserializer)?.events {
+            audit.push(event.into());
+        }
+        Ok(audit)
     }
 }
 
 impl ClusterState {
     /// Returns what changed after `index`, oldest first, as far as it is remembered.
-    pub fn events_after(&self, index: u64) -> impl Iterator<Item = &EventInfo> {
-        self.audit
-            .events
-            .iter()
+    pub fn events_after(&self, index: u64) -> impl Iterator<Item = EventInfo> {
+        let events = self.audit.events.iter();
+        events
             .filter(move |event| event.index > index)
+            .map(Event::info)
     }
 
     /// Describes what a command is about before it is applied, while what it removes is still there.
     pub(super) fn subject(&self, command: &Command) -> Option<Subject> {
         let (kind, action, (id, name)) = match command {
-            Command::InitCluster(seed) => {
-                ("cluster", "create", (seed.id.to_string(), String::new()))
-            }
+            Command::InitCluster(seed) => (
+                "cluster",
+                "create",
+                (octets(seed.id.as_bytes()), String::new()),
+            ),
             Command::AddNode(added) => (
                 "node",
                 "create",
-                (added.id.to_string(), added.hostname.clone()),
+                (octets(added.id.as_bytes()), added.hostname.clone()),
             ),
             Command::DescribeNode { node: id, .. } => ("node", "update", self.named_node(*id)),
             Command::SetRole { node: id, role } => {
@@ -74,44 +190,41 @@ impl ClusterState {
             Command::RotateToken { role, .. } => (
                 "cluster",
                 "rotate",
-                (String::new(), format!("{role} join token")),
+                (Id::Text(String::new()), format!("{role} join token")),
             ),
-            Command::CreateNetwork { id, spec } => {
-                ("network", "create", (id.to_string(), spec.name.clone()))
-            }
+            Command::CreateNetwork { id, spec } => (
+                "network",
+                "create",
+                (octets(id.as_bytes()), spec.name.clone()),
+            ),
             Command::RemoveNetwork { network } => {
-                let name = self.networks.get(network).map(|record| record.name.clone());
+                let name = self
+                    .networks
+                    .get(*network)
+                    .map(|record| record.name.clone());
                 (
                     "network",
                     "remove",
-                    (network.to_string(), name.unwrap_or_default()),
+                    (octets(network.as_bytes()), name.unwrap_or_default()),
                 )
             }
             Command::AttachEndpoint(attach) => (
                 "endpoint",
                 "create",
-                (attach.id.to_string(), attach.name.clone()),
+                (octets(attach.id.as_bytes()), attach.name.clone()),
             ),
-            Command::DetachEndpoint { endpoint, .. } => {
-                let name = self
-                    .endpoints
-                    .get(endpoint)
-                    .map(|record| record.name.clone());
-                (
-                    "endpoint",
-                    "remove",
-                    (endpoint.to_string(), name.unwrap_or_default()),
-                )
-            }
-            Command::CreateService { id, spec } => {
-                ("service", "create", (id.to_string(), spec.name.clone()))
-            }
+            Command::CreateService { id, spec } => (
+                "service",
+                "create",
+                (octets(id.as_bytes()), spec.name.clone()),
+            ),
             Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
             Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
             Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
             Command::Recover { manager, .. } => ("cluster", "recover", self.named_node(*manager)),
-            // Tasks note their own changes; retired parts are nobody's business.
-            Command::RetireParts { .. }
+            // Tasks and endpoints note their own changes; retired parts are nobody's business.
+            Command::DetachEndpoint { .. }
+            | Command::RetireParts { .. }
             | Command::ChangeTasks { .. }
             | Command::ReportTasks { .. } => return None,
         };
@@ -123,15 +236,15 @@ impl ClusterState {
         })
     }
 
-    fn named_node(&self, node: NodeId) -> (String, String) {
-        let name = self.nodes.get(&node).map(|record| record.hostname.clone());
-        (node.to_string(), name.unwrap_or_default())
+    fn named_node(&self, node: NodeId) -> (Id, String) {
+        let name = self.nodes.get(node).map(|record| record.hostname.clone());
+        (octets(node.as_bytes()), name.unwrap_or_default())
     }
 
-    fn named_service(&self, id: ServiceId) -> (String, String) {
-        let record = self.services.get(&id);
+    fn named_service(&self, id: ServiceId) -> (Id, String) {
+        let record = self.services.get(id);
         let name = record.map(|record| record.spec().name.clone());
-        (id.to_string(), name.unwrap_or_default())
+        (octets(id.as_bytes()), name.unwrap_or_default())
     }
 
     /// Notes that a command was carried out.
@@ -148,7 +261,7 @@ impl ClusterState {
             name,
         }) = subject
         {
-            self.audit.note(kind, action, id, name);
+            self.audit.add(kind.into(), action.into(), id, name);
         }
     }
 }
@@ -157,8 +270,12 @@ impl ClusterState {
 pub(super) struct Subject {
     kind: &'static str,
     action: &'static str,
-    id: String,
+    id: Id,
     name: String,
+}
+
+fn octets(id: &[u8; 16]) -> Id {
+    Id::Octets(*id)
 }
 
 /// How many changes are remembered.

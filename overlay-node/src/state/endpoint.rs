@@ -19,11 +19,13 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         self.check_attach(&attach)?;
         let (network, generation) = (attach.network, self.generation(index));
-        let record = self
+        let take = |record: &mut NetworkRecord| {
+            allocate(record, attach.id.as_bytes(), attach.address, index)
+        };
+        let address = self
             .networks
-            .get_mut(&network)
-            .ok_or(CommandError::UnknownNetwork { network })?;
-        let address = allocate(record, attach.id.as_bytes(), attach.address, index)?;
+            .modify_part(network, take)
+            .ok_or(CommandError::UnknownNetwork { network })??;
         let mac = mac_of(attach.id, address.addr());
         let endpoint = EndpointRecord {
             id: attach.id,
@@ -36,7 +38,8 @@ impl ClusterState {
             generation,
             task: None,
         };
-        self.endpoints.insert(attach.id, endpoint);
+        self.endpoints
+            .insert(&mut self.journal, attach.id, endpoint);
         Ok(Outcome::Endpoint(attach.id))
     }
 
@@ -48,7 +51,7 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         let record = self
             .endpoints
-            .get(&endpoint)
+            .get(endpoint)
             .ok_or(CommandError::UnknownEndpoint { endpoint })?;
         if let Some(node) = node.filter(|node| *node != record.node) {
             debug_assert_ne!(node, record.node);
@@ -60,19 +63,31 @@ impl ClusterState {
         if record.task.is_some() && node.is_some() {
             return Err(CommandError::OfTask { endpoint });
         }
-        let network = record.network;
-        self.release(network, endpoint.as_bytes(), index);
-        self.endpoints.remove(&endpoint);
+        if let Some(record) = self.remove_endpoint(index, endpoint) {
+            self.audit
+                .note("endpoint", "remove", endpoint.as_bytes(), record.name);
+        }
         Ok(Outcome::Done)
+    }
+
+    /// Removes an endpoint, if it is there, and gives its address back.
+    pub(super) fn remove_endpoint(
+        &mut self,
+        index: u64,
+        endpoint: EndpointId,
+    ) -> Option<EndpointRecord> {
+        let record = self.endpoints.remove(&mut self.journal, endpoint)?;
+        self.release(record.network, endpoint.as_bytes(), index);
+        Some(record)
     }
 
     /// Gives back the address that something has on a network.
     pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
-        if let Some(network) = self.networks.get_mut(&network) {
-            for subnet in &mut network.subnets {
+        self.networks.modify_part(network, |record| {
+            for subnet in &mut record.subnets {
                 subnet.addresses.release_owner(owner(id), index);
             }
-        }
+        });
     }
 
     fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
@@ -90,32 +105,59 @@ impl ClusterState {
                 limit: ALIASES_MAX as u64,
             });
         }
-        if !self.nodes.contains_key(&attach.node) {
+        if !self.nodes.contains(attach.node) {
             return Err(CommandError::UnknownNode { node: attach.node });
         }
         let network = attach.network;
         let record = self
             .networks
-            .get(&network)
+            .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
         if !record.attachable {
             return Err(CommandError::NotAttachable {
                 name: record.name.clone(),
             });
         }
-        let same = |other: &&EndpointRecord| {
-            other.id == attach.id
-                || (other.network == network && other.name.eq_ignore_ascii_case(&attach.name))
-        };
-        if let Some(other) = self.endpoints.values().find(same) {
+        let same = self.endpoints.contains(attach.id).then_some(attach.id);
+        let named = self.endpoints.index().named(network, &attach.name);
+        let named = named.filter(|other| {
+            let other = self.endpoints.get(*other);
+            other.is_some_and(|other| other.name.eq_ignore_ascii_case(&attach.name))
+        });
+        if let Some(endpoint) = same.into_iter().chain(named).min() {
             return Err(CommandError::NameInUse {
                 name: attach.name.clone(),
                 network: record.name.clone(),
-                endpoint: other.id,
+                endpoint,
             });
         }
-        Ok(())
+        check_owner(record, attach.id.as_bytes())
     }
+}
+
+/// Refuses an identity under which something else has an address: the two would share it.
+fn check_owner(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
+    let mut subnets = network.subnets.iter();
+    match subnets.find_map(|subnet| subnet.addresses.lease_of(owner(id))) {
+        Some(lease) => Err(CommandError::AddressInUse {
+            address: lease.address,
+            network: network.name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Returns why an owner gets no address of the network, if so. One that has an address there gets that.
+pub(super) fn check_room(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
+    let mut subnets = network.subnets.iter().map(|subnet| &subnet.addresses);
+    if subnets.any(|subnet| subnet.available() > 0 || subnet.lease_of(owner(id)).is_some()) {
+        return Ok(());
+    }
+    let used = network.subnets.iter();
+    Err(CommandError::SubnetFull {
+        network: network.name.clone(),
+        used: used.map(|subnet| subnet.addresses.used() as u64).sum(),
+    })
 }
 
 /// Takes an address out of the first subnet that has one.
@@ -126,17 +168,17 @@ pub(super) fn allocate(
     index: u64,
 ) -> Result<IpNet, CommandError> {
     let owner = owner(id);
-    let name = network.name.clone();
+    let NetworkRecord { name, subnets, .. } = network;
     let Some(address) = address else {
         let mut used = 0;
-        for subnet in &mut network.subnets {
+        for subnet in subnets {
             match subnet.addresses.allocate(owner, index) {
                 Ok(lease) => return Ok(with_prefix(lease.address, subnet.prefix)),
                 Err(_) => used += subnet.addresses.used() as u64,
             }
         }
         return Err(CommandError::SubnetFull {
-            network: name,
+            network: name.clone(),
             used,
         });
     };
@@ -145,8 +187,7 @@ pub(super) fn allocate(
         network: name.clone(),
         reason,
     };
-    let subnet = network
-        .subnets
+    let subnet = subnets
         .iter_mut()
         .find(|subnet| subnet.prefix.contains(&address))
         .ok_or_else(|| unusable("it is in none of the network's subnets".to_owned()))?;
@@ -154,7 +195,7 @@ pub(super) fn allocate(
         Ok(lease) => Ok(with_prefix(lease.address, subnet.prefix)),
         Err(AllocateError::Taken { .. }) => Err(CommandError::AddressInUse {
             address,
-            network: name,
+            network: name.clone(),
         }),
         Err(other) => Err(unusable(other.to_string())),
     }
@@ -178,9 +219,14 @@ pub(super) fn mac_of(endpoint: EndpointId, address: IpAddr) -> MacAddr {
 impl ClusterState {
     /// Returns the endpoints of a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &EndpointRecord> {
-        self.endpoints
-            .values()
-            .filter(move |endpoint| endpoint.network == network)
+        let endpoints = self.endpoints.index().of_network.of(&network);
+        endpoints.filter_map(|endpoint| self.endpoints.get(endpoint))
+    }
+
+    /// Returns the endpoints that a node runs.
+    pub fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &EndpointRecord> {
+        let endpoints = self.endpoints.index().on_node.of(&node);
+        endpoints.filter_map(|endpoint| self.endpoints.get(endpoint))
     }
 }
 

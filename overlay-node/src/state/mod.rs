@@ -4,15 +4,23 @@
 
 mod audit;
 mod command;
+mod consistency;
+mod digest;
 mod endpoint;
 mod error;
+mod index;
+mod needs;
 mod network;
 mod node;
 mod record;
 mod requests;
+mod ring;
 mod service;
 mod snapshot;
+mod stored;
+mod table;
 mod task;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use command::{
     AddNode, AttachEndpoint, ClusterSeed, Command, NodeDescription, Outcome, Proposal, RequestId,
 };
+pub use consistency::Inconsistency;
 pub use error::CommandError;
 pub use network::INGRESS;
 pub use record::{
@@ -35,45 +44,52 @@ pub use record::{
 };
 pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
+pub use watch::{Change, Changed, WatchError};
 
 use audit::Audit;
 use requests::Requests;
+use table::Table;
+use watch::Journal;
 
 /// The replicated state of the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClusterState {
-    cluster: Option<Cluster>,
-    nodes: BTreeMap<NodeId, NodeRecord>,
-    networks: BTreeMap<NetworkId, NetworkRecord>,
-    endpoints: BTreeMap<EndpointId, EndpointRecord>,
-    services: BTreeMap<ServiceId, ServiceRecord>,
-    tasks: BTreeMap<TaskId, TaskRecord>,
+    #[serde(with = "table::single")]
+    cluster: Table<Cluster>,
+    nodes: Table<NodeRecord>,
+    networks: Table<NetworkRecord>,
+    endpoints: Table<EndpointRecord>,
+    services: Table<ServiceRecord>,
+    tasks: Table<TaskRecord>,
     pools: Pools,
     vnis: VniAllocator,
     requests: Requests,
-    former: BTreeMap<RaftId, FormerPart>,
+    former: Table<FormerPart>,
     audit: Audit,
     next_raft_id: u64,
     applied: u64,
+    #[serde(skip)]
+    journal: Journal,
 }
 
 impl ClusterState {
     /// Makes the empty state, before anything was applied.
     pub fn new() -> Self {
         Self {
-            cluster: None,
-            nodes: BTreeMap::new(),
-            networks: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-            services: BTreeMap::new(),
-            tasks: BTreeMap::new(),
+            cluster: Table::default(),
+            nodes: Table::default(),
+            networks: Table::default(),
+            endpoints: Table::default(),
+            services: Table::default(),
+            tasks: Table::default(),
             pools: Pools::docker_default(),
             vnis: VniAllocator::new(),
             requests: Requests::default(),
-            former: BTreeMap::new(),
+            former: Table::default(),
             audit: Audit::default(),
             next_raft_id: 1,
             applied: 0,
+            journal: Journal::default(),
         }
     }
 
@@ -107,32 +123,32 @@ impl ClusterState {
 
     /// Returns what is true of the cluster as a whole, `None` before it was made.
     pub fn cluster(&self) -> Option<&Cluster> {
-        self.cluster.as_ref()
+        self.cluster.get(())
     }
 
     /// Returns all nodes.
     pub fn nodes(&self) -> &BTreeMap<NodeId, NodeRecord> {
-        &self.nodes
+        self.nodes.rows()
     }
 
     /// Returns all networks.
     pub fn networks(&self) -> &BTreeMap<NetworkId, NetworkRecord> {
-        &self.networks
+        self.networks.rows()
     }
 
     /// Returns all endpoints.
     pub fn endpoints(&self) -> &BTreeMap<EndpointId, EndpointRecord> {
-        &self.endpoints
+        self.endpoints.rows()
     }
 
     /// Returns all services, those that are being removed among them.
     pub fn services(&self) -> &BTreeMap<ServiceId, ServiceRecord> {
-        &self.services
+        self.services.rows()
     }
 
     /// Returns all tasks, those that have ended among them.
     pub fn tasks(&self) -> &BTreeMap<TaskId, TaskRecord> {
-        &self.tasks
+        self.tasks.rows()
     }
 
     /// Returns the outcome of a request that was applied, as long as it is remembered.
@@ -142,15 +158,17 @@ impl ClusterState {
 
     /// Returns the managers by their part in the consensus.
     pub fn voters(&self) -> impl Iterator<Item = (RaftId, &NodeRecord)> {
-        self.nodes
-            .values()
-            .filter_map(|node| Some((node.raft?, node)))
+        let managers = self.nodes.index().managers.iter();
+        managers.filter_map(|node| {
+            let node = self.nodes.get(*node)?;
+            Some((node.raft?, node))
+        })
     }
 
     /// Returns the parts in the consensus that nodes had and shall have no more, until [`Command::RetireParts`]: as long
     /// as their votes may count, whoever had them must go on voting.
     pub fn former(&self) -> &BTreeMap<RaftId, FormerPart> {
-        &self.former
+        self.former.rows()
     }
 
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
@@ -161,6 +179,7 @@ impl ClusterState {
             request: _,
         } = proposal;
         self.audit.begin(index, at_unix_ms, actor);
+        self.journal.begin(index, actor);
         let subject = self.subject(&command);
         let outcome = match command {
             Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
@@ -190,7 +209,9 @@ impl ClusterState {
             }
             Command::Recover { manager, epoch } => self.recover(index, manager, epoch, at_unix_ms),
             Command::RetireParts { parts } => {
-                self.former.retain(|part, _| !parts.contains(part));
+                for part in parts {
+                    self.former.remove(&mut self.journal, part);
+                }
                 Ok(Outcome::Done)
             }
         }?;

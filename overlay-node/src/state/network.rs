@@ -1,10 +1,8 @@
 //! Commands about networks.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use overlay_core::{NetworkId, Vni};
-use overlay_ipam::{PoolError, Pools, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
+use overlay_ipam::{PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
 
 use super::{ClusterState, CommandError, NetworkRecord, Outcome, SubnetRecord, node::is_name};
 use crate::api::{NetworkCreate, SubnetSpec};
@@ -17,7 +15,7 @@ impl ClusterState {
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
         self.initialized()?;
-        self.check_network(&spec)?;
+        self.check_network(id, &spec)?;
         let options = Options::parse(&spec)?;
         let wanted = if spec.subnets.is_empty() {
             vec![SubnetSpec {
@@ -35,14 +33,7 @@ impl ClusterState {
                 limit: SUBNETS_MAX as u64,
             });
         }
-        // Both allocators are small; what fails half way is thrown away as a whole.
-        let (mut pools, mut vnis) = (self.pools.clone(), self.vnis.clone());
-        let mut subnets = Vec::new();
-        for (at, spec) in wanted.iter().enumerate() {
-            let vni = allocate_vni(&mut vnis, options.vnis.get(at).copied())?;
-            subnets.push(self.allocate_subnet(&mut pools, spec, vni)?);
-        }
-        (self.pools, self.vnis) = (pools, vnis);
+        let subnets = self.allocate_subnets(&wanted, &options.vnis)?;
         let ingress = spec.name == INGRESS;
         let driver = if spec.driver.is_empty() {
             OVERLAY.to_owned()
@@ -62,50 +53,43 @@ impl ClusterState {
             labels: spec.labels,
             created_unix_ms: at_unix_ms,
         };
-        self.networks.insert(id, record);
+        self.networks.insert(&mut self.journal, id, record);
         Ok(Outcome::Network(id))
     }
 
     pub(super) fn remove_network(&mut self, network: NetworkId) -> Result<Outcome, CommandError> {
         let record = self
             .networks
-            .get(&network)
+            .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
         if record.ingress {
             return Err(CommandError::Predefined {
                 name: record.name.clone(),
             });
         }
-        let mut users = self
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.network == network);
-        if let Some(first) = users.next() {
+        if let Some(first) = self.endpoints_of(network).next() {
             return Err(CommandError::NetworkInUse {
                 name: record.name.clone(),
-                endpoints: users.count() as u64 + 1,
+                endpoints: self.endpoints.index().of_network.len(&network) as u64,
                 first: first.name.clone(),
             });
         }
-        let mut services = self.services.values();
-        if let Some(service) = services.find(|service| service.networks.contains(&network)) {
+        let service = self.services.index().on_network.of(&network).next();
+        if let Some(service) = service.and_then(|service| self.services.get(service)) {
             return Err(CommandError::NetworkOfService {
                 network: record.name.clone(),
                 service: service.spec().name.clone(),
             });
         }
-        if let Some(record) = self.networks.remove(&network) {
-            for subnet in record.subnets {
-                self.pools
-                    .release(subnet.prefix)
-                    .expect("the network's subnet was allocated");
-                self.vnis.release(subnet.vni);
+        if let Some(record) = self.networks.remove(&mut self.journal, network) {
+            for subnet in &record.subnets {
+                self.release_subnet(subnet);
             }
         }
         Ok(Outcome::Done)
     }
 
-    fn check_network(&self, spec: &NetworkCreate) -> Result<(), CommandError> {
+    fn check_network(&self, id: NetworkId, spec: &NetworkCreate) -> Result<(), CommandError> {
         if !is_name(&spec.name) {
             return Err(CommandError::InvalidName {
                 name: spec.name.chars().take(80).collect(),
@@ -116,8 +100,9 @@ impl ClusterState {
                 driver: spec.driver.clone(),
             });
         }
-        if let Some(other) = self.networks.values().find(|other| other.name == spec.name) {
-            let (name, network) = (spec.name.clone(), other.id);
+        let other = self.network_named(&spec.name);
+        if let Some(other) = other.or_else(|| self.networks.get(id)) {
+            let (name, network) = (other.name.clone(), other.id);
             return Err(CommandError::NetworkExists { name, network });
         }
         if self.networks.len() >= NETWORKS_MAX {
@@ -130,12 +115,51 @@ impl ClusterState {
         Ok(())
     }
 
+    /// Takes a subnet and a VNI for each that is wanted, or nothing.
+    fn allocate_subnets(
+        &mut self,
+        wanted: &[SubnetSpec],
+        vnis: &[Vni],
+    ) -> Result<Vec<SubnetRecord>, CommandError> {
+        let next = self.vnis.next();
+        let mut subnets = Vec::new();
+        for (at, spec) in wanted.iter().enumerate() {
+            match self.allocate_subnet(spec, vnis.get(at).copied()) {
+                Ok(subnet) => subnets.push(subnet),
+                Err(error) => {
+                    for subnet in &subnets {
+                        self.release_subnet(subnet);
+                    }
+                    self.vnis.resume_at(next);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(subnets)
+    }
+
+    fn release_subnet(&mut self, subnet: &SubnetRecord) {
+        self.pools
+            .release(subnet.prefix)
+            .expect("the network's subnet was allocated");
+        self.vnis.release(subnet.vni);
+    }
+
+    /// Takes one subnet and its VNI, or nothing but a step of the search for VNIs.
     fn allocate_subnet(
-        &self,
-        pools: &mut Pools,
+        &mut self,
         spec: &SubnetSpec,
-        vni: Vni,
+        vni: Option<Vni>,
     ) -> Result<SubnetRecord, CommandError> {
+        let vni = allocate_vni(&mut self.vnis, vni)?;
+        let taken = self.cut_subnet(spec, vni);
+        if taken.is_err() {
+            self.vnis.release(vni);
+        }
+        taken
+    }
+
+    fn cut_subnet(&mut self, spec: &SubnetSpec, vni: Vni) -> Result<SubnetRecord, CommandError> {
         let request = match spec.subnet {
             None => SubnetRequest::Any,
             Some(subnet) if subnet.addr().is_unspecified() && subnet.prefix_len() > 0 => {
@@ -149,26 +173,33 @@ impl ClusterState {
             }
             Some(subnet) => SubnetRequest::Exact(subnet),
         };
-        let prefix = pools
-            .allocate(request, &[])
-            .map_err(|error| self.pool_error(spec, &error))?;
+        let prefix = match self.pools.allocate(request, &[]) {
+            Ok(prefix) => prefix,
+            Err(error) => return Err(self.pool_error(spec, &error)),
+        };
         let config = SubnetConfig {
             gateway: spec.gateway,
             range: spec.ip_range,
             ..SubnetConfig::new(prefix)
         };
-        let addresses = Subnet::new(config).map_err(|error| CommandError::InvalidSubnet {
-            subnet: prefix.to_string(),
-            reason: error.to_string(),
-        })?;
-        let gateway: Option<IpAddr> = addresses.gateway();
-        Ok(SubnetRecord {
-            prefix,
-            gateway,
-            ip_range: spec.ip_range,
-            vni,
-            addresses,
-        })
+        match Subnet::new(config) {
+            Ok(addresses) => Ok(SubnetRecord {
+                prefix,
+                gateway: addresses.gateway(),
+                ip_range: spec.ip_range,
+                vni,
+                addresses,
+            }),
+            Err(error) => {
+                self.pools
+                    .release(prefix)
+                    .expect("it was allocated just now");
+                Err(CommandError::InvalidSubnet {
+                    subnet: prefix.to_string(),
+                    reason: error.to_string(),
+                })
+            }
+        }
     }
 
     fn pool_error(&self, spec: &SubnetSpec, error: &PoolError) -> CommandError {
@@ -189,13 +220,16 @@ impl ClusterState {
     }
 
     fn network_of(&self, prefix: IpNet) -> String {
-        let holds =
-            |network: &&NetworkRecord| network.subnets.iter().any(|subnet| subnet.prefix == prefix);
-        self.networks
-            .values()
-            .find(holds)
+        let network = self.networks.index().with_subnet(prefix);
+        let record = network.and_then(|network| self.networks.get(network));
+        record
             .map(|network| network.name.clone())
             .unwrap_or_default()
+    }
+
+    /// Returns the network of that name.
+    pub fn network_named(&self, name: &str) -> Option<&NetworkRecord> {
+        self.networks.get(self.networks.index().named(name)?)
     }
 }
 

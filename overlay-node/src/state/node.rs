@@ -18,7 +18,7 @@ impl ClusterState {
         seed: ClusterSeed,
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
-        if self.cluster.is_some() {
+        if self.cluster().is_some() {
             return Err(CommandError::AlreadyInitialized);
         }
         let mut made = self.clone();
@@ -36,7 +36,7 @@ impl ClusterState {
                 reason: error.to_string(),
             })?;
         }
-        made.cluster = Some(Cluster {
+        let cluster = Cluster {
             id: seed.id,
             ca_certificate: seed.ca_certificate,
             ca_key: seed.ca_key,
@@ -46,7 +46,8 @@ impl ClusterState {
             manager_token: seed.manager_token,
             created_unix_ms: at_unix_ms,
             epoch: 0,
-        });
+        };
+        made.cluster.insert(&mut made.journal, (), cluster);
         // The first subnet and VNI are kept for published ports from the start, as Docker does.
         let ingress = NetworkCreate {
             name: INGRESS.to_owned(),
@@ -65,14 +66,14 @@ impl ClusterState {
                 name: node.hostname.chars().take(80).collect(),
             });
         }
-        if !self.nodes.contains_key(&node.id) && self.nodes.len() >= NODES_MAX {
+        if !self.nodes.contains(node.id) && self.nodes.len() >= NODES_MAX {
             return Err(CommandError::Limit {
                 what: "nodes".to_owned(),
                 limit: NODES_MAX as u64,
             });
         }
         let id = node.id;
-        let known = self.nodes.get(&id).and_then(|known| known.raft);
+        let known = self.nodes.get(id).and_then(|known| known.raft);
         let raft = match (node.role, known) {
             // Joining is not a way to demote, least of all the last manager.
             (Role::Worker, Some(_)) => return Err(CommandError::IsManager { node: id }),
@@ -94,7 +95,7 @@ impl ClusterState {
             labels: BTreeMap::new(),
             resources: Resources::default(),
         };
-        self.nodes.insert(id, record);
+        self.nodes.insert(&mut self.journal, id, record);
         Ok(Outcome::Node(id, raft))
     }
 
@@ -108,27 +109,28 @@ impl ClusterState {
                 name: description.hostname.chars().take(80).collect(),
             });
         }
-        let record = self
-            .nodes
-            .get_mut(&node)
-            .ok_or(CommandError::UnknownNode { node })?;
-        record.hostname = description.hostname;
-        record.address = description.address;
-        record.management_port = description.management_port;
-        record.gossip_port = description.gossip_port;
-        record.version = description.version;
-        record.resources = description.resources;
-        Ok(Outcome::Taken)
+        let change = |record: &mut NodeRecord| {
+            record.hostname = description.hostname;
+            record.address = description.address;
+            record.management_port = description.management_port;
+            record.gossip_port = description.gossip_port;
+            record.version = description.version;
+            record.resources = description.resources;
+        };
+        self.nodes
+            .modify(&mut self.journal, node, change)
+            .map(|()| Outcome::Taken)
+            .ok_or(CommandError::UnknownNode { node })
     }
 
     pub(super) fn set_role(&mut self, node: NodeId, role: Role) -> Result<Outcome, CommandError> {
         let record = self
             .nodes
-            .get(&node)
+            .get(node)
             .ok_or(CommandError::UnknownNode { node })?;
         match (record.role, role) {
             (Role::Manager, Role::Worker) => {
-                if self.voters().count() == 1 {
+                if self.is_last_manager() {
                     return Err(CommandError::LastManager { node });
                 }
                 self.update_role(node, role, None)
@@ -147,13 +149,11 @@ impl ClusterState {
         change: NodeUpdate,
     ) -> Result<Outcome, CommandError> {
         let unknown = CommandError::UnknownNode { node };
-        let record = self.nodes.get(&node).ok_or(unknown.clone())?;
-        let mut labels = record.labels.clone();
-        for label in &change.labels_remove {
-            labels.remove(label);
-        }
-        labels.extend(change.labels_add);
-        if labels.len() > LABELS_MAX {
+        let record = self.nodes.get(node).ok_or(unknown.clone())?;
+        let (added, removed) = (&change.labels_add, &change.labels_remove);
+        let stays =
+            |label: &&String| !removed.contains(*label) && !added.contains_key(label.as_str());
+        if record.labels.keys().filter(stays).count() + added.len() > LABELS_MAX {
             return Err(CommandError::Limit {
                 what: "labels a node".to_owned(),
                 limit: LABELS_MAX as u64,
@@ -163,10 +163,17 @@ impl ClusterState {
             Some(role) => self.set_role(node, role)?,
             None => Outcome::Done,
         };
-        let record = self.nodes.get_mut(&node).ok_or(unknown)?;
-        record.labels = labels;
-        record.availability = change.availability.unwrap_or(record.availability);
-        Ok(outcome)
+        let change = |record: &mut NodeRecord| {
+            for label in &change.labels_remove {
+                record.labels.remove(label);
+            }
+            record.labels.extend(change.labels_add);
+            record.availability = change.availability.unwrap_or(record.availability);
+        };
+        self.nodes
+            .modify(&mut self.journal, node, change)
+            .map(|()| outcome)
+            .ok_or(unknown)
     }
 
     pub(super) fn remove_node(
@@ -177,23 +184,18 @@ impl ClusterState {
     ) -> Result<Outcome, CommandError> {
         let record = self
             .nodes
-            .get(&node)
+            .get(node)
             .ok_or(CommandError::UnknownNode { node })?;
-        if record.role == Role::Manager && self.voters().count() == 1 {
+        if record.role == Role::Manager && self.is_last_manager() {
             return Err(CommandError::LastManager { node });
         }
-        let endpoints: Vec<_> = self
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.node == node)
-            .map(|endpoint| endpoint.id)
-            .collect();
+        let endpoints: Vec<_> = self.endpoints.index().on_node.of(&node).collect();
         for endpoint in endpoints {
-            self.detach_endpoint(index, endpoint, None)?;
+            self.remove_endpoint(index, endpoint);
         }
         self.orphan_tasks(index, node, at_unix_ms);
         self.note_former(node);
-        self.nodes.remove(&node);
+        self.nodes.remove(&mut self.journal, node);
         Ok(Outcome::Done)
     }
 
@@ -205,14 +207,14 @@ impl ClusterState {
         epoch: u64,
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
-        let present = self.cluster.as_ref().ok_or(CommandError::NotInitialized)?;
+        let present = self.cluster().ok_or(CommandError::NotInitialized)?;
         if epoch <= present.epoch {
             // It came again.
             return Ok(Outcome::Done);
         }
         if self
             .nodes
-            .get(&manager)
+            .get(manager)
             .is_none_or(|node| node.raft.is_none())
         {
             return Err(CommandError::UnknownNode { node: manager });
@@ -222,17 +224,21 @@ impl ClusterState {
             self.remove_node(index, node, at_unix_ms)?;
         }
         // Nobody else's vote counts in the new group.
-        self.former.clear();
-        if let Some(cluster) = &mut self.cluster {
-            cluster.epoch = epoch;
+        let former: Vec<_> = self.former().keys().copied().collect();
+        for part in former {
+            self.former.remove(&mut self.journal, part);
         }
-        Ok(Outcome::Done)
+        let change = |cluster: &mut Cluster| cluster.epoch = epoch;
+        self.cluster
+            .modify(&mut self.journal, (), change)
+            .map(|()| Outcome::Done)
+            .ok_or(CommandError::NotInitialized)
     }
 
     /// Returns the number of a lease that is given at `index`: higher than that of any before, also of those that were
     /// given in a part of the log that a recovery lost.
     pub(super) fn generation(&self, index: u64) -> u64 {
-        let epoch = self.cluster.as_ref().map_or(0, |cluster| cluster.epoch);
+        let epoch = self.cluster().map_or(0, |cluster| cluster.epoch);
         epoch << EPOCH_SHIFT | index
     }
 
@@ -241,16 +247,18 @@ impl ClusterState {
         role: Role,
         secret: Secret<16>,
     ) -> Result<Outcome, CommandError> {
-        let cluster = self.cluster.as_mut().ok_or(CommandError::NotInitialized)?;
-        match role {
+        let change = |cluster: &mut Cluster| match role {
             Role::Worker => cluster.worker_token = secret,
             Role::Manager => cluster.manager_token = secret,
-        }
-        Ok(Outcome::Token(role))
+        };
+        self.cluster
+            .modify(&mut self.journal, (), change)
+            .map(|()| Outcome::Token(role))
+            .ok_or(CommandError::NotInitialized)
     }
 
     pub(super) fn initialized(&self) -> Result<(), CommandError> {
-        if self.cluster.is_some() {
+        if self.cluster().is_some() {
             Ok(())
         } else {
             Err(CommandError::NotInitialized)
@@ -264,18 +272,23 @@ impl ClusterState {
         raft: Option<RaftId>,
     ) -> Result<Outcome, CommandError> {
         self.note_former(node);
-        let record = self
-            .nodes
-            .get_mut(&node)
-            .ok_or(CommandError::UnknownNode { node })?;
-        record.role = role;
-        record.raft = raft;
-        Ok(Outcome::Node(node, raft))
+        let change = |record: &mut NodeRecord| {
+            record.role = role;
+            record.raft = raft;
+        };
+        self.nodes
+            .modify(&mut self.journal, node, change)
+            .map(|()| Outcome::Node(node, raft))
+            .ok_or(CommandError::UnknownNode { node })
+    }
+
+    fn is_last_manager(&self) -> bool {
+        self.nodes.index().managers.len() == 1
     }
 
     /// Notes that the node's present part in the consensus, if it has one, will be its former one.
     fn note_former(&mut self, node: NodeId) {
-        let Some(record) = self.nodes.get(&node) else {
+        let Some(record) = self.nodes.get(node) else {
             return;
         };
         let former = FormerPart {
@@ -283,7 +296,9 @@ impl ClusterState {
             management: record.management(),
             gossip: record.gossip(),
         };
-        self.former.extend(record.raft.map(|part| (part, former)));
+        if let Some(part) = record.raft {
+            self.former.insert(&mut self.journal, part, former);
+        }
     }
 
     fn draw_raft_id(&mut self) -> RaftId {

@@ -1,17 +1,21 @@
 //! Services: what they are, and the commands about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClusterState, CommandError, NetworkRecord, Outcome, endpoint::allocate, node::is_name,
+    ClusterState, CommandError, NetworkRecord, Outcome,
+    endpoint::allocate,
+    index::TaskIndex,
+    needs::{invalid, limit},
+    node::is_name,
 };
 use crate::api::{
-    DesiredState, EndpointMode, PendingReason, Protocol, PublishMode, PublishedPort, ServiceMode,
-    ServiceSpec, Slot, TaskStatus, UpdatePhase, UpdateStatus,
+    DesiredState, PendingReason, PublishedPort, ServiceSpec, Slot, TaskStatus, UpdatePhase,
+    UpdateStatus,
 };
 
 /// One service.
@@ -52,6 +56,19 @@ impl ServiceRecord {
     /// Returns what it was before its last change.
     pub fn previous(&self) -> Option<&ServiceSpec> {
         self.specs.get(&self.previous_version?)
+    }
+
+    fn needs_spec(&self, version: u64, tasks: &TaskIndex) -> bool {
+        version == self.spec_version
+            || Some(version) == self.previous_version
+            || tasks.stands_for(self.id, version)
+    }
+
+    /// Forgets specs that nothing stands for any more.
+    fn forget_specs(&mut self, tasks: &TaskIndex) {
+        let mut specs = std::mem::take(&mut self.specs);
+        specs.retain(|version, _| self.needs_spec(*version, tasks));
+        self.specs = specs;
     }
 }
 
@@ -146,15 +163,6 @@ pub enum TaskChange {
     },
 }
 
-/// What a spec needs of the cluster: its networks, ports and virtual addresses, not yet taken.
-struct Needs {
-    networks: Vec<NetworkId>,
-    ports: Vec<PublishedPort>,
-    virtual_addresses: BTreeMap<NetworkId, IpNet>,
-    /// The networks with the virtual addresses taken out.
-    changed: BTreeMap<NetworkId, NetworkRecord>,
-}
-
 impl ClusterState {
     pub(super) fn create_service(
         &mut self,
@@ -169,18 +177,18 @@ impl ClusterState {
                 name: spec.name.chars().take(80).collect(),
             });
         }
-        let mut live = self.services.values().filter(|service| !service.removing);
-        if let Some(other) = live.find(|service| service.spec().name == spec.name) {
+        let other = self.service_named(&spec.name);
+        if let Some(other) = other.or_else(|| self.services.get(id)) {
             return Err(CommandError::ServiceExists {
-                name: spec.name,
+                name: other.spec().name.clone(),
                 service: other.id,
             });
         }
         if self.services.len() >= SERVICES_MAX {
             return Err(limit("services", SERVICES_MAX as u64));
         }
-        let needs = self.needs(index, id, &spec, &BTreeMap::new())?;
-        self.networks.extend(needs.changed);
+        let needs = self.needs(id, &spec, &BTreeMap::new())?;
+        let virtual_addresses = self.take_addresses(index, id, needs.held, &needs.wanted);
         let record = ServiceRecord {
             id,
             specs: BTreeMap::from([(index, spec)]),
@@ -189,13 +197,13 @@ impl ClusterState {
             version: index,
             networks: needs.networks,
             ports: needs.ports,
-            virtual_addresses: needs.virtual_addresses,
+            virtual_addresses,
             update: None,
             removing: false,
             created_unix_ms: at_unix_ms,
             updated_unix_ms: at_unix_ms,
         };
-        self.services.insert(id, record);
+        self.services.insert(&mut self.journal, id, record);
         Ok(Outcome::Service(id))
     }
 
@@ -246,11 +254,11 @@ impl ClusterState {
         id: ServiceId,
     ) -> Result<Outcome, CommandError> {
         self.service(id)?;
-        if let Some(record) = self.services.get_mut(&id) {
+        self.services.modify(&mut self.journal, id, |record| {
             record.removing = true;
             record.ports.clear();
-        }
-        let tasks: Vec<_> = self.tasks_of(id).map(|task| task.id).collect();
+        });
+        let tasks: Vec<_> = self.tasks.index().of_service.of(&id).collect();
         for task in tasks {
             self.desire(index, task, DesiredState::Remove);
         }
@@ -260,27 +268,55 @@ impl ClusterState {
 
     /// Returns the service, unless it is being removed.
     pub(super) fn service(&self, id: ServiceId) -> Result<&ServiceRecord, CommandError> {
-        let record = self.services.get(&id).filter(|service| !service.removing);
+        let record = self.services.get(id).filter(|service| !service.removing);
         record.ok_or(CommandError::UnknownService { service: id })
     }
 
     /// Forgets specs that nothing stands for any more, and the service itself once it was removed and its tasks are gone.
     pub(super) fn sweep_service(&mut self, index: u64, id: ServiceId) {
-        let used: BTreeSet<_> = self.tasks_of(id).map(|task| task.spec_version).collect();
-        let Some(record) = self.services.get_mut(&id) else {
+        let Some(record) = self.services.get(id) else {
             return;
         };
-        let (present, previous) = (record.spec_version, record.previous_version);
-        record.specs.retain(|version, _| {
-            *version == present || Some(*version) == previous || used.contains(version)
-        });
-        if record.removing && used.is_empty() {
+        let tasks = self.tasks.index();
+        if record.removing && tasks.of_service.len(&id) == 0 {
             let networks: Vec<_> = record.virtual_addresses.keys().copied().collect();
             for network in networks {
                 self.release(network, id.as_bytes(), index);
             }
-            self.services.remove(&id);
+            self.services.remove(&mut self.journal, id);
+            return;
         }
+        if !record
+            .specs
+            .keys()
+            .all(|version| record.needs_spec(*version, tasks))
+        {
+            self.services
+                .modify(&mut self.journal, id, |record| record.forget_specs(tasks));
+        }
+    }
+
+    /// Returns the service of that name, unless it is being removed.
+    pub fn service_named(&self, name: &str) -> Option<&ServiceRecord> {
+        self.services.get(self.services.index().named(name)?)
+    }
+
+    /// Takes the virtual addresses that [`needs`](Self::needs) found to be there.
+    fn take_addresses(
+        &mut self,
+        index: u64,
+        id: ServiceId,
+        held: BTreeMap<NetworkId, IpNet>,
+        wanted: &[NetworkId],
+    ) -> BTreeMap<NetworkId, IpNet> {
+        let mut addresses = held;
+        for network in wanted {
+            let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
+            let taken = self.networks.modify_part(*network, take);
+            let address = taken.expect("the network is there");
+            addresses.insert(*network, address.expect("there was room"));
+        }
+        addresses
     }
 
     fn change_spec(
@@ -293,14 +329,15 @@ impl ClusterState {
     ) -> Result<(), CommandError> {
         let record = self.service(id)?;
         let held = record.virtual_addresses.clone();
-        let needs = self.needs(index, id, &spec, &held)?;
-        self.networks.extend(needs.changed);
+        let needs = self.needs(id, &spec, &held)?;
+        let virtual_addresses = self.take_addresses(index, id, needs.held, &needs.wanted);
         for network in held.keys() {
-            if !needs.virtual_addresses.contains_key(network) {
+            if !virtual_addresses.contains_key(network) {
                 self.release(*network, id.as_bytes(), index);
             }
         }
-        if let Some(record) = self.services.get_mut(&id) {
+        let tasks = self.tasks.index();
+        self.services.modify(&mut self.journal, id, |record| {
             if *record.spec() != spec {
                 record.previous_version = Some(record.spec_version);
                 record.spec_version = index;
@@ -309,203 +346,14 @@ impl ClusterState {
             record.version = index;
             record.networks = needs.networks;
             record.ports = needs.ports;
-            record.virtual_addresses = needs.virtual_addresses;
+            record.virtual_addresses = virtual_addresses;
             record.update = status;
             record.updated_unix_ms = at_unix_ms;
-        }
-        self.sweep_service(index, id);
+            record.forget_specs(tasks);
+        });
         Ok(())
     }
-
-    /// Works out what a spec needs, and refuses one that cannot be had. `held` are the virtual addresses that it has.
-    fn needs(
-        &self,
-        index: u64,
-        id: ServiceId,
-        spec: &ServiceSpec,
-        held: &BTreeMap<NetworkId, IpNet>,
-    ) -> Result<Needs, CommandError> {
-        check_sizes(spec)?;
-        let mut networks = Vec::new();
-        for name in &spec.networks {
-            let network = self.network_named(name)?;
-            if networks.contains(&network.id) {
-                return Err(invalid("the networks", "one is named twice"));
-            }
-            if network.ingress {
-                let text = "ingress is for published ports: use -p";
-                return Err(invalid("the networks", text));
-            }
-            networks.push(network.id);
-        }
-        let ports = self.choose_ports(id, spec)?;
-        let mut changed = BTreeMap::new();
-        let mut virtual_addresses = BTreeMap::new();
-        if spec.endpoint_mode == EndpointMode::Vip {
-            for network in &networks {
-                let address = match held.get(network) {
-                    Some(address) => *address,
-                    None => {
-                        let mut record = self.networks[network].clone();
-                        let address = allocate(&mut record, id.as_bytes(), None, index)?;
-                        changed.insert(*network, record);
-                        address
-                    }
-                };
-                virtual_addresses.insert(*network, address);
-            }
-        }
-        Ok(Needs {
-            networks,
-            ports,
-            virtual_addresses,
-            changed,
-        })
-    }
-
-    /// Finds a network by its identity or its name.
-    pub(super) fn network_named(&self, name: &str) -> Result<&NetworkRecord, CommandError> {
-        let id = name.parse::<NetworkId>().ok();
-        let by_id = id.and_then(|id| self.networks.get(&id));
-        let mut all = self.networks.values();
-        by_id
-            .or_else(|| all.find(|network| network.name == name))
-            .ok_or_else(|| CommandError::NoSuchNetwork {
-                name: name.chars().take(80).collect(),
-            })
-    }
-
-    fn choose_ports(
-        &self,
-        id: ServiceId,
-        spec: &ServiceSpec,
-    ) -> Result<Vec<PublishedPort>, CommandError> {
-        let others = self.services.values().filter(|service| service.id != id);
-        let taken: BTreeMap<(u16, Protocol), &ServiceRecord> = others
-            .flat_map(|service| service.ports.iter().map(move |port| (port, service)))
-            .map(|(port, service)| ((port.published, port.protocol), service))
-            .collect();
-        let held = self.services.get(&id).map(|service| service.ports.clone());
-        let held = held.unwrap_or_default();
-        let mut chosen: Vec<PublishedPort> = Vec::new();
-        for port in &spec.ports {
-            if port.protocol == Protocol::Udp {
-                return Err(invalid(
-                    "a published port",
-                    "only TCP ports are served so far",
-                ));
-            }
-            if port.target == 0 {
-                return Err(invalid("a published port", "its target is 0"));
-            }
-            if port.mode == PublishMode::Ingress && spec.endpoint_mode == EndpointMode::Dnsrr {
-                let text = "ports published in ingress mode need --endpoint-mode vip";
-                return Err(invalid("a published port", text));
-            }
-            let free = |number: u16, chosen: &[PublishedPort]| {
-                let same = |other: &PublishedPort| {
-                    other.published == number && other.protocol == port.protocol
-                };
-                !taken.contains_key(&(number, port.protocol)) && !chosen.iter().any(same)
-            };
-            let published = if port.published == 0 {
-                // One that was chosen before is kept.
-                let before = held.iter().find(|held| {
-                    held.target == port.target
-                        && held.protocol == port.protocol
-                        && DYNAMIC_PORTS.contains(&held.published)
-                });
-                let before = before.map(|held| held.published);
-                before
-                    .filter(|number| free(*number, &chosen))
-                    .or_else(|| {
-                        DYNAMIC_PORTS
-                            .into_iter()
-                            .find(|number| free(*number, &chosen))
-                    })
-                    .ok_or_else(|| limit("chosen ports", DYNAMIC_PORTS.count() as u64))?
-            } else {
-                port.published
-            };
-            if !free(published, &chosen) {
-                return Err(match taken.get(&(published, port.protocol)) {
-                    Some(service) => CommandError::PortInUse {
-                        port: published,
-                        protocol: port.protocol,
-                        service: service.id,
-                        name: service.spec().name.clone(),
-                    },
-                    None => invalid("a published port", "it is named twice"),
-                });
-            }
-            chosen.push(PublishedPort { published, ..*port });
-        }
-        Ok(chosen)
-    }
 }
 
-fn check_sizes(spec: &ServiceSpec) -> Result<(), CommandError> {
-    if let ServiceMode::Replicated(replicas) = spec.mode
-        && replicas > REPLICAS_MAX
-    {
-        return Err(limit("replicas a service", u64::from(REPLICAS_MAX)));
-    }
-    let task = &spec.task;
-    let strings = task.command.iter().chain(&task.environment);
-    let octets: usize = strings.map(|part| part.len() + 1).sum();
-    let (placement, labels) = (&spec.placement, &spec.labels);
-    for (what, found, most) in [
-        (
-            "octets of a command and its environment",
-            octets,
-            COMMAND_BYTES_MAX,
-        ),
-        ("networks a service", spec.networks.len(), NETWORKS_MAX),
-        ("published ports a service", spec.ports.len(), PORTS_MAX),
-        (
-            "constraints a service",
-            placement.constraints.len(),
-            RULES_MAX,
-        ),
-        (
-            "preferences a service",
-            placement.preferences.len(),
-            RULES_MAX,
-        ),
-        ("labels a service", labels.len(), RULES_MAX),
-    ] {
-        if found > most {
-            return Err(limit(what, most as u64));
-        }
-    }
-    Ok(())
-}
-
-fn limit(what: &str, limit: u64) -> CommandError {
-    CommandError::Limit {
-        what: what.to_owned(),
-        limit,
-    }
-}
-
-fn invalid(part: &str, reason: &str) -> CommandError {
-    CommandError::InvalidService {
-        part: part.to_owned(),
-        reason: reason.to_owned(),
-    }
-}
-
-/// Published ports are chosen from these, as in Docker.
-const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// How many services a cluster has at the most.
 const SERVICES_MAX: usize = 10_000;
-/// How many tasks a replicated service has at the most.
-const REPLICAS_MAX: u32 = 10_000;
-/// How long a command and its environment are at the most, in octets.
-const COMMAND_BYTES_MAX: usize = 65_536;
-/// How many networks a service is on at the most: its tasks have an interface on each.
-const NETWORKS_MAX: usize = 16;
-/// How many ports a service publishes at the most.
-const PORTS_MAX: usize = 64;
-/// How many constraints, preferences or labels a service has at the most.
-const RULES_MAX: usize = 64;

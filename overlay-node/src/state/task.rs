@@ -3,8 +3,9 @@
 use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 
 use super::{
-    ClusterState, CommandError, EndpointRecord, Outcome, TaskChange, TaskEndpoint, TaskRecord,
-    endpoint::{allocate, mac_of},
+    ClusterState, CommandError, EndpointRecord, NetworkRecord, Outcome, TaskChange, TaskEndpoint,
+    TaskRecord,
+    endpoint::{allocate, check_room, mac_of},
 };
 use crate::api::{
     Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase, UpdateStatus,
@@ -31,36 +32,15 @@ impl ClusterState {
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
         for (task, status) in reports {
-            let Some(record) = self.tasks.get_mut(&task) else {
+            let take = |record: &mut TaskRecord| take_report(record, node, status, at_unix_ms);
+            let taken = self.tasks.modify(&mut self.journal, task, take);
+            let Some((before, now)) = taken.flatten() else {
                 continue;
             };
-            let present = &record.status;
-            // Only its own node's word counts, and nothing goes back.
-            if record.node != Some(node)
-                || present.state.is_terminal()
-                || status.state < present.state
-                || status.state < TaskState::Preparing
-            {
-                continue;
-            }
-            // A daemon that restarted says again what it said.
-            let again = status.state == present.state;
-            let since_unix_ms = if again {
-                present.since_unix_ms
-            } else {
-                at_unix_ms
-            };
-            record.status = TaskStatus {
-                state: status.state,
-                since_unix_ms,
-                message: status.message.chars().take(MESSAGE_MAX).collect(),
-                pending: None,
-                exit_code: status.exit_code,
-            };
-            if !again {
+            if now != before {
                 self.note_task(task);
             }
-            if status.state.is_terminal() {
+            if now.is_terminal() {
                 self.settle_ended(index, task);
             }
         }
@@ -69,9 +49,14 @@ impl ClusterState {
 
     /// Returns the tasks of a service.
     pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &TaskRecord> {
-        self.tasks
-            .values()
-            .filter(move |task| task.service == service)
+        let tasks = self.tasks.index().of_service.of(&service);
+        tasks.filter_map(|task| self.tasks.get(task))
+    }
+
+    /// Returns the tasks that were given to a node, those that have ended among them.
+    pub fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &TaskRecord> {
+        let tasks = self.tasks.index().on_node.of(&node);
+        tasks.filter_map(|task| self.tasks.get(task))
     }
 
     /// Returns the endpoint of a task to which its published ports lead: the first whose network has a way out, in the order
@@ -80,10 +65,10 @@ impl ClusterState {
         let mut all = task
             .endpoints
             .iter()
-            .filter_map(|id| self.endpoints.get(id));
+            .filter_map(|id| self.endpoints.get(*id));
         let first = all.clone().next();
         let is_open = |endpoint: &&EndpointRecord| {
-            let network = self.networks.get(&endpoint.network);
+            let network = self.networks.get(endpoint.network);
             network.is_some_and(|network| !network.internal)
         };
         all.find(is_open).or(first)
@@ -91,30 +76,26 @@ impl ClusterState {
 
     /// Wants something of a task; never goes back.
     pub(super) fn desire(&mut self, index: u64, task: TaskId, desired: DesiredState) {
-        let Some(record) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        record.desired = record.desired.max(desired);
-        if record.desired < DesiredState::Shutdown {
-            return;
-        }
-        if record.node.is_none() {
-            // It never ran, and nobody will say so.
-            record.status.state = record.status.state.max(TaskState::Shutdown);
-            record.status.pending = None;
-        }
-        if record.status.state.is_terminal() {
+        let stopped = self.tasks.modify(&mut self.journal, task, |record| {
+            record.desired = record.desired.max(desired);
+            if record.desired < DesiredState::Shutdown {
+                return false;
+            }
+            if record.node.is_none() {
+                // It never ran, and nobody will say so.
+                record.status.state = record.status.state.max(TaskState::Shutdown);
+                record.status.pending = None;
+            }
+            record.status.state.is_terminal()
+        });
+        if stopped == Some(true) {
             self.settle_ended(index, task);
         }
     }
 
     /// Gives up the tasks of a node that is removed from the cluster.
     pub(super) fn orphan_tasks(&mut self, index: u64, node: NodeId, at_unix_ms: u64) {
-        let tasks = self.tasks.values();
-        let tasks: Vec<_> = tasks
-            .filter(|task| task.node == Some(node))
-            .map(|task| task.id)
-            .collect();
+        let tasks: Vec<_> = self.tasks.index().on_node.of(&node).collect();
         for task in tasks {
             self.orphan(index, task, at_unix_ms);
         }
@@ -130,12 +111,13 @@ impl ClusterState {
                 desired,
             } => {
                 let known = self.service(service);
-                if known.is_ok_and(|service| service.specs.contains_key(&spec_version)) {
+                let known = known.is_ok_and(|service| service.specs.contains_key(&spec_version));
+                if known && !self.tasks.contains(task) {
                     let status = TaskStatus {
                         since_unix_ms: at_unix_ms,
                         ..TaskStatus::default()
                     };
-                    self.tasks.entry(task).or_insert(TaskRecord {
+                    let record = TaskRecord {
                         id: task,
                         service,
                         slot,
@@ -145,7 +127,8 @@ impl ClusterState {
                         status,
                         endpoints: Vec::new(),
                         created: index,
-                    });
+                    };
+                    self.tasks.insert(&mut self.journal, task, record);
                 }
             }
             TaskChange::Place { task, node } => self.place(index, task, node, at_unix_ms),
@@ -159,13 +142,9 @@ impl ClusterState {
                 phase,
                 message,
             } => {
-                let record = self.services.get_mut(&service);
-                if let Some(record) = record.filter(|record| record.spec_version == spec_version) {
-                    record.update = Some(UpdateStatus {
-                        phase,
-                        since_unix_ms: at_unix_ms,
-                        message,
-                    });
+                let record = self.services.get(service);
+                if record.is_some_and(|record| record.spec_version == spec_version) {
+                    self.set_update(service, phase, at_unix_ms, message);
                 }
             }
             TaskChange::RollBack {
@@ -175,36 +154,48 @@ impl ClusterState {
                 let same = self.service(service);
                 if same.is_ok_and(|record| record.spec_version == spec_version)
                     && let Err(error) = self.roll_back_service(index, service, at_unix_ms)
-                    && let Some(record) = self.services.get_mut(&service)
                 {
-                    record.update = Some(UpdateStatus {
-                        phase: UpdatePhase::Paused,
-                        since_unix_ms: at_unix_ms,
-                        message: format!("no rollback: {error}"),
-                    });
+                    let message = format!("no rollback: {error}");
+                    self.set_update(service, UpdatePhase::Paused, at_unix_ms, message);
                 }
             }
         }
     }
 
+    fn set_update(
+        &mut self,
+        service: ServiceId,
+        phase: UpdatePhase,
+        since_unix_ms: u64,
+        message: String,
+    ) {
+        self.services.modify(&mut self.journal, service, |record| {
+            record.update = Some(UpdateStatus {
+                phase,
+                since_unix_ms,
+                message,
+            });
+        });
+    }
+
     fn note_task(&mut self, task: TaskId) {
-        let Some(record) = self.tasks.get(&task) else {
+        let Some(record) = self.tasks.get(task) else {
             return;
         };
-        let service = self.services.get(&record.service);
-        let name = service.map(|service| service.spec().name.clone());
-        let name = format!("{}.{}", name.unwrap_or_default(), record.slot);
+        let service = self.services.get(record.service);
+        let name = service.map_or("", |service| &service.spec().name);
+        let name = format!("{name}.{}", record.slot);
         let action = record.status.state.to_string();
-        self.audit.note("task", &action, task.to_string(), name);
+        self.audit.note("task", action, task.as_bytes(), name);
     }
 
     fn place(&mut self, index: u64, task: TaskId, node: NodeId, at_unix_ms: u64) {
-        let Some(record) = self.tasks.get(&task) else {
+        let Some(record) = self.tasks.get(task) else {
             return;
         };
         let active = self
             .nodes
-            .get(&node)
+            .get(node)
             .is_some_and(|node| node.availability == Availability::Active);
         let open = record.node.is_none() && !record.status.state.is_terminal();
         if !active || !open || record.desired > DesiredState::Running {
@@ -212,7 +203,7 @@ impl ClusterState {
         }
         match self.attach_task(index, task, node) {
             Ok(endpoints) => {
-                if let Some(record) = self.tasks.get_mut(&task) {
+                self.tasks.modify(&mut self.journal, task, |record| {
                     record.node = Some(node);
                     record.endpoints = endpoints;
                     record.status = TaskStatus {
@@ -220,7 +211,7 @@ impl ClusterState {
                         since_unix_ms: at_unix_ms,
                         ..TaskStatus::default()
                     };
-                }
+                });
                 self.note_task(task);
             }
             Err(network) => self.pend(task, PendingReason::Address { network }),
@@ -234,8 +225,10 @@ impl ClusterState {
         task: TaskId,
         node: NodeId,
     ) -> Result<Vec<EndpointId>, String> {
-        let record = &self.tasks[&task];
-        let Some(service) = self.services.get(&record.service) else {
+        let Some((record, service)) = self.tasks.get(task).and_then(|record| {
+            let service = self.services.get(record.service)?;
+            Some((record, service))
+        }) else {
             return Ok(Vec::new());
         };
         let spec = &service.specs[&record.spec_version];
@@ -245,16 +238,28 @@ impl ClusterState {
             service: service.id,
             service_name: spec.name.clone(),
         };
-        let mut changed = Vec::new();
-        for wanted in &spec.networks {
-            let network = self.network_named(wanted).map_err(|_| wanted.clone())?;
-            let (id, mut network) = (endpoint_of(task, network.id), network.clone());
-            let address = allocate(&mut network, id.as_bytes(), None, index)
-                .map_err(|_| network.name.clone())?;
+        let mut wanted = Vec::new();
+        for name in &spec.networks {
+            let network = self.find_network(name).map_err(|_| name.clone())?;
+            let id = endpoint_of(task, network.id);
+            let room = check_room(network, id.as_bytes());
+            if room.is_err() || self.endpoints.contains(id) {
+                return Err(network.name.clone());
+            }
+            if !wanted.contains(&(id, network.id)) {
+                wanted.push((id, network.id));
+            }
+        }
+        for (id, network) in &wanted {
+            let (id, network) = (*id, *network);
+            let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
+            let taken = self.networks.modify_part(network, take);
+            let address = taken.expect("the network is there");
+            let address = address.expect("there was room");
             let endpoint = EndpointRecord {
                 id,
                 node,
-                network: network.id,
+                network,
                 name: name.clone(),
                 aliases: Vec::new(),
                 addresses: vec![address],
@@ -262,33 +267,31 @@ impl ClusterState {
                 generation: self.generation(index),
                 task: Some(owner.clone()),
             };
-            changed.push((network, endpoint));
+            self.endpoints.insert(&mut self.journal, id, endpoint);
         }
-        let ids = changed.iter().map(|(_, endpoint)| endpoint.id).collect();
-        for (network, endpoint) in changed {
-            self.networks.insert(network.id, network);
-            self.endpoints.insert(endpoint.id, endpoint);
-        }
-        Ok(ids)
+        Ok(wanted.into_iter().map(|(id, _)| id).collect())
     }
 
     fn pend(&mut self, task: TaskId, reason: PendingReason) {
-        let open = |record: &&mut TaskRecord| record.status.state == TaskState::Pending;
-        if let Some(record) = self.tasks.get_mut(&task).filter(open) {
-            record.status.message = reason.to_string();
-            record.status.pending = Some(reason);
-        }
+        self.tasks.modify(&mut self.journal, task, |record| {
+            if record.status.state == TaskState::Pending {
+                record.status.message = reason.to_string();
+                record.status.pending = Some(reason);
+            }
+        });
     }
 
     fn orphan(&mut self, index: u64, task: TaskId, at_unix_ms: u64) {
-        let open = |record: &&mut TaskRecord| !record.status.state.is_terminal();
-        if let Some(record) = self.tasks.get_mut(&task).filter(open) {
-            record.status = TaskStatus {
-                state: TaskState::Orphaned,
-                since_unix_ms: at_unix_ms,
-                message: "its node was lost".to_owned(),
-                ..TaskStatus::default()
-            };
+        let record = self.tasks.get(task);
+        if record.is_some_and(|record| !record.status.state.is_terminal()) {
+            self.tasks.modify(&mut self.journal, task, |record| {
+                record.status = TaskStatus {
+                    state: TaskState::Orphaned,
+                    since_unix_ms: at_unix_ms,
+                    message: "its node was lost".to_owned(),
+                    ..TaskStatus::default()
+                };
+            });
             self.note_task(task);
             self.settle_ended(index, task);
         }
@@ -296,13 +299,17 @@ impl ClusterState {
 
     /// Takes the addresses of a task that has ended, and forgets it if that is wanted.
     fn settle_ended(&mut self, index: u64, task: TaskId) {
-        let Some(record) = self.tasks.get_mut(&task) else {
+        let Some(record) = self.tasks.get(task) else {
             return;
         };
         let forget = record.desired == DesiredState::Remove;
-        for endpoint in std::mem::take(&mut record.endpoints) {
-            // One that went with its node is fine.
-            let _ = self.detach_endpoint(index, endpoint, None);
+        if !record.endpoints.is_empty() {
+            let take = |record: &mut TaskRecord| std::mem::take(&mut record.endpoints);
+            let endpoints = self.tasks.modify(&mut self.journal, task, take);
+            for endpoint in endpoints.into_iter().flatten() {
+                // One that went with its node is fine.
+                self.remove_endpoint(index, endpoint);
+            }
         }
         if forget {
             self.forget(index, task);
@@ -310,22 +317,49 @@ impl ClusterState {
     }
 
     fn forget(&mut self, index: u64, task: TaskId) {
-        let Some(record) = self.tasks.get(&task) else {
+        let Some(record) = self.tasks.get(task) else {
             return;
         };
-        let gone = record
-            .node
-            .is_none_or(|node| !self.nodes.contains_key(&node));
+        let gone = record.node.is_none_or(|node| !self.nodes.contains(node));
         if !record.status.state.is_terminal() && !gone {
             return;
         }
         let (service, endpoints) = (record.service, record.endpoints.clone());
         for endpoint in endpoints {
-            let _ = self.detach_endpoint(index, endpoint, None);
+            self.remove_endpoint(index, endpoint);
         }
-        self.tasks.remove(&task);
+        self.tasks.remove(&mut self.journal, task);
         self.sweep_service(index, service);
     }
+}
+
+/// Takes a node's word on a task; returns its states before and after, `None` if the word does not count.
+fn take_report(
+    record: &mut TaskRecord,
+    node: NodeId,
+    status: TaskStatus,
+    at_unix_ms: u64,
+) -> Option<(TaskState, TaskState)> {
+    let (before, now) = (record.status.state, status.state);
+    // Only its own node's word counts, and nothing goes back.
+    let counts = record.node == Some(node) && !before.is_terminal() && now >= before;
+    if !counts || now < TaskState::Preparing {
+        return None;
+    }
+    // A daemon that restarted says again what it said.
+    let since_unix_ms = if now == before {
+        record.status.since_unix_ms
+    } else {
+        at_unix_ms
+    };
+    record.status = TaskStatus {
+        state: now,
+        since_unix_ms,
+        message: shorten(status.message),
+        pending: None,
+        exit_code: status.exit_code,
+    };
+    Some((before, now))
 }
 
 /// Returns the endpoint of a task on a network.
@@ -335,6 +369,15 @@ fn endpoint_of(task: TaskId, network: NetworkId) -> EndpointId {
         *octet ^= other;
     }
     EndpointId::from_bytes(id)
+}
+
+/// Cuts the words of a report.
+fn shorten(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+        message.truncate(end);
+        message.shrink_to_fit();
+    }
+    message
 }
 
 /// How long the words of a report are at the most, in characters.

@@ -1,4 +1,6 @@
 mod services;
+mod tables;
+mod watch;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -867,6 +869,7 @@ impl Lab {
         let known = self.state.outcome(request).is_some();
         let outcome = self.state.apply(self.next, proposal);
         assert_eq!(self.state.applied(), self.next);
+        assert_eq!(self.state.check(), Ok(()));
         if outcome.is_err() || known {
             assert_eq!(self.substance(), before, "{outcome:?} changed something");
         }

@@ -42,9 +42,12 @@ impl Order {
 
     /// Removes the record that is sought; returns its number.
     pub(super) fn remove(&mut self, compare: impl Fn(u32) -> Ordering) -> Option<u32> {
-        self.find(&compare)?;
         let (at, place) = self.locate(&compare);
-        let slot = self.chunks[at].remove(place);
+        let slot = *self.chunks.get(at)?.get(place)?;
+        if compare(slot) != Ordering::Equal {
+            return None;
+        }
+        self.chunks[at].remove(place);
         if self.chunks[at].is_empty() {
             self.chunks.remove(at);
         } else {

@@ -276,7 +276,7 @@ fn a_task_has_an_address_from_when_it_has_a_node_until_it_has_ended() {
         .state
         .events_after(0)
         .filter(|event| event.kind == "task")
-        .map(|event| event.action.as_str())
+        .map(|event| event.action)
         .collect();
     assert_eq!(happened, ["assigned", "running", "failed"]);
 }

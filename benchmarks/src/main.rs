@@ -1,0 +1,23 @@
+//! What the parts cost, in CPU time. See `README.md`.
+
+mod clock;
+mod mix;
+mod schedule;
+mod state;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let rounds = std::env::args()
+        .nth(2)
+        .map_or(Ok(state::ROUNDS), |text| text.parse());
+    match (std::env::args().nth(1).as_deref(), rounds) {
+        (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
+        (Some("schedule"), Ok(_)) => schedule::run(),
+        _ => {
+            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}

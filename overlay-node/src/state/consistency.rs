@@ -1,0 +1,93 @@
+//! What must hold of a state whatever was applied to it: for tests, simulations and whoever suspects a damaged one.
+
+use std::collections::BTreeSet;
+
+use overlay_core::NetworkId;
+use overlay_ipam::{Audit, OwnerId};
+use thiserror::Error;
+
+use super::{ClusterState, SnapshotError};
+
+/// A state contradicts itself.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Inconsistency {
+    /// The hash or an index of a table is not what its records make them.
+    #[error("hash or index of the table of {table} are not those of its records")]
+    Table {
+        /// Which table.
+        table: &'static str,
+    },
+    /// What is read back from a snapshot is another state.
+    #[error("a restored snapshot has another hash")]
+    Hash,
+    /// What was written as a snapshot cannot be read.
+    #[error("a snapshot cannot be restored")]
+    Snapshot(#[source] SnapshotError),
+    /// A network's leases are not those of what lives on it.
+    #[error("network {network} has leases of nobody, or lacks some: {audit:?}")]
+    Leases {
+        /// The network.
+        network: NetworkId,
+        /// What is amiss.
+        audit: Audit,
+    },
+}
+
+impl ClusterState {
+    /// Makes everything that is kept along with the records anew, and compares. Takes as long as a snapshot and its
+    /// restoration together.
+    ///
+    /// # Errors
+    ///
+    /// What was found first.
+    pub fn check(&self) -> Result<(), Inconsistency> {
+        for (table, holds) in [
+            ("cluster", self.cluster.is_consistent()),
+            ("nodes", self.nodes.is_consistent()),
+            ("networks", self.networks.is_consistent()),
+            ("endpoints", self.endpoints.is_consistent()),
+            ("services", self.services.is_consistent()),
+            ("tasks", self.tasks.is_consistent()),
+            ("former parts", self.former.is_consistent()),
+        ] {
+            if !holds {
+                return Err(Inconsistency::Table { table });
+            }
+        }
+        let restored = Self::restore(&self.snapshot()).map_err(Inconsistency::Snapshot)?;
+        if restored.hash() != self.hash() {
+            return Err(Inconsistency::Hash);
+        }
+        self.check_leases()
+    }
+
+    /// Looks for addresses that leaked, and for owners without one.
+    fn check_leases(&self) -> Result<(), Inconsistency> {
+        for network in self.networks().values() {
+            let endpoints = self.endpoints().values();
+            let endpoints = endpoints.filter(|endpoint| endpoint.network == network.id);
+            let services = self.services().values();
+            let services =
+                services.filter(|service| service.virtual_addresses.contains_key(&network.id));
+            let mut live: BTreeSet<_> = endpoints
+                .map(|endpoint| OwnerId::from(endpoint.id))
+                .collect();
+            live.extend(services.map(|service| OwnerId::from(service.id)));
+            let mut all = Audit::default();
+            for subnet in &network.subnets {
+                let own = |owner: &&OwnerId| subnet.addresses.lease_of(**owner).is_some();
+                let audit = subnet.addresses.audit(&live);
+                all.orphaned.extend(audit.orphaned);
+                let found: Vec<_> = live.iter().filter(own).copied().collect();
+                live.retain(|owner| !found.contains(owner));
+            }
+            all.missing.extend(live);
+            if all != Audit::default() {
+                let (network, audit) = (network.id, all);
+                return Err(Inconsistency::Leases { network, audit });
+            }
+        }
+        Ok(())
+    }
+}
