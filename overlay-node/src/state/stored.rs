@@ -99,7 +99,38 @@ record!(EndpointRecord, EndpointId, EndpointIndex, 4, Endpoint, {
 });
 
 record!(ServiceRecord, ServiceId, ServiceIndex, 5, Service, {
-    const LARGE: bool = true;
+    fn form(&self, _: ServiceId) -> impl Serialize {
+        let Self {
+            id,
+            specs: _,
+            spec_version,
+            previous_version,
+            version,
+            networks,
+            ports,
+            virtual_addresses,
+            update,
+            removing,
+            created_unix_ms,
+            updated_unix_ms,
+        } = self;
+        let versions = (spec_version, previous_version, version);
+        let taken = (networks, ports, virtual_addresses);
+        let times = (created_unix_ms, updated_unix_ms);
+        (
+            Octets(id.as_bytes()),
+            versions,
+            taken,
+            update,
+            removing,
+            times,
+        )
+    }
+
+    /// What a version of its spec says is never changed.
+    fn pieces(&self) -> impl Iterator<Item = (u64, impl Serialize)> {
+        self.specs.iter().map(|(version, spec)| (*version, spec))
+    }
 });
 
 record!(TaskRecord, TaskId, TaskIndex, 6, Task, {

@@ -1,5 +1,7 @@
 //! The one way in which replicated objects are kept.
 
+#[cfg(debug_assertions)]
+use std::collections::btree_map::Entry;
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
@@ -33,6 +35,12 @@ pub(super) trait Record: Clone + Serialize + DeserializeOwned {
     /// Returns a part that changes by itself, and is not in the form: [`Table::modify_part`] hashes nothing else anew.
     fn part(&self) -> Option<impl Serialize> {
         None::<()>
+    }
+
+    /// Returns pieces that come and go but never change, with ascending numbers, and are not in the form: each one is
+    /// hashed when it comes.
+    fn pieces(&self) -> impl Iterator<Item = (u64, impl Serialize)> {
+        std::iter::empty::<(u64, ())>()
     }
 
     /// Tells of a change, if anybody is told of such.
@@ -69,6 +77,8 @@ pub(super) struct Table<V: Record> {
     sum: u128,
     /// Of the records as they are, their parts apart; if they are large.
     hashes: BTreeMap<V::Key, u128>,
+    /// Of the pieces of each record.
+    pieces: BTreeMap<(V::Key, u64), u128>,
     hasher: Hasher,
 }
 
@@ -103,6 +113,7 @@ impl<V: Record> Table<V> {
         key: V::Key,
         change: impl FnOnce(&mut V) -> R,
     ) -> Option<R> {
+        let before = self.sum;
         let row = self.rows.get_mut(&key)?;
         let previous = journal.is_on().then(|| row.clone());
         let old_entry = V::Index::entry(row);
@@ -120,12 +131,14 @@ impl<V: Record> Table<V> {
         };
         let old = old.or(kept).unwrap_or_default();
         self.sum = self.sum.wrapping_sub(old).wrapping_add(new);
+        let delta = count_pieces(&mut self.hasher, &mut self.pieces, key, Some(row));
+        self.sum = self.sum.wrapping_add(delta);
         let new_entry = V::Index::entry(row);
         if old_entry != new_entry {
             self.index.remove(key, &old_entry);
             self.index.add(key, new_entry);
         }
-        if journal.is_on() && old != new {
+        if journal.is_on() && self.sum != before {
             journal.note(V::changed(previous, Some(row.clone())));
         }
         Some(result)
@@ -186,14 +199,20 @@ impl<V: Record> Table<V> {
             row.fits(*key)
         };
         let all = self.rows.iter().all(fits);
-        all && anew.sum == self.sum && anew.hashes == self.hashes && anew.index == self.index
+        let kept = (&self.hashes, &self.pieces, &self.index);
+        all && anew.sum == self.sum && (&anew.hashes, &anew.pieces, &anew.index) == kept
     }
 
     /// Counts a record that is in, or will be.
     fn count(&mut self, key: V::Key, row: &V) {
         let hash = hash(&mut self.hasher, key, row);
         let part = hash_part(&mut self.hasher, key, row);
-        self.sum = self.sum.wrapping_add(hash).wrapping_add(part);
+        let pieces = count_pieces(&mut self.hasher, &mut self.pieces, key, Some(row));
+        self.sum = self
+            .sum
+            .wrapping_add(hash)
+            .wrapping_add(part)
+            .wrapping_add(pieces);
         if V::LARGE {
             self.hashes.insert(key, hash);
         }
@@ -209,7 +228,12 @@ impl<V: Record> Table<V> {
         };
         let hash = kept.unwrap_or_else(|| hash(&mut self.hasher, key, row));
         let part = hash_part(&mut self.hasher, key, row);
-        self.sum = self.sum.wrapping_sub(hash).wrapping_sub(part);
+        let pieces = count_pieces::<V>(&mut self.hasher, &mut self.pieces, key, None);
+        self.sum = self
+            .sum
+            .wrapping_sub(hash)
+            .wrapping_sub(part)
+            .wrapping_add(pieces);
         self.index.remove(key, &V::Index::entry(row));
     }
 }
@@ -228,8 +252,44 @@ fn hash_part<V: Record>(hasher: &mut Hasher, key: V::Key, row: &V) -> u128 {
     part.map_or(0, |part| hasher.hash(&(V::TABLE, PART, key, part)))
 }
 
-/// Keeps the hashes of parts apart from those of records.
+/// Brings the hashes of a record's pieces in line with it; returns by how much their sum changed.
+fn count_pieces<V: Record>(
+    hasher: &mut Hasher,
+    pieces: &mut BTreeMap<(V::Key, u64), u128>,
+    key: V::Key,
+    row: Option<&V>,
+) -> u128 {
+    let mut delta: u128 = 0;
+    let mut numbers = Vec::new();
+    for (number, piece) in row.into_iter().flat_map(V::pieces) {
+        numbers.push(number);
+        let mut hash = || hasher.hash(&(V::TABLE, PIECE, key, number, &piece));
+        let entry = pieces.entry((key, number));
+        #[cfg(debug_assertions)]
+        if let Entry::Occupied(known) = &entry {
+            debug_assert_eq!(*known.get(), hash(), "a piece never changes");
+        }
+        entry.or_insert_with(|| {
+            let hash = hash();
+            delta = delta.wrapping_add(hash);
+            hash
+        });
+    }
+    let known = pieces.range((key, 0)..=(key, u64::MAX));
+    let gone: Vec<_> = known
+        .map(|(place, _)| *place)
+        .filter(|(_, number)| numbers.binary_search(number).is_err())
+        .collect();
+    for place in gone {
+        let hash = pieces.remove(&place).unwrap_or_default();
+        delta = delta.wrapping_sub(hash);
+    }
+    delta
+}
+
+/// Keep the hashes of parts and pieces apart from those of records.
 const PART: u8 = u8::MAX;
+const PIECE: u8 = u8::MAX - 1;
 
 impl<V: Record> Default for Table<V> {
     fn default() -> Self {
@@ -238,6 +298,7 @@ impl<V: Record> Default for Table<V> {
             index: V::Index::default(),
             sum: 0,
             hashes: BTreeMap::new(),
+            pieces: BTreeMap::new(),
             hasher: Hasher::default(),
         }
     }
