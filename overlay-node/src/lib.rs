@@ -4,8 +4,8 @@
 //! [`plane::Plane`] is the frame path beside it. Neither touches a socket, a clock or a disk: the feature `tokio` has a
 //! `driver` that does, and the feature `sim` runs the very same value, a whole cluster of it, on virtual time.
 //!
-//! It does not start programs and does not schedule services: an orchestrator attaches endpoints and does with them what
-//! it likes.
+//! It starts no programs itself: an orchestrator attaches endpoints and does with them what it likes, or hands an executor
+//! to the driver, which runs the tasks of services. `driver` shows how, in fewer than 60 lines.
 //!
 //! # The drive loop
 //!

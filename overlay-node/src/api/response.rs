@@ -232,6 +232,8 @@ pub struct NetworkInfo {
     pub endpoints: Vec<EndpointInfo>,
     /// The nodes that take part in it. Filled by `NetworkInspect` only.
     pub peers: Vec<ManagerInfo>,
+    /// The one node that it is on, if its scope is local.
+    pub node: Option<NodeId>,
 }
 
 /// One endpoint.

@@ -29,7 +29,7 @@ use crate::{
     api,
     identity::LeaseSigner,
     node::{ManagerBoot, group},
-    state::{Cluster, ClusterState, Command, Proposal, RequestId},
+    state::{BRIDGE, Cluster, ClusterState, Command, Proposal, RequestId},
     wire::{Answer, Ask, Message},
 };
 
@@ -483,6 +483,7 @@ pub(crate) use serve::is_question;
 /// Whether `ask` is one that a worker's certificate allows.
 pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
     match ask {
+        Ask::Api(api::Request::NetworkCreate(spec)) => spec.driver == BRIDGE,
         Ask::Api(request) => matches!(
             request,
             api::Request::Attach(_)
@@ -490,6 +491,7 @@ pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
                 | api::Request::Leave { .. }
                 | api::Request::NetworkList
                 | api::Request::NetworkInspect { .. }
+                | api::Request::NetworkRemove { .. }
         ),
         Ask::Report(_) | Ask::Describe(_) => true,
         Ask::AddNode(_) => false,

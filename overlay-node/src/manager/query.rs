@@ -107,7 +107,12 @@ impl Manager {
             id: network.id,
             name: network.name.clone(),
             driver: network.driver.clone(),
-            scope: "swarm".to_owned(),
+            scope: if network.node.is_some() {
+                "local"
+            } else {
+                "swarm"
+            }
+            .to_owned(),
             attachable: network.attachable,
             internal: network.internal,
             ingress: network.ingress,
@@ -128,6 +133,7 @@ impl Manager {
             created_unix_ms: network.created_unix_ms,
             endpoints: Vec::new(),
             peers: Vec::new(),
+            node: network.node,
         };
         if full {
             let endpoints: Vec<_> = self.state.endpoints_of(network.id).collect();

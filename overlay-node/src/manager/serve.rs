@@ -129,6 +129,19 @@ impl Manager {
         Ok(Answer::Api(response))
     }
 
+    /// Finds a network that `origin` may remove: a worker its own ones of scope local.
+    fn removable_network(&self, origin: NodeId, text: &str) -> Result<NetworkId, api::Error> {
+        let network = self.find_network(text)?;
+        let role = self.state.nodes().get(&origin).map(|node| node.role);
+        let record = self.state.networks().get(&network);
+        let own = record.is_some_and(|record| record.node == Some(origin));
+        if role == Some(Role::Manager) || own {
+            return Ok(network);
+        }
+        let text = "this node is not a manager: run this on a manager, or promote this node there";
+        Err(api::Error::new(ErrorKind::NotManager, text))
+    }
+
     /// Answers a read from what was applied.
     pub(super) fn answer_read(&mut self, now: Instant, read: ReadId) {
         if let Some(Read {
@@ -237,9 +250,10 @@ impl Manager {
                     spec: spec.clone(),
                 }
             }
-            Request::NetworkRemove { network } => Command::RemoveNetwork {
-                network: self.find_network(network)?,
-            },
+            Request::NetworkRemove { network } => {
+                let network = self.removable_network(origin, network)?;
+                Command::RemoveNetwork { network }
+            }
             Request::Attach(_) | Request::Detach { .. } => {
                 self.endpoint_command(origin, request)?
             }

@@ -2,6 +2,7 @@
 
 mod boot;
 mod gossip;
+mod networks;
 mod output;
 mod peers;
 mod requests;

@@ -47,6 +47,11 @@ impl Node {
                 self.reply(token, Err(api::Error::new(ErrorKind::AlreadyMember, text)));
             }
             Request::Attach(attach) => self.attach(token, attach),
+            Request::NetworkInspect { network } if self.own_network(&network).is_some() => {
+                let own = self.own_network(&network);
+                let own = Response::Networks(own.into_iter().collect());
+                self.reply(token, Ok(Reply::Api(own)));
+            }
             request if self.needs_manager(&request) => {
                 let text =
                     "this node is not a manager: run this on a manager, or promote this node there";
@@ -124,7 +129,7 @@ impl Node {
             (_, result) => self.reply(
                 token,
                 result.map(|answer| match answer {
-                    Answer::Api(response) => Reply::Api(self.localize(response)),
+                    Answer::Api(response) => Reply::Api(self.localize(&pending.ask, response)),
                     Answer::Admitted(assignment) => Reply::Admitted(assignment),
                     Answer::Taken => Reply::Api(Response::Done),
                 }),
@@ -351,7 +356,7 @@ impl Node {
         if let (Ask::Api(request), Some(manager)) = (&pending.ask, &self.manager) {
             // Without a quorum, questions are answered from what this manager applied last.
             if let Some(response) = manager.read_stale(self.now, request) {
-                let stale = Response::Stale(Box::new(self.localize(response)));
+                let stale = Response::Stale(Box::new(self.localize(&pending.ask, response)));
                 return self.reply(token, Ok(Reply::Api(stale)));
             }
         }
@@ -404,8 +409,15 @@ impl Node {
     }
 
     /// Fills in what only the answering node knows.
-    fn localize(&self, response: Response) -> Response {
+    fn localize(&self, ask: &Ask, response: Response) -> Response {
         match response {
+            Response::Networks(mut networks) if *ask == Ask::Api(Request::NetworkList) => {
+                let own = self.config.node;
+                networks.retain(|network| network.node.is_none_or(|node| node == own));
+                networks.extend(self.own_networks());
+                networks.sort_by(|a, b| a.name.cmp(&b.name));
+                Response::Networks(networks)
+            }
             Response::Nodes(mut nodes) => {
                 for node in &mut nodes {
                     node.is_self = node.id == self.config.node;

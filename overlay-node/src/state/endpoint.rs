@@ -113,6 +113,12 @@ impl ClusterState {
             .networks
             .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
+        if let Some(node) = record.node.filter(|node| *node != attach.node) {
+            return Err(CommandError::LocalNetwork {
+                name: record.name.clone(),
+                node,
+            });
+        }
         if !record.attachable {
             return Err(CommandError::NotAttachable {
                 name: record.name.clone(),

@@ -67,7 +67,10 @@ pub enum CommandError {
         network: NetworkId,
     },
     /// The driver is not offered.
-    #[error("driver {driver:?} is not offered: only `overlay` is")]
+    #[error(
+        "driver {driver:?} is not offered: {}; use `overlay` for a network on all nodes, or `bridge` for one on this node alone",
+        why_not(driver)
+    )]
     UnknownDriver {
         /// The driver.
         driver: String,
@@ -133,10 +136,18 @@ pub enum CommandError {
         first: String,
     },
     /// The network is kept for the cluster itself.
-    #[error("network {name:?} is predefined and cannot be removed")]
+    #[error("network {name:?} is predefined: it cannot be created or removed")]
     Predefined {
         /// The network.
         name: String,
+    },
+    /// The network is on another node alone.
+    #[error("network {name:?} is local to node {node}: what runs elsewhere cannot be on it")]
+    LocalNetwork {
+        /// The network.
+        name: String,
+        /// Its node.
+        node: NodeId,
     },
     /// Standalone endpoints may not attach.
     #[error("network {name:?} is not attachable: create it with --attachable")]
@@ -311,9 +322,23 @@ impl From<CommandError> for api::Error {
             | E::NameInUse { .. }
             | E::AddressInUse { .. } => ErrorKind::Conflict,
             E::PoolsExhausted | E::VnisExhausted | E::SubnetFull { .. } => ErrorKind::Exhausted,
-            E::NotAttachable { .. } | E::NotOwner { .. } | E::OfTask { .. } => ErrorKind::Forbidden,
+            E::LocalNetwork { .. }
+            | E::NotAttachable { .. }
+            | E::NotOwner { .. }
+            | E::OfTask { .. } => ErrorKind::Forbidden,
             E::Limit { .. } => ErrorKind::Limit,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+/// Says why a driver is not offered.
+fn why_not(driver: &str) -> &'static str {
+    match driver {
+        "macvlan" | "ipvlan" => {
+            "its endpoints would have addresses of the hosts' own network, which the hosts' kernels would have to carry"
+        }
+        "host" | "null" | "none" => "each node has the one that there can be",
+        _ => "there is none of this name, and there are no plugins",
     }
 }

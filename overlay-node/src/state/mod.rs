@@ -37,7 +37,8 @@ pub use command::{
 };
 pub use consistency::Inconsistency;
 pub use error::CommandError;
-pub use network::INGRESS;
+pub(crate) use network::OF_EACH_NODE;
+pub use network::{BRIDGE, INGRESS};
 pub use record::{
     Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, Secret, SubnetRecord,
     TaskEndpoint,
@@ -188,7 +189,7 @@ impl ClusterState {
             Command::SetRole { node, role } => self.set_role(node, role),
             Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),
-            Command::CreateNetwork { id, spec } => self.create_network(id, spec, at_unix_ms),
+            Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
             Command::DetachEndpoint { endpoint, node } => {

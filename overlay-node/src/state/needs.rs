@@ -37,6 +37,10 @@ impl ClusterState {
                 let text = "ingress is for published ports: use -p";
                 return Err(invalid("the networks", text));
             }
+            if network.node.is_some() {
+                let text = "one of scope local is on one node alone: use one of scope swarm";
+                return Err(invalid("the networks", text));
+            }
             networks.push(network.id);
         }
         let ports = self.choose_ports(id, spec)?;

@@ -1,7 +1,7 @@
 //! Commands about networks.
 
 use ipnet::IpNet;
-use overlay_core::{NetworkId, Vni};
+use overlay_core::{NetworkId, NodeId, Vni};
 use overlay_ipam::{PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
 
 use super::{ClusterState, CommandError, NetworkRecord, Outcome, SubnetRecord, node::is_name};
@@ -12,6 +12,7 @@ impl ClusterState {
         &mut self,
         id: NetworkId,
         spec: NetworkCreate,
+        actor: NodeId,
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
         self.initialized()?;
@@ -40,11 +41,12 @@ impl ClusterState {
         } else {
             spec.driver
         };
+        let is_local = driver == BRIDGE;
         let record = NetworkRecord {
             id,
             name: spec.name,
             driver,
-            attachable: spec.attachable,
+            attachable: spec.attachable || is_local,
             internal: spec.internal,
             ingress,
             subnets,
@@ -52,6 +54,7 @@ impl ClusterState {
             options: spec.options,
             labels: spec.labels,
             created_unix_ms: at_unix_ms,
+            node: is_local.then_some(actor),
         };
         self.networks.insert(&mut self.journal, id, record);
         Ok(Outcome::Network(id))
@@ -81,12 +84,17 @@ impl ClusterState {
                 service: service.spec().name.clone(),
             });
         }
+        self.drop_network(network);
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a network that nothing uses any more.
+    pub(super) fn drop_network(&mut self, network: NetworkId) {
         if let Some(record) = self.networks.remove(&mut self.journal, network) {
             for subnet in &record.subnets {
                 self.release_subnet(subnet);
             }
         }
-        Ok(Outcome::Done)
     }
 
     fn check_network(&self, id: NetworkId, spec: &NetworkCreate) -> Result<(), CommandError> {
@@ -95,9 +103,14 @@ impl ClusterState {
                 name: spec.name.chars().take(80).collect(),
             });
         }
-        if !spec.driver.is_empty() && spec.driver != OVERLAY {
+        if !["", OVERLAY, BRIDGE].contains(&&*spec.driver) {
             return Err(CommandError::UnknownDriver {
-                driver: spec.driver.clone(),
+                driver: spec.driver.chars().take(80).collect(),
+            });
+        }
+        if OF_EACH_NODE.contains(&&*spec.name) {
+            return Err(CommandError::Predefined {
+                name: spec.name.clone(),
             });
         }
         let other = self.network_named(&spec.name);
@@ -287,8 +300,12 @@ fn allocate_vni(vnis: &mut VniAllocator, wanted: Option<Vni>) -> Result<Vni, Com
 
 /// Name of the network of published ports, kept from the start.
 pub const INGRESS: &str = "ingress";
-/// The one driver.
+/// The driver of networks that are on all nodes.
 const OVERLAY: &str = "overlay";
+/// The driver of networks that are on the node where they were created, and on no other.
+pub const BRIDGE: &str = "bridge";
+/// Networks that each node has by itself.
+pub(crate) const OF_EACH_NODE: [&str; 2] = ["host", "none"];
 const MTU: &str = "com.docker.network.driver.mtu";
 const VNIS: &str = "com.docker.network.driver.overlay.vxlanid_list";
 const ENCRYPTED: &str = "encrypted";

@@ -53,7 +53,7 @@ impl ClusterState {
             name: INGRESS.to_owned(),
             ..NetworkCreate::default()
         };
-        made.create_network(seed.ingress, ingress, at_unix_ms)?;
+        made.create_network(seed.ingress, ingress, seed.manager.id, at_unix_ms)?;
         let outcome = made.add_node(seed.manager)?;
         *self = made;
         Ok(outcome)
@@ -194,6 +194,11 @@ impl ClusterState {
             self.remove_endpoint(index, endpoint);
         }
         self.orphan_tasks(index, node, at_unix_ms);
+        let local = self.networks().values();
+        let local = local.filter(|network| network.node == Some(node));
+        for network in local.map(|network| network.id).collect::<Vec<_>>() {
+            self.drop_network(network);
+        }
         self.note_former(node);
         self.nodes.remove(&mut self.journal, node);
         Ok(Outcome::Done)

@@ -166,6 +166,8 @@ pub struct NetworkRecord {
     pub labels: BTreeMap<String, String>,
     /// When it was created, in milliseconds since 1970.
     pub created_unix_ms: u64,
+    /// The one node that it is on, if its scope is local; on all nodes if `None`.
+    pub node: Option<NodeId>,
 }
 
 /// One subnet of a network.

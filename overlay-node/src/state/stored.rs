@@ -52,9 +52,10 @@ record!(NetworkRecord, NetworkId, NetworkIndex, 3, Network, {
             options,
             labels,
             created_unix_ms,
+            node,
         } = self;
         let names = (Octets(id.as_bytes()), name, driver, options, labels);
-        let rest = (attachable, internal, ingress, mtu, created_unix_ms);
+        let rest = (attachable, internal, ingress, mtu, created_unix_ms, node);
         (names, rest, Subnets(subnets))
     }
 

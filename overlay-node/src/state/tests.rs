@@ -102,6 +102,56 @@ fn a_survivor_goes_on_alone_with_everything_but_the_other_managers() {
 }
 
 #[test]
+fn a_bridge_is_on_one_node_and_goes_with_it() {
+    let mut lab = Lab::new();
+    lab.apply(Command::AddNode(add(2, Role::Worker))).unwrap();
+    let bridge = || NetworkCreate {
+        driver: "bridge".to_owned(),
+        ..spec("here")
+    };
+    let create = |lab: &mut Lab, actor| {
+        let (index, request) = (lab.next + 1, RequestId::from_bytes([actor; 16]));
+        lab.next = index;
+        let command = Command::CreateNetwork {
+            id: network(77),
+            spec: bridge(),
+        };
+        let proposal = Proposal {
+            request,
+            actor: node(actor),
+            at_unix_ms: 0,
+            command,
+        };
+        lab.state.apply(index, proposal)
+    };
+    create(&mut lab, 2).unwrap();
+    assert_eq!(lab.network("here").node, Some(node(2)));
+    let id = network(77);
+    let elsewhere = lab.attach(id, "one", None).unwrap_err();
+    assert!(
+        matches!(elsewhere, CommandError::LocalNetwork { .. }),
+        "{elsewhere}"
+    );
+    let attach = AttachEndpoint {
+        node: node(2),
+        ..lab_attach(id, "two", None, 500)
+    };
+    lab.apply(Command::AttachEndpoint(attach)).unwrap();
+    lab.apply(Command::RemoveNode { node: node(2) }).unwrap();
+    assert!(!lab.state.networks().contains_key(&id));
+    // Its subnet is free again.
+    create(&mut lab, 1).unwrap();
+    assert_eq!(lab.network("here").subnets[0].prefix, net("10.0.1.0/24"));
+    for name in ["host", "none"] {
+        let refused = lab.create(name).unwrap_err();
+        assert!(
+            matches!(refused, CommandError::Predefined { .. }),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn an_init_that_fails_half_way_leaves_nothing() {
     let mut lab = Lab::empty();
     let overlapping = vec![net("10.0.0.0/8"), net("10.1.0.0/16")];

@@ -187,6 +187,7 @@ fn network() -> NetworkInfo {
             node: node_id(2),
             address: "192.168.77.2:7946".parse().unwrap(),
         }],
+        node: None,
     }
 }
 

@@ -121,7 +121,10 @@ fn subnets(cluster: &Cluster) -> anyhow::Result<()> {
         &["gateway", "--subnet"],
     )?;
     ensure!(
-        cluster.list(0, &["network", "ls"])?.len() == 2,
+        cluster
+            .list(0, &["network", "ls", "--filter", "scope=swarm"])?
+            .len()
+            == 2,
         "`ingress` and `my-net`"
     );
     Ok(())
