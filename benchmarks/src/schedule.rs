@@ -127,6 +127,7 @@ impl World {
                 nodes: self.state.nodes(),
                 ready: &self.ready,
                 down: &self.down,
+                history_max: 5,
             };
             let (changes, took) = cpu(|| self.scheduler.plan(self.now, &view));
             planning += took;

@@ -19,9 +19,9 @@ use overlay_node::{
         AssignmentChange, Backend,
     },
     api::{
-        self, AttachRequest, Availability, DesiredState, ErrorKind, NetworkCreate, NodeUpdate,
-        PendingReason, Placement, Protocol, PublishMode, PublishedPort, Request, Resources,
-        Response, Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState,
+        self, AttachRequest, Availability, ClusterUpdate, DesiredState, ErrorKind, NetworkCreate,
+        NodeUpdate, PendingReason, Placement, Protocol, PublishMode, PublishedPort, Request,
+        Resources, Response, Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState,
         TaskStatus, UpdatePhase,
     },
     identity::LeaseSigner,
@@ -177,6 +177,12 @@ fn commands() -> Vec<Command> {
             manager: node(1),
             epoch: 300,
         },
+        Command::UpdateCluster {
+            change: ClusterUpdate {
+                task_history_limit: Some(3),
+                heartbeat_ms: Some(300),
+            },
+        },
     ];
     commands.extend(service_commands());
     commands
@@ -246,6 +252,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::ChangeTasks { .. } => "ChangeTasks",
         Command::ReportTasks { .. } => "ReportTasks",
         Command::Recover { .. } => "Recover",
+        Command::UpdateCluster { .. } => "UpdateCluster",
     }
 }
 
@@ -497,6 +504,7 @@ fn assignment() -> Assignment {
         version: 300,
         cluster: node(200),
         epoch: 1,
+        heartbeat_ms: Some(300),
         role: Role::Manager,
         raft: Some(raft(2)),
         managers: managers(),

@@ -11,7 +11,9 @@ use std::{
 use overlay_core::{EndpointId, Rng, Seed, plane::Namespace};
 use overlay_node::{
     Peer, Reply, Timers,
-    api::{AttachRequest, ErrorKind, NetworkCreate, NodeStatus, Request, Response, Role},
+    api::{
+        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, NodeStatus, Request, Response, Role,
+    },
     sim::{Cluster, Options, SimHost},
     state::RequestId,
     wire::{self, Ask, Message},
@@ -208,6 +210,30 @@ fn with_the_crates_own_timers_a_silent_node_is_down_after_three_heartbeats() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn heartbeats_are_as_often_as_was_chosen_for_the_cluster() {
+    let mut options = Options::new(Seed::from_u64(18), 3);
+    options.timers = Timers::default();
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(60)));
+    let change = ClusterUpdate {
+        heartbeat_ms: Some(300),
+        ..ClusterUpdate::default()
+    };
+    cluster.ask(0, Request::ClusterUpdate(change)).unwrap();
+    cluster.run_for(Duration::from_secs(3));
+    for host in 0..3 {
+        let name = format!("host{host}");
+        assert_eq!(status_of(&mut cluster, 0, &name), NodeStatus::Ready);
+    }
+    let lost = (cluster.leader().unwrap() + 1) % 3;
+    let asked = (lost + 1) % 3;
+    cluster.world().crash(HostId(lost));
+    cluster.run_for(Duration::from_millis(1_300));
+    let name = format!("host{lost}");
+    assert_eq!(status_of(&mut cluster, asked, &name), NodeStatus::Down);
 }
 
 fn status_of(cluster: &mut Cluster, asked: usize, name: &str) -> NodeStatus {

@@ -25,6 +25,8 @@ pub struct Assignment {
     /// How often the cluster was rebuilt from a survivor; an assignment of an earlier time is out of date whatever its
     /// version.
     pub epoch: u64,
+    /// How often the agent says that it is there, in milliseconds; the node's own setting if `None`.
+    pub heartbeat_ms: Option<u64>,
     /// The node's role.
     pub role: Role,
     /// The node's part in the consensus, for managers.

@@ -40,6 +40,8 @@ pub struct AssignmentChange {
 /// What a node is, and whom it talks to with which keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
+    /// How often the agent says that it is there, in milliseconds; the node's own setting if `None`.
+    pub heartbeat_ms: Option<u64>,
     /// The node's role.
     pub role: Role,
     /// The node's part in the consensus, for managers.
@@ -129,6 +131,7 @@ impl Assignment {
             version: change.version,
             cluster: self.cluster,
             epoch: self.epoch,
+            heartbeat_ms: standing.heartbeat_ms,
             role: standing.role,
             raft: standing.raft,
             managers: standing.managers,
@@ -143,6 +146,7 @@ impl Assignment {
 
     fn standing(&self) -> Standing {
         Standing {
+            heartbeat_ms: self.heartbeat_ms,
             role: self.role,
             raft: self.raft,
             managers: self.managers.clone(),

@@ -63,6 +63,21 @@ impl Session {
         }
     }
 
+    /// Says how often to speak, and so how long a silent manager is waited for.
+    pub(crate) fn set_interval(
+        &mut self,
+        now: Instant,
+        timers: &Timers,
+        interval: Option<Duration>,
+    ) {
+        let interval = interval.unwrap_or(timers.heartbeat_interval);
+        if self.interval != interval {
+            self.interval = interval;
+            self.patience = interval * timers.heartbeats_missing_max;
+            self.next_heartbeat = now;
+        }
+    }
+
     /// Takes the list of managers.
     pub(crate) fn set_managers(&mut self, managers: &[ManagerAddress]) {
         if self.managers != managers {

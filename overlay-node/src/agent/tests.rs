@@ -187,6 +187,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
         version,
         cluster: NodeId::from_bytes([200; 16]),
         epoch: 0,
+        heartbeat_ms: None,
         role: Role::Worker,
         raft: None,
         managers: Vec::new(),

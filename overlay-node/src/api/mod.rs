@@ -3,11 +3,13 @@
 //! The daemon carries these as JSON over its unix socket; an embedder calls them directly. A manager that does not lead
 //! forwards what it gets, and a worker answers what it knows and refuses the rest with the reason.
 
+mod cluster;
 mod error;
 mod request;
 mod response;
 mod service;
 
+pub use cluster::{ClusterInfo, ClusterSettings, ClusterUpdate};
 pub use error::{Error, ErrorKind};
 pub use request::{
     AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, Request, Role, SubnetSpec,

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{NodeUpdate, ServiceSpec};
+use super::{ClusterUpdate, NodeUpdate, ServiceSpec};
 
 /// What a local client asks for.
 ///
@@ -128,6 +128,10 @@ pub enum Request {
         /// The index of the last change that is known.
         after: u64,
     },
+    /// Describes the cluster as a whole.
+    ClusterInspect,
+    /// Changes what holds for the cluster as a whole.
+    ClusterUpdate(ClusterUpdate),
 }
 
 /// See [`Request::Init`].

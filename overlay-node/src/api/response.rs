@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, EventInfo, Resources, Role, ServiceInfo, TaskInfo};
+use super::{Availability, ClusterInfo, EventInfo, Resources, Role, ServiceInfo, TaskInfo};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub enum Response {
     Tasks(Vec<TaskInfo>),
     /// To `Events`.
     Events(Vec<EventInfo>),
+    /// To `ClusterInspect`.
+    Cluster(Box<ClusterInfo>),
     /// To `Init` that rebuilt a cluster.
     Recovered(Recovered),
     /// The answer of a manager that reaches no leader: as it knew things last, and perhaps out of date.

@@ -1,5 +1,7 @@
 //! What each node has to run and to know, computed from the state, and the agents' sessions.
 
+use std::time::Duration;
+
 use overlay_core::{Instant, NodeId};
 use overlay_gossip::Lease;
 
@@ -8,7 +10,7 @@ use crate::{
     agent::{
         AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Keyed,
     },
-    api::{DesiredState, PublishMode, TaskState},
+    api::{ClusterSettings, DesiredState, PublishMode, TaskState},
     state::{EndpointRecord, NetworkRecord, TaskRecord},
     wire::{ManagerAddress, Message},
 };
@@ -45,10 +47,25 @@ impl Manager {
         }
     }
 
+    /// Returns what was chosen for the cluster.
+    pub(super) fn settings(&self) -> ClusterSettings {
+        let cluster = self.state.cluster();
+        cluster.map_or_else(ClusterSettings::default, |cluster| cluster.settings)
+    }
+
+    fn heartbeat_interval(&self) -> Duration {
+        let chosen = self.settings().heartbeat_ms.map(Duration::from_millis);
+        chosen.unwrap_or(self.config.timers.heartbeat_interval)
+    }
+
+    /// Returns how long a node may be silent before it counts as down.
+    pub(super) fn patience(&self) -> Duration {
+        self.heartbeat_interval() * self.config.timers.heartbeats_missing_max
+    }
+
     /// Returns whether the agent of `node` was heard within its time.
     pub(super) fn is_heard(&self, now: Instant, node: NodeId) -> bool {
-        let timers = &self.config.timers;
-        let patience = timers.heartbeat_interval * timers.heartbeats_missing_max;
+        let patience = self.patience();
         self.sessions
             .get(&node)
             .is_some_and(|session| now.duration_since(session.heard_at) <= patience)
@@ -68,7 +85,7 @@ impl Manager {
         if self.is_awaited(node) {
             return;
         }
-        let (applied, retry) = (self.state.applied(), self.config.timers.heartbeat_interval);
+        let (applied, retry) = (self.state.applied(), self.heartbeat_interval());
         let Some(mut session) = self.sessions.remove(&node) else {
             return;
         };
@@ -146,6 +163,7 @@ impl Manager {
             version: self.state.applied(),
             cluster: cluster.id,
             epoch: cluster.epoch,
+            heartbeat_ms: cluster.settings.heartbeat_ms,
             role: record.role,
             raft: record.raft,
             managers: self.managers(),

@@ -50,12 +50,15 @@ impl Manager {
             .as_ref()
             .is_some_and(|(index, seen)| *index == self.state.applied() && *seen == readiness);
         if !waits && (!same || due.is_some_and(|due| due <= now)) {
+            let limit = self.settings().task_history_limit;
+            let history_max = usize::try_from(limit).unwrap_or(usize::MAX);
             let view = View {
                 services: self.state.services(),
                 tasks: self.state.tasks(),
                 nodes: self.state.nodes(),
                 ready: &readiness.ready,
                 down: &readiness.down,
+                history_max,
             };
             let changes = orchestration.scheduler.plan(now, &view);
             orchestration.seen = Some((self.state.applied(), readiness));
@@ -75,8 +78,7 @@ impl Manager {
     }
 
     fn readiness(&self, now: Instant) -> Readiness {
-        let timers = &self.config.timers;
-        let patience = timers.heartbeat_interval * timers.heartbeats_missing_max;
+        let patience = self.patience();
         let settled = self.led_since.is_some_and(|since| since + patience <= now);
         let nodes = self.state.nodes().keys().copied();
         let (ready, silent): (BTreeSet<_>, BTreeSet<_>) =

@@ -5,8 +5,8 @@ use overlay_core::{EndpointId, Instant, NetworkId, NodeId};
 use super::Manager;
 use crate::{
     api::{
-        self, EndpointInfo, ErrorKind, IpamConfig, ManagerInfo, ManagerStatus, NetworkInfo,
-        NodeInfo, NodeStatus, Request, Response, Role, TokenInfo,
+        self, ClusterInfo, EndpointInfo, ErrorKind, IpamConfig, ManagerInfo, ManagerStatus,
+        NetworkInfo, NodeInfo, NodeStatus, Request, Response, Role, TokenInfo,
     },
     identity::{JoinToken, ca_digest},
     state::{EndpointRecord, NetworkRecord, NodeRecord},
@@ -47,6 +47,7 @@ impl Manager {
             Request::ServiceList | Request::ServiceInspect { .. } | Request::TaskList { .. } => {
                 self.query_services(request)
             }
+            Request::ClusterInspect => self.describe_cluster(),
             Request::Events { after } => {
                 Ok(Response::Events(self.state.events_after(*after).collect()))
             }
@@ -55,6 +56,19 @@ impl Manager {
                 "this request is no question",
             )),
         }
+    }
+
+    fn describe_cluster(&self) -> Result<Response, api::Error> {
+        let cluster = self.state.cluster().ok_or_else(not_a_cluster)?;
+        Ok(Response::Cluster(Box::new(ClusterInfo {
+            id: cluster.id,
+            created_unix_ms: cluster.created_unix_ms,
+            epoch: cluster.epoch,
+            settings: cluster.settings,
+            ca_certificate: cluster.ca_certificate.clone(),
+            nodes: self.state.nodes().len(),
+            managers: self.state.voters().count(),
+        })))
     }
 
     /// Returns the join token of a role.
@@ -202,8 +216,7 @@ impl Manager {
     }
 
     fn status(&self, now: Instant, node: NodeId) -> NodeStatus {
-        let timers = &self.config.timers;
-        let patience = timers.heartbeat_interval * timers.heartbeats_missing_max;
+        let patience = self.patience();
         let new = self
             .led_since
             .is_none_or(|since| now.duration_since(since) <= patience);

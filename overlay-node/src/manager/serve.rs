@@ -210,6 +210,7 @@ impl Manager {
             | Request::ServiceInspect { .. }
             | Request::TaskList { .. }
             | Request::Events { .. }
+            | Request::ClusterInspect
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
@@ -219,6 +220,7 @@ impl Manager {
                 role: *role,
                 secret: Secret::random(&mut self.rng),
             },
+            Request::ClusterUpdate(change) => Command::UpdateCluster { change: *change },
             Request::Leave { force } => self.leave(origin, *force)?,
             Request::NodeSetRole { node, role } => {
                 let (node, role) = (self.find_node(node)?, *role);
@@ -369,6 +371,7 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::ServiceInspect { .. }
             | Request::TaskList { .. }
             | Request::Events { .. }
+            | Request::ClusterInspect
     )
 }
 

@@ -125,6 +125,7 @@ impl Node {
             rebuilt: BTreeSet::new(),
             reporting: None,
         };
+        node.pace();
         // It may have stopped after its new role was written down and before its log was.
         if let Some(assignment) = node.agent.assignment() {
             let (role, raft) = (assignment.role, assignment.raft);

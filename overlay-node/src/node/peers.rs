@@ -1,5 +1,7 @@
 //! What other nodes say over management sessions, and what is said to them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use overlay_core::{Instant, NodeId};
 use overlay_raft::{RaftId, Restored};
@@ -212,8 +214,18 @@ impl Node {
         let (cluster, epoch) = (assignment.cluster, assignment.epoch);
         self.agent.assign(self.now, assignment);
         if !stale {
+            self.pace();
             self.take_role(role, raft, cluster, epoch);
         }
+    }
+
+    /// Speaks as often as the assignment says.
+    pub(super) fn pace(&mut self) {
+        let assignment = self.agent.assignment();
+        let interval = assignment.and_then(|assignment| assignment.heartbeat_ms);
+        let interval = interval.map(Duration::from_millis);
+        self.session
+            .set_interval(self.now, &self.config.timers, interval);
     }
 
     fn on_assignment_change(&mut self, from: NodeId, change: AssignmentChange) {

@@ -100,14 +100,17 @@ pub struct View<'a> {
     /// The nodes whose session has expired. Those in neither set were not heard of yet: they keep what they run and get
     /// nothing new.
     pub down: &'a BTreeSet<NodeId>,
+    /// How many tasks of a slot are kept after they have ended.
+    pub history_max: usize,
 }
 
 /// How many changes a plan has, about.
 pub const CHANGES_MAX: usize = 1_000;
 /// How many tasks of a service wait for a node at the most; more are made when these have found one.
 pub const PENDING_MAX: usize = 1_000;
-/// How many tasks that have ended are kept of each slot.
-pub const HISTORY_MAX: usize = 5;
+/// How many tasks that have ended are kept of each slot, in tests.
+#[cfg(test)]
+pub(crate) const HISTORY_MAX: usize = 5;
 /// After this time on a node that is down, a task is given up, and its addresses come back.
 pub const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much longer than its grace a task may take to stop until the one that replaces it starts nevertheless.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use overlay_core::{Instant, TaskId};
 
 use super::{
-    HISTORY_MAX, STOP_OVERTIME_MAX,
+    STOP_OVERTIME_MAX,
     ledger::{Condition, is_wanted},
     restart::{self, Decision, RestartLog},
     rollout::Stage,
@@ -118,7 +118,7 @@ impl<'a> ServicePass<'_, 'a, '_> {
             .iter()
             .filter(kept)
             .count()
-            .saturating_sub(HISTORY_MAX);
+            .saturating_sub(self.pass.view.history_max);
         for task in slot.tasks.iter().filter(ended) {
             if task.desired == DesiredState::Remove {
                 self.pass.remove(task);

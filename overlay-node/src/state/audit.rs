@@ -221,6 +221,11 @@ impl ClusterState {
             Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
             Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
             Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
+            Command::UpdateCluster { .. } => (
+                "cluster",
+                "update",
+                (Id::Text(String::new()), String::new()),
+            ),
             Command::Recover { manager, .. } => ("cluster", "recover", self.named_node(*manager)),
             // Tasks and endpoints note their own changes; retired parts are nobody's business.
             Command::DetachEndpoint { .. }

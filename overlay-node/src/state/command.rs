@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommandError, NodeRecord, Secret, TaskChange};
 use crate::{
     Config,
-    api::{NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, TaskStatus},
+    api::{ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, TaskStatus},
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -182,6 +182,11 @@ pub enum Command {
         manager: NodeId,
         /// The new group's number; nothing happens if the cluster has it already.
         epoch: u64,
+    },
+    /// Changes what holds for the cluster as a whole.
+    UpdateCluster {
+        /// What to change.
+        change: ClusterUpdate,
     },
 }
 

@@ -209,6 +209,7 @@ impl ClusterState {
                 self.report_tasks(index, node, reports, at_unix_ms)
             }
             Command::Recover { manager, epoch } => self.recover(index, manager, epoch, at_unix_ms),
+            Command::UpdateCluster { change } => self.update_cluster(change),
             Command::RetireParts { parts } => {
                 for part in parts {
                     self.former.remove(&mut self.journal, part);

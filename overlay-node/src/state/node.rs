@@ -10,7 +10,9 @@ use super::{
     AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS,
     NodeDescription, NodeRecord, Outcome, Secret,
 };
-use crate::api::{Availability, NetworkCreate, NodeUpdate, Resources, Role};
+use crate::api::{
+    Availability, ClusterSettings, ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role,
+};
 
 impl ClusterState {
     pub(super) fn init_cluster(
@@ -46,6 +48,7 @@ impl ClusterState {
             manager_token: seed.manager_token,
             created_unix_ms: at_unix_ms,
             epoch: 0,
+            settings: ClusterSettings::default(),
         };
         made.cluster.insert(&mut made.journal, (), cluster);
         // The first subnet and VNI are kept for published ports from the start, as Docker does.
@@ -204,6 +207,41 @@ impl ClusterState {
         Ok(Outcome::Done)
     }
 
+    pub(super) fn update_cluster(
+        &mut self,
+        change: ClusterUpdate,
+    ) -> Result<Outcome, CommandError> {
+        for (what, found, most) in [
+            (
+                "remembered tasks of a slot",
+                change.task_history_limit.map(u64::from),
+                u64::from(TASK_HISTORY_MAX),
+            ),
+            (
+                "milliseconds between two heartbeats",
+                change.heartbeat_ms,
+                HEARTBEAT_MS_MAX,
+            ),
+        ] {
+            if found.is_some_and(|found| found > most) {
+                let what = what.to_owned();
+                return Err(CommandError::Limit { what, limit: most });
+            }
+        }
+        let change = |cluster: &mut Cluster| {
+            let settings = &mut cluster.settings;
+            settings.task_history_limit = change
+                .task_history_limit
+                .unwrap_or(settings.task_history_limit);
+            let heartbeat = change.heartbeat_ms.map(|ms| ms.max(HEARTBEAT_MS_MIN));
+            settings.heartbeat_ms = heartbeat.or(settings.heartbeat_ms);
+        };
+        self.cluster
+            .modify(&mut self.journal, (), change)
+            .map(|()| Outcome::Done)
+            .ok_or(CommandError::NotInitialized)
+    }
+
     /// Goes on with one manager after the quorum was lost. The others are dropped: they hold another group's log.
     pub(super) fn recover(
         &mut self,
@@ -335,6 +373,12 @@ fn is_hostname(name: &str) -> bool {
 
 /// How many labels a node has at the most.
 const LABELS_MAX: usize = 64;
+/// How many tasks of a slot are remembered at the most.
+const TASK_HISTORY_MAX: u32 = 100;
+/// How long an agent may be silent between two heartbeats at the most: an hour.
+const HEARTBEAT_MS_MAX: u64 = 3_600_000;
+/// How often agents speak at the most.
+const HEARTBEAT_MS_MIN: u64 = 100;
 /// Indices stay below this power of two: a million commands a second for half a year.
 const EPOCH_SHIFT: u32 = 44;
 /// How many nodes a cluster has at the most.

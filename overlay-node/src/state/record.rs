@@ -12,7 +12,7 @@ use overlay_ipam::Subnet;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Availability, Resources, Role};
+use crate::api::{Availability, ClusterSettings, Resources, Role};
 
 /// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub struct Cluster {
     pub created_unix_ms: u64,
     /// How often it was rebuilt from a survivor after its quorum was lost. Each time begins a new consensus group.
     pub epoch: u64,
+    /// What was chosen for it.
+    pub settings: ClusterSettings,
 }
 
 /// One node.

@@ -9,7 +9,7 @@ use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni};
 use overlay_raft::RaftId;
 
 use super::*;
-use crate::api::{NetworkCreate, Resources, Role, SubnetSpec};
+use crate::api::{ClusterSettings, ClusterUpdate, NetworkCreate, Resources, Role, SubnetSpec};
 
 #[test]
 fn init_keeps_the_first_subnet_and_vni_for_published_ports() {
@@ -99,6 +99,30 @@ fn a_survivor_goes_on_alone_with_everything_but_the_other_managers() {
         after > before + 1_000_000,
         "a lease outbids those that were lost"
     );
+}
+
+#[test]
+fn what_is_chosen_for_the_cluster_stays_until_it_is_chosen_anew() {
+    let mut lab = Lab::new();
+    let update = |task_history_limit, heartbeat_ms| Command::UpdateCluster {
+        change: ClusterUpdate {
+            task_history_limit,
+            heartbeat_ms,
+        },
+    };
+    let settings = |lab: &Lab| lab.state.cluster().unwrap().settings;
+    lab.apply(update(Some(2), None)).unwrap();
+    lab.apply(update(None, Some(1))).unwrap();
+    let expected = ClusterSettings {
+        task_history_limit: 2,
+        heartbeat_ms: Some(100),
+    };
+    assert_eq!(settings(&lab), expected, "not as often as was asked for");
+    for wrong in [update(Some(101), None), update(None, Some(3_600_001))] {
+        let refused = lab.refused(wrong);
+        assert!(matches!(refused, CommandError::Limit { .. }), "{refused}");
+    }
+    assert_eq!(settings(&lab), expected);
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! `init`, `join`, `leave`, `join-token`, `info`.
+//! `init`, `join`, `leave`, `join-token`, `info`, `cluster`.
+
+pub(super) mod settings;
 
 use std::{
     fmt::Write as _,

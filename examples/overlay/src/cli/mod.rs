@@ -73,6 +73,9 @@ pub(crate) enum AskCommand {
     JoinToken(cluster::JoinTokenArgs),
     /// Describe this node
     Info(cluster::InfoArgs),
+    /// Manage the cluster as a whole
+    #[command(subcommand)]
+    Cluster(cluster::settings::ClusterCommand),
     /// Manage nodes
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -121,6 +124,7 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Leave(args) => cluster::leave(client, args).await,
         AskCommand::JoinToken(args) => cluster::join_token(client, args).await,
         AskCommand::Info(args) => cluster::info(client, args).await,
+        AskCommand::Cluster(command) => cluster::settings::run(client, command).await,
         AskCommand::Node(command) => node::run(client, command).await,
         AskCommand::Network(command) => network::run(client, command).await,
         AskCommand::Service(command) => service::run(client, command).await,

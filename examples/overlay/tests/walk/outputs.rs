@@ -269,6 +269,7 @@ fn whole(cluster: &Cluster) -> anyhow::Result<()> {
     }
     for (definition, words) in [
         ("node-inspect", &["node", "inspect", "self", "host2"][..]),
+        ("cluster-inspect", &["cluster", "inspect"]),
         (
             "network-inspect",
             &["network", "inspect", "my-net", "ingress"],

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::world::{World, replicated};
-use crate::scheduler::View;
+use crate::scheduler::{HISTORY_MAX, View};
 
 #[test]
 #[ignore = "measures; run it in release"]
@@ -53,6 +53,7 @@ fn measure(world: &mut World) -> (Duration, u32, Duration) {
             nodes: &world.nodes,
             ready: &world.ready,
             down: &world.down,
+            history_max: HISTORY_MAX,
         };
         let start = Instant::now();
         let changes = world.scheduler.plan(world.now, &view);

@@ -12,7 +12,7 @@ use crate::{
         Availability, DesiredState, PendingReason, Role, ServiceMode, ServiceSpec, Slot, TaskState,
         UpdatePhase, UpdateStatus,
     },
-    scheduler::{Scheduler, View},
+    scheduler::{HISTORY_MAX, Scheduler, View},
     state::{NodeRecord, ServiceRecord, TaskChange, TaskRecord},
 };
 
@@ -180,6 +180,7 @@ impl World {
             nodes: &self.nodes,
             ready: &self.ready,
             down: &self.down,
+            history_max: HISTORY_MAX,
         };
         let changes = self.scheduler.plan(self.now, &view);
         self.apply_all(&changes);

@@ -25,6 +25,7 @@ pub(super) use print::AmountsJson;
 use print::{ServiceJson, ServiceRow};
 use progress::Asked;
 use tasks::{TaskRow, TasksArgs};
+pub(super) use values::duration_ms;
 
 /// See the help texts.
 #[derive(Debug, Subcommand)]

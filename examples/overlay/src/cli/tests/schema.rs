@@ -6,7 +6,7 @@ use overlay_core::TaskId;
 
 use super::*;
 use crate::{
-    api::{EventInfo, TaskState, UpdatePhase},
+    api::{ClusterInfo, ClusterSettings, EventInfo, TaskState, UpdatePhase},
     cli::tests::services::{service, task, tasks},
 };
 
@@ -92,6 +92,16 @@ fn nodes_and_tasks() -> Vec<Case> {
     let worker = answer(Response::Nodes(vec![node(3, None)]));
     vec![
         ("node-ls", "node ls --format json", vec![answer(nodes())]),
+        (
+            "cluster-inspect",
+            "cluster inspect",
+            vec![answer(Response::Cluster(Box::new(cluster(None))))],
+        ),
+        (
+            "cluster-inspect",
+            "cluster inspect --format json",
+            vec![answer(Response::Cluster(Box::new(cluster(Some(500)))))],
+        ),
         (
             "node-inspect",
             "node inspect self",
@@ -293,5 +303,20 @@ async fn every_listing_takes_templates_with_all_its_fields() {
         let text = printed(&words, answers).await;
         let cells = text.lines().next().unwrap().split('|').count();
         assert_eq!(cells, template.len(), "{text}");
+    }
+}
+
+fn cluster(heartbeat_ms: Option<u64>) -> ClusterInfo {
+    ClusterInfo {
+        id: node_id(200),
+        created_unix_ms: 1_709_208_000_500,
+        epoch: 1,
+        settings: ClusterSettings {
+            heartbeat_ms,
+            ..ClusterSettings::default()
+        },
+        ca_certificate: "-----BEGIN CERTIFICATE-----".to_owned(),
+        nodes: 3,
+        managers: 1,
     }
 }

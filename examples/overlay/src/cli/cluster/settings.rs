@@ -1,0 +1,130 @@
+//! `cluster inspect`, `cluster update`.
+
+use clap::{Args, Subcommand};
+use overlay_core::NodeId;
+use serde::Serialize;
+
+use crate::{
+    api::{ClusterInfo, ClusterUpdate, Request, Response},
+    cli::{Failure, Report, listing::FormatArgs, service::duration_ms, unexpected},
+    client::Client,
+    time,
+};
+
+/// See the help texts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Describe the cluster as a whole, as JSON
+    Inspect(InspectArgs),
+    /// Change what holds for the cluster as a whole
+    Update(UpdateArgs),
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// How many tasks of a slot are remembered after they have ended
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        required_unless_present = "dispatcher_heartbeat"
+    )]
+    task_history_limit: Option<u32>,
+    /// How often an agent says that it is there; a node that misses three counts as down
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    dispatcher_heartbeat: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ClusterJson {
+    #[serde(rename = "ID")]
+    id: NodeId,
+    created_at: String,
+    /// How often it was rebuilt from a survivor.
+    epoch: u64,
+    spec: SpecJson,
+    #[serde(rename = "TLSInfo")]
+    tls_info: TlsJson,
+    nodes: usize,
+    managers: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecJson {
+    orchestration: OrchestrationJson,
+    dispatcher: DispatcherJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct OrchestrationJson {
+    task_history_retention_limit: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DispatcherJson {
+    /// In nanoseconds; each node's own setting if `null`.
+    heartbeat_period: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TlsJson {
+    trust_root: String,
+}
+
+impl ClusterJson {
+    fn new(info: ClusterInfo) -> Self {
+        let settings = info.settings;
+        let period = settings.heartbeat_ms.map(|ms| ms.saturating_mul(1_000_000));
+        Self {
+            id: info.id,
+            created_at: time::rfc3339(info.created_unix_ms),
+            epoch: info.epoch,
+            spec: SpecJson {
+                orchestration: OrchestrationJson {
+                    task_history_retention_limit: settings.task_history_limit,
+                },
+                dispatcher: DispatcherJson {
+                    heartbeat_period: period,
+                },
+            },
+            tls_info: TlsJson {
+                trust_root: info.ca_certificate,
+            },
+            nodes: info.nodes,
+            managers: info.managers,
+        }
+    }
+}
+
+pub(crate) async fn run(client: &Client, command: ClusterCommand) -> Result<Report, Failure> {
+    match command {
+        ClusterCommand::Inspect(args) => match client.request(&Request::ClusterInspect).await? {
+            Response::Cluster(info) => {
+                Ok(Report::text(args.format.print(&[ClusterJson::new(*info)])?))
+            }
+            other => Err(unexpected(&other)),
+        },
+        ClusterCommand::Update(args) => {
+            let update = Request::ClusterUpdate(ClusterUpdate {
+                task_history_limit: args.task_history_limit,
+                heartbeat_ms: args.dispatcher_heartbeat,
+            });
+            match client.request(&update).await? {
+                Response::Done => Ok(Report::line("Cluster updated.")),
+                other => Err(unexpected(&other)),
+            }
+        }
+    }
+}
