@@ -155,6 +155,24 @@ pub trait Platform {
     /// See [`PlatformError`].
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError>;
 
+    /// Removes what earlier lives of this daemon left of all other endpoints than these; returns whose it was.
+    ///
+    /// To be called once, before anything else: whoever died between two steps of a removal left the rest of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; what was removed before the failing one stays removed.
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        let mut gone: Vec<_> = self.actual()?.into_keys().collect();
+        gone.retain(|endpoint| !kept.contains(endpoint));
+        gone.iter()
+            .try_for_each(|endpoint| self.remove_port(*endpoint))?;
+        Ok(gone)
+    }
+
     /// Opens datagram and stream sockets at `address` inside the endpoint's namespace, for its resolver.
     ///
     /// Endpoints that share a namespace share its resolver: whoever has the sockets by way of one of them needs no others.

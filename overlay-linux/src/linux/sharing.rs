@@ -3,7 +3,7 @@
 //! A holder's folder has the name of the endpoint after which the namespace is named. That of each other endpoint in there
 //! is a symbolic link to it: so the holder, its record and its output are found by way of any of them.
 
-use std::{fs, io, os::unix::fs::symlink};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::symlink};
 
 use overlay_core::{
     EndpointId,
@@ -84,6 +84,25 @@ impl Linux {
         self.clear(endpoint)?;
         self.clear(name)?;
         left
+    }
+
+    /// Removes all ports and folders but those of these endpoints.
+    pub(super) fn sweep(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        let names: Result<BTreeSet<_>, _> = kept.iter().map(|one| self.name_of(*one)).collect();
+        let names = names?;
+        let mut gone = self.endpoints()?;
+        gone.retain(|endpoint| {
+            // The folder of a namespace stays with the last port in there, which may be another's.
+            let in_use = names.contains(endpoint) && self.describe(*endpoint).is_err();
+            !kept.contains(endpoint) && !in_use
+        });
+        for endpoint in &gone {
+            self.take_port(*endpoint)?;
+        }
+        Ok(gone)
     }
 
     /// Returns the endpoint after which the namespace of an endpoint is named.

@@ -410,14 +410,8 @@ impl Supervisor {
                 _ => {}
             }
         }
-        for endpoint in active
-            .node()
-            .desired()
-            .networks
-            .values()
-            .flat_map(|network| network.ports.keys())
-        {
-            self.platform.remove(*endpoint);
+        for endpoint in active.node().endpoints() {
+            self.platform.remove(endpoint);
         }
         if let Some(active) = self.active.take() {
             active.stop().await;
