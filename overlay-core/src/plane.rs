@@ -161,17 +161,11 @@ pub trait Platform {
     ///
     /// # Errors
     ///
-    /// See [`PlatformError`]; what was removed before the failing one stays removed.
+    /// The first of [`PlatformError`]; what could be removed is removed.
     fn retain_ports(
         &mut self,
         kept: &BTreeSet<EndpointId>,
-    ) -> Result<Vec<EndpointId>, PlatformError> {
-        let mut gone: Vec<_> = self.actual()?.into_keys().collect();
-        gone.retain(|endpoint| !kept.contains(endpoint));
-        gone.iter()
-            .try_for_each(|endpoint| self.remove_port(*endpoint))?;
-        Ok(gone)
-    }
+    ) -> Result<Vec<EndpointId>, PlatformError>;
 
     /// Opens datagram and stream sockets at `address` inside the endpoint's namespace, for its resolver.
     ///

@@ -57,16 +57,17 @@ impl Linux {
         } else {
             Request::RemovePort(endpoint)
         };
-        let ended = match self.connect(endpoint) {
-            Ok(mut connection) => {
-                let (reply, _) = exchange(&mut connection, &request)?;
-                let ended = !matches!(reply, Reply::Left(1..));
-                // The end of the stream is the end of the process.
-                while ended && connection.receive::<Reply>().is_ok() {}
-                ended
-            }
+        let asked = self.connect(endpoint).and_then(|mut connection| {
+            let (reply, _) = exchange(&mut connection, &request)?;
+            let ended = !matches!(reply, Reply::Left(1..));
+            // The end of the stream is the end of the process.
+            while ended && connection.receive::<Reply>().is_ok() {}
+            Ok(ended)
+        });
+        let ended = match asked {
+            Ok(ended) => ended,
             // What it has written down is of use as long as a port in there is to be made again.
-            Err(PlatformError::UnknownEndpoint { .. }) => {
+            Err(error) if is_over(&error) => {
                 let record = Record::read(&self.folder_of(name));
                 let own = |record: Record| record.port(name).is_some();
                 endpoint == name || (others.is_empty() && !record.is_ok_and(own))
@@ -99,10 +100,10 @@ impl Linux {
             let in_use = names.contains(endpoint) && self.describe(*endpoint).is_err();
             !kept.contains(endpoint) && !in_use
         });
-        for endpoint in &gone {
-            self.take_port(*endpoint)?;
-        }
-        Ok(gone)
+        // One that cannot be removed is in the way of no other.
+        let removed = gone.iter().map(|endpoint| self.take_port(*endpoint));
+        let removed = removed.fold(Ok(()), Result::and);
+        removed.map(|()| gone)
     }
 
     /// Returns the endpoint after which the namespace of an endpoint is named.
@@ -158,5 +159,18 @@ impl Linux {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a holder is gone, or has ended while it was asked: one does whose daemon died before it was ready.
+fn is_over(error: &PlatformError) -> bool {
+    use io::ErrorKind as Kind;
+    match error {
+        PlatformError::UnknownEndpoint { .. } => true,
+        PlatformError::System { kind, .. } => matches!(
+            kind,
+            Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof
+        ),
+        _ => false,
     }
 }
