@@ -14,6 +14,7 @@ use super::{Linux, exchange, make_folder, port_of, system, unexpected};
 use crate::{
     holder::{
         record::Record,
+        server::NOT_UNDERSTOOD,
         wire::{Reply, Request},
     },
     port::Port,
@@ -37,6 +38,14 @@ impl Linux {
             }
             Ok((Reply::Ready(kind), descriptors)) => port_of(descriptors.into_iter().next(), kind),
             Ok((other, _)) => Err(unexpected(&other)),
+            Err(PlatformError::System { operation, .. })
+                if operation.starts_with(NOT_UNDERSTOOD) =>
+            {
+                Err(PlatformError::Unsupported {
+                    what: "one more network",
+                    reason: "an earlier release started this program; start it anew".to_owned(),
+                })
+            }
             Err(error) => Err(error),
         };
         if added.is_err() && endpoint != name {
