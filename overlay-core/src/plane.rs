@@ -155,6 +155,18 @@ pub trait Platform {
     /// See [`PlatformError`].
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError>;
 
+    /// Removes what earlier lives of this daemon left of all other endpoints than these; returns whose it was.
+    ///
+    /// To be called once, before anything else: whoever died between two steps of a removal left the rest of it.
+    ///
+    /// # Errors
+    ///
+    /// The first of [`PlatformError`]; what could be removed is removed.
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError>;
+
     /// Opens datagram and stream sockets at `address` inside the endpoint's namespace, for its resolver.
     ///
     /// Endpoints that share a namespace share its resolver: whoever has the sockets by way of one of them needs no others.

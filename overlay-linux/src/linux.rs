@@ -449,7 +449,7 @@ fn exchange(
     connection
         .send(request, &[])
         .and_then(|()| connection.receive::<Reply>())
-        .map_err(|error| system("talk with the holder", &error))
+        .map_err(|error| PlatformError::system("talk with the holder", &error))
         .and_then(|(reply, descriptors)| match reply {
             Reply::Failed(failure) => Err(failure.into()),
             reply => Ok((reply, descriptors)),

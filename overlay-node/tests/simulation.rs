@@ -539,6 +539,27 @@ fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
     }
 }
 
+/// Its log is applied only after it was elected, and by then it was asked.
+#[test]
+fn a_manager_that_restarts_does_not_deny_what_its_log_holds() {
+    let mut cluster = Cluster::new(Options::new(Seed::from_u64(12), 1));
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.create_network(0, "my-net").unwrap();
+    let attached = cluster.attach(0, "my-net", "web").unwrap();
+    cluster.world().crash(HostId(0));
+    cluster.world().restart(HostId(0));
+    let detach = Request::Detach {
+        endpoint: attached.id.to_string(),
+    };
+    assert_eq!(cluster.ask(0, detach), Ok(Response::Done));
+    cluster.run_for(Duration::from_secs(1));
+    assert!(
+        cluster.attached_names().is_empty(),
+        "{}",
+        cluster.describe()
+    );
+}
+
 fn attach_as(endpoint: EndpointId) -> Request {
     Request::Attach(AttachRequest {
         network: "my-net".to_owned(),

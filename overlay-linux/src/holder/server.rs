@@ -232,7 +232,7 @@ impl Server {
                 Ok(Some((request, _))) => self.answer(client, request),
                 Ok(None) => return,
                 Err(error) => {
-                    let failure = Failure::new("understand the daemon", &error);
+                    let failure = Failure::new(NOT_UNDERSTOOD, &error);
                     self.tell(client, &Reply::Failed(failure), &[]);
                     return self.drop_client(client);
                 }
@@ -497,6 +497,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// What a holder fails at that is asked for something of a later release. Never changed.
+pub(crate) const NOT_UNDERSTOOD: &str = "understand the daemon";
 /// The socket's name in the holder's folder.
 pub(crate) const SOCKET: &str = "holder.sock";
 /// Daemons and followers at a time.

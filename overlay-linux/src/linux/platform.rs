@@ -1,7 +1,7 @@
 //! The trait by which a node drives Linux.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     net::{SocketAddr, TcpStream},
@@ -64,6 +64,13 @@ impl Platform for Linux {
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
         self.take_port(endpoint)
+    }
+
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        self.sweep(kept)
     }
 
     fn open_sockets(

@@ -3,7 +3,7 @@
 //! A holder's folder has the name of the endpoint after which the namespace is named. That of each other endpoint in there
 //! is a symbolic link to it: so the holder, its record and its output are found by way of any of them.
 
-use std::{fs, io, os::unix::fs::symlink};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::symlink};
 
 use overlay_core::{
     EndpointId,
@@ -14,6 +14,7 @@ use super::{Linux, exchange, make_folder, port_of, system, unexpected};
 use crate::{
     holder::{
         record::Record,
+        server::NOT_UNDERSTOOD,
         wire::{Reply, Request},
     },
     port::Port,
@@ -37,6 +38,14 @@ impl Linux {
             }
             Ok((Reply::Ready(kind), descriptors)) => port_of(descriptors.into_iter().next(), kind),
             Ok((other, _)) => Err(unexpected(&other)),
+            Err(PlatformError::System { operation, .. })
+                if operation.starts_with(NOT_UNDERSTOOD) =>
+            {
+                Err(PlatformError::Unsupported {
+                    what: "one more network",
+                    reason: "an earlier release started this program; start it anew".to_owned(),
+                })
+            }
             Err(error) => Err(error),
         };
         if added.is_err() && endpoint != name {
@@ -57,16 +66,17 @@ impl Linux {
         } else {
             Request::RemovePort(endpoint)
         };
-        let ended = match self.connect(endpoint) {
-            Ok(mut connection) => {
-                let (reply, _) = exchange(&mut connection, &request)?;
-                let ended = !matches!(reply, Reply::Left(1..));
-                // The end of the stream is the end of the process.
-                while ended && connection.receive::<Reply>().is_ok() {}
-                ended
-            }
+        let asked = self.connect(endpoint).and_then(|mut connection| {
+            let (reply, _) = exchange(&mut connection, &request)?;
+            let ended = !matches!(reply, Reply::Left(1..));
+            // The end of the stream is the end of the process.
+            while ended && connection.receive::<Reply>().is_ok() {}
+            Ok(ended)
+        });
+        let ended = match asked {
+            Ok(ended) => ended,
             // What it has written down is of use as long as a port in there is to be made again.
-            Err(PlatformError::UnknownEndpoint { .. }) => {
+            Err(error) if is_over(&error) => {
                 let record = Record::read(&self.folder_of(name));
                 let own = |record: Record| record.port(name).is_some();
                 endpoint == name || (others.is_empty() && !record.is_ok_and(own))
@@ -84,6 +94,25 @@ impl Linux {
         self.clear(endpoint)?;
         self.clear(name)?;
         left
+    }
+
+    /// Removes all ports and folders but those of these endpoints.
+    pub(super) fn sweep(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        let names: Result<BTreeSet<_>, _> = kept.iter().map(|one| self.name_of(*one)).collect();
+        let names = names?;
+        let mut gone = self.endpoints()?;
+        gone.retain(|endpoint| {
+            // The folder of a namespace stays with the last port in there, which may be another's.
+            let in_use = names.contains(endpoint) && self.describe(*endpoint).is_err();
+            !kept.contains(endpoint) && !in_use
+        });
+        // One that cannot be removed is in the way of no other.
+        let removed = gone.iter().map(|endpoint| self.take_port(*endpoint));
+        let removed = removed.fold(Ok(()), Result::and);
+        removed.map(|()| gone)
     }
 
     /// Returns the endpoint after which the namespace of an endpoint is named.
@@ -139,5 +168,18 @@ impl Linux {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a holder is gone, or has ended while it was asked: one does whose daemon died before it was ready.
+fn is_over(error: &PlatformError) -> bool {
+    use io::ErrorKind as Kind;
+    match error {
+        PlatformError::UnknownEndpoint { .. } => true,
+        PlatformError::System { kind, .. } => matches!(
+            kind,
+            Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof
+        ),
+        _ => false,
     }
 }

@@ -1,6 +1,7 @@
 //! Several ports in one namespace.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     net::Ipv4Addr,
     sync::{
@@ -28,6 +29,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("any_port_of_a_namespace_may_come_first", any_order),
     ("a_restarted_daemon_finds_all_ports", restarted),
     ("a_lost_holder_leaves_nothing_of_any_port", lost),
+    ("what_nobody_wants_any_more_is_swept", swept),
     ("an_interface_belongs_to_one_endpoint", taken),
     ("an_interface_keeps_to_its_own_addresses", flux),
 ];
@@ -281,6 +283,34 @@ fn lost(kind: PortKind) -> Outcome<()> {
         empty(&folder)?;
     }
     Ok(())
+}
+
+/// What a daemon leaves that dies between two steps.
+fn swept(kind: PortKind) -> Outcome<()> {
+    let folder = Folder::new()?;
+    let mut linux = Linux::new(folder.path(), env::current_exe()?).with_kind(kind);
+    let first = spec(1, 2)?;
+    let second = beside(spec(2, 2)?, &first, 1);
+    let other = spec(1, 3)?;
+    for spec in [&first, &second, &other] {
+        linux.create_port(spec)?;
+    }
+    // A folder without a holder, and a link that leads nowhere.
+    let (lost, link) = (id(3, 1), id(3, 2));
+    fs::create_dir(folder.path().join(lost.to_string()))?;
+    std::os::unix::fs::symlink(lost.to_string(), folder.path().join(link.to_string()))?;
+    let main = command(&["sleep", "1000"]);
+    let mut main = linux.start(first.endpoint, main)?;
+    let kept = BTreeSet::from([second.endpoint]);
+    let gone: BTreeSet<_> = linux.retain_ports(&kept)?.into_iter().collect();
+    let expected = [first.endpoint, other.endpoint, lost, link];
+    assert_eq!(gone, BTreeSet::from(expected));
+    assert_eq!(main.try_wait()?, None);
+    let ports: Vec<_> = linux.actual()?.into_keys().collect();
+    assert_eq!(ports, [second.endpoint]);
+    assert_eq!(linux.retain_ports(&kept)?, [], "again");
+    linux.retain_ports(&BTreeSet::new())?;
+    empty(&folder)
 }
 
 fn taken(kind: PortKind) -> Outcome<()> {

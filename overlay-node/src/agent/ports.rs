@@ -74,17 +74,14 @@ impl Agent {
     }
 
     /// Forgets the endpoints that a former life asked for and was not assigned yet: whoever asked has gone with it. Those
-    /// that come nevertheless are orphans. A port may be there already.
+    /// that come nevertheless are orphans.
     pub(super) fn forget_unassigned(&mut self, assignment: Option<&Assignment>) {
         let assigned = assignment.into_iter().flat_map(|all| &all.endpoints);
         let assigned: BTreeSet<_> = assigned.map(|endpoint| endpoint.record.id).collect();
-        let namespaces = self.memory.namespaces.keys();
-        let others = namespaces.filter(|id| !assigned.contains(id));
-        for endpoint in others.copied().collect::<Vec<_>>() {
-            self.memory.namespaces.remove(&endpoint);
-            self.memory_changed = true;
-            self.wishes.push_back(Wish::RemovePort(endpoint));
-        }
+        let namespaces = &mut self.memory.namespaces;
+        let before = namespaces.len();
+        namespaces.retain(|endpoint, _| assigned.contains(endpoint));
+        self.memory_changed |= namespaces.len() != before;
     }
 
     pub(super) fn settle_endpoints(&mut self, now: Instant) {

@@ -145,6 +145,7 @@ impl Active {
         })?;
 
         let node = Node::new(config, seed, clock.now(), boot)?;
+        platform.retain(node.endpoints().collect());
         let (credentials, watched) = watch::channel(identity.credentials.clone());
         let mut tasks = JoinSet::new();
         let ingress = Ingress::new(

@@ -3,7 +3,7 @@
 //! Each has an [`Endpoint`] for a network stack. Frames and names go the same way as for any other endpoint.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::{
@@ -184,6 +184,18 @@ impl Platform for InProcess {
             }
         }
         Ok(())
+    }
+
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        let mut gone: Vec<_> = lock(&self.0).stacks.keys().copied().collect();
+        gone.retain(|endpoint| !kept.contains(endpoint));
+        for endpoint in &gone {
+            self.remove_port(*endpoint)?;
+        }
+        Ok(gone)
     }
 
     fn open_sockets(

@@ -19,6 +19,7 @@ use super::{PortIo, active::Input};
 pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
 
 enum Order {
+    Retain(BTreeSet<EndpointId>),
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
     Stream(
@@ -45,6 +46,16 @@ impl PlatformThread {
                 let mut resolvers = Resolvers::default();
                 while let Ok(order) = orders.recv() {
                     match order {
+                        Order::Retain(kept) => match platform.retain_ports(&kept) {
+                            Ok(gone) => {
+                                for endpoint in gone {
+                                    tracing::info!(%endpoint, "removed what was left of an endpoint");
+                                }
+                            }
+                            Err(error) => {
+                                tracing::warn!(%error, "what is left of endpoints could not be removed");
+                            }
+                        },
                         Order::Create(spec, inputs) => {
                             let result = create(&mut platform, &mut resolvers, &spec);
                             let made = Input::Port {
@@ -69,6 +80,12 @@ impl PlatformThread {
                 }
             })?;
         Ok(Self(sender))
+    }
+
+    /// Removes what an earlier life left of all other endpoints than these.
+    pub(crate) fn retain(&self, kept: BTreeSet<EndpointId>) {
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Retain(kept));
     }
 
     pub(crate) fn create(&self, spec: Box<PortSpec>, inputs: mpsc::Sender<Input>) {

@@ -70,10 +70,17 @@ impl Manager {
                     );
                 }
             }
+            // What was not found may be in an entry that is not applied yet: it is asked again.
+            Err(_) if !self.is_current() => {}
             Err(error) => self.answer(origin, request, Err(error)),
         }
         self.settle(now);
         Served::Taken
+    }
+
+    /// Whether a leader has applied all that its predecessors committed: an entry of its own term is applied.
+    fn is_current(&self) -> bool {
+        self.raft.term_at(self.raft.applied()) == Some(self.raft.term())
     }
 
     /// Answers a question from what was applied, without asking whether it is the latest.

@@ -330,6 +330,12 @@ impl Node {
         &self.plane
     }
 
+    /// Returns the endpoints that run here.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        let networks = self.plane.networks.values();
+        networks.flat_map(|network| network.ports.keys().copied())
+    }
+
     /// Returns what was assigned to this node last.
     pub fn assignment(&self) -> Option<&crate::agent::Assignment> {
         self.agent.assignment()

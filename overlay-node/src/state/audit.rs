@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use overlay_core::{EndpointId, NodeId, ServiceId};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
@@ -198,15 +198,7 @@ impl ClusterState {
                 (octets(id.as_bytes()), spec.name.clone()),
             ),
             Command::RemoveNetwork { network } => {
-                let name = self
-                    .networks
-                    .get(*network)
-                    .map(|record| record.name.clone());
-                (
-                    "network",
-                    "remove",
-                    (octets(network.as_bytes()), name.unwrap_or_default()),
-                )
+                ("network", "remove", self.named_network(*network))
             }
             Command::AttachEndpoint(attach) => (
                 "endpoint",
@@ -221,11 +213,7 @@ impl ClusterState {
             Command::UpdateService { id, .. } => ("service", "update", self.named_service(*id)),
             Command::RollBackService { id } => ("service", "rollback", self.named_service(*id)),
             Command::RemoveService { id } => ("service", "remove", self.named_service(*id)),
-            Command::UpdateCluster { .. } => (
-                "cluster",
-                "update",
-                (Id::Text(String::new()), String::new()),
-            ),
+            Command::UpdateCluster { .. } => ("cluster", "update", unnamed()),
             Command::Recover { manager, .. } => ("cluster", "recover", self.named_node(*manager)),
             // Tasks and endpoints note their own changes; retired parts are nobody's business.
             Command::DetachEndpoint { .. }
@@ -244,6 +232,11 @@ impl ClusterState {
     fn named_node(&self, node: NodeId) -> (Id, String) {
         let name = self.nodes.get(node).map(|record| record.hostname.clone());
         (octets(node.as_bytes()), name.unwrap_or_default())
+    }
+
+    fn named_network(&self, id: NetworkId) -> (Id, String) {
+        let name = self.networks.get(id).map(|record| record.name.clone());
+        (octets(id.as_bytes()), name.unwrap_or_default())
     }
 
     fn named_service(&self, id: ServiceId) -> (Id, String) {
@@ -269,6 +262,11 @@ impl ClusterState {
             self.audit.add(kind.into(), action.into(), id, name);
         }
     }
+}
+
+/// The cluster itself: there is no other.
+fn unnamed() -> (Id, String) {
+    (Id::Text(String::new()), String::new())
 }
 
 /// What a command is about.

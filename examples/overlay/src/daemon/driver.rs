@@ -1,7 +1,7 @@
 //! The real node: `overlay-node`'s driver over `overlay-linux`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
@@ -107,6 +107,13 @@ impl Platform for OnLinux {
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
         self.0.remove_port(endpoint)
+    }
+
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        self.0.retain_ports(kept)
     }
 
     fn open_sockets(

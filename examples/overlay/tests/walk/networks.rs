@@ -1,6 +1,9 @@
 //! Several networks: of a service's tasks, and of programs, also while they run.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use overlay_linux::capabilities;
@@ -35,6 +38,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 2,
         programs: &["getent", "ping"],
         tell: |cluster| connect(cluster, "packet"),
+    },
+    Story {
+        name: "a_daemon_that_is_killed_in_a_run_leaves_all_of_it_or_nothing",
+        hosts: 1,
+        programs: &["sleep"],
+        tell: killed,
     },
 ];
 
@@ -357,6 +366,49 @@ fn nothing_left(cluster: &Cluster, networks: &[&str]) -> anyhow::Result<()> {
         })?;
         let programs: Vec<Value> = cluster.list(host, &["ps", "-a"])?;
         ensure!(programs.is_empty(), "{programs:?}");
+    }
+    Ok(())
+}
+
+/// Three endpoints are attached one after the other: whenever the daemon dies, all of them stay with their program, or none.
+fn killed(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start(0, &[])?;
+    cluster.ask(0, &["init"])?;
+    let networks = ["front", "back", "third"];
+    for network in networks {
+        cluster.ask(0, &["network", "create", "--attachable", network])?;
+    }
+    for milliseconds in [5, 15, 25, 30, 35, 40, 50, 60, 80, 100] {
+        let name = format!("web{milliseconds}");
+        let mut words = vec!["run", "-d", "--name", &name];
+        words.extend(networks.iter().flat_map(|network| ["--network", *network]));
+        words.extend(["--", "sleep", "86400"]);
+        let mut run = cluster.command(0, &words);
+        let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        cluster.kill(0)?;
+        run.wait()?;
+        cluster.start(0, &[])?;
+        let what = format!("all or nothing of a run, {milliseconds} ms before a kill");
+        eventually(PATIENCE, &what, || {
+            let mut attached = 0;
+            for network in networks {
+                let found = cluster.inspect(0, network)?.to_string();
+                attached += usize::from(found.contains(&name));
+            }
+            let programs = cluster.list(0, &["ps", "-a"])?.len();
+            let folders = std::fs::read_dir(cluster.data(0).join("endpoints"));
+            let folders = folders.map_or(0, |entries| {
+                let names = entries.flatten().map(|entry| entry.file_name());
+                names.filter(|name| *name != "way-out").count()
+            });
+            let state = (programs, attached, folders);
+            Ok((state == (1, 3, 3) || state == (0, 0, 0)).then_some(()))
+        })?;
+        if cluster.list(0, &["ps"])?.len() == 1 {
+            cluster.ask(0, &["exec", &name, "--", "true"])?;
+            cluster.ask(0, &["rm", "-f", &name])?;
+        }
     }
     Ok(())
 }
