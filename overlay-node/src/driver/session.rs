@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use super::{active::Input, bootstrap, ingress, logs, platform::PlatformThread};
 use crate::{
     Peer,
-    api::Role,
+    api::{Protocol, Role},
     identity::{
         certificate,
         tls::{Credentials, node_name},
@@ -155,17 +155,28 @@ async fn accept(
             };
             timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
         }
-        [ingress::KIND] => {
+        [kind @ (ingress::KIND | ingress::DATAGRAMS)] => {
             let stream = Prefixed {
-                first: Some(ingress::KIND),
+                first: Some(kind),
                 stream,
             };
-            let ask = async |forward| {
+            let ask = async |protocol, forward| {
                 let (reply, answer) = tokio::sync::oneshot::channel();
-                inputs.send(Input::Forward((forward, reply))).await.ok()?;
+                let ask = ingress::Ask {
+                    forward,
+                    protocol,
+                    reply,
+                };
+                inputs.send(Input::Forward(ask)).await.ok()?;
                 answer.await.ok()?
             };
-            ingress::serve(stream, platform, ask).await
+            if kind == ingress::KIND {
+                let ask = async |forward| ask(Protocol::Tcp, forward).await;
+                ingress::serve(stream, platform, ask).await
+            } else {
+                let ask = async |forward| ask(Protocol::Udp, forward).await;
+                ingress::serve_datagrams(stream, platform, ask).await
+            }
         }
         [logs::KIND] => {
             let stream = Prefixed {
