@@ -290,7 +290,7 @@ pub(crate) async fn serve_datagrams<S: AsyncRead + AsyncWrite + Unpin>(
         None => Err(io::ErrorKind::NotFound.into()),
     };
     let (task, address) = answer(&mut stream, opened).await?;
-    datagrams::exchange(stream, &task, address).await
+    datagrams::exchange(stream, &task, address, datagrams::SILENCE).await
 }
 
 /// Tells the other node whether its request is taken.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{IpAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
@@ -38,14 +38,14 @@ fn datagrams(cluster: &mut Cluster) -> anyhow::Result<()> {
         ensure!(listed.contains(ports), "{listed}");
     }
     for (from, to) in [(0, 0), (1, 1), (2, 2), (home, (home + 1) % 3)] {
-        let client = Client::new(cluster, from, address(to).into())?;
+        let client = Client::new(cluster, from, address(to).into(), 8_080)?;
         client.eventually_told("web.1")?;
         for number in 0_u8..20 {
             let words = [number; 100];
             ensure!(client.ask(&words)?.as_deref() == Some(&words[..]), "echo");
         }
         // The most that there is, in fragments and in one piece.
-        let long: Vec<u8> = (0..LONGEST).map(|at| (at % 251) as u8).collect();
+        let long: Vec<u8> = (0..=250).cycle().take(LONGEST).collect();
         eventually(PATIENCE, "a long answer", || {
             Ok((client.ask(&long)?.as_deref() == Some(&long[..])).then_some(()))
         })?;
@@ -53,14 +53,33 @@ fn datagrams(cluster: &mut Cluster) -> anyhow::Result<()> {
         ensure!(page.contains("task: page.1"), "{page}");
     }
     cluster.ask(0, &["service", "rm", "page"])?;
+    at_home(cluster)?;
     moves(cluster)?;
     remove(cluster)?;
-    let client = Client::new(cluster, 1, address(1).into())?;
+    let client = Client::new(cluster, 1, address(1).into(), 8_080)?;
     eventually(PATIENCE, "the end of the published port", || {
-        let refused = client.ask(b"anybody?").err();
-        let kind = refused.and_then(|error| Some(error.downcast_ref::<std::io::Error>()?.kind()));
-        Ok((kind == Some(ErrorKind::ConnectionRefused)).then_some(()))
+        Ok(client.is_refused().then_some(()))
     })
+}
+
+/// A port of mode `host` is open where a task runs, and nowhere else.
+fn at_home(cluster: &Cluster) -> anyhow::Result<()> {
+    let port = "published=8090,target=7,protocol=udp,mode=host";
+    let words = ["service", "create", "--name", "home", "--network", "my-net"];
+    let more = ["--publish", port, "--", OVERLAY, "echod"];
+    cluster.ask(0, &[&words[..], &more].concat())?;
+    let tasks = cluster.list(0, &["service", "ps", "home"])?;
+    let home = host_of(tasks.first().context("no task")?)?;
+    for host in [home, (home + 1) % 3, (home + 2) % 3] {
+        let client = Client::new(cluster, host, address(host).into(), 8_090)?;
+        if host == home {
+            client.eventually_told("home.1")?;
+        } else {
+            ensure!(client.is_refused(), "it is open on another host");
+        }
+    }
+    cluster.ask(0, &["service", "rm", "home"])?;
+    Ok(())
 }
 
 /// A client stays with its task, and gets another one when that is gone.
@@ -70,7 +89,7 @@ fn moves(cluster: &Cluster) -> anyhow::Result<()> {
     let mut clients = Vec::new();
     let all = eventually(PATIENCE, "clients of all tasks", || {
         for host in 0..3 {
-            let client = Client::new(cluster, host, address(host).into())?;
+            let client = Client::new(cluster, host, address(host).into(), 8_080)?;
             let told = client.eventually_told("web.")?;
             clients.push((client, told));
         }
@@ -120,7 +139,7 @@ fn create(cluster: &Cluster) -> anyhow::Result<String> {
 struct Client(UdpSocket);
 
 impl Client {
-    fn new(cluster: &Cluster, host: usize, to: IpAddr) -> anyhow::Result<Self> {
+    fn new(cluster: &Cluster, host: usize, to: IpAddr, port: u16) -> anyhow::Result<Self> {
         let network = cluster.lab.namespace(host).context("an unknown host")?;
         let open = || -> anyhow::Result<UdpSocket> {
             move_into_link_name_space(network, Some(LinkNameSpaceType::Network))?;
@@ -130,7 +149,7 @@ impl Client {
         let opened = thread::scope(|scope| scope.spawn(open).join());
         let socket = opened.map_err(|_| anyhow::anyhow!("the thread panicked"))??;
         // It takes answers from there alone.
-        socket.connect((to, 8_080))?;
+        socket.connect((to, port))?;
         socket.set_read_timeout(Some(Duration::from_millis(500)))?;
         Ok(Self(socket))
     }
@@ -151,6 +170,13 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether nobody listens there.
+    fn is_refused(&self) -> bool {
+        let refused = self.ask(b"anybody?").err();
+        let kind = refused.and_then(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
+        kind == Some(ErrorKind::ConnectionRefused)
     }
 
     /// Asks for the task's name.

@@ -273,11 +273,12 @@ impl Way {
 }
 
 /// Carries the flow of another node's client to a task of this node and back, until that node has enough or nothing comes
-/// for long.
+/// for `silence`.
 pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite,
     task: &UdpSocket,
     address: SocketAddr,
+    silence: Duration,
 ) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let used = AtomicBool::new(true);
@@ -295,10 +296,9 @@ pub(super) async fn exchange(
             write(&mut writer, &bytes).await?;
         }
     };
-    // The other node ends it first, unless it is lost.
     let idle = async {
         while used.swap(false, Ordering::Relaxed) {
-            sleep(2 * IDLE).await;
+            sleep(silence).await;
         }
     };
     tokio::select! {
@@ -361,6 +361,8 @@ pub(super) fn rooms() -> (Arc<Semaphore>, Arc<Semaphore>) {
     (Arc::new(flows), Arc::new(queued))
 }
 
+/// How long the flow of another node's client stays when nothing comes: that node ends it first, unless it is lost.
+pub(super) const SILENCE: Duration = IDLE.saturating_mul(3);
 /// The longest datagram, in octets, that has a length.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// The longest datagram over IPv4, in octets: the packet's length counts both headers.
@@ -375,3 +377,60 @@ const OVERHEAD_BYTES: u32 = 64;
 const REMOTE_FLOWS_MAX: usize = 512;
 /// After a datagram that could not be taken.
 const PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn datagrams_of_any_length_go_to_the_task_and_back() {
+        let (server, task, address) = pair().await;
+        let (mut near, far) = tokio::io::duplex(1 << 18);
+        let exchanging = tokio::spawn(async move { exchange(far, &task, address, IDLE).await });
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        for length in [0, 1, 1_500, IPV4_DATAGRAM_BYTES_MAX] {
+            let datagram = vec![b'x'; length];
+            write(&mut near, &datagram).await.unwrap();
+            let (taken, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(taken, length);
+            server.send_to(&buffer[..taken], from).await.unwrap();
+            assert_eq!(read(&mut near).await.unwrap(), datagram);
+        }
+        // What IPv4 does not carry is lost and ends nothing.
+        write(&mut near, &buffer).await.unwrap();
+        write(&mut near, b"after").await.unwrap();
+        assert_eq!(server.recv(&mut buffer).await.unwrap(), 5);
+        // The other node has enough.
+        drop(near);
+        let ended = exchanging.await.unwrap().unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_gone_ends_the_exchange() {
+        let (server, task, address) = pair().await;
+        let (mut near, far) = tokio::io::duplex(1 << 18);
+        drop(server);
+        write(&mut near, b"anybody?").await.unwrap();
+        let ended = exchange(far, &task, address, IDLE).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn an_exchange_that_is_idle_ends() {
+        let (_server, task, address) = pair().await;
+        let (_near, far) = tokio::io::duplex(1 << 18);
+        let ended = exchange(far, &task, address, Duration::from_millis(20))
+            .await
+            .unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+    }
+
+    async fn pair() -> (UdpSocket, UdpSocket, SocketAddr) {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let task = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        task.connect(address).await.unwrap();
+        (server, task, address)
+    }
+}
