@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
 };
 
@@ -187,6 +187,23 @@ pub trait Platform {
     ///
     /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets.
     fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        Err(PlatformError::Unsupported {
+            what: "sockets of an endpoint",
+            reason: format!("this platform has none of {family} for {endpoint}"),
+        })
+    }
+
+    /// Makes a UDP socket inside the endpoint's namespace that is neither bound nor connected yet, and does not block.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets.
+    fn open_datagrams(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+    ) -> Result<UdpSocket, PlatformError> {
         let family = if v6 { "IPv6" } else { "IPv4" };
         Err(PlatformError::Unsupported {
             what: "sockets of an endpoint",

@@ -439,42 +439,19 @@ fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
         cluster.create_network(0, "my-net").unwrap();
         let own = cluster.attach(0, "my-net", "own").unwrap();
         let other = cluster.attach(3, "my-net", "other").unwrap();
-        // The survivor knows nothing of what follows, the workers do.
-        cluster.world().partition(&[HostId(0)]);
-        cluster.run_for(Duration::from_secs(3));
-        for number in 0..40 {
-            cluster.create_network(1, &format!("lost{number}")).unwrap();
-        }
-        let lost = cluster.attach(4, "my-net", "lost").unwrap();
-        for manager in [1, 2] {
-            cluster.world().crash(HostId(manager));
-        }
-        cluster.world().rejoin();
-        cluster.run_for(Duration::from_secs(5));
-        assert_eq!(cluster.leader(), None, "seed {seed}");
-        let refused = cluster.create_network(0, "none").unwrap_err();
-        assert_eq!(
-            refused.kind,
-            ErrorKind::Unavailable,
-            "seed {seed}: {refused}"
-        );
-
+        lose_two_managers(&mut cluster);
         cluster
             .world()
             .with(HostId(0), |host, _| host.force_new_cluster());
         cluster.run_for(Duration::from_secs(1));
         cluster.world().restart(HostId(0));
         cluster.run_for(Duration::from_secs(10));
-        let description = cluster.describe();
-        assert_eq!(cluster.leader(), Some(0), "seed {seed}\n{description}");
-        assert_eq!(cluster.nodes().len(), 3, "seed {seed}\n{description}");
+        let description = format!("seed {seed}\n{}", cluster.describe());
+        assert_eq!(cluster.leader(), Some(0), "{description}");
+        assert_eq!(cluster.nodes().len(), 3, "{description}");
         for host in [0, 3, 4] {
-            let name = format!("host{host}");
-            assert_eq!(
-                status_of(&mut cluster, 0, &name),
-                NodeStatus::Ready,
-                "seed {seed}: {name}"
-            );
+            let status = status_of(&mut cluster, 0, &format!("host{host}"));
+            assert_eq!(status, NodeStatus::Ready, "{description}");
         }
         // What was there goes on, and new things come to be, on the workers too.
         cluster.create_network(0, "new").unwrap();
@@ -484,59 +461,61 @@ fn a_cluster_is_rebuilt_from_a_survivor_and_workers_follow_it() {
         for (host, from, to) in [(0, &own, &other), (3, &other, &late), (4, &late, &own)] {
             let address = to.addresses[0].addr();
             let found = cluster.resolve(host, from.id, &to.name);
-            assert_eq!(found, [address], "seed {seed}\n{description}");
-            assert!(
-                cluster.ping(host, from.id, address),
-                "seed {seed}\n{description}"
-            );
+            assert_eq!(found, [address], "{description}");
+            assert!(cluster.ping(host, from.id, address), "{description}");
         }
-        assert!(
-            !cluster.attached_names().contains(&lost.name),
-            "seed {seed}"
-        );
-
-        // The lost managers come back with their disks and are a quorum of the former group, as long as the survivor
-        // cannot tell them. Workers that look for a leader meanwhile are not theirs.
-        for manager in [1, 2] {
-            cluster.world().block(HostId(0), HostId(manager));
-            cluster.world().block(HostId(manager), HostId(0));
-            cluster.world().restart(HostId(manager));
-        }
-        cluster.run_for(Duration::from_secs(3));
-        cluster.world().crash(HostId(0));
-        cluster.run_for(Duration::from_secs(5));
-        cluster.world().restart(HostId(0));
-        cluster.run_for(Duration::from_secs(6));
-        assert_eq!(
-            status_of(&mut cluster, 0, "host4"),
-            NodeStatus::Ready,
-            "seed {seed}"
-        );
-        // Then they learn that they are no members any more, and join again as new nodes.
-        cluster.world().heal();
-        cluster.run_for(Duration::from_secs(20));
-        let description = cluster.describe();
-        assert!(
-            cluster.create_network(0, "after").is_ok(),
-            "seed {seed}\n{description}"
-        );
-        let state = cluster.leader_state().unwrap();
-        assert!(
-            state
-                .networks()
-                .values()
-                .all(|network| !network.name.starts_with("lost"))
-        );
-        assert_eq!(state.cluster().unwrap().epoch, 1);
-        for manager in [1, 2] {
-            cluster.world().restart(HostId(manager));
-        }
-        assert!(
-            cluster.settle(Duration::from_secs(30)),
-            "seed {seed}\n{description}"
-        );
-        assert_eq!(cluster.violations(), [], "seed {seed}\n{description}");
+        assert!(!cluster.attached_names().contains("lost"), "{description}");
+        lost_managers_come_back(&mut cluster, seed);
     }
+}
+
+/// The first of three managers does not know what the others and the workers do from then on.
+fn lose_two_managers(cluster: &mut Cluster) {
+    cluster.world().partition(&[HostId(0)]);
+    cluster.run_for(Duration::from_secs(3));
+    for number in 0..40 {
+        cluster.create_network(1, &format!("lost{number}")).unwrap();
+    }
+    cluster.attach(4, "my-net", "lost").unwrap();
+    for manager in [1, 2] {
+        cluster.world().crash(HostId(manager));
+    }
+    cluster.world().rejoin();
+    cluster.run_for(Duration::from_secs(5));
+    assert_eq!(cluster.leader(), None);
+    let refused = cluster.create_network(0, "none").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
+}
+
+/// They come back with their disks and are a quorum of the former group, as long as the survivor cannot tell them.
+fn lost_managers_come_back(cluster: &mut Cluster, seed: u64) {
+    for manager in [1, 2] {
+        cluster.world().block(HostId(0), HostId(manager));
+        cluster.world().block(HostId(manager), HostId(0));
+        cluster.world().restart(HostId(manager));
+    }
+    cluster.run_for(Duration::from_secs(3));
+    // Workers that look for a leader meanwhile are not theirs.
+    cluster.world().crash(HostId(0));
+    cluster.run_for(Duration::from_secs(5));
+    cluster.world().restart(HostId(0));
+    cluster.run_for(Duration::from_secs(6));
+    let worker = status_of(cluster, 0, "host4");
+    assert_eq!(worker, NodeStatus::Ready, "seed {seed}");
+    // Then they learn that they are no members any more, and join again as new nodes.
+    cluster.world().heal();
+    cluster.run_for(Duration::from_secs(20));
+    let description = format!("seed {seed}\n{}", cluster.describe());
+    assert!(cluster.create_network(0, "after").is_ok(), "{description}");
+    let state = cluster.leader_state().unwrap();
+    let mut networks = state.networks().values();
+    assert!(networks.all(|network| !network.name.starts_with("lost")));
+    assert_eq!(state.cluster().unwrap().epoch, 1);
+    for manager in [1, 2] {
+        cluster.world().restart(HostId(manager));
+    }
+    assert!(cluster.settle(Duration::from_secs(30)), "{description}");
+    assert_eq!(cluster.violations(), [], "{description}");
 }
 
 /// Its log is applied only after it was elected, and by then it was asked.

@@ -18,6 +18,8 @@ mod losses;
 mod networks;
 #[path = "walk/outputs.rs"]
 mod outputs;
+#[path = "walk/ports.rs"]
+mod ports;
 #[path = "walk/programs.rs"]
 mod programs;
 #[path = "walk/refusals.rs"]
@@ -51,6 +53,7 @@ const STORIES: &[&[Story]] = &[
     refusals::STORIES,
     roles::STORIES,
     services::STORIES,
+    ports::STORIES,
     outputs::STORIES,
 ];
 

@@ -268,7 +268,12 @@ impl Server {
             Request::Describe => return self.describe(self.ports.first()?),
             Request::DescribePort(endpoint) => return self.describe(endpoint),
             Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
-            Request::Stream { v6 } => return Ok((Reply::Done, vec![stream(v6)?])),
+            Request::Stream { v6 } => {
+                return Ok((Reply::Done, vec![unbound(SockType::Stream, v6)?]));
+            }
+            Request::Datagrams { v6 } => {
+                return Ok((Reply::Done, vec![unbound(SockType::Datagram, v6)?]));
+            }
             Request::Actual => Reply::Actual(self.ports.actual(self.ports.first()?)?),
             Request::ActualPort(endpoint) => Reply::Actual(self.ports.actual(endpoint)?),
             Request::Repair(spec) => {
@@ -478,15 +483,15 @@ fn listen(folder: &Path) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-/// Makes a TCP socket in the namespace that this process is in.
-fn stream(v6: bool) -> Result<OwnedFd, Failure> {
+/// Makes a TCP or UDP socket in the namespace that this process is in.
+fn unbound(kind: SockType, v6: bool) -> Result<OwnedFd, Failure> {
     let family = if v6 {
         AddressFamily::Inet6
     } else {
         AddressFamily::Inet
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None).doing(|| "make a TCP socket".into())
+    socket(family, kind, flags, None).doing(|| format!("make a {kind:?} socket"))
 }
 
 #[expect(

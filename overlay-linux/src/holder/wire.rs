@@ -83,6 +83,8 @@ pub(crate) enum Request {
     DescribePort(EndpointId),
     /// As `Actual`, of this endpoint's port.
     ActualPort(EndpointId),
+    /// Answer: `Done` and a datagram socket that is neither bound nor connected yet, of IPv6 if so.
+    Datagrams { v6: bool },
 }
 
 /// What a holder is made for.

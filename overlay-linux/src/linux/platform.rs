@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     path::Path,
 };
@@ -93,6 +93,18 @@ impl Platform for Linux {
         let socket = descriptors.into_iter().next();
         socket
             .map(TcpStream::from)
+            .ok_or_else(|| unexpected(&reply))
+    }
+
+    fn open_datagrams(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+    ) -> Result<UdpSocket, PlatformError> {
+        let (reply, descriptors) = self.call(endpoint, &Request::Datagrams { v6 })?;
+        let socket = descriptors.into_iter().next();
+        socket
+            .map(UdpSocket::from)
             .ok_or_else(|| unexpected(&reply))
     }
 

@@ -150,6 +150,7 @@ impl Active {
         let mut tasks = JoinSet::new();
         let ingress = Ingress::new(
             identity.node,
+            clock,
             options.listen,
             platform.clone(),
             watched.clone(),
@@ -354,9 +355,10 @@ impl Active {
             Input::Renewed(result) => self.on_renewed(result),
             Input::Task(report) => self.node.handle_task(now, report),
             Input::Logs(asked) => self.on_logs(asked),
-            Input::Forward((forward, reply)) => {
+            Input::Forward(ask) => {
+                let local = self.ingress.local(ask.forward, ask.protocol);
                 // Whoever asked may have gone away.
-                let _ = reply.send(self.ingress.local(forward));
+                let _ = ask.reply.send(local);
             }
         }
     }

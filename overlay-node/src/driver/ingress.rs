@@ -1,7 +1,11 @@
 //! Published ports: each node listens on them, and carries what comes to a task that runs, here or on another node.
 //!
-//! Connections to tasks of other nodes travel over TLS between the daemons, on the management port: both ends know each
+//! Connections and datagrams to tasks of other nodes travel over TLS between the daemons, on the management port: both ends know each
 //! other by their certificates.
+
+mod datagrams;
+mod flows;
+mod outside;
 
 use std::{
     collections::BTreeMap,
@@ -24,9 +28,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{bootstrap, platform::PlatformThread, session};
+use super::{bootstrap, clock::Clock, platform::PlatformThread, session};
 use crate::{
-    agent::{AssignedPort, Backend},
+    agent::{AssignedPort, Backend, Keyed as _},
+    api::Protocol,
     identity::tls::Credentials,
     wire,
 };
@@ -40,15 +45,26 @@ pub(crate) struct Forward {
 }
 
 /// A request for a connection, to be answered by the node's loop.
-pub(crate) type Ask = (Forward, oneshot::Sender<Option<(EndpointId, SocketAddr)>>);
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) forward: Forward,
+    pub(crate) protocol: Protocol,
+    pub(crate) reply: oneshot::Sender<Option<(EndpointId, SocketAddr)>>,
+}
 
-/// What carries connections.
+/// What carries connections and datagrams.
 #[derive(Clone)]
 struct Carrier {
     node: NodeId,
+    clock: Clock,
     platform: PlatformThread,
     credentials: watch::Receiver<Credentials>,
+    /// For connections.
     room: Arc<Semaphore>,
+    /// For flows to other nodes.
+    flows_room: Arc<Semaphore>,
+    /// For octets of datagrams that wait.
+    queued: Arc<Semaphore>,
     turn: Arc<AtomicUsize>,
 }
 
@@ -56,7 +72,7 @@ struct Carrier {
 pub(crate) struct Ingress {
     listen: IpAddr,
     carrier: Carrier,
-    ports: BTreeMap<u16, Listener>,
+    ports: BTreeMap<(u16, Protocol), Listener>,
 }
 
 struct Listener {
@@ -73,15 +89,20 @@ impl Drop for Listener {
 impl Ingress {
     pub(crate) fn new(
         node: NodeId,
+        clock: Clock,
         listen: IpAddr,
         platform: PlatformThread,
         credentials: watch::Receiver<Credentials>,
     ) -> Self {
+        let (flows_room, queued) = datagrams::rooms();
         let carrier = Carrier {
             node,
+            clock,
             platform,
             credentials,
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            flows_room,
+            queued,
             turn: Arc::default(),
         };
         Self {
@@ -95,7 +116,7 @@ impl Ingress {
     pub(crate) fn publish(&mut self, assigned: Vec<AssignedPort>) {
         let wanted: BTreeMap<_, _> = assigned
             .into_iter()
-            .map(|assigned| (assigned.port.published, assigned))
+            .map(|assigned| (assigned.key(), assigned))
             .collect();
         self.ports.retain(|port, _| wanted.contains_key(port));
         for (port, assigned) in wanted {
@@ -104,16 +125,25 @@ impl Ingress {
                 continue;
             }
             let (sender, watched) = watch::channel(assigned);
-            let address = SocketAddr::new(self.listen, port);
-            let task = tokio::spawn(listen(address, self.carrier.clone(), watched));
+            let (published, protocol) = port;
+            let address = SocketAddr::new(self.listen, published);
+            let carrier = self.carrier.clone();
+            let task = match protocol {
+                Protocol::Tcp => tokio::spawn(listen(address, carrier, watched)),
+                Protocol::Udp => tokio::spawn(datagrams::listen(address, carrier, watched)),
+            };
             let assigned = sender;
             self.ports.insert(port, Listener { assigned, task });
         }
     }
 
     /// Returns where a task of this node answers, if another node may ask for it.
-    pub(crate) fn local(&self, forward: Forward) -> Option<(EndpointId, SocketAddr)> {
-        let listener = self.ports.get(&forward.published)?;
+    pub(crate) fn local(
+        &self,
+        forward: Forward,
+        protocol: Protocol,
+    ) -> Option<(EndpointId, SocketAddr)> {
+        let listener = self.ports.get(&(forward.published, protocol))?;
         let assigned = listener.assigned.borrow();
         let mut own = assigned.backends.iter();
         let backend = own.find(|backend| {
@@ -124,18 +154,30 @@ impl Ingress {
     }
 }
 
-/// Takes connections on a published port until it is no more.
-async fn listen(address: SocketAddr, carrier: Carrier, assigned: watch::Receiver<AssignedPort>) {
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
+/// Binds a published port, as soon as it is free.
+async fn listening<T>(
+    address: SocketAddr,
+    assigned: &watch::Receiver<AssignedPort>,
+    bind: impl AsyncFn(SocketAddr) -> io::Result<T>,
+) -> T {
+    loop {
+        match bind(address).await {
+            Ok(listener) => return listener,
             Err(error) => {
-                let service = assigned.borrow().service_name.clone();
-                tracing::warn!(%address, %service, %error, "a published port cannot be listened on; trying again");
+                let (service, protocol) = {
+                    let assigned = assigned.borrow();
+                    (assigned.service_name.clone(), assigned.port.protocol)
+                };
+                tracing::warn!(%address, ?protocol, %service, %error, "a published port cannot be listened on; trying again");
                 sleep(RETRY).await;
             }
         }
-    };
+    }
+}
+
+/// Takes connections on a published port until it is no more.
+async fn listen(address: SocketAddr, carrier: Carrier, assigned: watch::Receiver<AssignedPort>) {
+    let listener = listening(address, &assigned, TcpListener::bind).await;
     loop {
         let Ok(permit) = Arc::clone(&carrier.room).acquire_owned().await else {
             return;
@@ -178,7 +220,7 @@ impl Carrier {
                     Err(error) => error,
                 }
             } else {
-                match timeout(PATIENCE, self.reach(backend, assigned.port.published)).await {
+                match timeout(PATIENCE, self.reach(KIND, backend, assigned.port.published)).await {
                     Ok(Ok(mut task)) => {
                         return copy_bidirectional(&mut client, &mut task).await.map(drop);
                     }
@@ -191,9 +233,10 @@ impl Carrier {
         Err(failure)
     }
 
-    /// Asks the daemon of another node for a connection to its task.
+    /// Asks the daemon of another node for a connection or a flow to its task.
     async fn reach(
         &self,
+        kind: u8,
         backend: &Backend,
         published: u16,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
@@ -208,7 +251,7 @@ impl Carrier {
             endpoint: backend.endpoint,
             published,
         };
-        stream.write_all(&wire::encode_body(KIND, &forward)).await?;
+        stream.write_all(&wire::encode_body(kind, &forward)).await?;
         stream.flush().await?;
         match stream.read_u8().await? {
             TAKEN => Ok(stream),
@@ -228,19 +271,37 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         Some((endpoint, address)) => connect(platform, endpoint, address).await,
         None => Err(io::ErrorKind::NotFound.into()),
     };
-    match connected {
-        Ok(mut task) => {
-            stream.write_u8(TAKEN).await?;
-            stream.flush().await?;
-            copy_bidirectional(&mut stream, &mut task).await.map(drop)
-        }
-        Err(error) => {
-            stream.write_u8(REFUSED).await?;
-            stream.flush().await?;
-            stream.shutdown().await?;
-            Err(error)
-        }
+    let mut task = answer(&mut stream, connected).await?;
+    copy_bidirectional(&mut stream, &mut task).await.map(drop)
+}
+
+/// Serves another node's request for a flow to a task of this one.
+pub(crate) async fn serve_datagrams<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    platform: &PlatformThread,
+    ask: impl AsyncFnOnce(Forward) -> Option<(EndpointId, SocketAddr)>,
+) -> io::Result<()> {
+    let received = bootstrap::receive(DATAGRAMS, &mut stream);
+    let forward: Forward = timeout(PATIENCE, received).await??;
+    let opened = match ask(forward).await {
+        Some((endpoint, address)) => datagrams::open(platform, endpoint, address)
+            .await
+            .map(|task| (task, address)),
+        None => Err(io::ErrorKind::NotFound.into()),
+    };
+    let (task, address) = answer(&mut stream, opened).await?;
+    datagrams::exchange(stream, &task, address, datagrams::SILENCE).await
+}
+
+/// Tells the other node whether its request is taken.
+async fn answer<S: AsyncWrite + Unpin, T>(stream: &mut S, reached: io::Result<T>) -> io::Result<T> {
+    let taken = if reached.is_ok() { TAKEN } else { REFUSED };
+    stream.write_u8(taken).await?;
+    stream.flush().await?;
+    if reached.is_err() {
+        stream.shutdown().await?;
     }
+    reached
 }
 
 /// Connects to an address from inside an endpoint's namespace.
@@ -256,7 +317,10 @@ async fn connect(
     Ok(stream)
 }
 
+/// A connection to a task.
 pub(crate) const KIND: u8 = b'F';
+/// A flow of datagrams to a task.
+pub(crate) const DATAGRAMS: u8 = b'U';
 const TAKEN: u8 = 0;
 const REFUSED: u8 = 1;
 /// How many connections to published ports a node carries at a time; more wait.

@@ -27,6 +27,11 @@ enum Order {
         bool,
         oneshot::Sender<Result<TcpStream, PlatformError>>,
     ),
+    Datagrams(
+        EndpointId,
+        bool,
+        oneshot::Sender<Result<UdpSocket, PlatformError>>,
+    ),
 }
 
 /// Orders for the thread; it ends when the last of these is dropped.
@@ -70,6 +75,10 @@ impl PlatformThread {
                             // Whoever asked may have gone away.
                             let _ = reply.send(platform.open_stream(endpoint, v6));
                         }
+                        Order::Datagrams(endpoint, v6, reply) => {
+                            // Whoever asked may have gone away.
+                            let _ = reply.send(platform.open_datagrams(endpoint, v6));
+                        }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
                             if let Err(error) = platform.remove_port(endpoint) {
@@ -102,6 +111,19 @@ impl PlatformThread {
         let (reply, made) = oneshot::channel();
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::Stream(endpoint, v6, reply));
+        made.await
+            .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
+    }
+
+    /// Makes a UDP socket in an endpoint's namespace that is not bound yet.
+    pub(crate) async fn datagrams(
+        &self,
+        endpoint: EndpointId,
+        v6: bool,
+    ) -> Result<UdpSocket, PlatformError> {
+        let (reply, made) = oneshot::channel();
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Datagrams(endpoint, v6, reply));
         made.await
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }

@@ -5,11 +5,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use overlay_core::NodeId;
+use overlay_core::{EndpointId, NodeId};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use super::{active::Input, bootstrap, ingress, logs, platform::PlatformThread};
 use crate::{
     Peer,
-    api::Role,
+    api::{Protocol, Role},
     identity::{
         certificate,
         tls::{Credentials, node_name},
@@ -145,40 +145,23 @@ async fn accept(
     };
     let peer = certificate::peer(leaf).map_err(invalid)?;
     let mut stream = stream;
-    let mut kind = [0; 1];
-    stream.read_exact(&mut kind).await?;
+    let kind = stream.read_u8().await?;
+    let first = Some(kind);
+    let stream = Prefixed { first, stream };
     match kind {
-        [bootstrap::KIND] => {
-            let stream = Prefixed {
-                first: Some(bootstrap::KIND),
-                stream,
-            };
+        bootstrap::KIND => {
             timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
         }
-        [ingress::KIND] => {
-            let stream = Prefixed {
-                first: Some(ingress::KIND),
-                stream,
-            };
-            let ask = async |forward| {
-                let (reply, answer) = tokio::sync::oneshot::channel();
-                inputs.send(Input::Forward((forward, reply))).await.ok()?;
-                answer.await.ok()?
-            };
+        ingress::KIND => {
+            let ask = async |forward| ask(&inputs, Protocol::Tcp, forward).await;
             ingress::serve(stream, platform, ask).await
         }
-        [logs::KIND] => {
-            let stream = Prefixed {
-                first: Some(logs::KIND),
-                stream,
-            };
-            logs::serve(stream, peer, &inputs, outputs).await
+        ingress::DATAGRAMS => {
+            let ask = async |forward| ask(&inputs, Protocol::Udp, forward).await;
+            ingress::serve_datagrams(stream, platform, ask).await
         }
-        [first] => {
-            let stream = Prefixed {
-                first: Some(first),
-                stream,
-            };
+        logs::KIND => logs::serve(stream, peer, &inputs, outputs).await,
+        _ => {
             let (frames, receiver) = mpsc::channel(FRAMES_MAX);
             let opened = Input::SessionOpened {
                 peer,
@@ -195,6 +178,22 @@ async fn accept(
             result
         }
     }
+}
+
+/// Asks the node's loop where a task of this node answers.
+async fn ask(
+    inputs: &mpsc::Sender<Input>,
+    protocol: Protocol,
+    forward: ingress::Forward,
+) -> Option<(EndpointId, SocketAddr)> {
+    let (reply, answer) = oneshot::channel();
+    let ask = ingress::Ask {
+        forward,
+        protocol,
+        reply,
+    };
+    inputs.send(Input::Forward(ask)).await.ok()?;
+    answer.await.ok()?
 }
 
 /// Carries frames both ways until either side ends.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use overlay_core::{NetworkId, ServiceId};
 
 use super::{ClusterState, CommandError, NetworkRecord, endpoint::check_room};
-use crate::api::{EndpointMode, Protocol, PublishMode, PublishedPort, ServiceMode, ServiceSpec};
+use crate::api::{EndpointMode, PublishMode, PublishedPort, ServiceMode, ServiceSpec};
 
 /// What a spec needs of the cluster, not yet taken.
 pub(super) struct Needs {
@@ -84,12 +84,6 @@ impl ClusterState {
         let held = held.map_or(&[][..], |service| &service.ports);
         let mut chosen: Vec<PublishedPort> = Vec::new();
         for port in &spec.ports {
-            if port.protocol == Protocol::Udp {
-                return Err(invalid(
-                    "a published port",
-                    "only TCP ports are served so far",
-                ));
-            }
             if port.target == 0 {
                 return Err(invalid("a published port", "its target is 0"));
             }

@@ -1,8 +1,9 @@
-//! Programs that come with the binary, so that the demo needs none beside itself: `ping`, `sleep` and `httpd`.
+//! Programs that come with the binary, so that the demo needs none beside itself: `ping`, `sleep`, `httpd` and `echod`.
 //!
 //! They run as `overlay ping …`, or when the binary is executed under their names.
 
 mod echo;
+mod echod;
 mod get;
 mod httpd;
 mod ping;
@@ -12,6 +13,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Subcommand;
 
+pub(crate) use echod::EchodArgs;
 pub(crate) use get::GetArgs;
 pub(crate) use httpd::HttpdArgs;
 pub(crate) use ping::PingArgs;
@@ -28,6 +30,8 @@ pub(crate) enum BuiltinCommand {
     Sleep(SleepArgs),
     /// Answer HTTP requests with who answers
     Httpd(HttpdArgs),
+    /// Send UDP datagrams back; answer an empty one with the task's name
+    Echod(EchodArgs),
     /// Fetch a page over HTTP
     Get(GetArgs),
 }
@@ -41,7 +45,7 @@ pub(crate) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
         .map(OsString::from);
     match name {
         Some(name)
-            if ["ping", "sleep", "httpd"]
+            if ["ping", "sleep", "httpd", "echod"]
                 .iter()
                 .any(|builtin| name == *builtin) =>
         {
@@ -63,6 +67,7 @@ pub(crate) fn run(command: BuiltinCommand) -> ExitCode {
                 BuiltinCommand::Ping(args) => ping::run(args).await,
                 BuiltinCommand::Sleep(args) => sleep::run(args).await,
                 BuiltinCommand::Httpd(args) => httpd::run(args).await,
+                BuiltinCommand::Echod(args) => echod::run(args).await,
                 BuiltinCommand::Get(args) => get::run(args).await,
             }
         }),

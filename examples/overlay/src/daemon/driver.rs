@@ -129,6 +129,14 @@ impl Platform for OnLinux {
         self.0.open_stream(endpoint, v6)
     }
 
+    fn open_datagrams(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+    ) -> Result<UdpSocket, PlatformError> {
+        self.0.open_datagrams(endpoint, v6)
+    }
+
     fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
         self.0.way_out(endpoint)
     }

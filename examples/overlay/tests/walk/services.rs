@@ -56,7 +56,7 @@ pub(crate) const STORIES: &[Story] = &[
     },
 ];
 
-fn start(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn start(cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.start_all()?;
     cluster.join_all()?;
     cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
@@ -91,7 +91,7 @@ fn noting(cluster: &Cluster) -> String {
     )
 }
 
-fn notes(cluster: &Cluster, task: &str) -> anyhow::Result<Vec<String>> {
+pub(crate) fn notes(cluster: &Cluster, task: &str) -> anyhow::Result<Vec<String>> {
     let text = fs::read_to_string(cluster.path(task))?;
     Ok(text.lines().map(str::to_owned).collect())
 }
@@ -107,7 +107,7 @@ fn running(cluster: &Cluster, host: usize) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Waits until so many run, and all of them fit.
-fn settled(
+pub(crate) fn settled(
     cluster: &Cluster,
     host: usize,
     count: usize,
@@ -125,7 +125,7 @@ fn on(task: &Value) -> String {
 }
 
 /// The host of a task.
-fn host_of(task: &Value) -> anyhow::Result<usize> {
+pub(crate) fn host_of(task: &Value) -> anyhow::Result<usize> {
     let node = on(task);
     (0..3)
         .find(|host| name(*host) == node)
@@ -163,7 +163,7 @@ fn published(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 /// Fetches the page at the published port of a host, from there; none if nobody answers.
-fn fetch(cluster: &mut Cluster, host: usize) -> anyhow::Result<Option<String>> {
+pub(crate) fn fetch(cluster: &mut Cluster, host: usize) -> anyhow::Result<Option<String>> {
     let mut command = Command::new(OVERLAY);
     command
         .args(["get", "--timeout", "2"])
@@ -230,7 +230,7 @@ fn resolves(cluster: &Cluster, to: &str, count: usize) -> anyhow::Result<()> {
 }
 
 /// Removes the service: no task, no endpoint, no address and no file is left.
-fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.ask(1, &["service", "rm", "web"])?;
     let unknown = cluster.refused(0, &["service", "inspect", "web"])?;
     ensure!(unknown.said.contains("web"), "{unknown:?}");

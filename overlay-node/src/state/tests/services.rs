@@ -137,6 +137,32 @@ fn a_service_has_an_address_of_its_own_and_its_ports_to_itself() {
 }
 
 #[test]
+fn ports_of_tcp_and_udp_do_not_meet() {
+    let mut lab = Lab::with_web();
+    let udp = |published| PublishedPort {
+        protocol: Protocol::Udp,
+        ..publish(published)
+    };
+    let other = |name: &str, ports| ServiceSpec {
+        name: name.to_owned(),
+        ports,
+        ..web()
+    };
+    let both = vec![udp(8_080), udp(0), publish(0)];
+    lab.create_service(2, other("both", both)).unwrap();
+    let ports = &lab.state.services()[&service(2)].ports;
+    let ports: Vec<_> = ports.iter().map(|port| port.published).collect();
+    assert_eq!(ports, [8_080, 30_000, 30_000]);
+    let clash = other("third", vec![udp(8_080)]);
+    let refused = lab.create_service(3, clash).unwrap_err();
+    let protocol = match refused {
+        CommandError::PortInUse { protocol, .. } => Some(protocol),
+        _ => None,
+    };
+    assert_eq!(protocol, Some(Protocol::Udp), "{refused:?}");
+}
+
+#[test]
 fn what_a_service_cannot_be_is_refused() {
     let mut lab = Lab::with_web();
     let refused = lab.create_service(2, web()).unwrap_err();
