@@ -1,4 +1,4 @@
-//! A small swarm: the daemon, its Docker-shaped command line, and the demo.
+//! A small swarm: the daemon, its Docker-shaped command line, the demo and its figures.
 //!
 //! This binary only wires: `overlay-node` is the cluster, `overlay-linux` the operating system below it.
 
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Builtin(command) => builtin::run(command),
         Command::Demo(args) => demo::run(args),
+        Command::Figures(args) => demo::measure(args),
         Command::Daemon(args) => daemon::run(args, socket),
         Command::Generate(command) => finish(cli::generate(command)),
         Command::Ask(command) => {

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Daemon(daemon::DaemonArgs),
     /// Show it all on this machine: three hosts, a network, pings by name, a leader that dies
     Demo(demo::DemoArgs),
+    /// Measure on this machine what a cluster of three hosts takes: fail-over, a lost node, writes, memory
+    Figures(demo::FiguresArgs),
     #[command(flatten)]
     Generate(generate::GenerateCommand),
     #[command(flatten)]

@@ -6,11 +6,11 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::{
+    cluster::{Cluster, NETWORK},
     steps::Steps,
-    walk::{NETWORK, Walk},
 };
 
-impl Walk<'_> {
+impl Cluster<'_> {
     /// Does the steps about services, all on a cluster that is whole.
     pub(super) fn services(&mut self, steps: &mut Steps) -> anyhow::Result<()> {
         self.create_services(steps)?;

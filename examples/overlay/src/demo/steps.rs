@@ -58,6 +58,11 @@ impl Steps {
         self.print(&format!("     {text}\n"));
     }
 
+    /// Shows what came out of it.
+    pub(super) fn table(&self, text: &str) {
+        self.print(text);
+    }
+
     /// Says that all steps are done.
     pub(super) fn done(&self) {
         let seconds = self.began.elapsed().as_secs_f64();

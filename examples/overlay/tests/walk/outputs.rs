@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Story,
-    support::{Cluster, PATIENCE, eventually, name},
+    support::{Cluster, OVERLAY, PATIENCE, eventually, name},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -26,6 +26,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 2,
         programs: &["sleep"],
         tell: schema,
+    },
+    Story {
+        name: "the_figures_have_a_number_on_each_line",
+        hosts: 0,
+        programs: &[],
+        tell: figures,
     },
 ];
 
@@ -292,5 +298,43 @@ fn check(definition: &str, values: &[Value]) -> anyhow::Result<()> {
             .collect();
         ensure!(errors.is_empty(), "{definition}: {errors:?}\n{value:#}");
     }
+    Ok(())
+}
+
+/// The command makes hosts of its own, and leaves none of their files behind.
+fn figures(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let files = cluster.path("figures");
+    fs::create_dir(&files)?;
+    let measured = Command::new(OVERLAY)
+        .args(["figures", "--rounds", "1"])
+        .env("TMPDIR", &files)
+        .stdin(Stdio::null())
+        .output()?;
+    let printed = String::from_utf8(measured.stdout)?;
+    let said = String::from_utf8_lossy(&measured.stderr);
+    ensure!(measured.status.success(), "{printed}\n{said}");
+    for (figure, count, unit) in [
+        ("1  leader cut off", 1, "s"),
+        ("2a node cut off", 2, "s"),
+        ("2b node cut off", 2, "s"),
+        ("3  link healed", 2, "s"),
+        ("4a network create", 10, "s"),
+        ("4b network create", 10, "s"),
+        ("5  memory", 3, "MB"),
+    ] {
+        let line = printed.lines().find(|line| line.starts_with(figure));
+        let line = line.with_context(|| format!("no {figure}: {printed}"))?;
+        let (_, measured) = line.split_once("<= ").context("a reach")?;
+        let (_, measured) = measured.split_once("   ").context("what was measured")?;
+        let (median, worst) = measured
+            .split_once(&format!(" (of {count}), worst "))
+            .with_context(|| line.to_owned())?;
+        for amount in [median, worst] {
+            let (number, of) = amount.split_once(' ').context("a unit")?;
+            ensure!(number.parse::<f64>()? > 0.0, "{line}");
+            ensure!(of.ends_with(unit), "{line}");
+        }
+    }
+    ensure!(fs::read_dir(&files)?.next().is_none(), "files are left");
     Ok(())
 }
