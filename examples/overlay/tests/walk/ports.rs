@@ -108,7 +108,8 @@ fn moves(cluster: &Cluster) -> anyhow::Result<()> {
     let noted = notes(cluster, victim)?.pop().context("no process")?;
     let process = noted.split(' ').next_back().context("no number")?;
     let kill = format!("kill -9 {process}");
-    cluster.ask(host, &["exec", victim, "--", "sh", "-c", &kill])?;
+    // The namespace may end before the command does.
+    cluster.run(host, &["exec", victim, "--", "sh", "-c", &kill])?;
     let began = Instant::now();
     for (client, told) in &clients {
         let now = eventually(PATIENCE, "an answer of another task", || {
