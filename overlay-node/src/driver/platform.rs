@@ -51,16 +51,11 @@ impl PlatformThread {
                 let mut resolvers = Resolvers::default();
                 while let Ok(order) = orders.recv() {
                     match order {
-                        Order::Retain(kept) => match platform.retain_ports(&kept) {
-                            Ok(gone) => {
-                                for endpoint in gone {
-                                    tracing::info!(%endpoint, "removed what was left of an endpoint");
-                                }
-                            }
-                            Err(error) => {
-                                tracing::warn!(%error, "what is left of endpoints could not be removed");
-                            }
-                        },
+                        Order::Retain(kept) => {
+                            // Whoever had the sockets has gone: another life of the node, maybe in this very process.
+                            resolvers = Resolvers::default();
+                            retain(&mut platform, &kept);
+                        }
                         Order::Create(spec, inputs) => {
                             let result = create(&mut platform, &mut resolvers, &spec);
                             let made = Input::Port {
@@ -91,7 +86,8 @@ impl PlatformThread {
         Ok(Self(sender))
     }
 
-    /// Removes what an earlier life left of all other endpoints than these.
+    /// Begins another life of the node: removes what the one before left of all other endpoints than these, and opens the
+    /// resolvers of these anew.
     pub(crate) fn retain(&self, kept: BTreeSet<EndpointId>) {
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::Retain(kept));
@@ -156,6 +152,19 @@ impl Resolvers {
             members.remove(&endpoint);
             !members.is_empty()
         });
+    }
+}
+
+fn retain<P: Platform>(platform: &mut P, kept: &BTreeSet<EndpointId>) {
+    match platform.retain_ports(kept) {
+        Ok(gone) => {
+            for endpoint in gone {
+                tracing::info!(%endpoint, "removed what was left of an endpoint");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what is left of endpoints could not be removed");
+        }
     }
 }
 
