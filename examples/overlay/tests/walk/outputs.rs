@@ -327,6 +327,7 @@ fn figures(cluster: &mut Cluster) -> anyhow::Result<()> {
         let (_, measured) = line.split_once("<= ").context("a reach")?;
         let (_, measured) = measured.split_once("   ").context("what was measured")?;
         let (median, worst) = measured
+            .trim()
             .split_once(&format!(" (of {count}), worst "))
             .with_context(|| line.to_owned())?;
         for amount in [median, worst] {

@@ -278,7 +278,7 @@ fn damaged(cluster: &mut Cluster) -> anyhow::Result<()> {
     // The copy that the message asks for.
     fs::write(segment.path(), &whole)?;
     cluster.start(0, &[])?;
-    let networks = cluster.list(0, &["network", "ls"])?;
+    let networks = cluster.list(0, &["network", "ls", "--filter", "scope=swarm"])?;
     ensure!(networks.len() == 9, "{networks:?}");
     Ok(())
 }
