@@ -1,6 +1,8 @@
 //! What the parts cost, in CPU time. See `README.md`.
 
 mod clock;
+mod dns;
+mod heap;
 mod mix;
 mod schedule;
 mod state;
@@ -14,8 +16,9 @@ fn main() -> ExitCode {
     match (std::env::args().nth(1).as_deref(), rounds) {
         (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
         (Some("schedule"), Ok(_)) => schedule::run(),
+        (Some("dns"), Ok(_)) => dns::run(),
         _ => {
-            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule");
+            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | dns");
             return ExitCode::from(2);
         }
     }
