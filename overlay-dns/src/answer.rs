@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::ControlFlow};
 use overlay_core::Rng;
 
 use crate::{
-    compose::Composer,
+    compose::{AddressSets, Composer},
     config::Config,
     directory::{Directory, Found, Lookup, Network, ReverseLookup},
     query::Asked,
@@ -21,7 +21,7 @@ const ALIASES_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(crate) compressor: Compressor,
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) sets: AddressSets,
     pub(crate) rng: Rng,
 }
 
@@ -56,20 +56,20 @@ pub(crate) enum Place<'a> {
 /// Answers a question from the data of the client's view.
 pub(crate) fn answer(
     (config, directory, view): (&Config, &Directory, &View),
-    asked: &Asked<'_>,
+    (asked, name): (&Asked<'_>, &Name),
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Verdict {
     let Scratch {
         compressor,
-        addresses,
+        sets,
         rng,
     } = scratch;
     let mut writer = Writer::new(out, compressor, asked.terms.limit);
     writer.question(asked.question.wire);
     let mut composer = Composer {
         writer,
-        addresses,
+        sets,
         rng,
         transport: asked.terms.transport,
         ttl: seconds(config.ttl),
@@ -78,25 +78,25 @@ pub(crate) fn answer(
         truncated: false,
     };
     let kind = asked.question.kind;
-    let mut name = asked.name;
-    let mut aliases = Vec::new();
+    // The names that were gone through: aliases, each of the next.
+    let mut followed: Vec<Name> = Vec::new();
     let rcode = loop {
-        let target = match place((config, directory, view), &name, kind) {
+        let current = followed.last().unwrap_or(name);
+        let target = match place((config, directory, view), current, kind) {
             Place::Foreign if !view.forward => return Verdict::Rejected(Rcode::REFUSED),
             Place::Foreign => {
-                aliases.push(name);
-                return Verdict::Foreign { names: aliases };
+                followed.insert(0, *name);
+                return Verdict::Foreign { names: followed };
             }
-            place => match composer.place(&name, kind, &place, aliases.is_empty()) {
+            place => match composer.place(current, kind, &place, followed.is_empty()) {
                 ControlFlow::Break(rcode) => break rcode,
                 ControlFlow::Continue(target) => target,
             },
         };
-        if aliases.len() >= ALIASES_MAX {
+        if followed.len() >= ALIASES_MAX {
             return Verdict::Rejected(Rcode::SERVFAIL);
         }
-        aliases.push(name);
-        name = target;
+        followed.push(*target);
     };
     let mut header = asked.header.reply(rcode);
     header.authoritative = true;

@@ -12,13 +12,20 @@ use crate::{
     answer::Place,
     directory::{Found, Network, is_port},
     wire::{Class, Full, HEADER_BYTES, Name, Owner, Rcode, RecordType, Section, Writer},
-    zone::Held,
+    zone::Zone,
 };
+
+/// Room for the addresses of an answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AddressSets {
+    v4: Vec<[u8; 4]>,
+    v6: Vec<[u8; 16]>,
+}
 
 /// Writes record sets.
 pub(crate) struct Composer<'a> {
     pub(crate) writer: Writer<'a>,
-    pub(crate) addresses: &'a mut Vec<IpAddr>,
+    pub(crate) sets: &'a mut AddressSets,
     pub(crate) rng: &'a mut Rng,
     pub(crate) transport: Transport,
     pub(crate) ttl: u32,
@@ -36,7 +43,7 @@ impl Composer<'_> {
         kind: RecordType,
         place: &Place<'_>,
         first: bool,
-    ) -> ControlFlow<Rcode, Name> {
+    ) -> ControlFlow<Rcode, Box<Name>> {
         let owner = owner(name, first);
         let (mut apex, mut rcode) = (0, Rcode::NOERROR);
         let before = self.writer.counts();
@@ -52,7 +59,7 @@ impl Composer<'_> {
                         |w, to| w.name(to, true),
                     );
                     if kind != RecordType::CNAME && !self.truncated {
-                        return ControlFlow::Continue(target);
+                        return ControlFlow::Continue(Box::new(target));
                     }
                 } else {
                     self.found(owner, kind, found);
@@ -111,37 +118,63 @@ impl Composer<'_> {
     }
 
     fn address_set(&mut self, owner: Owner<'_>, kind: RecordType, found: &Found<'_>) {
-        let mut addresses = std::mem::take(self.addresses);
-        addresses.clear();
-        let (mut first_kind, mut mixed) = (None, false);
-        for item in found.selected() {
-            let Some(address) = item.address.filter(|address| is_of(kind, *address)) else {
-                continue;
-            };
-            mixed |= first_kind
-                .replace(item.kind)
-                .is_some_and(|kind| kind != item.kind);
-            if addresses.last() != Some(&address) {
-                addresses.push(address);
+        let zone = &found.network.zone;
+        if kind == RecordType::A {
+            let mut set = std::mem::take(&mut self.sets.v4);
+            set.clear();
+            for source in found.sources {
+                if let Some(address) = zone.single(source.slot()) {
+                    set.push(address.octets());
+                    continue;
+                }
+                set.extend(zone.addresses(source.slot()).filter_map(v4));
+            }
+            self.fixed_set(owner, kind, found.may_repeat(), &mut set);
+            self.sets.v4 = set;
+        } else {
+            let mut set = std::mem::take(&mut self.sets.v6);
+            set.clear();
+            for source in found.sources {
+                set.extend(zone.addresses(source.slot()).filter_map(v6));
+            }
+            self.fixed_set(owner, kind, found.may_repeat(), &mut set);
+            self.sets.v6 = set;
+        }
+    }
+
+    /// Writes addresses, each once and in random order.
+    fn fixed_set<const N: usize>(
+        &mut self,
+        owner: Owner<'_>,
+        kind: RecordType,
+        may_repeat: bool,
+        members: &mut Vec<[u8; N]>,
+    ) {
+        if may_repeat {
+            members.sort_unstable();
+            members.dedup();
+        }
+        shuffle(self.rng, members);
+        if let Owner::At(at) = owner {
+            let fixed = (kind, Class::IN, self.ttl);
+            let written = self.writer.fixed_set(Section::Answer, at, fixed, members);
+            if written.is_ok() {
+                return;
             }
         }
-        if mixed {
-            addresses.sort_unstable();
-            addresses.dedup();
-        }
-        self.rng.shuffle(&mut addresses);
-        self.set(Section::Answer, owner, kind, &addresses, write_address);
-        *self.addresses = addresses;
+        self.set(Section::Answer, owner, kind, members, |w, octets| {
+            w.bytes(octets)
+        });
     }
 
     fn texts(&mut self, owner: Owner<'_>, found: &Found<'_>) {
-        let mut texts: Vec<&[u8]> = found
-            .held()
-            .flat_map(|held| held.texts.iter().map(Vec::as_slice))
-            .collect();
+        let zone = &found.network.zone;
+        let sources = found.sources.iter();
+        let texts = sources.flat_map(|source| zone.texts(source.slot()));
+        let mut texts: Vec<&[u8]> = texts.map(Vec::as_slice).collect();
         texts.sort_unstable();
         texts.dedup();
-        self.rng.shuffle(&mut texts);
+        shuffle(self.rng, &mut texts);
         self.set(
             Section::Answer,
             owner,
@@ -162,21 +195,23 @@ impl Composer<'_> {
 
     fn services(&mut self, owner: Owner<'_>, found: &Found<'_>) {
         let Some(asked) = found.port else { return };
+        let zone = &found.network.zone;
         let mut places = Vec::new();
-        for held in found.held() {
-            let Some(target) = full_name(held, found.network) else {
+        for source in found.sources {
+            let slot = source.slot();
+            let Some(target) = full_name(slot, found.network) else {
                 continue;
             };
-            for port in &held.ports {
+            for port in zone.ports(slot) {
                 if is_port(port.name.as_bytes(), port.protocol.as_bytes(), asked) {
                     let numbers = [port.priority, port.weight, port.number];
                     if !places.iter().any(|(n, t, _)| *n == numbers && *t == target) {
-                        places.push((numbers, target, held));
+                        places.push((numbers, target, slot));
                     }
                 }
             }
         }
-        self.rng.shuffle(&mut places);
+        shuffle(self.rng, &mut places);
         self.writer.remember_question();
         self.set(
             Section::Answer,
@@ -193,27 +228,24 @@ impl Composer<'_> {
         if self.truncated {
             return;
         }
-        for (at, (_, target, held)) in places.iter().enumerate() {
+        for (at, (_, target, slot)) in places.iter().enumerate() {
             let again = places.iter().take(at).any(|(_, other, _)| other == target);
-            if !again && self.additional(target, held).is_err() {
+            if !again && self.additional(target, zone, *slot).is_err() {
                 return; // what does not fit is asked for if it is needed
             }
         }
     }
 
-    fn additional(&mut self, target: &Name, held: &Held) -> Result<(), Full> {
+    fn additional(&mut self, target: &Name, zone: &Zone, slot: u32) -> Result<(), Full> {
         for kind in [RecordType::A, RecordType::AAAA] {
             let mark = self.writer.mark();
-            for address in held
-                .addresses
-                .iter()
-                .filter(|address| is_of(kind, **address))
-            {
+            let addresses = zone.addresses(slot);
+            for address in addresses.filter(|address| is_of(kind, *address)) {
                 let written = self.writer.record(
                     Section::Additional,
                     Owner::Name(target),
                     (kind, Class::IN, self.ttl),
-                    |w| write_address(w, address),
+                    |w| write_address(w, &address),
                 );
                 if written.is_err() {
                     self.writer.rollback(mark);
@@ -226,14 +258,14 @@ impl Composer<'_> {
 
     fn pointers(&mut self, owner: Owner<'_>, kind: RecordType, network: &Network, address: IpAddr) {
         let mut names = Vec::new();
-        for held in network.zone.at_address(address) {
-            if let Some(name) = full_name(held, network)
+        for slot in network.zone.at_address(address) {
+            if let Some(name) = full_name(slot, network)
                 && !names.contains(&name)
             {
                 names.push(name);
             }
         }
-        self.rng.shuffle(&mut names);
+        shuffle(self.rng, &mut names);
         self.names(owner, kind, &names);
     }
 
@@ -286,28 +318,34 @@ impl Composer<'_> {
 
     /// Writes the SOA record of the zone that begins `apex` labels into `name` (RFC 2308 §3).
     fn authority(&mut self, section: Section, name: &Name, apex: usize, first: bool) {
-        let zone = Name::from_wire(name.suffix(apex)).unwrap_or(Name::ROOT);
-        let at = u16::try_from(HEADER_BYTES + name.offset(apex)).unwrap_or_default();
-        let owner = if first {
-            Owner::At(at)
+        let fixed = (RecordType::SOA, Class::IN, self.negative_ttl);
+        let tail = self.authority_tail();
+        let written = if first {
+            let at = u16::try_from(HEADER_BYTES + name.offset(apex)).unwrap_or_default();
+            self.writer.record(section, Owner::At(at), fixed, |w| {
+                w.bytes(&(at | 0xc000).to_be_bytes())?;
+                w.bytes(&tail)
+            })
         } else {
-            Owner::Name(&zone)
+            let zone = Name::from_wire(name.suffix(apex)).unwrap_or(Name::ROOT);
+            self.writer.record(section, Owner::Name(&zone), fixed, |w| {
+                w.name(&zone, true)?;
+                w.bytes(&tail)
+            })
         };
-        let (ttl, serial) = (self.negative_ttl, self.serial);
-        let written = self
-            .writer
-            .record(section, owner, (RecordType::SOA, Class::IN, ttl), |w| {
-                match owner {
-                    Owner::At(at) => w.bytes(&(at | 0xc000).to_be_bytes())?,
-                    Owner::Name(zone) => w.name(zone, true)?,
-                }
-                w.bytes(NOBODY)?;
-                for number in [serial, 3_600, 600, 86_400, ttl] {
-                    w.bytes(&number.to_be_bytes())?;
-                }
-                Ok(())
-            });
         self.truncated |= written.is_err();
+    }
+
+    /// Returns the data of an SOA record behind its first name.
+    fn authority_tail(&self) -> [u8; NOBODY.len() + 20] {
+        let mut tail = [0; NOBODY.len() + 20];
+        let (nobody, numbers) = tail.split_at_mut(NOBODY.len());
+        nobody.copy_from_slice(NOBODY);
+        let values = [self.serial, 3_600, 600, 86_400, self.negative_ttl];
+        for (place, value) in numbers.chunks_exact_mut(4).zip(values) {
+            place.copy_from_slice(&value.to_be_bytes());
+        }
+        tail
     }
 }
 
@@ -321,20 +359,56 @@ fn owner(name: &Name, first: bool) -> Owner<'_> {
 
 /// Returns the name for which a found one is an alias; none if it has an address.
 fn alias(found: &Found<'_>) -> Option<Name> {
-    if found.port.is_some() || found.selected().any(|item| item.address.is_some()) {
+    let zone = &found.network.zone;
+    let mut slots = found.sources.iter().map(|source| source.slot());
+    if found.port.is_some()
+        || slots
+            .clone()
+            .any(|slot| zone.addresses(slot).next().is_some())
+    {
         return None;
     }
-    let canonical = found.held().find_map(|held| held.canonical.as_ref())?;
+    let canonical = slots.find_map(|slot| zone.canonical(slot))?;
     Name::from_wire(canonical)
 }
 
 /// Returns the primary name of a holder, in its network.
-fn full_name(held: &Held, network: &Network) -> Option<Name> {
-    let mut name = Name::from_wire(held.primary()?)?;
+fn full_name(slot: u32, network: &Network) -> Option<Name> {
+    let mut name = Name::from_wire(network.zone.primary(slot)?)?;
     if let Some(network) = &network.name {
         name.append(network).ok()?;
     }
     Some(name)
+}
+
+/// Puts items into random order (Fisher–Yates). One draw of 64 bits serves for several steps, each of which takes as many
+/// of its bits as it needs (Lemire 2019); what is left over is drawn anew before it could tell in the result.
+fn shuffle<T>(rng: &mut Rng, items: &mut [T]) {
+    let (mut bits, mut used) = (0_u64, u64::MAX);
+    for at in (1..items.len()).rev() {
+        let bound = u64::try_from(at).unwrap_or(u64::MAX).saturating_add(1);
+        used = used.saturating_mul(bound);
+        if used > USED_MAX {
+            (bits, used) = (rng.next_u64(), bound);
+        }
+        let wide = u128::from(bits) * u128::from(bound);
+        bits = u64::try_from(wide & u128::from(u64::MAX)).unwrap_or_default();
+        items.swap(at, usize::try_from(wide >> 64).unwrap_or_default());
+    }
+}
+
+fn v4(address: IpAddr) -> Option<[u8; 4]> {
+    match address {
+        IpAddr::V4(address) => Some(address.octets()),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(address: IpAddr) -> Option<[u8; 16]> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address.octets()),
+    }
 }
 
 fn is_of(kind: RecordType, address: IpAddr) -> bool {
@@ -353,3 +427,5 @@ fn write_address(writer: &mut Writer<'_>, address: &IpAddr) -> Result<(), Full> 
 
 /// `nobody.invalid.`: nobody is responsible for a zone that a machine made (RFC 6303 §3).
 const NOBODY: &[u8] = b"\x06nobody\x07invalid\x00";
+/// How many orders one draw decides between: the rest of its bits makes each as likely as any other, to one in 2^32.
+const USED_MAX: u64 = 1 << 32;

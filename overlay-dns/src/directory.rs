@@ -7,10 +7,12 @@ use overlay_core::{EndpointId, NetworkId};
 
 use crate::{
     config::{Config, NetworkZones},
+    holder::{Held, Holder},
+    names::{Keyed, Part, Source},
     records::View,
     reverse,
     wire::{Name, RecordType},
-    zone::{Held, Holder, Item, Keyed, Kind, Zone},
+    zone::Zone,
 };
 
 /// A network with its name and zone.
@@ -22,21 +24,12 @@ pub(crate) struct Network {
     pub(crate) zone: Zone,
 }
 
-/// Which of the items of a name count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Selection {
-    /// Virtual addresses and the endpoints of this name; without virtual addresses the tasks instead of them.
-    Whole,
-    /// The tasks.
-    Tasks,
-}
-
 /// A name that exists.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
     pub(crate) network: &'a Network,
-    pub(crate) items: &'a [Item],
-    pub(crate) selection: Selection,
+    /// Those who count: for `tasks.NAME` the tasks; for `NAME` all, but with virtual addresses not the tasks.
+    pub(crate) sources: &'a [Source],
     /// Named port and protocol, if the name is that of a port.
     pub(crate) port: Option<(&'a [u8], &'a [u8])>,
     /// How many labels of the name stand before the zone's.
@@ -87,8 +80,14 @@ impl Directory {
     }
 
     /// Puts the records of a holder in the place of those it had.
-    pub(crate) fn set(&mut self, network: NetworkId, holder: Holder, held: Held) {
-        if self.network_mut(network).zone.set(holder, held) {
+    pub(crate) fn set(
+        &mut self,
+        network: NetworkId,
+        holder: Holder,
+        held: Held,
+        refused: &mut u64,
+    ) {
+        if self.network_mut(network).zone.set(holder, held, refused) {
             self.serial = self.serial.wrapping_add(1);
         }
     }
@@ -124,6 +123,7 @@ impl Directory {
         let end = name.count() - domain.map_or(0, Name::count);
         for kept in (1..=end).rev() {
             let suffix = name.middle(kept, end);
+            let mut hash = None;
             for network in self.visible(view) {
                 if kept < end && !network.is_named(suffix) {
                     continue;
@@ -133,7 +133,8 @@ impl Directory {
                     (false, Some(_)) => end,
                     (false, None) => 0,
                 };
-                if let Some(lookup) = network.find(name, kept, apex) {
+                let hash = *hash.get_or_insert_with(|| self.hash.hash(name.prefix(kept)));
+                if let Some(lookup) = network.find(&self.hash, (name, hash), kept, apex) {
                     return lookup;
                 }
             }
@@ -159,14 +160,14 @@ impl Directory {
                 if !owned || !network.is_named(name.middle(kept, end)) {
                     continue;
                 }
-                if kept == 0 || network.zone.is_above(name.prefix(kept)) {
+                if kept == 0 || network.zone.names.is_above(name.prefix(kept)) {
                     return Some(Lookup::Empty { apex: kept });
                 }
                 absent = absent.or(Some(kept));
             }
         }
         if in_domain {
-            let above = |network: &Network| network.zone.is_above(name.prefix(end));
+            let above = |network: &Network| network.zone.names.is_above(name.prefix(end));
             if end == 0 || self.visible(view).any(above) {
                 return Some(Lookup::Empty { apex: end });
             }
@@ -180,7 +181,7 @@ impl Directory {
     fn lookup_above(&self, view: &View, name: &Name, kind: RecordType) -> Lookup<'_> {
         let address = matches!(kind, RecordType::A | RecordType::AAAA);
         let ours = !view.forward || (name.count() == 1 && address);
-        let above = |network: &Network| network.zone.is_above(name.as_bytes());
+        let above = |network: &Network| network.zone.names.is_above(name.as_bytes());
         if ours && self.visible(view).any(above) {
             return Lookup::Empty { apex: 0 };
         }
@@ -274,90 +275,114 @@ impl Network {
         }
     }
 
-    /// Finds the first `kept` labels of `name`: a name as it stands, the tasks of one, or a port of one.
-    fn find<'a>(&'a self, name: &'a Name, kept: usize, apex: usize) -> Option<Lookup<'a>> {
-        if let Some((items, selection)) = self.find_base(name, 0, kept) {
-            return Some(Lookup::Found(Found {
+    /// Finds the first `kept` labels of `name`, whose hash is given: a name as it stands, the tasks of one, or a port of
+    /// one.
+    fn find<'a>(
+        &'a self,
+        hasher: &Keyed,
+        (name, hash): (&'a Name, u64),
+        kept: usize,
+        apex: usize,
+    ) -> Option<Lookup<'a>> {
+        let found = |sources, port| {
+            Some(Lookup::Found(Found {
                 network: self,
-                items,
-                selection,
-                port: None,
+                sources,
+                port,
                 apex,
-            }));
+            }))
+        };
+        if let Some(all) = self.zone.names.sources(hash, name.prefix(kept)) {
+            return found(self.whole(all), None);
+        }
+        if let Some(all) = self.tasks_of(hasher, name, 0, kept) {
+            return found(tasks(all), None);
         }
         let marked = |index| name.label(index).and_then(|label| label.strip_prefix(b"_"));
         let first = marked(0)?;
         let depth = 1 + usize::from(marked(1).is_some());
-        let (items, selection) = self.find_base(name, depth, kept)?;
+        let (all, sources) = self.find_base(hasher, name, depth, kept)?;
         let Some(protocol) = marked(1) else {
-            let exists = self.has_port(items, |_, protocol| first.eq_ignore_ascii_case(protocol));
+            let exists = self.has_port(all, |_, protocol| first.eq_ignore_ascii_case(protocol));
             return Some(if exists {
                 Lookup::Empty { apex }
             } else {
                 Lookup::Absent { apex }
             });
         };
-        let exists = self.has_port(items, |name, other| is_port(name, other, (first, protocol)));
-        Some(if exists {
-            Lookup::Found(Found {
-                network: self,
-                items,
-                selection,
-                port: Some((first, protocol)),
-                apex,
-            })
-        } else {
-            Lookup::Absent { apex }
-        })
+        if self.has_port(all, |name, other| is_port(name, other, (first, protocol))) {
+            return found(sources, Some((first, protocol)));
+        }
+        Some(Lookup::Absent { apex })
     }
 
-    fn find_base(&self, name: &Name, from: usize, to: usize) -> Option<(&[Item], Selection)> {
+    /// Finds the labels `from..to`: all sources of the name, and those who count.
+    fn find_base(
+        &self,
+        hasher: &Keyed,
+        name: &Name,
+        from: usize,
+        to: usize,
+    ) -> Option<(&[Source], &[Source])> {
         if from >= to {
             return None;
         }
-        if let Some(items) = self.zone.items(name.middle(from, to)) {
-            return Some((items, Selection::Whole));
+        let wire = name.middle(from, to);
+        if let Some(all) = self.zone.names.sources(hasher.hash(wire), wire) {
+            return Some((all, self.whole(all)));
         }
+        let all = self.tasks_of(hasher, name, from, to)?;
+        Some((all, tasks(all)))
+    }
+
+    /// Returns all sources of the service of which `tasks.NAME` is asked.
+    fn tasks_of(&self, hasher: &Keyed, name: &Name, from: usize, to: usize) -> Option<&[Source]> {
         if name.label(from) != Some(b"tasks") || from + 1 >= to {
             return None;
         }
-        let items = self.zone.items(name.middle(from + 1, to))?;
-        let tasks = items.iter().any(|item| item.kind != Kind::Endpoint);
-        tasks.then_some((items, Selection::Tasks))
+        let wire = name.middle(from + 1, to);
+        let all = self.zone.names.sources(hasher.hash(wire), wire)?;
+        // Sorted by their parts: if any is more than an endpoint, the first or the last is.
+        let (first, last) = (all.first()?, all.last()?);
+        let only_endpoints = first.part() == Part::Endpoint && last.part() == Part::Endpoint;
+        (!only_endpoints).then_some(all)
     }
 
-    fn has_port(&self, items: &[Item], matches: impl Fn(&[u8], &[u8]) -> bool) -> bool {
-        let held = items.iter().filter_map(|item| self.zone.held(item));
-        held.flat_map(|held| &held.ports)
+    /// Returns the sources that count for a name as it stands.
+    fn whole<'a>(&self, all: &'a [Source]) -> &'a [Source] {
+        let mut services = all
+            .iter()
+            .take_while(|source| source.part() == Part::Virtual);
+        if !services.any(|source| self.zone.addresses(source.slot()).next().is_some()) {
+            return all;
+        }
+        let end = all.partition_point(|source| source.part() < Part::Task);
+        all.get(..end).unwrap_or_default()
+    }
+
+    fn has_port(&self, sources: &[Source], matches: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+        let ports = sources
+            .iter()
+            .flat_map(|source| self.zone.ports(source.slot()));
+        ports
+            .into_iter()
             .any(|port| matches(port.name.as_bytes(), port.protocol.as_bytes()))
     }
 }
 
-impl<'a> Found<'a> {
-    /// Returns the items that count. Equal addresses stand together.
-    pub(crate) fn selected(&self) -> impl Iterator<Item = &'a Item> + use<'a> {
-        let selection = self.selection;
-        let is_virtual = |item: &Item| item.kind == Kind::Virtual && item.address.is_some();
-        let has_virtual = self.items.iter().any(is_virtual);
-        self.items
-            .iter()
-            .filter(move |item| match (selection, item.kind) {
-                (Selection::Tasks, kind) => kind == Kind::Task,
-                (Selection::Whole, Kind::Task) => !has_virtual,
-                (Selection::Whole, Kind::Virtual | Kind::Endpoint) => true,
-            })
-    }
+/// Returns the sources that are tasks.
+fn tasks(all: &[Source]) -> &[Source] {
+    let start = all.partition_point(|source| source.part() < Part::EndpointAndTask);
+    all.get(start..).unwrap_or_default()
+}
 
-    /// Returns the records of everyone who contributes to the name.
-    pub(crate) fn held(&self) -> impl Iterator<Item = &'a Held> + use<'a> {
-        let zone = &self.network.zone;
-        let mut last = None;
-        self.selected().filter_map(move |item| {
-            let held = zone.held(item)?;
-            let again = last.is_some_and(|last| std::ptr::eq(last, held));
-            last = Some(held);
-            (!again).then_some(held)
-        })
+impl Found<'_> {
+    /// Returns true if two of the sources may have the same address.
+    pub(crate) fn may_repeat(&self) -> bool {
+        let [first, _, ..] = self.sources else {
+            return false;
+        };
+        first.part() == Part::Virtual || self.network.zone.has_shared_addresses()
     }
 }
 

@@ -5,8 +5,8 @@ use crate::{
     config::Config,
     error::QueryError,
     wire::{
-        Class, Compressor, Edns, HEADER_BYTES, Header, Message, Name, OPT_BYTES, Opcode, Question,
-        Rcode, RecordType, Writer,
+        Class, Compressor, Edns, HEADER_BYTES, Header, Message, OPT_BYTES, Opcode, Question, Rcode,
+        RecordType, Writer,
     },
 };
 
@@ -18,8 +18,6 @@ const UDP_BYTES_MIN: u16 = 512;
 pub(crate) struct Asked<'a> {
     pub(crate) header: Header,
     pub(crate) question: Question<'a>,
-    /// The question's name, lower-cased.
-    pub(crate) name: Name,
     pub(crate) terms: Terms,
 }
 
@@ -106,7 +104,6 @@ fn parse_checked<'a>(
     Ok(Asked {
         header,
         question,
-        name: question.name.lowercase(),
         terms: Terms {
             transport,
             edns: rejected.edns,

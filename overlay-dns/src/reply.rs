@@ -153,7 +153,9 @@ impl Reply {
                 return true;
             }
         }
-        let asked = message.question().map(|question| question.name.lowercase());
+        let asked = message
+            .question()
+            .map(|question| question.name().lowercase());
         let asked = asked.filter(|_| reader.names.len() < 2);
         let mut mark = writer.mark();
         let mut set: Option<(Name, RecordType, Section)> = None;

@@ -8,17 +8,19 @@ use overlay_core::{EndpointId, Instant, Machine, NetworkId, Seed, ServiceId};
 use crate::{
     answer::{self, Scratch, Verdict},
     cache::Cache,
+    compose::AddressSets,
     config::Config,
     directory::Directory,
     error::{QueryError, UpstreamError},
     event::Event,
     forward::{self, AskError, Context, Finished, Forwarder, Waiter},
+    holder::{Held, Holder, Limits},
+    names::Keyed,
     query::{self, Asked, Rejected},
     records::{Records, ServiceRecords, View},
     reply::Reader,
     stats::Stats,
     wire::{Compressor, Name, Rcode},
-    zone::{Held, Holder, Keyed, Limits},
 };
 
 /// Names a query for its driver, which chose the number. It comes back with the answer.
@@ -90,7 +92,7 @@ pub struct Resolver {
 impl Resolver {
     /// Makes a resolver that knows nobody.
     pub fn new(config: Config, seed: Seed, now: Instant) -> Self {
-        let hash = Keyed(seed.derive("hash").rng().next_u64());
+        let hash = Keyed::new(seed.derive("hash").rng().next_u64());
         let mut config = config;
         config.domain = config.domain.map(Name::lowercase);
         Self {
@@ -100,7 +102,7 @@ impl Resolver {
             cache: Cache::default(),
             scratch: Scratch {
                 compressor: Compressor::new(),
-                addresses: Vec::new(),
+                sets: AddressSets::default(),
                 rng: seed.derive("queries").rng(),
             },
             queue: VecDeque::new(),
@@ -156,8 +158,10 @@ impl Resolver {
         records: Records,
     ) {
         self.pass(now);
-        let held = Held::endpoint(&records, self.limits(), &mut self.stats.names_refused);
-        self.directory.set(network, Holder::Endpoint(owner), held);
+        let (limits, refused) = (self.limits(), &mut self.stats.names_refused);
+        let held = Held::endpoint(&records, limits, refused);
+        self.directory
+            .set(network, Holder::Endpoint(owner), held, refused);
     }
 
     /// Forgets the records of an endpoint in this network. The next answer is without them.
@@ -175,8 +179,10 @@ impl Resolver {
         records: ServiceRecords,
     ) {
         self.pass(now);
-        let held = Held::service(&records, self.limits(), &mut self.stats.names_refused);
-        self.directory.set(network, Holder::Service(service), held);
+        let (limits, refused) = (self.limits(), &mut self.stats.names_refused);
+        let held = Held::service(&records, limits, refused);
+        self.directory
+            .set(network, Holder::Service(service), held, refused);
     }
 
     /// Forgets the records of a service in this network.
@@ -283,7 +289,7 @@ impl Resolver {
     pub fn stats(&self) -> Stats {
         let networks = self.directory.networks.values();
         Stats {
-            names: networks.map(|network| network.zone.len()).sum(),
+            names: networks.map(|network| network.zone.names.len()).sum(),
             exchanges: self.forwarder.len(),
             cache_entries: self.cache.len(),
             cache_bytes: self.cache.bytes(),
@@ -324,8 +330,10 @@ impl Resolver {
             return;
         };
         let mut bytes = self.spare.pop().unwrap_or_default();
+        let mut name = Name::ROOT;
+        name.assign_lowercase(asked.question.name_wire());
         let data = (&self.config, &self.directory, view);
-        match answer::answer(data, asked, &mut self.scratch, &mut bytes) {
+        match answer::answer(data, (asked, &name), &mut self.scratch, &mut bytes) {
             Verdict::Answered { truncated } => {
                 self.stats.answered += 1;
                 self.stats.truncated += u64::from(truncated);
@@ -353,7 +361,7 @@ impl Resolver {
         asked: &Asked<'_>,
         names: Vec<Name>,
     ) {
-        let name = names.last().unwrap_or(&asked.name);
+        let Some(name) = names.last() else { return };
         let dnssec_ok = asked.terms.edns.is_some_and(|edns| edns.dnssec_ok);
         let key = forward::key(name, asked.question.kind, &asked.header, dnssec_ok);
         if let Some((reply, age)) = self.cache.get(self.now, &key) {

@@ -1,317 +1,423 @@
-//! The names of one network.
+//! What one network has: the records of its holders, by name, by address and by holder.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    hash::{BuildHasher, DefaultHasher, Hasher},
-    net::IpAddr,
-    sync::Arc,
+    cmp::Ordering,
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
 };
-
-use overlay_core::{EndpointId, ServiceId};
 
 use crate::{
-    records::{Port, Records, ServiceRecords},
-    wire::Name,
+    holder::{Held, Holder},
+    names::{Keyed, NameId, Names, Part, Source, place},
+    records::Port,
+    sorted::Sorted,
 };
 
-/// A lower-cased name in wire form without the root's octet.
-type Key = Arc<[u8]>;
-
-/// Who contributes records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Holder {
-    Endpoint(EndpointId),
-    Service(ServiceId),
-}
-
-/// What an address is to the name that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// The virtual address of a service.
-    Virtual,
-    /// The address of an endpoint under one of its own names.
-    Endpoint,
-    /// The address of a task under a name of its service.
-    Task,
-}
-
-/// One contribution to one name. Sorted, so that equal addresses stand together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Item {
-    pub(crate) kind: Kind,
-    pub(crate) address: Option<IpAddr>,
-    slot: u32,
-}
-
-/// The records of one holder.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) names: Vec<Key>,
-    pub(crate) services: Vec<Key>,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) ports: Vec<Port>,
-    pub(crate) texts: Vec<Vec<u8>>,
-    pub(crate) canonical: Option<Key>,
-    own_kind: Option<Kind>,
-}
-
-/// How much of one holder is kept.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) names_max: usize,
-    pub(crate) records_max: usize,
-}
-
-impl Held {
-    /// Takes over an endpoint's records; counts what it left out in `refused`.
-    pub(crate) fn endpoint(records: &Records, limits: Limits, refused: &mut u64) -> Self {
-        let canonical = records.canonical.as_deref();
-        let canonical = canonical.and_then(|text| key(text, refused));
-        Self {
-            names: keys(&records.names, limits, refused),
-            services: keys(&records.services, limits, refused),
-            canonical,
-            own_kind: Some(Kind::Endpoint),
-            ..Self::common(&records.addresses, &records.ports, &records.texts, limits)
-        }
-    }
-
-    /// Takes over a service's records; counts what it left out in `refused`.
-    pub(crate) fn service(records: &ServiceRecords, limits: Limits, refused: &mut u64) -> Self {
-        Self {
-            names: keys(&records.names, limits, refused),
-            own_kind: Some(Kind::Virtual),
-            ..Self::common(&records.addresses, &records.ports, &records.texts, limits)
-        }
-    }
-
-    fn common(addresses: &[IpAddr], ports: &[Port], texts: &[Vec<u8>], limits: Limits) -> Self {
-        let max = limits.records_max;
-        let mut addresses: Vec<_> = addresses.iter().copied().take(max).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Self {
-            addresses,
-            ports: ports.iter().take(max).cloned().collect(),
-            texts: texts.iter().take(max).cloned().collect(),
-            ..Self::default()
-        }
-    }
-
-    /// Returns the name by which this holder is known.
-    pub(crate) fn primary(&self) -> Option<&Key> {
-        self.names.first().or(self.services.first())
-    }
-
-    fn entries(&self) -> impl Iterator<Item = (&Key, Kind)> {
-        let own = self.own_kind.unwrap_or(Kind::Endpoint);
-        let names = self.names.iter().map(move |key| (key, own));
-        names.chain(self.services.iter().map(|key| (key, Kind::Task)))
-    }
-}
-
-fn keys(texts: &[String], limits: Limits, refused: &mut u64) -> Vec<Key> {
-    let mut keys: Vec<Key> = Vec::new();
-    for text in texts.iter().take(limits.names_max) {
-        if let Some(key) = key(text, refused)
-            && !keys.contains(&key)
-        {
-            keys.push(key);
-        }
-    }
-    let cut = texts.len().saturating_sub(limits.names_max);
-    *refused += u64::try_from(cut).unwrap_or(u64::MAX);
-    keys
-}
-
-fn key(text: &str, refused: &mut u64) -> Option<Key> {
-    match Name::from_text(text) {
-        Ok(name) => Some(name.lowercase().as_bytes().into()),
-        Err(_) => {
-            *refused += 1;
-            None
-        }
-    }
-}
-
-/// Hashes with a key from the seed: a name owner cannot aim at collisions, and nothing iterates in hash order.
-#[derive(Clone)]
-pub(crate) struct Keyed(pub(crate) u64);
-
-impl fmt::Debug for Keyed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Keyed(..)")
-    }
-}
-
-impl BuildHasher for Keyed {
-    type Hasher = DefaultHasher;
-
-    fn build_hasher(&self) -> DefaultHasher {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher
-    }
-}
-
-/// The names of one network, and what they lead to.
+/// The records of one network.
 #[derive(Clone, Debug)]
 pub(crate) struct Zone {
-    holders: BTreeMap<Holder, u32>,
-    slots: Vec<Option<Held>>,
+    pub(crate) names: Names,
+    records: Vec<Record>,
     free: Vec<u32>,
-    names: HashMap<Key, Vec<Item>, Keyed>,
-    /// Names that exist because something is below them, with the number of names that are (RFC 4592 §2.2.2).
-    above: HashMap<Key, u32, Keyed>,
-    addresses: BTreeMap<IpAddr, Vec<u32>>,
+    extras: Vec<Option<Box<Extra>>>,
+    free_extras: Vec<u32>,
+    /// Records by their holders.
+    holders: Sorted,
+    /// Endpoints that have nothing but one IPv4 address, by it.
+    singles: Sorted,
+    /// All others, by each of their addresses.
+    addresses: BTreeSet<(IpAddr, u32)>,
+    /// How many endpoints have an address that another one had before them.
+    shared: usize,
+}
+
+/// The records of one holder: 36 octets, which suffice for most tasks.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    id: [u8; 16],
+    /// Its names, then those of its services; with more than fits the number of its extra alone.
+    links: [u32; LINKS],
+    address: Ipv4Addr,
+    names: u8,
+    services: u8,
+    owner: Owner,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Nobody,
+    Endpoint,
+    Service,
+}
+
+/// What a record holds besides names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// Nothing.
+    Bare,
+    /// One IPv4 address.
+    Single,
+    /// What stands in the extra.
+    Extra,
+}
+
+/// The records of a holder that has more than a [`Record`] holds.
+#[derive(Clone, Debug)]
+struct Extra {
+    names: Vec<u32>,
+    services: Vec<u32>,
+    held: Held,
 }
 
 impl Zone {
     pub(crate) fn new(hash: &Keyed) -> Self {
         Self {
-            holders: BTreeMap::new(),
-            slots: Vec::new(),
+            names: Names::new(hash),
+            records: Vec::new(),
             free: Vec::new(),
-            names: HashMap::with_hasher(hash.clone()),
-            above: HashMap::with_hasher(hash.clone()),
-            addresses: BTreeMap::new(),
+            extras: Vec::new(),
+            free_extras: Vec::new(),
+            holders: Sorted::default(),
+            singles: Sorted::default(),
+            addresses: BTreeSet::new(),
+            shared: 0,
         }
     }
 
-    /// Puts the records of a holder in the place of those it had. Returns true if that changed anything.
-    pub(crate) fn set(&mut self, holder: Holder, held: Held) -> bool {
-        if self.held_by(holder) == Some(&held) {
+    /// Puts the records of a holder in the place of those it had; counts the names for which there is no room in
+    /// `refused`. Returns true if that changed anything.
+    pub(crate) fn set(&mut self, holder: Holder, held: Held, refused: &mut u64) -> bool {
+        let old = self.find(holder);
+        if old.is_some_and(|slot| self.is_same(slot, &held)) {
             return false;
         }
-        self.remove(holder);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            u32::try_from(self.slots.len() - 1).expect("no memory holds 2^32 holders")
-        });
-        for (key, kind) in held.entries() {
-            self.insert_name(key, kind, &held.addresses, slot);
+        if let Some(slot) = old {
+            self.take(slot);
         }
-        if held.own_kind == Some(Kind::Endpoint) {
-            for address in &held.addresses {
-                self.addresses.entry(*address).or_default().push(slot);
-            }
+        let (id, owner) = parts(holder);
+        let mut record = Record {
+            id,
+            ..Record::EMPTY
+        };
+        record.owner = owner;
+        let slot = place(&mut self.records, &mut self.free, record);
+        if slot >= Source::SLOTS_MAX {
+            self.records.pop();
+            *refused += 1;
+            return old.is_some();
         }
-        self.holders.insert(holder, slot);
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(held);
+        let (names, services) = self.insert_names(slot, owner, &held, refused);
+        let record = self.fill(record, held, names, services);
+        if let Some(place) = self.records.get_mut(slot as usize) {
+            *place = record;
+        }
+        let records = &self.records;
+        let key = (owner, &id);
+        self.holders
+            .insert(slot, |other| by_holder(records, other, key));
+        if owner == Owner::Endpoint {
+            self.insert_addresses(slot);
         }
         true
     }
 
     /// Forgets the records of a holder. Returns true if there were any.
     pub(crate) fn remove(&mut self, holder: Holder) -> bool {
-        let Some(slot) = self.holders.remove(&holder) else {
-            return false;
+        let slot = self.find(holder);
+        if let Some(slot) = slot {
+            self.take(slot);
+        }
+        slot.is_some()
+    }
+
+    /// Returns the addresses of a record.
+    pub(crate) fn addresses(&self, slot: u32) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let record = self.record(slot);
+        let single = (record.shape == Shape::Single).then_some(IpAddr::V4(record.address));
+        let held = self.held(slot).map(|held| held.addresses.as_slice());
+        single
+            .into_iter()
+            .chain(held.unwrap_or_default().iter().copied())
+    }
+
+    /// Returns the only address, if it is one of IPv4.
+    pub(crate) fn single(&self, slot: u32) -> Option<Ipv4Addr> {
+        let record = self.records.get(slot as usize)?;
+        (record.shape == Shape::Single).then_some(record.address)
+    }
+
+    /// Returns the ports of a record.
+    pub(crate) fn ports(&self, slot: u32) -> &[Port] {
+        self.held(slot).map_or(&[], |held| &held.ports)
+    }
+
+    /// Returns the texts of a record.
+    pub(crate) fn texts(&self, slot: u32) -> &[Vec<u8>] {
+        self.held(slot).map_or(&[], |held| &held.texts)
+    }
+
+    /// Returns the name for which the names of a record are aliases.
+    pub(crate) fn canonical(&self, slot: u32) -> Option<&[u8]> {
+        self.held(slot)?.canonical.as_deref()
+    }
+
+    /// Returns the name by which the holder of a record is known.
+    pub(crate) fn primary(&self, slot: u32) -> Option<&[u8]> {
+        let (names, services) = self.links(slot);
+        let first = names.first().or(services.first())?;
+        Some(self.names.text(NameId(*first)))
+    }
+
+    /// Returns true if an address may stand in more than one of the endpoints' records.
+    pub(crate) fn has_shared_addresses(&self) -> bool {
+        self.shared > 0
+    }
+
+    /// Returns the records of the endpoints that have the address.
+    pub(crate) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = u32> + use<'_> {
+        let single = match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
         };
-        let place = self.slots.get_mut(slot as usize);
-        let held = place.and_then(Option::take).unwrap_or_default();
-        for (key, _) in held.entries() {
-            self.remove_name(key, slot);
-        }
-        for address in &held.addresses {
-            if let Some(slots) = self.addresses.get_mut(address) {
-                slots.retain(|other| *other != slot);
-                if slots.is_empty() {
-                    self.addresses.remove(address);
-                }
-            }
-        }
-        self.free.push(slot);
-        true
-    }
-
-    fn insert_name(&mut self, key: &Key, kind: Kind, addresses: &[IpAddr], slot: u32) {
-        if !self.names.contains_key(key) {
-            self.count_above(key, true);
-        }
-        let items = self.names.entry(Arc::clone(key)).or_default();
-        let mut add = |address| {
-            let item = Item {
-                kind,
-                address,
-                slot,
-            };
-            if let Err(at) = items.binary_search(&item) {
-                items.insert(at, item);
-            }
-        };
-        if addresses.is_empty() {
-            add(None);
-        }
-        for address in addresses {
-            add(Some(*address));
-        }
-    }
-
-    fn remove_name(&mut self, key: &Key, slot: u32) {
-        let Some(items) = self.names.get_mut(key) else {
-            return;
-        };
-        items.retain(|item| item.slot != slot);
-        if items.is_empty() {
-            self.names.remove(key);
-            self.count_above(key, false);
-        }
-    }
-
-    fn count_above(&mut self, key: &Key, up: bool) {
-        let Some(name) = Name::from_wire(key) else {
-            return;
-        };
-        for skipped in 1..name.count() {
-            let above = name.suffix(skipped);
-            if up {
-                *self.above.entry(above.into()).or_default() += 1;
-            } else if let Some(count) = self.above.get_mut(above) {
-                *count -= 1;
-                if *count == 0 {
-                    self.above.remove(above);
-                }
-            }
-        }
-    }
-
-    /// Returns what the name leads to; lower-cased wire form.
-    pub(crate) fn items(&self, wire: &[u8]) -> Option<&[Item]> {
-        self.names.get(wire).map(Vec::as_slice)
-    }
-
-    /// Returns true if something is below the name.
-    pub(crate) fn is_above(&self, wire: &[u8]) -> bool {
-        self.above.contains_key(wire)
-    }
-
-    /// Returns the records of the holder behind an item.
-    pub(crate) fn held(&self, item: &Item) -> Option<&Held> {
-        self.slots.get(item.slot as usize)?.as_ref()
-    }
-
-    /// Returns the endpoints that have the address.
-    pub(crate) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &Held> {
-        let slots = self.addresses.get(&address).map_or(&[][..], Vec::as_slice);
-        slots
-            .iter()
-            .filter_map(|slot| self.slots.get(*slot as usize)?.as_ref())
+        let singles = single.into_iter().flat_map(move |address| {
+            let numbers = self
+                .singles
+                .from(move |slot| by_address(&self.records, slot, (address, 0)));
+            numbers.take_while(move |slot| self.record(*slot).address == address)
+        });
+        let others = self.addresses.range((address, 0)..=(address, u32::MAX));
+        singles.chain(others.map(|(_, slot)| *slot))
     }
 
     /// Returns true if an endpoint has an address in the range, both ends included.
     pub(crate) fn has_address_within(&self, first: IpAddr, last: IpAddr) -> bool {
-        self.addresses.range(first..=last).next().is_some()
+        if let (IpAddr::V4(first), IpAddr::V4(last)) = (first, last) {
+            let mut after = self
+                .singles
+                .from(|slot| by_address(&self.records, slot, (first, 0)));
+            if after
+                .next()
+                .is_some_and(|slot| self.record(slot).address <= last)
+            {
+                return true;
+            }
+        }
+        let mut others = self.addresses.range((first, 0)..=(last, u32::MAX));
+        others.next().is_some()
     }
 
-    /// Returns how many names there are.
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
+    fn find(&self, holder: Holder) -> Option<u32> {
+        let (id, owner) = parts(holder);
+        self.holders
+            .get(|slot| by_holder(&self.records, slot, (owner, &id)))
     }
 
-    fn held_by(&self, holder: Holder) -> Option<&Held> {
-        let slot = self.holders.get(&holder)?;
-        self.slots.get(*slot as usize)?.as_ref()
+    fn record(&self, slot: u32) -> &Record {
+        self.records.get(slot as usize).unwrap_or(&Record::EMPTY)
+    }
+
+    fn extra(&self, slot: u32) -> Option<&Extra> {
+        let record = self.record(slot);
+        let [number, ..] = record.links;
+        let extra = (record.shape == Shape::Extra).then_some(number)?;
+        self.extras.get(extra as usize)?.as_deref()
+    }
+
+    fn held(&self, slot: u32) -> Option<&Held> {
+        self.extra(slot).map(|extra| &extra.held)
+    }
+
+    /// Returns the names of a record, and those of its services.
+    fn links(&self, slot: u32) -> (&[u32], &[u32]) {
+        if let Some(extra) = self.extra(slot) {
+            return (&extra.names, &extra.services);
+        }
+        let record = self.record(slot);
+        let (names, services) = (usize::from(record.names), usize::from(record.services));
+        let (first, rest) = record.links.split_at_checked(names).unwrap_or_default();
+        (first, rest.get(..services).unwrap_or_default())
+    }
+
+    fn is_same(&self, slot: u32, held: &Held) -> bool {
+        let (names, services) = self.links(slot);
+        let same = |links: &[u32], keys: &[Box<[u8]>]| {
+            let texts = links.iter().map(|link| self.names.text(NameId(*link)));
+            texts.eq(keys.iter().map(|key| &**key))
+        };
+        same(names, &held.names)
+            && same(services, &held.services)
+            && self.addresses(slot).eq(held.addresses.iter().copied())
+            && self.ports(slot) == held.ports
+            && self.texts(slot) == held.texts
+            && self.canonical(slot) == held.canonical.as_deref()
+    }
+
+    fn insert_names(
+        &mut self,
+        slot: u32,
+        owner: Owner,
+        held: &Held,
+        refused: &mut u64,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let mut insert = |wire: &[u8], part| {
+            let name = self.names.insert(wire, Source::new(part, slot));
+            *refused += u64::from(name.is_none());
+            name.map(|name| name.0)
+        };
+        let mut names = Vec::with_capacity(held.names.len());
+        for wire in &held.names {
+            let part = match owner {
+                Owner::Service => Part::Virtual,
+                _ if held.services.contains(wire) => Part::EndpointAndTask,
+                _ => Part::Endpoint,
+            };
+            names.extend(insert(wire, part));
+        }
+        let mut services = Vec::with_capacity(held.services.len());
+        for wire in &held.services {
+            let own = held.names.contains(wire);
+            let part = if own {
+                Part::EndpointAndTask
+            } else {
+                Part::Task
+            };
+            services.extend(insert(wire, part)); // the same source twice counts once
+        }
+        (names, services)
+    }
+
+    /// Writes what is held into a record, or into an extra.
+    fn fill(
+        &mut self,
+        mut record: Record,
+        mut held: Held,
+        names: Vec<u32>,
+        services: Vec<u32>,
+    ) -> Record {
+        let plain = held.ports.is_empty() && held.texts.is_empty() && held.canonical.is_none();
+        let shape = match held.addresses[..] {
+            [] if plain => Some(Shape::Bare),
+            [IpAddr::V4(address)] if plain => {
+                record.address = address;
+                Some(Shape::Single)
+            }
+            _ => None,
+        };
+        if let Some(shape) = shape
+            && names.len() + services.len() <= LINKS
+        {
+            let links = names.iter().chain(&services);
+            for (place, link) in record.links.iter_mut().zip(links) {
+                *place = *link;
+            }
+            // No more than three.
+            record.names = u8::try_from(names.len()).unwrap_or_default();
+            record.services = u8::try_from(services.len()).unwrap_or_default();
+            record.shape = shape;
+            return record;
+        }
+        (held.names, held.services) = (Vec::new(), Vec::new()); // the links say them
+        let extra = Extra {
+            names,
+            services,
+            held,
+        };
+        let extra = Some(Box::new(extra));
+        let number = place(&mut self.extras, &mut self.free_extras, extra);
+        record.links = [number; LINKS];
+        record.shape = Shape::Extra;
+        record
+    }
+
+    /// Takes a record out of everything.
+    fn take(&mut self, slot: u32) {
+        let record = *self.record(slot);
+        let records = &self.records;
+        let key = (record.owner, &record.id);
+        self.holders.remove(|other| by_holder(records, other, key));
+        if record.owner == Owner::Endpoint {
+            self.remove_addresses(slot);
+        }
+        let (names, services) = self.links(slot);
+        for name in [names, services].concat() {
+            self.names.remove(NameId(name), slot);
+        }
+        if record.shape == Shape::Extra {
+            let [number, ..] = record.links;
+            if let Some(extra) = self.extras.get_mut(number as usize) {
+                *extra = None;
+                self.free_extras.push(number);
+            }
+        }
+        if let Some(place) = self.records.get_mut(slot as usize) {
+            *place = Record::EMPTY;
+        }
+        self.free.push(slot);
+    }
+
+    fn insert_addresses(&mut self, slot: u32) {
+        for address in self.addresses(slot).collect::<Vec<_>>() {
+            let shared = self.at_address(address).next().is_some();
+            self.shared += usize::from(shared);
+            match self.single(slot) {
+                Some(single) => {
+                    let (records, key) = (&self.records, (single, slot));
+                    self.singles
+                        .insert(slot, |other| by_address(records, other, key));
+                }
+                None => {
+                    self.addresses.insert((address, slot));
+                }
+            }
+        }
+    }
+
+    fn remove_addresses(&mut self, slot: u32) {
+        for address in self.addresses(slot).collect::<Vec<_>>() {
+            match self.single(slot) {
+                Some(single) => {
+                    let (records, key) = (&self.records, (single, slot));
+                    self.singles.remove(|other| by_address(records, other, key));
+                }
+                None => {
+                    self.addresses.remove(&(address, slot));
+                }
+            }
+            let shared = self.at_address(address).next().is_some();
+            self.shared -= usize::from(shared);
+        }
     }
 }
+
+impl Record {
+    const EMPTY: Self = Self {
+        id: [0; 16],
+        links: [0; LINKS],
+        address: Ipv4Addr::UNSPECIFIED,
+        names: 0,
+        services: 0,
+        owner: Owner::Nobody,
+        shape: Shape::Bare,
+    };
+}
+
+fn parts(holder: Holder) -> ([u8; 16], Owner) {
+    match holder {
+        Holder::Endpoint(id) => (*id.as_bytes(), Owner::Endpoint),
+        Holder::Service(id) => (*id.as_bytes(), Owner::Service),
+    }
+}
+
+fn by_holder(records: &[Record], slot: u32, (owner, id): (Owner, &[u8; 16])) -> Ordering {
+    let record = records.get(slot as usize).unwrap_or(&Record::EMPTY);
+    (record.owner, &record.id).cmp(&(owner, id))
+}
+
+fn by_address(records: &[Record], slot: u32, key: (Ipv4Addr, u32)) -> Ordering {
+    let record = records.get(slot as usize).unwrap_or(&Record::EMPTY);
+    (record.address, slot).cmp(&key)
+}
+
+/// How many names and services a record holds by itself: name, short identity, service.
+const LINKS: usize = 3;

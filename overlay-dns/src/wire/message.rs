@@ -23,6 +23,8 @@ pub struct Message<'a> {
     bytes: &'a [u8],
     header: Header,
     counts: [u16; 4],
+    /// Where the first question ends.
+    question_end: usize,
     records_at: usize,
     edns: Option<Edns>,
 }
@@ -30,8 +32,6 @@ pub struct Message<'a> {
 /// A question: what is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// The name, as it was written.
-    pub name: Name,
     /// The type.
     pub kind: RecordType,
     /// The class.
@@ -59,6 +59,19 @@ pub struct Record<'a> {
     pub rdata: &'a [u8],
 }
 
+impl<'a> Question<'a> {
+    /// Returns the name, as it was written.
+    pub fn name(&self) -> Name {
+        Name::from_wire(self.name_wire()).unwrap_or(Name::ROOT)
+    }
+
+    /// Returns the wire form of the name without the root's octet. The first name of a message has nothing to point to.
+    pub(crate) fn name_wire(&self) -> &'a [u8] {
+        let end = self.wire.len().saturating_sub(5);
+        self.wire.get(..end).unwrap_or_default()
+    }
+}
+
 impl<'a> Message<'a> {
     /// Checks the whole message.
     ///
@@ -72,18 +85,22 @@ impl<'a> Message<'a> {
             *count = read_u16(bytes, at)?;
         }
         let [questions, ..] = counts;
-        let mut at = HEADER_BYTES;
-        for _ in 0..questions {
+        let (mut at, mut question_end) = (HEADER_BYTES, HEADER_BYTES);
+        for number in 0..questions {
             let end = Name::skip(bytes, at)?.saturating_add(4);
             if bytes.len() < end {
                 return Err(truncated(bytes, end.saturating_sub(4), 4));
             }
             at = end;
+            if number == 0 {
+                question_end = end;
+            }
         }
         let mut message = Self {
             bytes,
             header,
             counts,
+            question_end,
             records_at: at,
             edns: None,
         };
@@ -138,13 +155,12 @@ impl<'a> Message<'a> {
         if self.question_count() == 0 {
             return None;
         }
-        let (name, at) = Name::decode(self.bytes, HEADER_BYTES).ok()?;
-        let class_at = at.saturating_add(2);
+        let wire = self.bytes.get(HEADER_BYTES..self.question_end)?;
+        let [a, b, c, d] = *wire.last_chunk()?;
         Some(Question {
-            name,
-            kind: RecordType(read_u16(self.bytes, at).ok()?),
-            class: Class(read_u16(self.bytes, class_at).ok()?),
-            wire: self.bytes.get(HEADER_BYTES..at.saturating_add(4))?,
+            kind: RecordType(u16::from_be_bytes([a, b])),
+            class: Class(u16::from_be_bytes([c, d])),
+            wire,
         })
     }
 

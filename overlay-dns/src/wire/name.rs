@@ -83,6 +83,25 @@ impl Name {
         Ok(name)
     }
 
+    /// Makes it the lower-cased name that stands in `wire`, without the root's octet, in labels that have been checked.
+    pub(crate) fn assign_lowercase(&mut self, wire: &[u8]) {
+        let (mut at, mut count) = (0_u8, 0_u8);
+        for place in &mut self.starts {
+            let Some(length) = wire.get(usize::from(at)) else {
+                break;
+            };
+            *place = at;
+            at = at.saturating_add(*length).saturating_add(1);
+            count = count.saturating_add(1);
+        }
+        (self.len, self.count) = (0, 0);
+        if let Some(octets) = self.octets.get_mut(..wire.len()) {
+            octets.copy_from_slice(wire);
+            octets.make_ascii_lowercase();
+            (self.len, self.count) = (at, count);
+        }
+    }
+
     /// Adds a label at the end.
     ///
     /// # Errors

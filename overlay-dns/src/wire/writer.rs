@@ -7,6 +7,8 @@ use super::{Class, Edns, HEADER_BYTES, Header, Name, RecordType, Section};
 /// Offsets from here on do not fit into a compression pointer.
 const POINTER_LIMIT: usize = 0x4000;
 const SLOTS: usize = 256;
+/// What stands before the data of a record whose owner is a pointer.
+const FIXED_BYTES: usize = 12;
 
 /// What is to be written does not fit into the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -124,12 +126,7 @@ impl<'a> Writer<'a> {
             self.rollback(mark);
             return written;
         }
-        let [answer, authority, additional] = &mut self.counts;
-        let count = match section {
-            Section::Answer => answer,
-            Section::Authority => authority,
-            Section::Additional => additional,
-        };
+        let count = self.count(section);
         *count = count.saturating_add(1);
         Ok(())
     }
@@ -155,6 +152,37 @@ impl<'a> Writer<'a> {
         if let Some(place) = self.out.get_mut(place) {
             place.copy_from_slice(&length);
         }
+        Ok(())
+    }
+
+    /// Writes a whole set of records whose data have one size, or nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`]: the set did not fit, and the message is as before.
+    pub(crate) fn fixed_set<const N: usize>(
+        &mut self,
+        section: Section,
+        owner_at: u16,
+        (kind, class, ttl): (RecordType, Class, u32),
+        members: &[[u8; N]],
+    ) -> Result<(), Full> {
+        let ([a, b], [c, d]) = ((owner_at | 0xc000).to_be_bytes(), kind.0.to_be_bytes());
+        let ([e, f], [g, h, i, j]) = (class.0.to_be_bytes(), ttl.to_be_bytes());
+        let [k, l] = u16::try_from(N).map_err(|_| Full)?.to_be_bytes();
+        let head: [u8; FIXED_BYTES] = [a, b, c, d, e, f, g, h, i, j, k, l];
+        let size = members.len().saturating_mul(FIXED_BYTES.saturating_add(N));
+        if self.out.len().saturating_add(size) > self.limit {
+            return Err(Full);
+        }
+        self.out.reserve(size);
+        for member in members {
+            self.out.extend_from_slice(&head);
+            self.out.extend_from_slice(member);
+        }
+        let added = u16::try_from(members.len()).map_err(|_| Full)?;
+        let count = self.count(section);
+        *count = count.saturating_add(added);
         Ok(())
     }
 
@@ -232,11 +260,20 @@ impl<'a> Writer<'a> {
             *additional = additional.saturating_add(1);
         }
         let [answer, authority, additional] = self.counts;
-        let counts = [self.questions, answer, authority, additional];
-        let counts = counts.iter().flat_map(|count| count.to_be_bytes());
-        let head = header.emit().into_iter().chain(counts);
-        for (place, octet) in self.out.iter_mut().zip(head) {
-            *place = octet;
+        let [a, b, c, d] = header.emit();
+        let ([e, f], [g, h]) = (self.questions.to_be_bytes(), answer.to_be_bytes());
+        let ([i, j], [k, l]) = (authority.to_be_bytes(), additional.to_be_bytes());
+        if let Some(place) = self.out.first_chunk_mut::<HEADER_BYTES>() {
+            *place = [a, b, c, d, e, f, g, h, i, j, k, l];
+        }
+    }
+
+    fn count(&mut self, section: Section) -> &mut u16 {
+        let [answer, authority, additional] = &mut self.counts;
+        match section {
+            Section::Answer => answer,
+            Section::Authority => authority,
+            Section::Additional => additional,
         }
     }
 
