@@ -23,6 +23,8 @@ pub(crate) struct Scratch {
     pub(crate) compressor: Compressor,
     pub(crate) sets: AddressSets,
     pub(crate) rng: Rng,
+    /// The name that is asked for, lower-cased.
+    pub(crate) name: Box<Name>,
 }
 
 /// What became of a question.
@@ -56,7 +58,7 @@ pub(crate) enum Place<'a> {
 /// Answers a question from the data of the client's view.
 pub(crate) fn answer(
     (config, directory, view): (&Config, &Directory, &View),
-    (asked, name): (&Asked<'_>, &Name),
+    asked: &Asked<'_>,
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Verdict {
@@ -64,7 +66,10 @@ pub(crate) fn answer(
         compressor,
         sets,
         rng,
+        name,
     } = scratch;
+    name.assign_lowercase(asked.question.name_wire());
+    let name: &Name = name;
     let mut writer = Writer::new(out, compressor, asked.terms.limit);
     writer.question(asked.question.wire);
     let mut composer = Composer {
@@ -113,6 +118,7 @@ pub(crate) fn seconds(duration: std::time::Duration) -> u32 {
         .min(u32::MAX >> 1) // RFC 2181 §8
 }
 
+#[inline]
 fn place<'a>(
     (config, directory, view): (&Config, &'a Directory, &'a View),
     name: &'a Name,

@@ -20,6 +20,7 @@ impl Keyed {
     }
 
     /// Hashes a name. All networks hash alike, so that one hash serves to look it up in each of them.
+    #[inline]
     pub(crate) fn hash(&self, wire: &[u8]) -> u64 {
         let mut hasher = self.0.build_hasher();
         hasher.write(wire);
@@ -68,6 +69,7 @@ impl Source {
         Self(part << 30 | slot & (Self::SLOTS_MAX - 1))
     }
 
+    #[inline]
     pub(crate) fn part(self) -> Part {
         match self.0 >> 30 {
             0 => Part::Virtual,
@@ -77,6 +79,7 @@ impl Source {
         }
     }
 
+    #[inline]
     pub(crate) fn slot(self) -> u32 {
         self.0 & (Self::SLOTS_MAX - 1)
     }
@@ -186,6 +189,7 @@ impl Names {
     }
 
     /// Returns the sources of a name: lower-cased wire form, and its hash.
+    #[inline]
     pub(crate) fn sources(&self, hash: u64, wire: &[u8]) -> Option<&[Source]> {
         let name = self.find(hash, wire)?;
         let entry = self.entries.get(name.0 as usize)?;
@@ -219,6 +223,7 @@ impl Names {
         self.index.len()
     }
 
+    #[inline]
     fn find(&self, hash: u64, wire: &[u8]) -> Option<NameId> {
         let (entries, texts) = (&self.entries, &self.texts);
         let same = |name: &u32| text(entries, texts, *name) == wire;

@@ -43,6 +43,7 @@ pub(crate) struct Rejected<'a> {
 /// Reads a query.
 ///
 /// The outer error is for what is not answered at all, the inner one for what is answered with an error.
+#[inline]
 pub(crate) fn parse<'a>(
     config: &Config,
     transport: Transport,
@@ -59,6 +60,7 @@ pub(crate) fn parse<'a>(
     Ok(parse_checked(config, transport, header, bytes))
 }
 
+#[inline]
 fn parse_checked<'a>(
     config: &Config,
     transport: Transport,
@@ -130,9 +132,9 @@ impl Rejected<'_> {
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
     /// Makes the answer that says that the question itself is fine, but is not answered.
-    pub(crate) fn reject(&self, rcode: Rcode) -> Rejected<'_> {
+    pub(crate) fn reject(&self, rcode: Rcode) -> Rejected<'a> {
         Rejected {
             header: self.header,
             question: Some(self.question.wire),

@@ -104,6 +104,7 @@ impl Resolver {
                 compressor: Compressor::new(),
                 sets: AddressSets::default(),
                 rng: seed.derive("queries").rng(),
+                name: Box::new(Name::ROOT),
             },
             queue: VecDeque::new(),
             spare: Vec::new(),
@@ -220,20 +221,43 @@ impl Resolver {
         bytes: &[u8],
     ) -> Result<(), QueryError> {
         self.pass(now);
-        let parsed = query::parse(&self.config, transport, bytes).and_then(|parsed| {
-            let known = self.directory.views.contains_key(&client);
-            if known {
-                Ok(parsed)
-            } else {
-                Err(QueryError::UnknownClient { client })
-            }
-        });
-        let parsed = parsed.inspect_err(|_| self.stats.dropped += 1)?;
+        let parsed = query::parse(&self.config, transport, bytes)
+            .inspect_err(|_| self.stats.dropped += 1)?;
+        let Some(view) = self.directory.views.get(&client) else {
+            self.stats.dropped += 1;
+            return Err(QueryError::UnknownClient { client });
+        };
         self.stats.queries += 1;
-        match parsed {
-            Ok(asked) => self.answer(client, token, &asked),
-            Err(rejected) => self.reject(client, token, &rejected),
-        }
+        let rejected = match parsed {
+            Ok(asked) => {
+                let mut bytes = self.spare.pop().unwrap_or_default();
+                let data = (&self.config, &self.directory, view);
+                let verdict = answer::answer(data, &asked, &mut self.scratch, &mut bytes);
+                match verdict {
+                    Verdict::Answered { truncated } => {
+                        self.stats.answered += 1;
+                        self.stats.truncated += u64::from(truncated);
+                        self.queue.push_back(Output::Answer {
+                            client,
+                            token,
+                            bytes,
+                        });
+                        return Ok(());
+                    }
+                    Verdict::Rejected(rcode) => {
+                        self.recycle(self.now, bytes);
+                        asked.reject(rcode)
+                    }
+                    Verdict::Foreign { names } => {
+                        self.recycle(self.now, bytes);
+                        self.forward(client, token, &asked, names);
+                        return Ok(());
+                    }
+                }
+            }
+            Err(rejected) => rejected,
+        };
+        self.reject(client, token, &rejected);
         Ok(())
     }
 
@@ -323,35 +347,6 @@ impl Resolver {
             compressor: &mut self.scratch.compressor,
         };
         (&mut self.forwarder, context)
-    }
-
-    fn answer(&mut self, client: EndpointId, token: QueryToken, asked: &Asked<'_>) {
-        let Some(view) = self.directory.views.get(&client) else {
-            return;
-        };
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        let mut name = Name::ROOT;
-        name.assign_lowercase(asked.question.name_wire());
-        let data = (&self.config, &self.directory, view);
-        match answer::answer(data, (asked, &name), &mut self.scratch, &mut bytes) {
-            Verdict::Answered { truncated } => {
-                self.stats.answered += 1;
-                self.stats.truncated += u64::from(truncated);
-                self.queue.push_back(Output::Answer {
-                    client,
-                    token,
-                    bytes,
-                });
-            }
-            Verdict::Rejected(rcode) => {
-                self.recycle(self.now, bytes);
-                self.reject(client, token, &asked.reject(rcode));
-            }
-            Verdict::Foreign { names } => {
-                self.recycle(self.now, bytes);
-                self.forward(client, token, asked, names);
-            }
-        }
     }
 
     fn forward(

@@ -14,6 +14,7 @@ pub(crate) enum Special {
 }
 
 /// Classifies a lower-cased name.
+#[inline]
 pub(crate) fn classify(name: &Name) -> Option<Special> {
     let apex = name.count().checked_sub(1)?;
     match name.label(apex)? {

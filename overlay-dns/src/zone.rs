@@ -142,6 +142,7 @@ impl Zone {
     }
 
     /// Returns the only address, if it is one of IPv4.
+    #[inline]
     pub(crate) fn single(&self, slot: u32) -> Option<Ipv4Addr> {
         let record = self.records.get(slot as usize)?;
         (record.shape == Shape::Single).then_some(record.address)
@@ -213,6 +214,7 @@ impl Zone {
             .get(|slot| by_holder(&self.records, slot, (owner, &id)))
     }
 
+    #[inline]
     fn record(&self, slot: u32) -> &Record {
         self.records.get(slot as usize).unwrap_or(&Record::EMPTY)
     }

@@ -44,6 +44,7 @@ impl Header {
     /// # Errors
     ///
     /// [`DecodeError::Truncated`] if there are fewer.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() < HEADER_BYTES {
             return Err(truncated(bytes, 0, HEADER_BYTES));
@@ -82,6 +83,7 @@ impl Header {
 
     /// Makes the header of a response to `self`: id, opcode, RD and CD are kept.
     #[must_use]
+    #[inline]
     pub const fn reply(&self, rcode: Rcode) -> Self {
         Self {
             id: self.id,
@@ -98,6 +100,7 @@ impl Header {
     }
 
     /// Returns id and flags as they stand in a message; of the response code the lower 4 bits.
+    #[inline]
     pub fn emit(&self) -> [u8; 4] {
         let mut flags = u16::from(self.opcode.0 & 0x0f) << 11 | self.rcode.0 & 0x0f;
         for (set, bit) in [

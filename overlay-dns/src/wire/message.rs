@@ -66,6 +66,7 @@ impl<'a> Question<'a> {
     }
 
     /// Returns the wire form of the name without the root's octet. The first name of a message has nothing to point to.
+    #[inline]
     pub(crate) fn name_wire(&self) -> &'a [u8] {
         let end = self.wire.len().saturating_sub(5);
         self.wire.get(..end).unwrap_or_default()
@@ -78,6 +79,7 @@ impl<'a> Message<'a> {
     /// # Errors
     ///
     /// [`DecodeError`] says what is wrong and where.
+    #[inline]
     pub fn new_checked(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let header = Header::parse(bytes)?;
         let mut counts = [0; 4];
@@ -108,6 +110,7 @@ impl<'a> Message<'a> {
         Ok(message)
     }
 
+    #[inline]
     fn check_records(&self) -> Result<Option<Edns>, DecodeError> {
         let (mut at, mut edns) = (self.records_at, None);
         for section in self.section_of_each() {
@@ -135,6 +138,7 @@ impl<'a> Message<'a> {
     }
 
     /// Returns how many questions there are.
+    #[inline]
     pub fn question_count(&self) -> u16 {
         let [questions, ..] = self.counts;
         questions
@@ -151,6 +155,7 @@ impl<'a> Message<'a> {
     }
 
     /// Returns the first question.
+    #[inline]
     pub fn question(&self) -> Option<Question<'a>> {
         if self.question_count() == 0 {
             return None;
@@ -165,6 +170,7 @@ impl<'a> Message<'a> {
     }
 
     /// Returns what the OPT record says, if there is one.
+    #[inline]
     pub fn edns(&self) -> Option<Edns> {
         self.edns
     }

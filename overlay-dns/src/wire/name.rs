@@ -65,6 +65,7 @@ impl Name {
     }
 
     /// Checks the name at `at` without keeping it; returns the offset behind it.
+    #[inline]
     pub(crate) fn skip(message: &[u8], at: usize) -> Result<usize, DecodeError> {
         walk(message, at, |_| {})
     }
@@ -84,6 +85,7 @@ impl Name {
     }
 
     /// Makes it the lower-cased name that stands in `wire`, without the root's octet, in labels that have been checked.
+    #[inline]
     pub(crate) fn assign_lowercase(&mut self, wire: &[u8]) {
         let (mut at, mut count) = (0_u8, 0_u8);
         for place in &mut self.starts {
@@ -153,16 +155,19 @@ impl Name {
     }
 
     /// Returns the wire form without the root's octet.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.octets.get(..usize::from(self.len)).unwrap_or_default()
     }
 
     /// Returns how many labels it has.
+    #[inline]
     pub fn count(&self) -> usize {
         usize::from(self.count)
     }
 
     /// Returns the label at `index`, counted from the left.
+    #[inline]
     pub fn label(&self, index: usize) -> Option<&[u8]> {
         let rest = self.suffix(index);
         let (length, rest) = rest.split_first()?;
@@ -175,6 +180,7 @@ impl Name {
     }
 
     /// Returns the wire form of what is left without the first `skipped` labels.
+    #[inline]
     pub fn suffix(&self, skipped: usize) -> &[u8] {
         self.as_bytes()
             .get(self.offset(skipped)..)
@@ -182,11 +188,13 @@ impl Name {
     }
 
     /// Returns the wire form of the first `kept` labels.
+    #[inline]
     pub fn prefix(&self, kept: usize) -> &[u8] {
         self.as_bytes().get(..self.offset(kept)).unwrap_or_default()
     }
 
     /// Returns the wire form of the labels `from..to`.
+    #[inline]
     pub fn middle(&self, from: usize, to: usize) -> &[u8] {
         let range = self.offset(from)..self.offset(to);
         self.as_bytes().get(range).unwrap_or_default()
@@ -200,6 +208,7 @@ impl Name {
     }
 
     /// Returns where the label at `index` begins; the length for the one behind the last.
+    #[inline]
     pub(crate) fn offset(&self, index: usize) -> usize {
         if index >= self.count() {
             return usize::from(self.len);
@@ -222,6 +231,7 @@ impl Name {
 }
 
 /// Walks the labels of the name at `at`. Bounded: at most 127 labels and as many pointers, each further back.
+#[inline]
 fn walk(message: &[u8], at: usize, mut label: impl FnMut(&[u8])) -> Result<usize, DecodeError> {
     let (mut here, mut run, mut end) = (at, at, None);
     let (mut length, mut pointers) = (0_usize, 0_usize);

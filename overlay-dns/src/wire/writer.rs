@@ -24,6 +24,7 @@ pub struct Compressor {
 
 impl Compressor {
     /// Makes an empty one.
+    #[inline]
     pub fn new() -> Self {
         Self {
             slots: Box::new([0; SLOTS]),
@@ -31,6 +32,7 @@ impl Compressor {
         }
     }
 
+    #[inline]
     fn clear(&mut self) {
         if self.dirty {
             self.slots.fill(0);
@@ -96,6 +98,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes a question as it was asked. It is the first thing in a message, and not subject to the limit.
+    #[inline]
     pub fn question(&mut self, wire: &[u8]) {
         self.out.extend_from_slice(wire);
         self.questions = self.questions.saturating_add(1);
@@ -113,6 +116,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`Full`]: the record did not fit, and the message is as before.
+    #[inline]
     pub fn record(
         &mut self,
         section: Section,
@@ -131,6 +135,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    #[inline]
     fn try_record(
         &mut self,
         owner: Owner<'_>,
@@ -160,6 +165,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`Full`]: the set did not fit, and the message is as before.
+    #[inline]
     pub(crate) fn fixed_set<const N: usize>(
         &mut self,
         section: Section,
@@ -171,14 +177,19 @@ impl<'a> Writer<'a> {
         let ([e, f], [g, h, i, j]) = (class.0.to_be_bytes(), ttl.to_be_bytes());
         let [k, l] = u16::try_from(N).map_err(|_| Full)?.to_be_bytes();
         let head: [u8; FIXED_BYTES] = [a, b, c, d, e, f, g, h, i, j, k, l];
-        let size = members.len().saturating_mul(FIXED_BYTES.saturating_add(N));
-        if self.out.len().saturating_add(size) > self.limit {
+        let one = FIXED_BYTES.saturating_add(N);
+        let start = self.out.len();
+        let end = start.saturating_add(members.len().saturating_mul(one));
+        if end > self.limit {
             return Err(Full);
         }
-        self.out.reserve(size);
-        for member in members {
-            self.out.extend_from_slice(&head);
-            self.out.extend_from_slice(member);
+        self.out.resize(end, 0);
+        let places = self.out.get_mut(start..).unwrap_or_default();
+        for (place, member) in places.chunks_exact_mut(one).zip(members) {
+            if let Some((first, rest)) = place.split_first_chunk_mut() {
+                *first = head;
+                rest.copy_from_slice(member);
+            }
         }
         let added = u16::try_from(members.len()).map_err(|_| Full)?;
         let count = self.count(section);
@@ -191,6 +202,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`Full`]: they did not fit; nothing was written.
+    #[inline]
     pub fn bytes(&mut self, octets: &[u8]) -> Result<(), Full> {
         if self.out.len().saturating_add(octets.len()) > self.limit {
             return Err(Full);
@@ -253,6 +265,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Fills in the header and writes the OPT record, which the limit does not bind: the caller kept room for it.
+    #[inline]
     pub fn finish(mut self, header: Header, edns: Option<Edns>) {
         if let Some(edns) = edns {
             self.out.extend_from_slice(&edns.emit());
@@ -268,6 +281,7 @@ impl<'a> Writer<'a> {
         }
     }
 
+    #[inline]
     fn count(&mut self, section: Section) -> &mut u16 {
         let [answer, authority, additional] = &mut self.counts;
         match section {
