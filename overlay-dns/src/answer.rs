@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::ControlFlow};
 use overlay_core::Rng;
 
 use crate::{
-    compose::{AddressSets, Composer},
+    compose::{Composer, Members},
     config::Config,
     directory::{Directory, Found, Lookup, Network, ReverseLookup},
     query::Asked,
@@ -21,10 +21,12 @@ const ALIASES_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(crate) compressor: Compressor,
-    pub(crate) sets: AddressSets,
+    pub(crate) members: Members,
     pub(crate) rng: Rng,
     /// The name that is asked for, lower-cased.
     pub(crate) name: Box<Name>,
+    /// The names that are gone through: aliases, each of the next.
+    pub(crate) followed: Vec<Name>,
 }
 
 /// What became of a question.
@@ -64,9 +66,10 @@ pub(crate) fn answer(
 ) -> Verdict {
     let Scratch {
         compressor,
-        sets,
+        members,
         rng,
         name,
+        followed,
     } = scratch;
     name.assign_lowercase(asked.question.name_wire());
     let name: &Name = name;
@@ -74,7 +77,7 @@ pub(crate) fn answer(
     writer.question(asked.question.wire);
     let mut composer = Composer {
         writer,
-        sets,
+        members,
         rng,
         transport: asked.terms.transport,
         ttl: seconds(config.ttl),
@@ -83,15 +86,14 @@ pub(crate) fn answer(
         truncated: false,
     };
     let kind = asked.question.kind;
-    // The names that were gone through: aliases, each of the next.
-    let mut followed: Vec<Name> = Vec::new();
+    followed.clear();
     let rcode = loop {
         let current = followed.last().unwrap_or(name);
         let target = match place((config, directory, view), current, kind) {
             Place::Foreign if !view.forward => return Verdict::Rejected(Rcode::REFUSED),
             Place::Foreign => {
-                followed.insert(0, *name);
-                return Verdict::Foreign { names: followed };
+                let names = [std::slice::from_ref(name), followed].concat();
+                return Verdict::Foreign { names };
             }
             place => match composer.place(current, kind, &place, followed.is_empty()) {
                 ControlFlow::Break(rcode) => break rcode,
@@ -101,7 +103,7 @@ pub(crate) fn answer(
         if followed.len() >= ALIASES_MAX {
             return Verdict::Rejected(Rcode::SERVFAIL);
         }
-        followed.push(*target);
+        followed.push(target);
     };
     let mut header = asked.header.reply(rcode);
     header.authoritative = true;

@@ -15,17 +15,19 @@ use crate::{
     zone::Zone,
 };
 
-/// Room for the addresses of an answer.
+/// Room for the members of a set, kept between answers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AddressSets {
+pub(crate) struct Members {
     v4: Vec<[u8; 4]>,
     v6: Vec<[u8; 16]>,
+    /// Numbers of records, and of a port or text in each.
+    places: Vec<(u32, usize)>,
 }
 
 /// Writes record sets.
 pub(crate) struct Composer<'a> {
     pub(crate) writer: Writer<'a>,
-    pub(crate) sets: &'a mut AddressSets,
+    pub(crate) members: &'a mut Members,
     pub(crate) rng: &'a mut Rng,
     pub(crate) transport: Transport,
     pub(crate) ttl: u32,
@@ -43,7 +45,7 @@ impl Composer<'_> {
         kind: RecordType,
         place: &Place<'_>,
         first: bool,
-    ) -> ControlFlow<Rcode, Box<Name>> {
+    ) -> ControlFlow<Rcode, Name> {
         let owner = owner(name, first);
         let (mut apex, mut rcode) = (0, Rcode::NOERROR);
         let before = self.writer.counts();
@@ -59,7 +61,7 @@ impl Composer<'_> {
                         |w, to| w.name(to, true),
                     );
                     if kind != RecordType::CNAME && !self.truncated {
-                        return ControlFlow::Continue(Box::new(target));
+                        return ControlFlow::Continue(target);
                     }
                 } else {
                     self.found(owner, kind, found);
@@ -74,10 +76,7 @@ impl Composer<'_> {
                 self.pointers(owner, kind, network, *address);
             }
             Place::Localhost => self.localhost(owner, kind),
-            Place::LoopbackPointer => {
-                let localhost = Name::from_text("localhost").unwrap_or(Name::ROOT);
-                self.names(owner, kind, &[localhost]);
-            }
+            Place::LoopbackPointer => self.loopback_pointer(owner, kind),
             Place::Nothing {
                 rcode: code,
                 apex: labels,
@@ -120,7 +119,7 @@ impl Composer<'_> {
     fn address_set(&mut self, owner: Owner<'_>, kind: RecordType, found: &Found<'_>) {
         let zone = &found.network.zone;
         if kind == RecordType::A {
-            let mut set = std::mem::take(&mut self.sets.v4);
+            let mut set = std::mem::take(&mut self.members.v4);
             set.clear();
             for source in found.sources {
                 if let Some(address) = zone.single(source.slot()) {
@@ -130,15 +129,15 @@ impl Composer<'_> {
                 set.extend(zone.addresses(source.slot()).filter_map(v4));
             }
             self.fixed_set(owner, kind, found.may_repeat(), &mut set);
-            self.sets.v4 = set;
+            self.members.v4 = set;
         } else {
-            let mut set = std::mem::take(&mut self.sets.v6);
+            let mut set = std::mem::take(&mut self.members.v6);
             set.clear();
             for source in found.sources {
                 set.extend(zone.addresses(source.slot()).filter_map(v6));
             }
             self.fixed_set(owner, kind, found.may_repeat(), &mut set);
-            self.sets.v6 = set;
+            self.members.v6 = set;
         }
     }
 
@@ -169,71 +168,77 @@ impl Composer<'_> {
 
     fn texts(&mut self, owner: Owner<'_>, found: &Found<'_>) {
         let zone = &found.network.zone;
-        let sources = found.sources.iter();
-        let texts = sources.flat_map(|source| zone.texts(source.slot()));
-        let mut texts: Vec<&[u8]> = texts.map(Vec::as_slice).collect();
-        texts.sort_unstable();
-        texts.dedup();
-        shuffle(self.rng, &mut texts);
-        self.set(
-            Section::Answer,
-            owner,
-            RecordType::TXT,
-            &texts,
-            |w, text| {
-                if text.is_empty() {
-                    return w.bytes(&[0]);
-                }
-                // Character-strings of at most 255 octets (RFC 1035 §3.3.14).
-                text.chunks(255).try_for_each(|part| {
-                    w.bytes(&[u8::try_from(part.len()).unwrap_or(u8::MAX)])?;
-                    w.bytes(part)
-                })
-            },
-        );
+        let text = |place: &(u32, usize)| zone.texts(place.0).get(place.1).map_or(&[][..], |t| t);
+        let mut places = self.places(found, |slot| zone.texts(slot).len());
+        places.sort_unstable_by_key(text);
+        places.dedup_by(|one, other| text(one) == text(other));
+        shuffle(self.rng, &mut places);
+        let write = |w: &mut Writer<'_>, place: &(u32, usize)| {
+            let text = text(place);
+            if text.is_empty() {
+                return w.bytes(&[0]);
+            }
+            // Character-strings of at most 255 octets (RFC 1035 §3.3.14).
+            text.chunks(255).try_for_each(|part| {
+                w.bytes(&[u8::try_from(part.len()).unwrap_or(u8::MAX)])?;
+                w.bytes(part)
+            })
+        };
+        self.set(Section::Answer, owner, RecordType::TXT, &places, write);
+        self.members.places = places;
     }
 
     fn services(&mut self, owner: Owner<'_>, found: &Found<'_>) {
         let Some(asked) = found.port else { return };
-        let zone = &found.network.zone;
-        let mut places = Vec::new();
-        for source in found.sources {
-            let slot = source.slot();
-            let Some(target) = full_name(slot, found.network) else {
-                continue;
-            };
-            for port in zone.ports(slot) {
-                if is_port(port.name.as_bytes(), port.protocol.as_bytes(), asked) {
-                    let numbers = [port.priority, port.weight, port.number];
-                    if !places.iter().any(|(n, t, _)| *n == numbers && *t == target) {
-                        places.push((numbers, target, slot));
-                    }
-                }
-            }
-        }
+        let (network, zone) = (found.network, &found.network.zone);
+        let port = |place: &(u32, usize)| zone.ports(place.0).get(place.1);
+        let key = |place: &(u32, usize)| {
+            let numbers = port(place).map(|port| (port.priority, port.weight, port.number));
+            (target(place.0, zone), numbers)
+        };
+        let mut places = self.places(found, |slot| zone.ports(slot).len());
+        places.retain(|place| {
+            port(place).is_some_and(|p| is_port(p.name.as_bytes(), p.protocol.as_bytes(), asked))
+        });
+        places.sort_unstable_by_key(key);
+        places.dedup_by(|one, other| key(one) == key(other));
         shuffle(self.rng, &mut places);
         self.writer.remember_question();
-        self.set(
-            Section::Answer,
-            owner,
-            RecordType::SRV,
-            &places,
-            |w, (numbers, target, _)| {
-                for number in numbers {
-                    w.bytes(&number.to_be_bytes())?;
+        let write = |w: &mut Writer<'_>, place: &(u32, usize)| {
+            let (Some(port), Some(target)) = (port(place), full_name(place.0, network)) else {
+                return Err(Full);
+            };
+            for number in [port.priority, port.weight, port.number] {
+                w.bytes(&number.to_be_bytes())?;
+            }
+            w.name(&target, false) // RFC 2782: not compressed
+        };
+        places.retain(|place| full_name(place.0, network).is_some());
+        self.set(Section::Answer, owner, RecordType::SRV, &places, write);
+        if !self.truncated {
+            for (at, place) in places.iter().enumerate() {
+                let mut before = places.iter().take(at);
+                let again = before.any(|other| target(other.0, zone) == target(place.0, zone));
+                let Some(name) = full_name(place.0, network).filter(|_| !again) else {
+                    continue;
+                };
+                if self.additional(&name, zone, place.0).is_err() {
+                    break; // what does not fit is asked for if it is needed
                 }
-                w.name(target, false) // RFC 2782: not compressed
-            },
-        );
-        if self.truncated {
-            return;
-        }
-        for (at, (_, target, slot)) in places.iter().enumerate() {
-            let again = places.iter().take(at).any(|(_, other, _)| other == target);
-            if !again && self.additional(target, zone, *slot).is_err() {
-                return; // what does not fit is asked for if it is needed
             }
         }
+        self.members.places = places;
+    }
+
+    /// Lists what the sources of a name have, of which each has as many as `count` says.
+    fn places(&mut self, found: &Found<'_>, count: impl Fn(u32) -> usize) -> Vec<(u32, usize)> {
+        let mut places = std::mem::take(&mut self.members.places);
+        places.clear();
+        for source in found.sources {
+            let slot = source.slot();
+            places.extend((0..count(slot)).map(|number| (slot, number)));
+        }
+        places
     }
 
     fn additional(&mut self, target: &Name, zone: &Zone, slot: u32) -> Result<(), Full> {
@@ -257,22 +262,35 @@ impl Composer<'_> {
     }
 
     fn pointers(&mut self, owner: Owner<'_>, kind: RecordType, network: &Network, address: IpAddr) {
-        let mut names = Vec::new();
-        for slot in network.zone.at_address(address) {
-            if let Some(name) = full_name(slot, network)
-                && !names.contains(&name)
-            {
-                names.push(name);
-            }
+        if !matches!(kind, RecordType::PTR | RecordType::ANY) {
+            return;
         }
-        shuffle(self.rng, &mut names);
-        self.names(owner, kind, &names);
+        let zone = &network.zone;
+        let name = |place: &(u32, usize)| zone.primary(place.0);
+        let mut places = std::mem::take(&mut self.members.places);
+        places.clear();
+        places.extend(zone.at_address(address).map(|slot| (slot, 0)));
+        places.retain(|place| full_name(place.0, network).is_some());
+        places.sort_unstable_by_key(name);
+        places.dedup_by(|one, other| name(one) == name(other));
+        shuffle(self.rng, &mut places);
+        let write = |w: &mut Writer<'_>, place: &(u32, usize)| {
+            let name = full_name(place.0, network).ok_or(Full)?;
+            w.name(&name, true)
+        };
+        self.set(Section::Answer, owner, RecordType::PTR, &places, write);
+        self.members.places = places;
     }
 
-    fn names(&mut self, owner: Owner<'_>, kind: RecordType, names: &[Name]) {
+    fn loopback_pointer(&mut self, owner: Owner<'_>, kind: RecordType) {
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
-            let write = |w: &mut Writer<'_>, name: &Name| w.name(name, true);
-            self.set(Section::Answer, owner, RecordType::PTR, names, write);
+            self.set(
+                Section::Answer,
+                owner,
+                RecordType::PTR,
+                &[LOCALHOST],
+                |w, name| w.bytes(name),
+            );
         }
     }
 
@@ -372,10 +390,21 @@ fn alias(found: &Found<'_>) -> Option<Name> {
     Name::from_wire(canonical)
 }
 
-/// Returns the primary name of a holder, in its network.
+/// Returns the name at which a holder's ports are, and whether it is one of our own: the primary name or, without an
+/// address, what that is an alias of (RFC 2782: no alias).
+fn target(slot: u32, zone: &Zone) -> Option<(&[u8], bool)> {
+    let alias = zone.canonical(slot);
+    match alias.filter(|_| zone.addresses(slot).next().is_none()) {
+        Some(canonical) => Some((canonical, false)),
+        None => Some((zone.primary(slot)?, true)),
+    }
+}
+
+/// Returns the whole of the name at which a holder is: of one of our own with its network.
 fn full_name(slot: u32, network: &Network) -> Option<Name> {
-    let mut name = Name::from_wire(network.zone.primary(slot)?)?;
-    if let Some(network) = &network.name {
+    let (wire, own) = target(slot, &network.zone)?;
+    let mut name = Name::from_wire(wire)?;
+    if let Some(network) = network.name.as_ref().filter(|_| own) {
         name.append(network).ok()?;
     }
     Some(name)
@@ -425,6 +454,8 @@ fn write_address(writer: &mut Writer<'_>, address: &IpAddr) -> Result<(), Full> 
     }
 }
 
+/// The wire form of `localhost.`
+const LOCALHOST: &[u8] = b"\x09localhost\x00";
 /// `nobody.invalid.`: nobody is responsible for a zone that a machine made (RFC 6303 §3).
 const NOBODY: &[u8] = b"\x06nobody\x07invalid\x00";
 /// How many orders one draw decides between: the rest of its bits makes each as likely as any other, to one in 2^32.

@@ -344,3 +344,108 @@ fn grow_by<T>(places: &mut Vec<T>, count: usize) {
 
 /// So few dead octets of texts are left alone.
 const DEAD_MAX: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use overlay_core::{Rng, Seed};
+
+    use super::*;
+
+    /// Names of one to three labels, many of which are below others, and some that end alike without being so.
+    fn draw(rng: &mut Rng) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for _ in 0..=rng.below(3) {
+            let number = rng.below(9);
+            let label = match rng.below(8) {
+                0 => format!("\u{1}{number}"), // a label that ends as another one with its length
+                _ => format!("label{number}"),
+            };
+            wire.push(u8::try_from(label.len()).unwrap());
+            wire.extend(label.into_bytes());
+        }
+        wire
+    }
+
+    fn is_below(name: &[u8], above: &[u8]) -> bool {
+        let mut rest = name;
+        while let Some((length, tail)) = rest.split_first() {
+            rest = &tail[usize::from(*length)..];
+            if rest == above && !above.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn they_do_what_a_map_of_sets_does() {
+        let hash = Keyed::new(7);
+        let (mut names, mut rng) = (Names::new(&hash), Seed::from_u64(1).rng());
+        let mut model: BTreeMap<Vec<u8>, BTreeSet<Source>> = BTreeMap::new();
+        let (mut compacted, mut dead) = (0, 0);
+        for step in 0..60_000_u32 {
+            let wire = draw(&mut rng);
+            let slot = u32::try_from(rng.below(4)).unwrap();
+            if rng.chance(if step / 5_000 % 2 == 0 {
+                700_000
+            } else {
+                300_000
+            }) {
+                let taken = model
+                    .get(&wire)
+                    .is_some_and(|sources| sources.iter().any(|source| source.slot() == slot));
+                let source = Source::new(if slot == 0 { Part::Virtual } else { Part::Task }, slot);
+                if !taken {
+                    let name = names.insert(&wire, source).unwrap();
+                    assert_eq!(names.text(name), wire);
+                    model.entry(wire.clone()).or_default().insert(source);
+                }
+            } else if let Some(name) = names.find(hash.hash(&wire), &wire) {
+                names.remove(name, slot);
+                let sources = model.get_mut(&wire).unwrap();
+                sources.retain(|source| source.slot() != slot);
+                if sources.is_empty() {
+                    model.remove(&wire);
+                }
+            }
+            compacted += u32::from(names.dead < dead);
+            dead = names.dead;
+            let found = names.sources(hash.hash(&wire), &wire);
+            let expected = model
+                .get(&wire)
+                .map(|sources| sources.iter().copied().collect());
+            assert_eq!(found.map(<[Source]>::to_vec), expected);
+            assert_eq!(names.len(), model.len());
+            if step % 100 == 0 {
+                let below = model.keys().any(|name| is_below(name, &wire));
+                assert_eq!(names.is_above(&wire), below, "{wire:?}");
+            }
+        }
+        assert!(compacted > 1, "{compacted}");
+        let held: usize = model.keys().map(Vec::len).sum();
+        assert!(names.texts.len() <= held * 4 / 3 + 2 * DEAD_MAX);
+    }
+
+    #[test]
+    fn a_name_takes_twelve_octets_and_sources_are_sorted_by_their_parts() {
+        assert_eq!(size_of::<Entry>(), 12);
+        let parts = [
+            Part::Virtual,
+            Part::Endpoint,
+            Part::EndpointAndTask,
+            Part::Task,
+        ];
+        let last = Source::SLOTS_MAX - 1;
+        let sources: Vec<Source> = parts
+            .iter()
+            .flat_map(|part| [Source::new(*part, 0), Source::new(*part, last)])
+            .collect();
+        assert!(sources.is_sorted());
+        for (source, part) in sources.chunks(2).zip(parts) {
+            assert_eq!(source[0].part(), part);
+            assert_eq!((source[0].slot(), source[1].slot()), (0, last));
+        }
+    }
+}

@@ -8,7 +8,7 @@ use overlay_core::{EndpointId, Instant, Machine, NetworkId, Seed, ServiceId};
 use crate::{
     answer::{self, Scratch, Verdict},
     cache::Cache,
-    compose::AddressSets,
+    compose::Members,
     config::Config,
     directory::Directory,
     error::{QueryError, UpstreamError},
@@ -102,9 +102,10 @@ impl Resolver {
             cache: Cache::default(),
             scratch: Scratch {
                 compressor: Compressor::new(),
-                sets: AddressSets::default(),
+                members: Members::default(),
                 rng: seed.derive("queries").rng(),
                 name: Box::new(Name::ROOT),
+                followed: Vec::new(),
             },
             queue: VecDeque::new(),
             spare: Vec::new(),

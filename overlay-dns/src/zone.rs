@@ -423,3 +423,86 @@ fn by_address(records: &[Record], slot: u32, key: (Ipv4Addr, u32)) -> Ordering {
 
 /// How many names and services a record holds by itself: name, short identity, service.
 const LINKS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{EndpointId, Seed};
+
+    use super::*;
+
+    /// Some with one address, some with more, some with texts, some with nothing.
+    fn draw(rng: &mut overlay_core::Rng) -> Held {
+        let name = |number: u64| -> Box<[u8]> {
+            let wire = [&[2][..], format!("n{number}").as_bytes()].concat();
+            wire.into()
+        };
+        let mut addresses: Vec<IpAddr> = (0..rng.below(4))
+            .map(|_| match rng.below(3) {
+                0 => IpAddr::from([
+                    0xfd00,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    u16::try_from(rng.below(9)).unwrap(),
+                ]),
+                _ => IpAddr::from([10, 0, 0, u8::try_from(rng.below(9)).unwrap()]),
+            })
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let first = rng.below(5);
+        Held {
+            names: (0..rng.below(5)).map(|more| name(first + more)).collect(),
+            services: (0..rng.below(2)).map(|_| name(rng.below(9))).collect(),
+            addresses,
+            texts: (0..rng.below(2)).map(|_| b"text".to_vec()).collect(),
+            ..Held::default()
+        }
+    }
+
+    #[test]
+    fn what_was_set_is_found_and_what_was_removed_leaves_nothing() {
+        let (mut zone, mut rng) = (Zone::new(&Keyed::new(1)), Seed::from_u64(2).rng());
+        let mut model = std::collections::BTreeMap::new();
+        for _ in 0..5_000 {
+            let holder = Holder::Endpoint(EndpointId::from_bytes(
+                [u8::try_from(rng.below(12)).unwrap(); 16],
+            ));
+            if rng.chance(700_000) {
+                let held = draw(&mut rng);
+                let changed = model.insert(holder, held.clone()) != Some(held.clone());
+                assert_eq!(zone.set(holder, held, &mut 0), changed);
+            } else {
+                assert_eq!(zone.remove(holder), model.remove(&holder).is_some());
+            }
+            let mut seen = BTreeSet::new();
+            let mut shared = 0;
+            for (holder, held) in &model {
+                let slot = zone.find(*holder).unwrap();
+                assert!(zone.is_same(slot, held));
+                for address in &held.addresses {
+                    shared += usize::from(!seen.insert(*address));
+                    assert!(zone.at_address(*address).any(|other| other == slot));
+                    assert!(zone.has_address_within(*address, *address));
+                }
+            }
+            assert_eq!(zone.shared, shared);
+            let all = [0, 255].map(|last| IpAddr::from([10, 0, 0, last]));
+            let any = seen.iter().any(IpAddr::is_ipv4);
+            assert_eq!(zone.has_address_within(all[0], all[1]), any);
+        }
+        for holder in model.keys() {
+            zone.remove(*holder);
+        }
+        assert_eq!(
+            (zone.names.len(), zone.shared, zone.addresses.len()),
+            (0, 0, 0)
+        );
+        assert_eq!(zone.free.len(), zone.records.len());
+        assert!(zone.extras.iter().all(Option::is_none));
+        assert_eq!(size_of::<Record>(), 36);
+    }
+}

@@ -600,6 +600,24 @@ fn rule_28_equal_places_and_their_addresses_are_told_once() {
 }
 
 #[test]
+fn rule_28_the_target_is_no_alias() {
+    let mut bench = Bench::new();
+    let outside = Records {
+        canonical: Some("db.example.com".into()),
+        ..http("outside", "10.0.1.9")
+    };
+    let outside = Records {
+        addresses: Vec::new(),
+        ..outside
+    };
+    bench.records(MY_NET, 9, outside);
+    let answer = bench.ask("_http._tcp.outside", RecordType::SRV);
+    let targets: Vec<_> = answer.texts();
+    assert_eq!(targets.len(), 1);
+    assert!(targets[0].ends_with(" db.example.com."), "{targets:?}");
+}
+
+#[test]
 fn rule_29_equal_texts_of_several_owners_are_told_once() {
     let mut bench = Bench::new();
     for owner in [5, 6] {
