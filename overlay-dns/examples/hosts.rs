@@ -85,14 +85,18 @@ async fn serve(
 
     let mut read_at = None;
     let mut owners = 0;
+    let mut look = clock();
     loop {
-        let changed_at = fs::metadata(file)?.modified()?;
-        if read_at.replace(changed_at) != Some(changed_at) {
-            owners = read(&mut resolver, clock(), &fs::read_to_string(file)?, owners);
-            report(file, changed_at, &resolver);
+        if clock() >= look {
+            look = clock() + LOOK;
+            let changed_at = fs::metadata(file)?.modified()?;
+            if read_at.replace(changed_at) != Some(changed_at) {
+                owners = read(&mut resolver, clock(), &fs::read_to_string(file)?, owners);
+                report(file, changed_at, &resolver);
+            }
         }
-        let due = resolver.poll_timeout();
-        let pause = due.map_or(LOOK, |due| due.duration_since(clock()).min(LOOK));
+        let due = resolver.poll_timeout().map_or(look, |due| due.min(look));
+        let pause = due.duration_since(clock());
         let input = tokio::select! {
             input = inputs.recv() => input,
             () = tokio::time::sleep(pause) => None,

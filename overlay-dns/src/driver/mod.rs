@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod datagrams;
 mod serve;
 mod upstream;
 
@@ -45,6 +46,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+use self::datagrams::Room;
 use crate::{Event, Output, QueryToken, Resolver, Transport, UpstreamToken};
 
 /// Limits of the sockets.
@@ -80,7 +82,9 @@ impl Default for SocketsConfig {
 /// Something for the resolver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// For [`Resolver::handle_query`].
+    /// Datagrams, each for [`Resolver::handle_query`].
+    Datagrams(Datagrams),
+    /// A message of a stream, for [`Resolver::handle_query`].
     Query {
         /// Who asks.
         client: EndpointId,
@@ -107,6 +111,29 @@ pub enum Input {
     },
 }
 
+/// Queries that one client sent as datagrams and that were read at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagrams {
+    /// Who asks.
+    pub client: EndpointId,
+    first: QueryToken,
+    octets: Vec<u8>,
+    /// Where each message ends.
+    ends: Vec<usize>,
+}
+
+impl Datagrams {
+    /// Returns the messages and what names them, in the order in which they came.
+    pub fn queries(&self) -> impl Iterator<Item = (QueryToken, &[u8])> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let messages = starts.zip(&self.ends).map(|(start, end)| {
+            let message = self.octets.get(*start..*end);
+            message.unwrap_or_default()
+        });
+        (self.first.0..).map(QueryToken).zip(messages)
+    }
+}
+
 /// A handle to all sockets of a resolver. Clones are handles to the same; nothing blocks.
 #[derive(Clone, Debug)]
 pub struct Sockets {
@@ -124,8 +151,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     last_token: u64,
-    /// Where answers go.
+    /// Where answers go, by the first token of each.
     paths: BTreeMap<QueryToken, Path>,
+    /// How many answers are still to come.
+    waiting: usize,
+    /// Room to read datagrams into, while nobody does.
+    rooms: Vec<Room>,
     clients: BTreeMap<EndpointId, Vec<AbortHandle>>,
     forwards: BTreeMap<UpstreamToken, AbortHandle>,
     dropped: u64,
@@ -134,10 +165,12 @@ struct State {
 /// Where an answer goes.
 #[derive(Debug)]
 enum Path {
-    Datagram {
+    /// One answer to each of these; none to those who have had theirs.
+    Datagrams {
         client: EndpointId,
         socket: Arc<UdpSocket>,
-        peer: SocketAddr,
+        peers: Vec<Option<SocketAddr>>,
+        left: usize,
     },
     Stream {
         client: EndpointId,
@@ -150,7 +183,15 @@ enum Path {
 impl Path {
     fn client(&self) -> EndpointId {
         match self {
-            Self::Datagram { client, .. } | Self::Stream { client, .. } => *client,
+            Self::Datagrams { client, .. } | Self::Stream { client, .. } => *client,
+        }
+    }
+
+    /// How many answers may still go this way.
+    fn left(&self) -> usize {
+        match self {
+            Self::Datagrams { left, .. } => *left,
+            Self::Stream { .. } => 1,
         }
     }
 }
@@ -214,6 +255,7 @@ impl Sockets {
             task.abort();
         }
         state.paths.retain(|_, path| path.client() != client);
+        state.waiting = state.paths.values().map(Path::left).sum();
     }
 
     /// Closes everything. The tasks hold handles of their own: without this they end with the runtime.
@@ -229,22 +271,31 @@ impl Sockets {
             task.abort();
         }
         state.paths.clear();
+        state.waiting = 0;
     }
 
     /// Hands `input`, or the time alone, to the resolver, and carries out all that it wants. Returns its events.
+    ///
+    /// Answers to datagrams leave together, and their buffers go back to the resolver.
     pub fn drive(&self, resolver: &mut Resolver, now: Instant, input: Option<Input>) -> Vec<Event> {
+        let query = |resolver: &mut Resolver, client, token, transport, bytes: &[u8]| {
+            let taken = resolver.handle_query(now, client, token, transport, bytes);
+            if taken.is_err() {
+                self.forget(token);
+            }
+        };
         match input {
+            Some(Input::Datagrams(datagrams)) => {
+                for (token, bytes) in datagrams.queries() {
+                    query(resolver, datagrams.client, token, Transport::Udp, bytes);
+                }
+            }
             Some(Input::Query {
                 client,
                 token,
                 transport,
                 bytes,
-            }) => {
-                let taken = resolver.handle_query(now, client, token, transport, &bytes);
-                if taken.is_err() {
-                    self.forget(token);
-                }
-            }
+            }) => query(resolver, client, token, transport, &bytes),
             Some(Input::Upstream {
                 upstream,
                 from,
@@ -259,9 +310,16 @@ impl Sockets {
             None => {}
         }
         resolver.handle_timeout(now);
-        let mut events = Vec::new();
+        let (mut events, mut batch) = (Vec::new(), Batch::default());
         while let Some(output) = resolver.poll_output() {
-            events.extend(self.carry_out(output));
+            match output {
+                Output::Answer { token, bytes, .. } => self.answer(&mut batch, token, bytes),
+                other => events.extend(self.carry_out(other)),
+            }
+        }
+        self.send(&mut batch);
+        for bytes in batch.sent {
+            resolver.recycle(now, bytes);
         }
         events
     }
@@ -269,7 +327,11 @@ impl Sockets {
     /// Carries out one output; an event comes back.
     pub fn carry_out(&self, output: Output) -> Option<Event> {
         match output {
-            Output::Answer { token, bytes, .. } => self.answer(token, bytes),
+            Output::Answer { token, bytes, .. } => {
+                let mut batch = Batch::default();
+                self.answer(&mut batch, token, bytes);
+                self.send(&mut batch);
+            }
             Output::Forward {
                 upstream,
                 to,
@@ -288,7 +350,7 @@ impl Sockets {
 
     /// Forgets a query that the resolver did not take: nobody will answer it.
     pub fn forget(&self, token: QueryToken) {
-        self.state().paths.remove(&token);
+        self.state().take(token);
     }
 
     /// Returns how many datagrams and answers were dropped because something was full or gone.
@@ -296,19 +358,39 @@ impl Sockets {
         self.state().dropped
     }
 
-    fn answer(&self, token: QueryToken, bytes: Vec<u8>) {
-        let Some(path) = self.state().paths.remove(&token) else {
+    /// Lets an answer go: over a stream at once, as a datagram with the batch.
+    fn answer(&self, batch: &mut Batch, token: QueryToken, bytes: Vec<u8>) {
+        match self.state().take(token) {
+            Some(Way::Datagram(socket, peer)) => {
+                let same = (batch.socket.as_ref()).is_some_and(|other| Arc::ptr_eq(other, &socket));
+                if !same {
+                    self.send(batch);
+                    batch.socket = Some(socket);
+                }
+                batch.answers.push((peer, bytes));
+            }
+            Some(Way::Stream(answers)) => {
+                // There is room for as many answers as there are permits.
+                if answers.try_send(bytes).is_err() {
+                    self.state().dropped += 1;
+                }
+            }
+            None => batch.sent.push(bytes),
+        }
+    }
+
+    /// Sends a batch. A full buffer loses answers, as any datagram can be lost; the client asks again.
+    fn send(&self, batch: &mut Batch) {
+        let Some(socket) = batch.socket.take() else {
             return;
         };
-        let sent = match path {
-            // A full buffer loses the answer, as any datagram can be lost; the client asks again.
-            Path::Datagram { socket, peer, .. } => socket.send_to(&bytes, peer).is_ok(),
-            // There is room for as many answers as there are permits.
-            Path::Stream { answers, .. } => answers.try_send(bytes).is_ok(),
-        };
-        if !sent {
-            self.state().dropped += 1;
+        let sent = datagrams::send(&socket, &batch.answers);
+        if sent < batch.answers.len() {
+            let lost = u64::try_from(batch.answers.len() - sent);
+            self.state().dropped += lost.unwrap_or(u64::MAX);
         }
+        let answers = batch.answers.drain(..);
+        batch.sent.extend(answers.map(|(_, bytes)| bytes));
     }
 
     fn forward(
@@ -324,17 +406,29 @@ impl Sockets {
         state.forwards.insert(upstream, task);
     }
 
-    /// Remembers where the answer to a query goes.
+    /// Remembers where the answers to a query, or to several, go; returns the first of their tokens.
     fn register(&self, path: Path) -> QueryToken {
         let mut state = self.state();
-        state.last_token += 1;
-        let token = QueryToken(state.last_token);
-        if state.paths.len() >= self.shared.config.queries_max {
-            state.paths.pop_first();
-            state.dropped += 1;
+        let (first, left) = (state.last_token + 1, path.left());
+        state.last_token += u64::try_from(left).unwrap_or(u64::MAX);
+        state.waiting += left;
+        while state.waiting > self.shared.config.queries_max
+            && let Some((_, oldest)) = state.paths.pop_first()
+        {
+            state.waiting -= oldest.left();
+            state.dropped += u64::try_from(oldest.left()).unwrap_or(u64::MAX);
         }
-        state.paths.insert(token, path);
-        token
+        state.paths.insert(QueryToken(first), path);
+        QueryToken(first)
+    }
+
+    /// Forgets all queries of a path that nobody will see.
+    fn unregister(&self, first: QueryToken) {
+        let mut state = self.state();
+        if let Some(path) = state.paths.remove(&first) {
+            state.waiting -= path.left();
+            state.dropped += u64::try_from(path.left()).unwrap_or(u64::MAX);
+        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
@@ -345,5 +439,52 @@ impl Sockets {
         // No code under the lock panics half way.
         let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where one answer goes.
+enum Way {
+    Datagram(Arc<UdpSocket>, SocketAddr),
+    Stream(mpsc::Sender<Vec<u8>>),
+}
+
+/// Answers that leave a socket together, and buffers of those that have left.
+#[derive(Default)]
+struct Batch {
+    socket: Option<Arc<UdpSocket>>,
+    answers: Vec<(SocketAddr, Vec<u8>)>,
+    sent: Vec<Vec<u8>>,
+}
+
+impl State {
+    /// Takes the way of one answer; each has one.
+    fn take(&mut self, token: QueryToken) -> Option<Way> {
+        let (first, path) = self.paths.range_mut(..=token).next_back()?;
+        let first = *first;
+        let way = match path {
+            Path::Datagrams {
+                socket,
+                peers,
+                left,
+                ..
+            } => {
+                let at = usize::try_from(token.0 - first.0).ok()?;
+                let peer = peers.get_mut(at)?.take()?;
+                let way = Way::Datagram(Arc::clone(socket), peer);
+                *left -= 1;
+                if *left == 0 {
+                    self.paths.remove(&first);
+                }
+                way
+            }
+            Path::Stream { answers, .. } if first == token => {
+                let way = Way::Stream(answers.clone());
+                self.paths.remove(&first);
+                way
+            }
+            Path::Stream { .. } => return None,
+        };
+        self.waiting -= 1;
+        Some(way)
     }
 }

@@ -1,10 +1,15 @@
 //! Reads queries: datagrams, and streams of messages that are preceded by their length (RFC 7766 §8).
 
-use std::{io, net::UdpSocket, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use overlay_core::EndpointId;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -14,44 +19,73 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Input, Path, Sockets};
+use super::{Datagrams, Input, Path, Room, Sockets};
 use crate::Transport;
 
-/// More than any query has; what is longer is cut and answered as malformed.
-const DATAGRAM_BYTES_MAX: usize = 4_096;
+/// How much room for datagrams is kept; each thread of the runtime uses one at a time.
+const ROOMS_MAX: usize = 2;
 /// A pause after an error of the socket, so that a lasting one does not take a whole processor.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads datagrams.
+/// Reads datagrams, as many at once as are there.
 pub(super) async fn datagrams(
     sockets: Sockets,
     client: EndpointId,
     socket: tokio::net::UdpSocket,
     sender: Arc<UdpSocket>,
 ) {
-    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     loop {
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-            tokio::time::sleep(ERROR_PAUSE).await;
-            continue;
+        let ready = socket.readable().await;
+        let batch = ready.and_then(|()| receive(&sockets, &socket));
+        let (peers, octets, ends) = match batch {
+            Ok(batch) => batch,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => {
+                tokio::time::sleep(ERROR_PAUSE).await;
+                continue;
+            }
         };
-        let token = sockets.register(Path::Datagram {
+        if peers.is_empty() {
+            continue;
+        }
+        let first = sockets.register(Path::Datagrams {
             client,
             socket: Arc::clone(&sender),
-            peer,
+            left: peers.len(),
+            peers,
         });
-        let input = Input::Query {
+        let input = Input::Datagrams(Datagrams {
             client,
-            token,
-            transport: Transport::Udp,
-            bytes: buffer.get(..length).unwrap_or_default().to_vec(),
-        };
+            first,
+            octets,
+            ends,
+        });
         if sockets.shared.inputs.try_send(input).is_err() {
-            let mut state = sockets.state();
-            state.paths.remove(&token);
-            state.dropped += 1;
+            sockets.unregister(first);
         }
+        // A socket that never runs dry leaves time for the answers.
+        tokio::task::yield_now().await;
     }
+}
+
+/// Peers, the octets of their messages, and where each of these ends.
+type Received = (Vec<Option<SocketAddr>>, Vec<u8>, Vec<usize>);
+
+fn receive(sockets: &Sockets, socket: &tokio::net::UdpSocket) -> io::Result<Received> {
+    let mut room = sockets.state().rooms.pop().unwrap_or_else(Room::new);
+    let (mut peers, mut octets, mut ends) = Received::default();
+    let received = socket.try_io(Interest::READABLE, || {
+        room.receive(socket, |peer, bytes| {
+            peers.push(Some(peer));
+            octets.extend_from_slice(bytes);
+            ends.push(octets.len());
+        })
+    });
+    let mut state = sockets.state();
+    if state.rooms.len() < ROOMS_MAX {
+        state.rooms.push(room);
+    }
+    received.map(|()| (peers, octets, ends))
 }
 
 /// Accepts connections. Each has a task of its own, so that a slow one holds up nobody; they end with this one.

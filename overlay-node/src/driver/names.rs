@@ -3,27 +3,34 @@
 use std::net::{IpAddr, SocketAddr};
 
 use overlay_core::Instant;
-use overlay_dns::driver::{Input, Sockets};
+use overlay_dns::{
+    Transport,
+    driver::{Input, Sockets},
+};
 
 use crate::Node;
 
 /// Hands a query or an upstream's answer to the node.
 pub(crate) fn handle(node: &mut Node, sockets: &Sockets, now: Instant, input: Input) {
+    let mut query = |client, token, transport, bytes: &[u8]| {
+        let taken = node.handle_query(now, client, token, transport, bytes);
+        // A query that is no message gets no answer; the resolver counts it.
+        if taken.is_err() {
+            sockets.forget(token);
+        }
+    };
     match input {
+        Input::Datagrams(datagrams) => {
+            for (token, bytes) in datagrams.queries() {
+                query(datagrams.client, token, Transport::Udp, bytes);
+            }
+        }
         Input::Query {
             client,
             token,
             transport,
             bytes,
-        } => {
-            // A query that is no message gets no answer; the resolver counts it.
-            if node
-                .handle_query(now, client, token, transport, &bytes)
-                .is_err()
-            {
-                sockets.forget(token);
-            }
-        }
+        } => query(client, token, transport, &bytes),
         Input::Upstream {
             upstream,
             from,
