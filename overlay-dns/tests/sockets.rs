@@ -21,7 +21,7 @@ use overlay_core::Instant;
 use overlay_core::Machine;
 use overlay_dns::{
     Event, Resolver,
-    driver::{Sockets, SocketsConfig},
+    driver::{Sockets, SocketsConfig, bind_shared},
 };
 use support::*;
 use tokio::{
@@ -50,7 +50,14 @@ impl Drop for Running {
 
 /// Serves `ALICE` of the bench.
 fn serve(resolver: Resolver, config: SocketsConfig) -> Running {
-    let (udp, tcp) = same_port();
+    serve_at(resolver, config, same_port())
+}
+
+fn serve_at(
+    resolver: Resolver,
+    config: SocketsConfig,
+    (udp, tcp): (std::net::UdpSocket, std::net::TcpListener),
+) -> Running {
     let (udp_address, tcp_address) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
     let (sockets, mut inputs) = Sockets::new(config);
     sockets.serve(ALICE, udp, Some(tcp)).unwrap();
@@ -196,6 +203,149 @@ async fn rule_13_connections_are_bounded_and_idle_ones_closed_and_half_a_length_
     let mut fourth = TcpStream::connect(running.tcp).await.unwrap();
     fourth.write_all(&framed(&query)).await.unwrap();
     assert_eq!(read_framed(&mut fourth).await.addresses().len(), 1);
+}
+
+#[tokio::test]
+async fn a_burst_is_answered_whole_and_everybody_gets_their_own() {
+    let resolver = crowd().resolver;
+    let (udp, tcp) = same_port();
+    let to = udp.local_addr().unwrap();
+    // More than one batch is there before anybody reads.
+    let clients: Vec<_> = (0..3)
+        .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        .collect();
+    for id in 0..80_u16 {
+        let name = ["web", "www", "nobody.my-net"][usize::from(id) % 3];
+        let query = Query::new(name, RecordType::A).id(id).bytes();
+        let client = &clients[usize::from(id) % 3];
+        client.send_to(&query, to).unwrap();
+        client.send_to(&[0; 5], to).unwrap(); // gets no answer
+    }
+    let running = serve_at(resolver, SocketsConfig::default(), (udp, tcp));
+    for (number, client) in clients.into_iter().enumerate() {
+        client.set_nonblocking(true).unwrap();
+        let client = UdpSocket::from_std(client).unwrap();
+        let mut ids = Vec::new();
+        let expected: Vec<u16> = (0..80)
+            .filter(|id| usize::from(*id) % 3 == number)
+            .collect();
+        while ids.len() < expected.len() {
+            let mut buffer = vec![0; 4_096];
+            let length = timeout(PATIENCE, client.recv(&mut buffer)).await;
+            let answer = Answer::read(buffer[..length.unwrap().unwrap()].to_vec());
+            assert_eq!(answer.addresses().len(), usize::from(number < 2));
+            ids.push(answer.message.metadata.id);
+        }
+        ids.sort_unstable();
+        assert_eq!(ids, expected);
+    }
+    assert_eq!(running.sockets.dropped(), 0);
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_answered_takes_nobody_along() {
+    let (udp, tcp) = same_port();
+    let to = udp.local_addr().unwrap();
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    for id in 0..20_u16 {
+        let query = Query::new("web", RecordType::A).id(id).bytes();
+        if id % 2 == 0 {
+            client.send_to(&query, to).await.unwrap();
+        } else {
+            let closed = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            closed.send_to(&query, to).unwrap();
+        }
+    }
+    let _running = serve_at(crowd().resolver, SocketsConfig::default(), (udp, tcp));
+    let mut ids = Vec::new();
+    while ids.len() < 10 {
+        let mut buffer = [0; 512];
+        let length = timeout(PATIENCE, client.recv(&mut buffer)).await;
+        let answer = Answer::read(buffer[..length.unwrap().unwrap()].to_vec());
+        ids.push(answer.message.metadata.id);
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]);
+}
+
+#[tokio::test]
+async fn too_many_queries_without_an_answer_forget_the_oldest() {
+    let mut bench = Bench::new();
+    // A server that never answers.
+    let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let server = silent.local_addr().unwrap();
+    bench.resolver.set_upstreams(bench.now, vec![server]);
+    let config = SocketsConfig {
+        queries_max: 8,
+        ..SocketsConfig::default()
+    };
+    let running = serve(bench.resolver, config);
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    for id in 0..50_u16 {
+        let query = Query::new("example.com", RecordType::A).id(id).bytes();
+        client.send_to(&query, running.udp).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while running.sockets.dropped() < 42 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // What is ours is answered all the same.
+    let answer = ask_udp(running.udp, &Query::new("web", RecordType::A)).await;
+    assert_eq!(answer.addresses().len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_is_in_the_next_answer() {
+    let (udp, tcp) = same_port();
+    let to = udp.local_addr().unwrap();
+    let (sockets, mut inputs) = Sockets::new(SocketsConfig::default());
+    sockets.serve(ALICE, udp, Some(tcp)).unwrap();
+    let mut bench = Bench::new();
+    let query = Query::new("web", RecordType::A);
+    for number in 2..30_u8 {
+        let address = format!("10.0.1.{number}");
+        bench.set(MY_NET, 1, &["web"], &[&address]);
+        let query = query.clone();
+        let asked = tokio::spawn(async move { ask_udp(to, &query).await });
+        let input = timeout(PATIENCE, inputs.recv()).await.unwrap();
+        sockets.drive(&mut bench.resolver, bench.now, input);
+        let answer = asked.await.unwrap();
+        assert_eq!(
+            answer.addresses(),
+            [address.parse::<std::net::IpAddr>().unwrap()]
+        );
+    }
+    sockets.close();
+}
+
+#[tokio::test]
+async fn two_resolvers_share_a_port() {
+    let (first, second);
+    {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let sockets = bind_shared(address).unwrap();
+        let again = bind_shared(sockets.0.local_addr().unwrap()).unwrap();
+        let mut bench = Bench::new();
+        first = serve_at(bench.resolver, SocketsConfig::default(), sockets);
+        bench = Bench::new();
+        bench.set(MY_NET, 1, &["web"], &["10.0.1.77"]);
+        second = serve_at(bench.resolver, SocketsConfig::default(), again);
+    }
+    assert_eq!((first.udp, first.tcp), (second.udp, second.tcp));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        let answer = ask_udp(first.udp, &Query::new("web", RecordType::A)).await;
+        seen.extend(answer.addresses());
+        let mut stream = TcpStream::connect(first.tcp).await.unwrap();
+        let query = Query::new("web", RecordType::A).tcp();
+        stream.write_all(&framed(&query)).await.unwrap();
+        assert_eq!(read_framed(&mut stream).await.addresses().len(), 1);
+        if seen.len() == 2 {
+            return;
+        }
+    }
+    panic!("one of the two was never asked: {seen:?}");
 }
 
 /// A server that cuts every answer over UDP and gives it over TCP.

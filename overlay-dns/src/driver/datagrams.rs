@@ -22,13 +22,14 @@ impl Room {
         Self(vec![0; BATCH_MAX * DATAGRAM_BYTES_MAX].into())
     }
 
-    /// Reads what is there, at most a batch; hands each datagram to `take` with whoever sent it.
+    /// Reads what is there, at most a batch and at most `max`; hands each datagram to `take` with whoever sent it.
     pub(super) fn receive(
         &mut self,
         socket: &impl AsRawFd,
+        max: usize,
         mut take: impl FnMut(SocketAddr, &[u8]),
     ) -> io::Result<()> {
-        let lengths = self.fill(socket)?;
+        let lengths = self.fill(socket, max)?;
         for (place, (peer, length)) in self.0.chunks_exact(DATAGRAM_BYTES_MAX).zip(lengths) {
             if let Some(peer) = peer {
                 take(peer, place.get(..length).unwrap_or_default());
@@ -38,9 +39,13 @@ impl Room {
     }
 
     /// Reads datagrams into their places; returns from whom each is, and its length.
-    fn fill(&mut self, socket: &impl AsRawFd) -> io::Result<Vec<(Option<SocketAddr>, usize)>> {
+    fn fill(
+        &mut self,
+        socket: &impl AsRawFd,
+        max: usize,
+    ) -> io::Result<Vec<(Option<SocketAddr>, usize)>> {
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH_MAX, None);
-        let places = self.0.chunks_exact_mut(DATAGRAM_BYTES_MAX);
+        let places = self.0.chunks_exact_mut(DATAGRAM_BYTES_MAX).take(max);
         let mut slices: Vec<_> = places.map(|place| [IoSliceMut::new(place)]).collect();
         let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         let received = recvmmsg(fd, &mut headers, &mut slices, flags, None)?;

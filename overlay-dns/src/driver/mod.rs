@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod bind;
 mod datagrams;
 mod serve;
 mod upstream;
@@ -46,6 +47,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+pub use self::bind::bind_shared;
 use self::datagrams::Room;
 use crate::{Event, Output, QueryToken, Resolver, Transport, UpstreamToken};
 

@@ -74,8 +74,10 @@ type Received = (Vec<Option<SocketAddr>>, Vec<u8>, Vec<usize>);
 fn receive(sockets: &Sockets, socket: &tokio::net::UdpSocket) -> io::Result<Received> {
     let mut room = sockets.state().rooms.pop().unwrap_or_else(Room::new);
     let (mut peers, mut octets, mut ends) = Received::default();
+    // One batch alone does not go beyond what may wait.
+    let max = sockets.shared.config.queries_max.max(1);
     let received = socket.try_io(Interest::READABLE, || {
-        room.receive(socket, |peer, bytes| {
+        room.receive(socket, max, |peer, bytes| {
             peers.push(Some(peer));
             octets.extend_from_slice(bytes);
             ends.push(octets.len());
