@@ -11,85 +11,19 @@ mod support;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    process::Command,
     sync::Arc,
     time::Duration,
 };
 
 use hickory_proto::rr::RecordType;
-use overlay_core::Instant;
-use overlay_core::Machine;
-use overlay_dns::{
-    Event, Resolver,
-    driver::{Sockets, SocketsConfig, bind_shared},
-};
-use support::*;
+use overlay_dns::driver::{Sockets, SocketsConfig, bind_shared};
+use support::{running::*, *};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     task::JoinHandle,
     time::timeout,
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A resolver that runs on loopback.
-struct Running {
-    udp: SocketAddr,
-    tcp: SocketAddr,
-    sockets: Sockets,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.sockets.close();
-    }
-}
-
-/// Serves `ALICE` of the bench.
-fn serve(resolver: Resolver, config: SocketsConfig) -> Running {
-    serve_at(resolver, config, same_port())
-}
-
-fn serve_at(
-    resolver: Resolver,
-    config: SocketsConfig,
-    (udp, tcp): (std::net::UdpSocket, std::net::TcpListener),
-) -> Running {
-    let (udp_address, tcp_address) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
-    let (sockets, mut inputs) = Sockets::new(config);
-    sockets.serve(ALICE, udp, Some(tcp)).unwrap();
-    let (handle, mut resolver) = (sockets.clone(), resolver);
-    let task = tokio::spawn(async move {
-        let start = tokio::time::Instant::now();
-        let clock = || Instant::from_millis(1_000) + start.elapsed();
-        loop {
-            let due = resolver.poll_timeout();
-            let pause = due.map_or(PATIENCE, |due| due.duration_since(clock()));
-            let input = timeout(pause, inputs.recv()).await.ok().flatten();
-            let _: Vec<Event> = handle.drive(&mut resolver, clock(), input);
-        }
-    });
-    Running {
-        udp: udp_address,
-        tcp: tcp_address,
-        sockets,
-        task,
-    }
-}
-
-/// dig asks over TCP at the port where it asked over UDP.
-fn same_port() -> (std::net::UdpSocket, std::net::TcpListener) {
-    for _ in 0..50 {
-        let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        if let Ok(udp) = std::net::UdpSocket::bind(tcp.local_addr().unwrap()) {
-            return (udp, tcp);
-        }
-    }
-    panic!("no port is free for both");
-}
 
 async fn ask_udp(to: SocketAddr, query: &Query) -> Answer {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -113,19 +47,6 @@ async fn read_framed(stream: &mut TcpStream) -> Answer {
         bytes
     };
     Answer::read(timeout(PATIENCE, read).await.unwrap())
-}
-
-fn crowd() -> Bench {
-    let mut bench = Bench::new();
-    for number in 0..200 {
-        let address = format!("10.0.3.{number}");
-        let owner = endpoint(1_000 + number);
-        let records = records(&["crowd"], &[&address]);
-        bench
-            .resolver
-            .set_records(bench.now, MY_NET, owner, records);
-    }
-    bench
 }
 
 #[tokio::test]
@@ -426,57 +347,4 @@ async fn a_client_that_was_stopped_gets_no_answers() {
     // The port is free again.
     std::net::UdpSocket::bind(running.udp).unwrap();
     std::net::TcpListener::bind(running.tcp).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dig_understands_our_answers() {
-    let running = serve(crowd().resolver, SocketsConfig::default());
-    let port = running.udp.port();
-    let dig = move |arguments: &str| {
-        let output = Command::new("dig")
-            .args(["@127.0.0.1", "-p", &port.to_string(), "+tries=1", "+time=5"])
-            .args(arguments.split(' '))
-            .output()?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let asked = tokio::task::spawn_blocking(move || {
-        let mut outputs = Vec::new();
-        for arguments in [
-            "web A",
-            "WeB.My-Net A +noedns",
-            "web AAAA",
-            "nobody.my-net A",
-            "crowd A +short",
-            "-x 10.0.1.2 +short",
-            "web TXT +tcp",
-        ] {
-            outputs.push(dig(arguments)?);
-        }
-        Ok::<_, std::io::Error>(outputs)
-    });
-    let outputs = match asked.await.unwrap() {
-        Ok(outputs) => outputs,
-        Err(error) => {
-            eprintln!("SKIPPED: dig is not installed: {error}");
-            return;
-        }
-    };
-    let warned: Vec<_> = outputs
-        .iter()
-        .filter(|text| text.contains("WARNING"))
-        .collect();
-    assert_eq!(warned, Vec::<&String>::new());
-    assert!(outputs[0].contains("10.0.1.2") && outputs[0].contains("EDNS: version: 0"));
-    assert!(outputs[1].contains("WeB.My-Net.") && !outputs[1].contains("EDNS"));
-    assert!(outputs[2].contains("NOERROR") && outputs[2].contains("SOA"));
-    assert!(outputs[3].contains("NXDOMAIN"));
-    assert_eq!(
-        outputs[4]
-            .lines()
-            .filter(|line| line.starts_with("10."))
-            .count(),
-        200
-    );
-    assert_eq!(outputs[5].trim(), "web.my-net.");
-    assert!(outputs[6].contains("NOERROR") && outputs[6].contains("(TCP)"));
 }

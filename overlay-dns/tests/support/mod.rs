@@ -6,6 +6,9 @@
     reason = "each test file compiles it for itself and uses a part"
 )]
 
+#[cfg(feature = "tokio")]
+pub mod running;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
