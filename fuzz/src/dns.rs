@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use domain::base::message::Message as DomainMessage;
+use domain::{base::message::Message as DomainMessage, rdata::AllRecordData};
 use overlay_core::{EndpointId, Instant, Machine, NetworkId, Seed, ServiceId};
 use overlay_dns::{
     Config, Output, Port, QueryToken, Records, Resolver, ServiceRecords, Transport, View,
@@ -13,6 +13,15 @@ use crate::input::Input;
 
 /// What is accepted is a message for an independent parser, too, and can be written again.
 pub fn dns_message(bytes: &[u8]) {
+    if has_known_data(bytes) && !may_point_into_the_header(bytes) {
+        let ours = is_read_whole(bytes);
+        assert_eq!(ours, is_read_whole_by_domain(bytes), "domain differs");
+        assert_eq!(
+            ours,
+            hickory_proto::op::Message::from_vec(bytes).is_ok(),
+            "hickory differs"
+        );
+    }
     let Ok(message) = Message::new_checked(bytes) else {
         return;
     };
@@ -47,6 +56,46 @@ fn is_read_by_another(bytes: &[u8]) -> bool {
     DomainMessage::from_octets(bytes).is_ok_and(|message| {
         message.question().all(|question| question.is_ok())
             && message.iter().all(|record| record.is_ok())
+    })
+}
+
+/// Whether the data of each record is read to its last octet.
+fn is_read_whole(bytes: &[u8]) -> bool {
+    let Ok(message) = Message::new_checked(bytes) else {
+        return false;
+    };
+    let (mut out, mut compressor) = (Vec::new(), Compressor::new());
+    message.records().all(|record| {
+        let mut writer = Writer::new(&mut out, &mut compressor, 65_535);
+        writer.rdata(&message, &record).is_ok()
+    })
+}
+
+fn is_read_whole_by_domain(bytes: &[u8]) -> bool {
+    is_read_by_another(bytes)
+        && DomainMessage::from_octets(bytes).is_ok_and(|message| {
+            message.iter().all(|record| {
+                let data =
+                    record.map(|(record, _)| record.into_any_record::<AllRecordData<_, _>>());
+                data.is_ok_and(|data| data.is_ok())
+            })
+        })
+}
+
+/// Others read a name in the header; nothing there was written as one (RFC 1035 §4.1.4).
+fn may_point_into_the_header(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair[0] == 0xc0 && pair[1] < 12)
+}
+
+/// Whether all three look at the data of every record.
+fn has_known_data(bytes: &[u8]) -> bool {
+    const KINDS: [u16; 9] = [1, 2, 5, 6, 12, 15, 16, 28, 33];
+    let Ok(message) = DomainMessage::from_octets(bytes) else {
+        return true;
+    };
+    message.iter().map_while(Result::ok).all(|(record, _)| {
+        let (kind, class) = (record.rtype().to_int(), record.class().to_int());
+        kind == 41 || (class == 1 && record.rdlen() > 0 && KINDS.contains(&kind))
     })
 }
 
