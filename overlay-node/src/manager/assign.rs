@@ -5,7 +5,7 @@ use std::time::Duration;
 use overlay_core::{Instant, NodeId};
 use overlay_gossip::Lease;
 
-use super::{Action, AgentSession, Manager, TICK};
+use super::{Action, AgentSession, Manager, Read, TICK};
 use crate::{
     agent::{
         AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Keyed,
@@ -16,13 +16,26 @@ use crate::{
 };
 
 impl Manager {
-    /// Takes an agent's heartbeat; returns false if the node is none of the cluster.
+    /// Takes an agent's heartbeat; returns false if nobody of the cluster is known by that identity.
+    ///
+    /// Whoever is told so forgets the cluster, and this leader may be one that was replaced, or that has not applied what
+    /// added the node. It says so only once it knows that it still leads and applied everything up to now.
     pub(crate) fn handle_heartbeat(&mut self, now: Instant, node: NodeId, version: u64) -> bool {
         if !self.state.nodes().contains_key(&node) {
-            return self.state.cluster().is_none() || self.is_awaited(node);
+            if self.state.cluster().is_none() || self.is_awaited(node) {
+                return true;
+            }
+            self.read(now, Read::Membership { node });
+            self.settle(now);
+            return false;
         }
+        let (default, chosen) = (
+            self.config.timers.heartbeat_interval,
+            self.heartbeat_interval(),
+        );
         let session = self.sessions.entry(node).or_insert(AgentSession {
             heard_at: now,
+            interval: chosen.max(default),
             sent: None,
             compared: 0,
             acknowledged: 0,
@@ -31,6 +44,9 @@ impl Manager {
         });
         session.heard_at = now;
         session.acknowledged = version;
+        if let Some(sent) = session.sent.as_ref().filter(|sent| sent.version == version) {
+            session.interval = sent.heartbeat_ms.map_or(default, Duration::from_millis);
+        }
         self.assign(now, node);
         true
     }
@@ -58,17 +74,23 @@ impl Manager {
         chosen.unwrap_or(self.config.timers.heartbeat_interval)
     }
 
-    /// Returns how long a node may be silent before it counts as down.
-    pub(super) fn patience(&self) -> Duration {
-        self.heartbeat_interval() * self.config.timers.heartbeats_missing_max
+    fn patience(&self, interval: Duration) -> Duration {
+        interval * self.config.timers.heartbeats_missing_max
     }
 
     /// Returns whether the agent of `node` was heard within its time.
     pub(super) fn is_heard(&self, now: Instant, node: NodeId) -> bool {
-        let patience = self.patience();
-        self.sessions
-            .get(&node)
-            .is_some_and(|session| now.duration_since(session.heard_at) <= patience)
+        let session = self.sessions.get(&node);
+        session.is_some_and(|session| {
+            now.duration_since(session.heard_at) <= self.patience(session.interval)
+        })
+    }
+
+    /// Returns whether the agent of `node` should have been heard since it was heard last, or since this manager leads.
+    pub(super) fn is_late(&self, now: Instant, node: NodeId) -> bool {
+        let patience = self.patience(self.heartbeat_interval());
+        let settled = || self.led_since.is_some_and(|since| since + patience <= now);
+        !self.is_heard(now, node) && (self.sessions.contains_key(&node) || settled())
     }
 
     pub(super) fn assign_all(&mut self, now: Instant) {
@@ -114,7 +136,9 @@ impl Manager {
         }
         if let Some(message) = message {
             session.sent_at = now;
-            self.actions.push_back(Action::Assign { to: node, message });
+            // It may speak as seldom as it will be told, or as it was told before.
+            session.interval = session.interval.max(retry);
+            self.actions.push_back(Action::Send { to: node, message });
         }
         self.sessions.insert(node, session);
     }

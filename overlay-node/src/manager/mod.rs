@@ -46,8 +46,8 @@ pub(crate) enum Action {
         request: RequestId,
         result: Result<Answer, api::Error>,
     },
-    /// A whole assignment or what changed of it.
-    Assign {
+    /// A whole assignment, what changed of it, or that there is none any more.
+    Send {
         to: NodeId,
         message: Message,
     },
@@ -68,6 +68,8 @@ pub(crate) enum Served {
 #[derive(Debug)]
 struct AgentSession {
     heard_at: Instant,
+    /// How seldom it may speak: by what it acknowledged or, if that is more, by what it was sent since.
+    interval: Duration,
     /// What was last sent, and which version of it the agent said it has.
     sent: Option<Assignment>,
     /// The index of the state that it was compared with last.
@@ -78,12 +80,29 @@ struct AgentSession {
     completed_at: Option<Instant>,
 }
 
-/// A read that waits for the log to be applied.
+/// A read that waits until this leader knows that it still leads, and for the log to be applied.
 #[derive(Debug)]
-struct Read {
-    origin: NodeId,
-    request: RequestId,
-    body: api::Request,
+enum Read {
+    /// What somebody asked.
+    Question {
+        origin: NodeId,
+        request: RequestId,
+        body: api::Request,
+    },
+    /// Whether an agent that speaks is none of the cluster.
+    Membership { node: NodeId },
+}
+
+impl Read {
+    fn is_for_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Question { request: one, .. }, Self::Question { request: two, .. }) => {
+                one == two
+            }
+            (Self::Membership { node: one }, Self::Membership { node: two }) => one == two,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -415,7 +415,7 @@ impl Node {
             } => {
                 self.send(to, Message::Answer { request, result });
             }
-            Action::Assign { to, message } => self.send(to, message),
+            Action::Send { to, message } => self.send(to, message),
             Action::LeaderChanged => {
                 let leader = self.leader();
                 if let Some(leader) = leader {

@@ -170,16 +170,10 @@ impl Node {
         }
         match &mut self.manager {
             Some(manager) if manager.leads() => {
-                let known = manager.handle_heartbeat(now, from, version);
-                if known {
+                if manager.handle_heartbeat(now, from, version) {
                     self.meet(from);
+                    self.send(from, Message::HeartbeatAck);
                 }
-                let answer = if known {
-                    Message::HeartbeatAck
-                } else {
-                    Message::Removed
-                };
-                self.send(from, answer);
             }
             _ => self.refer(from, None),
         }
