@@ -42,7 +42,8 @@ pub struct Config {
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
     /// How many changes a manager keeps for [`ClusterState::changes_after`](crate::state::ClusterState::changes_after). Default
-    /// 0: none, which costs nothing. Too few: a watcher that is slow has to read the whole state more often.
+    /// 0: no more than the few hundred that it keeps for itself. Too few: a watcher that is slow has to read the whole
+    /// state more often.
     pub changes_max: usize,
 }
 

@@ -5,6 +5,7 @@ mod orchestrate;
 mod query;
 mod serve;
 mod services;
+mod touched;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,13 @@ use overlay_raft::{
     RestoreError, WriteBatch,
 };
 
-use self::orchestrate::Orchestration;
+use self::{
+    orchestrate::Orchestration,
+    touched::{CHANGES_MIN, Compared},
+};
 use crate::{
     Config,
-    agent::Assignment,
+    agent::{AssignedPort, Assignment},
     api,
     identity::LeaseSigner,
     node::{ManagerBoot, group},
@@ -120,6 +124,9 @@ pub(crate) struct Manager {
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
     sessions: BTreeMap<NodeId, AgentSession>,
+    compared: Compared,
+    /// All ports that services publish, and the index that this is true of.
+    published: (u64, Vec<AssignedPort>),
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
     /// The request that makes this manager the only one, while it is under way.
@@ -164,6 +171,8 @@ impl Manager {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            compared: Compared::default(),
+            published: Default::default(),
             retiring: None,
             recovering: None,
             seed: seed.derive("orchestration"),
@@ -175,7 +184,8 @@ impl Manager {
             initial: None,
             failed: false,
         };
-        manager.state.watch(manager.config.changes_max);
+        let changes_max = manager.config.changes_max.max(CHANGES_MIN);
+        manager.state.watch(changes_max);
         manager.settle(now);
         Ok(manager)
     }
