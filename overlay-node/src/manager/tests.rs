@@ -1,11 +1,14 @@
 use std::collections::VecDeque;
 
-use overlay_core::EndpointId;
+use overlay_core::{EndpointId, TaskId};
 use overlay_raft::{Entry, HardState, Index, Restored, Snapshot};
 
 use super::*;
 use crate::{
-    api::{AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, Request, Response, Role},
+    api::{
+        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, Protocol, PublishMode,
+        PublishedPort, Request, Response, Role, ServiceSpec, TaskState, TaskStatus,
+    },
     state::{AddNode, ClusterSeed},
 };
 
@@ -72,6 +75,73 @@ fn an_agent_that_lost_a_change_is_sent_the_whole_once() {
     };
     assert_eq!(*to, node(2));
     assert_eq!(whole(message).endpoints.len(), 1);
+}
+
+#[test]
+fn every_node_hears_where_a_published_port_leads() {
+    let mut lab = Lab::new();
+    let mut known: BTreeMap<NodeId, Assignment> = BTreeMap::new();
+    for number in [2, 3] {
+        lab.add(number, Role::Worker);
+        let first = whole(lab.beat(number, 0).last().unwrap());
+        known.insert(node(number), first);
+    }
+    let port = |published| PublishedPort {
+        published,
+        target: 80,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+    };
+    let mut spec = ServiceSpec {
+        name: "web".to_owned(),
+        networks: vec!["net".to_owned()],
+        ports: vec![port(8_080)],
+        ..ServiceSpec::default()
+    };
+    lab.ask(1, Request::ServiceCreate(Box::new(spec.clone())))
+        .unwrap();
+    lab.hear(&mut known);
+    let tasks = |known: &BTreeMap<NodeId, Assignment>| -> Vec<(NodeId, TaskId)> {
+        let each = known.iter();
+        each.flat_map(|(node, assignment)| assignment.tasks.iter().map(|task| (*node, task.id)))
+            .collect()
+    };
+    let [(on, task)] = tasks(&known)[..] else {
+        panic!("{known:?}");
+    };
+    let leads_to = |known: &BTreeMap<NodeId, Assignment>, to: &[(u16, NodeId)]| {
+        for assignment in known.values() {
+            let ports = assignment.ports.iter();
+            let found: Vec<_> = ports
+                .flat_map(|port| {
+                    let backends = port.backends.iter();
+                    backends.map(|backend| (port.port.published, backend.node))
+                })
+                .collect();
+            assert_eq!(found, to, "{:?}", assignment.ports);
+        }
+    };
+    leads_to(&known, &[]);
+    let status = |state| TaskStatus {
+        state,
+        ..TaskStatus::default()
+    };
+    let running = Ask::Report(vec![(task, status(TaskState::Running))]);
+    lab.report(on, running);
+    lab.hear(&mut known);
+    leads_to(&known, &[(8_080, on)]);
+    spec.ports = vec![port(9_090)];
+    let update = Request::ServiceUpdate {
+        service: "web".to_owned(),
+        version: None,
+        spec: Box::new(spec),
+    };
+    lab.ask(1, update).unwrap();
+    lab.hear(&mut known);
+    leads_to(&known, &[(9_090, on)]);
+    lab.report(on, Ask::Report(vec![(task, status(TaskState::Failed))]));
+    lab.hear(&mut known);
+    leads_to(&known, &[]);
 }
 
 fn whole(message: &Message) -> Assignment {
@@ -337,6 +407,30 @@ impl Lab {
             endpoint: Some(EndpointId::from_bytes([9; 16])),
         };
         self.ask(on, Request::Attach(attach))
+    }
+
+    fn report(&mut self, on: NodeId, ask: Ask) {
+        let request = self.draw();
+        self.manager.serve(self.now, on, request, ask);
+        self.carry_out();
+    }
+
+    /// Lets all agents be heard for a while, and take what they are sent.
+    fn hear(&mut self, known: &mut BTreeMap<NodeId, Assignment>) {
+        for _ in 0..10 {
+            for (node, assignment) in known.iter() {
+                let version = assignment.version;
+                self.manager.handle_heartbeat(self.now, *node, version);
+            }
+            self.pass(TICK);
+            for (to, message) in std::mem::take(&mut self.sent) {
+                let present = known.get_mut(&to).unwrap();
+                *present = match message {
+                    Message::AssignmentChange(change) => present.changed(*change).unwrap(),
+                    message => whole(&message),
+                };
+            }
+        }
     }
 
     /// Lets an agent that has `version` be heard, and time pass until it is heard again; returns what it is sent.
