@@ -139,10 +139,11 @@ impl Default for Timers {
 }
 
 impl Timers {
-    /// Times for a quiet LAN of some dozens of nodes: a node that is cut off counts as down within 1.5 s.
+    /// Times for a quiet LAN of some dozens of nodes: a node that is cut off is suspected within a second or
+    /// two, and counts as down a second later.
     pub fn prompt() -> Self {
         Self {
-            probe_interval: Duration::from_millis(500),
+            probe_interval: Duration::from_millis(300),
             probe_timeout: Duration::from_millis(200),
             suspicion_min: Duration::from_secs(1),
             gossip_interval: Duration::from_millis(100),
