@@ -1,13 +1,14 @@
 //! Names: what an answer costs, beside two libraries that could have given it, and what a large zone takes.
 
 mod peers;
+mod server;
+
+pub use server::serve;
 
 use std::{hint::black_box, net::Ipv4Addr, time::Duration};
 
 use overlay_core::{EndpointId, Instant, Machine, NetworkId, Seed, ServiceId};
-use overlay_dns::{
-    Config, Output, QueryToken, Records, Resolver, ServiceRecords, Transport, View,
-};
+use overlay_dns::{Config, Output, QueryToken, Records, Resolver, ServiceRecords, Transport, View};
 
 use crate::{clock::cpu, heap};
 
@@ -54,6 +55,9 @@ pub fn run() {
     println!("|---|---|---|---|---|");
     memory("names as a node gives them, and virtual addresses", true);
     memory("one name a task, no virtual addresses", false);
+    if let Err(error) = server::run() {
+        println!("\nThe server is not measured: {error}.");
+    }
 }
 
 impl Case {
@@ -83,9 +87,9 @@ impl Case {
 
     /// What a driver does for each datagram.
     fn answer(&mut self, query: &[u8]) {
-        let taken =
-            self.resolver
-                .handle_query(NOW, CLIENT, QueryToken(1), Transport::Udp, query);
+        let taken = self
+            .resolver
+            .handle_query(NOW, CLIENT, QueryToken(1), Transport::Udp, query);
         taken.expect("the client is known");
         let Some(Output::Answer { bytes, .. }) = self.resolver.poll_output() else {
             unreachable!("the name is ours");

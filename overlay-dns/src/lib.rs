@@ -73,16 +73,20 @@
 //!
 //! A name that exists answers for every type: without data of that type the answer is empty, and nothing is forwarded.
 //!
+//! Answers from these data ask for no memory, if their buffers come back by [`Resolver::recycle`].
+//!
 //! # Features
 //!
-//! `tokio`: the module `driver`, which owns sockets and connections and speaks to upstream servers.
+//! `tokio`: the module `driver`, which owns sockets and connections and speaks to upstream servers. It reads and sends
+//! datagrams in batches; threads with a resolver each may share a port.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`wire`] | messages as octets: a checked view and a writer |
 //! | `resolver` | the machine |
 //! | `query` | a client's query, and what is wrong with it |
-//! | `directory`, `zone`, `reverse`, `special` | where a name leads |
+//! | `directory`, `reverse`, `special` | where a name leads |
+//! | `zone`, `holder`, `names`, `sorted` | what a network has, in little memory |
 //! | `answer`, `compose` | answers from our own data |
 //! | `forward`, `exchange`, `reply`, `cache` | upstream servers, and what they say |
 //! | `driver` | the socket half (feature `tokio`) |

@@ -32,8 +32,9 @@ pub(super) struct Domain {
 impl Domain {
     pub(super) fn new(names: &[(String, Vec<Ipv4Addr>)]) -> Self {
         let name = |text: &str| text.parse::<Name<Vec<u8>>>().expect("a name");
-        let entry =
-            |(text, addresses): &(String, Vec<Ipv4Addr>)| (name(text).into_octets(), addresses.clone());
+        let entry = |(text, addresses): &(String, Vec<Ipv4Addr>)| {
+            (name(text).into_octets(), addresses.clone())
+        };
         Self {
             names: names.iter().map(entry).collect(),
             apex: name("."),
@@ -109,7 +110,8 @@ impl Hickory {
             }));
         } else {
             let (root, nobody) = (rr::Name::root(), self.nobody.clone());
-            let data = rr::rdata::SOA::new(root.clone(), nobody, 1, 3_600, 600, 86_400, NEGATIVE_TTL);
+            let data =
+                rr::rdata::SOA::new(root.clone(), nobody, 1, 3_600, 600, 86_400, NEGATIVE_TTL);
             answer.add_authorities([Record::from_rdata(root, NEGATIVE_TTL, RData::SOA(data))]);
         }
         black_box(answer.to_vec().expect("a message"));
