@@ -53,19 +53,28 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod affinity;
 mod balancer;
 mod config;
 mod flows;
+mod fragments;
+mod frame;
 mod hash;
 mod index;
 mod maglev;
+mod reset;
 mod service;
 mod vip;
+mod wire;
 
 pub use balancer::{BackendError, Balancer, Choice, Event, Output, Reject, Stats, VipError};
 pub use config::{Config, ConfigError, Timeouts};
+pub use flows::Sequence;
+pub use frame::{DropReason, PartialChecksum, Verdict};
 pub use maglev::Maglev;
+pub use reset::Reset;
 pub use vip::{
-    Backend, BackendId, BackendState, FlowKey, Policy, Protocol, TcpFlags, Vip, VipConfig,
+    Backend, BackendId, BackendState, Distance, FlowKey, Locality, Policy, Protocol, TcpFlags, Vip,
+    VipConfig,
 };

@@ -1,0 +1,333 @@
+//! The frame path: frames out of an endpoint towards a virtual address, and the replies into it.
+//!
+//! ```text
+//!  endpoint --> handle_outbound --> switch --> ... backend
+//!  endpoint <-- handle_inbound <--- switch <-- ... backend
+//! ```
+//!
+//! Both rewrite in place. A frame of a known flow allocates nothing; one that begins a flow only while a table grows.
+
+pub(crate) mod answer;
+mod error;
+mod rewrite;
+
+use std::net::SocketAddr;
+
+use overlay_core::Instant;
+
+use crate::{
+    BackendId, Balancer, FlowKey, Protocol, Reject, Sequence, Vip,
+    balancer::track::Side,
+    flows::{Marks, Packed},
+    fragments::{Hop, Way},
+    wire::{Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at},
+};
+
+/// A checksum of which the sender has summed up only the pseudo-header, the rest being left to the device.
+///
+/// The meaning is that of virtio-net's `VIRTIO_NET_HDR_F_NEEDS_CSUM` (VIRTIO 1.2 §5.1.6.2): the sum from `start` to the
+/// end goes to `start + offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// Where the sum begins, in octets from the start of the frame.
+    pub start: u16,
+    /// Where the checksum is, in octets from `start`.
+    pub offset: u16,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// Nothing was changed: not the balancer's business.
+    Pass,
+    /// It was rewritten to a backend, and goes on by its new destination.
+    Backend {
+        /// Which one.
+        id: BackendId,
+        /// Where it listens.
+        address: SocketAddr,
+        /// Whether the destination in the Ethernet header was written, too; if not, the caller does.
+        addressed: bool,
+    },
+    /// A reply was rewritten: it comes from the virtual address now.
+    Client,
+    /// It was rewritten, and goes back to the endpoint that it came from, which is client and backend at once.
+    Hairpin,
+    /// It ends here, and this frame goes back to the endpoint that it came from.
+    Answer(&'a [u8]),
+    /// It ends here.
+    Drop(DropReason),
+}
+
+/// Why a frame ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Its headers are cut short, or say what cannot be.
+    Malformed,
+    /// A virtual address speaks TCP, UDP and ICMP echo.
+    Protocol,
+    /// A fragment whose first one has not come, or is forgotten.
+    Fragment,
+    /// An ICMP error about a packet of no known flow.
+    UnknownFlow,
+    /// A reset of no known flow, which is not to be answered.
+    Reset,
+    /// See [`Reject::NoPort`].
+    NoPort,
+    /// An echo request that is too long to be answered.
+    TooLong,
+}
+
+impl Balancer {
+    /// Takes a frame that an endpoint sent, before it is forwarded.
+    ///
+    /// `bytes`: an Ethernet II frame without FCS, with at most one VLAN tag; a super-frame (TSO, USO), too. `partial`:
+    /// what its sender left to the device. The sender's own addresses are to be verified before: whoever can write
+    /// another's address can end its flows. May queue [`Output`](crate::Output)s.
+    pub fn handle_outbound(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
+        self.pass(now);
+        let Some(addresses) = network_at(bytes).and_then(|at| addresses(bytes, at)) else {
+            return Verdict::Pass;
+        };
+        if !self.addresses.contains(addresses.destination) {
+            return Verdict::Pass;
+        }
+        let Some(ip) = Ip::parse(bytes, addresses) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        match (ip.proto, addresses.source.is_ipv4()) {
+            _ if ip.is_later_fragment() => match self.later_fragment(bytes, &ip) {
+                Some(to) => Self::verdict(to, bytes),
+                None => Verdict::Drop(DropReason::Fragment),
+            },
+            (TCP, _) => self.outbound_tcp(bytes, &ip, partial),
+            (UDP, _) => self.outbound_udp(bytes, &ip, partial),
+            (ICMP, true) | (ICMPV6, false) => self.outbound_icmp(bytes, &ip, partial),
+            _ => Verdict::Drop(DropReason::Protocol),
+        }
+    }
+
+    /// Takes a frame that is about to be delivered to an endpoint: rewrites a backend's replies, and errors about packets
+    /// to it, so that they come from the virtual address. All else is [`Verdict::Pass`].
+    pub fn handle_inbound(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
+        self.pass(now);
+        let read = network_at(bytes).and_then(|at| addresses(bytes, at));
+        let Some(ip) = read.and_then(|addresses| Ip::parse(bytes, addresses)) else {
+            return Verdict::Pass;
+        };
+        let to = match ip.proto {
+            _ if ip.is_later_fragment() => self.later_fragment(bytes, &ip),
+            TCP | UDP => self.reply(bytes, &ip, partial),
+            ICMP | ICMPV6 => self.inbound_error(bytes, &ip, partial),
+            _ => None,
+        };
+        to.map_or(Verdict::Pass, |to| Self::verdict(to, bytes))
+    }
+
+    fn outbound_tcp(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
+        let segment = Segment::parse(bytes, ip.upper, ip.end);
+        let (Some(segment), Some(ports)) = (segment, ip.ports(bytes)) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let key = flow_key(&ip.addresses, Protocol::Tcp, ports);
+        let known = self.flows.find(&Packed::new(&key));
+        let known = known.and_then(|at| self.follow(at, Side::Client, Some(segment.flags)));
+        if known.is_none()
+            && let Some(to) = self.reply(bytes, ip, partial)
+        {
+            return Self::verdict(to, bytes);
+        }
+        match known.map_or_else(|| self.open(&key, Some(segment.flags)), Ok) {
+            Ok(at) => {
+                // Before the first acknowledgement it is not known what the client awaits.
+                if segment.flags.contains(crate::TcpFlags::ACK) {
+                    let next = Sequence {
+                        client: segment.next(),
+                        backend: segment.acknowledgement,
+                    };
+                    self.flows.advance(at, next);
+                }
+                let to = self.forward(bytes, ip, partial, at);
+                Self::verdict(to, bytes)
+            }
+            Err(Reject::NoPort) => Verdict::Drop(DropReason::NoPort),
+            Err(Reject::UnknownVip | Reject::NoBackend | Reject::UnknownFlow) => {
+                if answer::reset(&mut self.answer, bytes, ip, &segment) {
+                    Verdict::Answer(&self.answer)
+                } else {
+                    Verdict::Drop(DropReason::Reset)
+                }
+            }
+        }
+    }
+
+    fn outbound_udp(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
+        let ports = ip.ports(bytes).filter(|_| ip.upper + UDP_BYTES <= ip.end);
+        let Some(ports) = ports else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let key = flow_key(&ip.addresses, Protocol::Udp, ports);
+        let known = self.flows.find(&Packed::new(&key));
+        let known = known.and_then(|at| self.follow(at, Side::Client, None));
+        if known.is_none()
+            && let Some(to) = self.reply(bytes, ip, partial)
+        {
+            return Self::verdict(to, bytes);
+        }
+        match known.map_or_else(|| self.open(&key, None), Ok) {
+            Ok(at) => {
+                let to = self.forward(bytes, ip, partial, at);
+                Self::verdict(to, bytes)
+            }
+            Err(Reject::NoPort) => Verdict::Drop(DropReason::NoPort),
+            Err(Reject::UnknownVip | Reject::NoBackend | Reject::UnknownFlow) => {
+                answer::unreachable(&mut self.answer, bytes, ip);
+                Verdict::Answer(&self.answer)
+            }
+        }
+    }
+
+    /// Rewrites a client's packet to the backend of its flow.
+    fn forward(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+        at: u32,
+    ) -> Hop {
+        let ends = self.flows.ends(at);
+        rewrite::rewrite(bytes, ip, partial, ends.source, ends.backend);
+        let to = self.to_backend(at, ends.backend);
+        self.remember(ip, ends.source, ends.backend, to);
+        to
+    }
+
+    /// Where a packet to the backend of a flow goes.
+    fn to_backend(&self, at: u32, address: SocketAddr) -> Hop {
+        let flow = self.flows.flow(at);
+        match self.member(flow.group) {
+            Some(member) if !flow.marks.has(Marks::HAIRPIN) => Hop::Backend {
+                id: member.backend.id,
+                address,
+                mac: member.backend.mac,
+            },
+            _ => Hop::Hairpin,
+        }
+    }
+
+    /// Rewrites a backend's packet to the client of its flow; `None` if there is none.
+    fn reply(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Option<Hop> {
+        let (proto, flags) = match ip.proto {
+            TCP => {
+                let segment = Segment::parse(bytes, ip.upper, ip.end)?;
+                (Protocol::Tcp, Some(segment.flags))
+            }
+            _ => (Protocol::Udp, None),
+        };
+        let (source, destination) = ip.ports(bytes)?;
+        let backend = SocketAddr::new(ip.addresses.source, source);
+        let client = SocketAddr::new(ip.addresses.destination, destination);
+        let at = self.flows.find_back(&Packed::of(proto, backend, client))?;
+        self.follow(at, Side::Backend, flags);
+        let (ends, flow) = (self.flows.ends(at), self.flows.flow(at));
+        let vip = SocketAddr::new(ends.key.vip.addr, ends.key.vip.port);
+        rewrite::rewrite(bytes, ip, partial, vip, ends.key.client);
+        let to = if flow.marks.has(Marks::HAIRPIN) {
+            Hop::Hairpin
+        } else {
+            Hop::Client
+        };
+        self.remember(ip, vip, ends.key.client, to);
+        Some(to)
+    }
+
+    /// Remembers the way of a first fragment for the later ones.
+    fn remember(&mut self, ip: &Ip, source: SocketAddr, destination: SocketAddr, to: Hop) {
+        let Some(fragment) = ip.fragment else {
+            return;
+        };
+        let way = Way {
+            source: source.ip(),
+            destination: destination.ip(),
+            to,
+        };
+        let now = self.now();
+        self.fragments.set(packet(ip, fragment.id), way, now);
+    }
+
+    /// Rewrites a fragment that has no ports like the first of its packet.
+    fn later_fragment(&mut self, bytes: &mut [u8], ip: &Ip) -> Option<Hop> {
+        let fragment = ip.fragment?;
+        // It would overwrite the header that was looked at (RFC 3128 §4).
+        let overlaps = ip.proto == TCP && fragment.offset < 20;
+        if overlaps {
+            return None;
+        }
+        let way = self.fragments.get(&packet(ip, fragment.id), self.now())?;
+        rewrite::set_addresses(bytes, &ip.addresses, way.source, way.destination);
+        Some(way.to)
+    }
+
+    /// Writes the Ethernet addresses of a rewritten frame.
+    fn verdict(to: Hop, bytes: &mut [u8]) -> Verdict<'static> {
+        match to {
+            Hop::Client => Verdict::Client,
+            Hop::Hairpin => {
+                let (destination, rest) = bytes.split_at_mut(6);
+                destination.swap_with_slice(&mut rest[..6]);
+                Verdict::Hairpin
+            }
+            Hop::Backend { id, address, mac } => {
+                if let Some(mac) = mac {
+                    bytes[..6].copy_from_slice(&mac.octets());
+                }
+                Verdict::Backend {
+                    id,
+                    address,
+                    addressed: mac.is_some(),
+                }
+            }
+        }
+    }
+}
+
+fn flow_key(addresses: &Addresses, proto: Protocol, (source, destination): (u16, u16)) -> FlowKey {
+    FlowKey {
+        vip: Vip {
+            addr: addresses.destination,
+            proto,
+            port: destination,
+        },
+        client: SocketAddr::new(addresses.source, source),
+    }
+}
+
+fn packet(ip: &Ip, id: u32) -> Packed {
+    Packed::of_packet(ip.addresses.source, ip.addresses.destination, ip.proto, id)
+}

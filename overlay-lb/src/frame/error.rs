@@ -1,0 +1,149 @@
+//! ICMP: errors about balanced packets, in both directions, and echo requests.
+
+use std::net::SocketAddr;
+
+use super::{DropReason, PartialChecksum, Verdict, answer, rewrite};
+use crate::{
+    Balancer, FlowKey, Protocol, Vip,
+    flows::{Marks, Packed},
+    fragments::Hop,
+    wire::{ICMP, Ip, TCP},
+};
+
+impl Balancer {
+    /// Takes an ICMP message to a virtual address.
+    pub(super) fn outbound_icmp(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
+        let Some(message) = bytes.get(ip.upper..ip.end).filter(|bytes| bytes.len() >= 8) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        match kind(ip, message[0]) {
+            Kind::Echo if ip.fragment.is_some() => Verdict::Drop(DropReason::TooLong),
+            Kind::Echo => {
+                if answer::echo(&mut self.answer, bytes, ip) {
+                    Verdict::Answer(&self.answer)
+                } else {
+                    Verdict::Drop(DropReason::TooLong)
+                }
+            }
+            // Whoever answers for the virtual address's link address answers these, too.
+            Kind::Neighbour => Verdict::Pass,
+            Kind::Error => match self.outbound_error(bytes, ip, partial) {
+                Some(to) => Self::verdict(to, bytes),
+                None => Verdict::Drop(DropReason::UnknownFlow),
+            },
+            Kind::Other => Verdict::Drop(DropReason::Protocol),
+        }
+    }
+
+    /// Rewrites a client's error about a packet that came to it from a virtual address: its backend is told.
+    fn outbound_error(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Option<Hop> {
+        let quoted = rewrite::quoted(bytes, ip)?;
+        let (vip, client) = quoted.ports(bytes)?;
+        let key = FlowKey {
+            vip: Vip {
+                addr: quoted.addresses.source,
+                proto: protocol(&quoted),
+                port: vip,
+            },
+            client: SocketAddr::new(quoted.addresses.destination, client),
+        };
+        let Some(at) = self.flows.find(&Packed::new(&key)) else {
+            return self.error_of_backend(bytes, ip, partial, &quoted);
+        };
+        if quoted.addresses.source != ip.addresses.destination {
+            return None;
+        }
+        let ends = self.flows.ends(at);
+        // Who reports: the client, which the backend may know by another address, or somebody on the way to it.
+        let from = if ip.addresses.source == key.client.ip() {
+            ends.source.ip()
+        } else {
+            ip.addresses.source
+        };
+        let (inner, outer) = ((ends.backend, ends.source), (from, ends.backend.ip()));
+        rewrite::rewrite_error(bytes, ip, partial, &quoted, inner, outer);
+        Some(self.to_backend(at, ends.backend))
+    }
+
+    /// Rewrites an error about a packet that a client sent to a virtual address; `None` if it is about another.
+    pub(super) fn inbound_error(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+    ) -> Option<Hop> {
+        let message = bytes.get(ip.upper..ip.end)?;
+        if kind(ip, *message.first()?) != Kind::Error {
+            return None;
+        }
+        let quoted = rewrite::quoted(bytes, ip)?;
+        self.error_of_backend(bytes, ip, partial, &quoted)
+    }
+
+    /// The quoted packet is one that the backend got, or would have.
+    fn error_of_backend(
+        &mut self,
+        bytes: &mut [u8],
+        ip: &Ip,
+        partial: Option<PartialChecksum>,
+        quoted: &Ip,
+    ) -> Option<Hop> {
+        let (source, backend) = quoted.ports(bytes)?;
+        let source = SocketAddr::new(quoted.addresses.source, source);
+        let backend = SocketAddr::new(quoted.addresses.destination, backend);
+        let key = Packed::of(protocol(quoted), backend, source);
+        let at = self.flows.find_back(&key)?;
+        if source.ip() != ip.addresses.destination {
+            return None;
+        }
+        let (ends, flow) = (self.flows.ends(at), self.flows.flow(at));
+        let vip = SocketAddr::new(ends.key.vip.addr, ends.key.vip.port);
+        let from = if ip.addresses.source == backend.ip() {
+            vip.ip()
+        } else {
+            ip.addresses.source
+        };
+        let (inner, outer) = ((ends.key.client, vip), (from, ends.key.client.ip()));
+        rewrite::rewrite_error(bytes, ip, partial, quoted, inner, outer);
+        let hairpin = flow.marks.has(Marks::HAIRPIN);
+        Some(if hairpin { Hop::Hairpin } else { Hop::Client })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Error,
+    Echo,
+    Neighbour,
+    Other,
+}
+
+/// Tells messages apart (RFC 792; RFC 4443 §2.1, RFC 4861 §4).
+fn kind(ip: &Ip, number: u8) -> Kind {
+    match (ip.proto, number) {
+        (ICMP, 3 | 4 | 11 | 12) => Kind::Error,
+        (ICMP, 8) | (_, 128) => Kind::Echo,
+        (ICMP, _) => Kind::Other,
+        (_, 1..=4) => Kind::Error,
+        (_, 133..=137) => Kind::Neighbour,
+        _ => Kind::Other,
+    }
+}
+
+fn protocol(ip: &Ip) -> Protocol {
+    if ip.proto == TCP {
+        Protocol::Tcp
+    } else {
+        Protocol::Udp
+    }
+}
