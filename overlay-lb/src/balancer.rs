@@ -13,7 +13,7 @@ use overlay_core::{Instant, Machine, Seed};
 pub use self::commands::{BackendError, VipError};
 
 use crate::{
-    Backend, BackendId, Config, ConfigError, Vip, VipConfig,
+    Backend, BackendId, BackendState, Config, ConfigError, Vip, VipConfig,
     addresses::Addresses,
     affinity::Affinities,
     flows::Flows,
@@ -23,7 +23,7 @@ use crate::{
     service::{Member, Service},
 };
 
-/// Chooses backends for flows and keeps to the choice.
+/// Chooses backends for flows, keeps to the choice, and rewrites frames accordingly.
 ///
 /// A machine (see [`Machine`]): time comes in with each call, resets and events go out by
 /// [`poll_output`](Machine::poll_output).
@@ -95,6 +95,22 @@ impl Balancer {
     pub fn flows(&self, vip: Vip, backend: BackendId) -> Option<u32> {
         let group = self.services.get(&vip)?.groups.get(&backend)?;
         Some(self.flows.live(*group))
+    }
+
+    /// Returns how many flows to a backend are left at all virtual addresses; `None` while one of them still gives it new
+    /// ones, that is, before the word that it drains has come. What a member answers to [`DrainOutput::Ask`].
+    ///
+    /// [`DrainOutput::Ask`]: crate::DrainOutput::Ask
+    pub fn flows_left(&self, backend: BackendId) -> Option<u32> {
+        let groups = self
+            .services
+            .values()
+            .filter_map(|service| service.groups.get(&backend));
+        let left = |sum: u32, group: &u32| {
+            let active = self.member(*group)?.backend.state == BackendState::Active;
+            (!active).then(|| sum.saturating_add(self.flows.live(*group)))
+        };
+        groups.into_iter().try_fold(0, left)
     }
 
     /// Returns the counters.

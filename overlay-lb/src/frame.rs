@@ -282,7 +282,7 @@ impl Balancer {
     }
 
     /// Rewrites a fragment that has no ports like the first of its packet.
-    fn later_fragment(&mut self, bytes: &mut [u8], ip: &Ip) -> Option<Hop> {
+    fn later_fragment(&self, bytes: &mut [u8], ip: &Ip) -> Option<Hop> {
         let fragment = ip.fragment?;
         // It would overwrite the header that was looked at (RFC 3128 §4).
         let overlaps = ip.proto == TCP && fragment.offset < 20;

@@ -42,7 +42,7 @@ impl Balancer {
 
     /// Rewrites a client's error about a packet that came to it from a virtual address: its backend is told.
     fn outbound_error(
-        &mut self,
+        &self,
         bytes: &mut [u8],
         ip: &Ip,
         partial: Option<PartialChecksum>,
@@ -77,7 +77,7 @@ impl Balancer {
 
     /// Rewrites an error about a packet that a client sent to a virtual address; `None` if it is about another.
     pub(super) fn inbound_error(
-        &mut self,
+        &self,
         bytes: &mut [u8],
         ip: &Ip,
         partial: Option<PartialChecksum>,
@@ -92,7 +92,7 @@ impl Balancer {
 
     /// The quoted packet is one that the backend got, or would have.
     fn error_of_backend(
-        &mut self,
+        &self,
         bytes: &mut [u8],
         ip: &Ip,
         partial: Option<PartialChecksum>,

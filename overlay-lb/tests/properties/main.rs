@@ -229,7 +229,7 @@ fn source(model: &Model, service: Vip, id: BackendId, key: &FlowKey, choice: Cho
         return own;
     }
     let Choice::Backend { source, .. } = choice else {
-        panic!("{choice:?}")
+        unreachable!("{choice:?}")
     };
     assert_eq!(source.ip(), ip);
     assert!(!taken(source));
