@@ -1,6 +1,7 @@
 //! What the parts cost, in CPU time. See `README.md`.
 
 mod clock;
+mod lb;
 mod mix;
 mod schedule;
 mod state;
@@ -8,14 +9,16 @@ mod state;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let rounds = std::env::args()
-        .nth(2)
-        .map_or(Ok(state::ROUNDS), |text| text.parse());
+    let rounds: Result<Option<usize>, _> =
+        std::env::args().nth(2).map(|text| text.parse()).transpose();
     match (std::env::args().nth(1).as_deref(), rounds) {
-        (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
+        (Some("state"), Ok(rounds)) if rounds != Some(0) => {
+            state::run(rounds.unwrap_or(state::ROUNDS));
+        }
         (Some("schedule"), Ok(_)) => schedule::run(),
+        (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         _ => {
-            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule");
+            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | lb [ROUNDS]");
             return ExitCode::from(2);
         }
     }

@@ -52,7 +52,7 @@ fn fragment(
     let length = u16::try_from(20 + piece.len()).expect("it fits");
     bytes[16..18].copy_from_slice(&length.to_be_bytes());
     bytes[18..20].copy_from_slice(&u16::try_from(number).expect("it fits").to_be_bytes());
-    let flags = place / 8 | if more { 0x2000 } else { 0 };
+    let flags = (place / 8) | if more { 0x2000 } else { 0 };
     bytes[20..22].copy_from_slice(&flags.to_be_bytes());
     bytes[24..26].fill(0);
     let sum = header_sum(&bytes[14..34]);

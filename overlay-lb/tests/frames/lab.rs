@@ -96,12 +96,7 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
         ),
         TransportSlice::Igmp(_) => unreachable!("IGMP"),
     };
-    let proto = match (&kind, addresses.0.is_ipv4()) {
-        (Upper::Udp, _) => 17,
-        (Upper::Tcp { .. }, _) => 6,
-        (Upper::Icmp { .. }, true) => 1,
-        (Upper::Icmp { .. }, false) => 58,
-    };
+    let proto = proto(&kind, addresses.0);
     let none = kind == Upper::Udp && upper[6..8] == [0, 0];
     assert!(
         none || sum(addresses, proto, upper) == 0xffff,
@@ -114,6 +109,15 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
         hops,
         upper: kind,
         payload: upper[at..].to_vec(),
+    }
+}
+
+fn proto(kind: &Upper, address: IpAddr) -> u8 {
+    match (kind, address.is_ipv4()) {
+        (Upper::Udp, _) => 17,
+        (Upper::Tcp { .. }, _) => 6,
+        (Upper::Icmp { .. }, true) => 1,
+        (Upper::Icmp { .. }, false) => 58,
     }
 }
 
