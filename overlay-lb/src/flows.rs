@@ -1,12 +1,14 @@
 //! The table of flows: bounded, by least recent use within each state, by backend, and by either end's view.
 
 mod key;
+mod table;
 
 use std::{net::SocketAddr, time::Duration};
 
 use overlay_core::{Instant, Seed};
 
-pub(crate) use self::key::Packed;
+pub(crate) use self::key::{End, Packed, words_of};
+use self::table::Table;
 
 use crate::{
     FlowKey, Protocol, Timeouts,
@@ -17,13 +19,11 @@ use crate::{
 /// The flows that are tracked.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    slots: Vec<Slot>,
-    links: Vec<Links>,
-    /// The first of the free slots, linked by `recent.next`.
-    free: u32,
-    /// By what the client sees, and by what the backend sees.
-    forth: Index,
+    /// By what the client sees.
+    table: Table,
+    /// By what the backend sees.
     back: Index,
+    links: Vec<Links>,
     key: TableKey,
     timeouts: Timeouts,
     /// Nothing is due before.
@@ -131,6 +131,7 @@ struct List {
 #[derive(Clone, Copy, Debug)]
 struct Group {
     address: SocketAddr,
+    end: End,
     list: List,
     /// Flows that have not ended.
     live: u32,
@@ -140,11 +141,9 @@ impl Flows {
     pub(crate) fn new(seed: &Seed, timeouts: Timeouts) -> Self {
         let mut rng = seed.rng();
         Self {
-            slots: Vec::new(),
-            links: Vec::new(),
-            free: NONE,
-            forth: Index::default(),
+            table: Table::default(),
             back: Index::default(),
+            links: Vec::new(),
             key: TableKey::new([(); 5].map(|()| rng.next_u64())),
             timeouts,
             due: Instant::MAX,
@@ -155,8 +154,7 @@ impl Flows {
 
     /// Finds a flow by what its client sees.
     pub(crate) fn find(&self, key: &Packed) -> Option<u32> {
-        self.forth
-            .find(self.hash(key), |at| self.slot(at).key == *key)
+        self.table.find(self.hash(key), key)
     }
 
     /// Finds a flow by what its backend sees.
@@ -168,6 +166,9 @@ impl Flows {
 
     /// Adds a flow that is in under neither of its keys.
     pub(crate) fn insert(&mut self, key: &FlowKey, flow: Flow, now: Instant) -> u32 {
+        if let Some(moved) = self.table.make_room(|key| self.key.hash(key.0)) {
+            self.renumber(&moved);
+        }
         let slot = Slot {
             key: Packed::new(key),
             noted: now,
@@ -179,18 +180,11 @@ impl Flows {
             sibling: Link::NONE,
             back_hash: self.hash(&slot.back(&self.groups)),
         };
-        let at = if self.free == NONE {
-            self.slots.push(slot);
-            self.links.push(links);
-            u32::try_from(self.slots.len() - 1).expect("the configuration bounds the flows")
-        } else {
-            let at = self.free;
-            self.free = self.links[at as usize].recent.next;
-            self.slots[at as usize] = slot;
-            self.links[at as usize] = links;
-            at
-        };
-        self.forth.insert(self.hash(&slot.key), at);
+        let at = self.table.insert(self.hash(&slot.key), slot);
+        if self.links.len() < self.table.capacity() {
+            self.links.resize(self.table.capacity(), Links::NONE);
+        }
+        self.links[at as usize] = links;
         self.back.insert(links.back_hash, at);
         self.link_recent(at);
         self.link_sibling(at);
@@ -203,17 +197,15 @@ impl Flows {
         self.unlink_sibling(at);
         let slot = *self.slot(at);
         let ends = self.ends(at);
-        self.forth.remove(self.hash(&slot.key), at);
         self.back.remove(self.links[at as usize].back_hash, at);
-        self.links[at as usize].recent.next = self.free;
-        self.free = at;
+        self.table.remove(self.hash(&slot.key), at);
         let known = slot.flow.marks.has(Marks::SEQUENCED);
         (ends, slot.flow, known.then_some(slot.sequence))
     }
 
     /// Notes a packet of a flow, and what the flow is now; its group, port and kind stay.
     pub(crate) fn touch(&mut self, at: u32, flow: Flow, now: Instant) {
-        let slot = &mut self.slots[at as usize];
+        let slot = self.table.get_mut(at);
         let before = slot.flow;
         slot.flow.marks = flow.marks;
         if before.state == flow.state && now < slot.noted + Timeouts::GRANULARITY {
@@ -222,14 +214,14 @@ impl Flows {
         self.unlink_recent(at);
         let ended = before.is_live() && !flow.is_live();
         self.groups[before.group as usize].live -= u32::from(ended);
-        let slot = &mut self.slots[at as usize];
+        let slot = self.table.get_mut(at);
         (slot.flow.state, slot.noted) = (flow.state, now);
         self.link_recent(at);
     }
 
     /// Notes where a client's connection is; it never moves back.
     pub(crate) fn advance(&mut self, at: u32, next: Sequence) {
-        let slot = &mut self.slots[at as usize];
+        let slot = self.table.get_mut(at);
         let known = &mut slot.sequence;
         if !slot.flow.marks.has(Marks::SEQUENCED) {
             slot.flow.marks.set(Marks::SEQUENCED);
@@ -247,6 +239,7 @@ impl Flows {
     pub(crate) fn set_group(&mut self, group: u32, address: SocketAddr) {
         let empty = Group {
             address,
+            end: address.into(),
             list: List::EMPTY,
             live: 0,
         };
@@ -258,6 +251,28 @@ impl Flows {
 
     pub(crate) fn flow(&self, at: u32) -> Flow {
         self.slot(at).flow
+    }
+
+    /// Returns both ends of a client's packet as its backend gets it: source and destination.
+    #[inline]
+    pub(crate) fn forth(&self, at: u32) -> (End, End) {
+        let slot = self.slot(at);
+        let (vip, client) = slot.key.ends();
+        let hairpin = slot.flow.marks.has(Marks::HAIRPIN);
+        let from = if hairpin { vip } else { client };
+        let source = End {
+            port: slot.flow.port,
+            ..from
+        };
+        let end = self.groups[slot.flow.group as usize].end;
+        let port = if end.port == 0 { vip.port } else { end.port };
+        (source, End { port, ..end })
+    }
+
+    /// Returns both ends of a backend's packet as its client gets it: source and destination.
+    #[inline]
+    pub(crate) fn back(&self, at: u32) -> (End, End) {
+        self.slot(at).key.ends()
     }
 
     pub(crate) fn ends(&self, at: u32) -> Ends {
@@ -315,7 +330,7 @@ impl Flows {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.forth.len()
+        self.table.len()
     }
 
     pub(crate) fn hash(&self, key: &Packed) -> u32 {
@@ -385,17 +400,68 @@ impl Flows {
         }
     }
 
+    /// Follows the slots, which the table has moved.
+    fn renumber(&mut self, moved: &[u32]) {
+        let to = |at: &mut u32| {
+            if let Some(moved) = moved.get(*at as usize) {
+                *at = *moved;
+            }
+        };
+        let mut links = vec![Links::NONE; self.table.capacity()];
+        self.back = Index::default();
+        for (before, after) in self.links.iter().zip(moved) {
+            let Some(place) = links.get_mut(*after as usize) else {
+                continue; // it was free
+            };
+            *place = *before;
+            for link in [&mut place.recent, &mut place.sibling] {
+                to(&mut link.before);
+                to(&mut link.next);
+            }
+            self.back.insert(before.back_hash, *after);
+        }
+        self.links = links;
+        let of_groups = self.groups.iter_mut().map(|group| &mut group.list);
+        for list in self.recent.iter_mut().chain(of_groups) {
+            to(&mut list.first);
+            to(&mut list.last);
+        }
+    }
+
+    #[inline]
     fn slot(&self, at: u32) -> &Slot {
-        &self.slots[at as usize]
+        self.table.get(at)
     }
 }
 
 impl Slot {
+    const EMPTY: Self = Self {
+        key: Packed::NONE,
+        noted: Instant::EPOCH,
+        sequence: Sequence {
+            client: 0,
+            backend: 0,
+        },
+        flow: Flow {
+            group: NONE,
+            port: 0,
+            state: FlowState::Closed,
+            marks: Marks(0),
+        },
+    };
+
     /// The key by which the backend's packets find it.
+    #[inline]
     fn back(&self, groups: &[Group]) -> Packed {
-        let key = self.key.unpack();
-        let backend = at_port(groups[self.flow.group as usize].address, &key);
-        Packed::of(key.vip.proto, backend, self.flow.source(&key))
+        let (vip, client) = self.key.ends();
+        let hairpin = self.flow.marks.has(Marks::HAIRPIN);
+        let source = End {
+            port: self.flow.port,
+            ..if hairpin { vip } else { client }
+        };
+        let end = groups[self.flow.group as usize].end;
+        let port = if end.port == 0 { vip.port } else { end.port };
+        self.key.with_ends(End { port, ..end }, source)
     }
 }
 
@@ -464,6 +530,14 @@ impl List {
     };
 }
 
+impl Links {
+    const NONE: Self = Self {
+        recent: Link::NONE,
+        sibling: Link::NONE,
+        back_hash: 0,
+    };
+}
+
 impl Link {
     const NONE: Self = Self {
         before: NONE,
@@ -513,7 +587,10 @@ mod tests {
                 held.pop_front().map(|at| flows.remove(at));
             }
         }
-        assert_eq!((flows.len(), flows.slots.len(), flows.live(0)), (3, 4, 3));
+        assert_eq!(
+            (flows.len(), flows.table.capacity(), flows.live(0)),
+            (3, 8, 3)
+        );
         assert_eq!(flows.back.len(), 3);
     }
 

@@ -1,9 +1,6 @@
 //! Which way the first fragment of a packet went: only it has the ports.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use overlay_core::{Instant, MacAddr, Seed};
 
@@ -28,8 +25,9 @@ pub(crate) struct Fragments {
 /// What becomes of the later fragments of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
+    /// Addresses in words.
+    pub(crate) source: [u64; 2],
+    pub(crate) destination: [u64; 2],
     pub(crate) to: Hop,
 }
 
@@ -118,16 +116,19 @@ const LIFE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::flows::words_of;
 
     #[test]
     fn the_oldest_makes_room_and_a_minute_ends_all() {
         let mut fragments = Fragments::new(&Seed::from_u64(1), 3);
         let address = |last: u8| IpAddr::from([10, 0, 1, last]);
-        let key = |id| Packed::of_packet(address(1), address(2), 17, id);
+        let key = |id| Packed::of_packet(false, [address(1), address(2)].map(words_of), 17, id);
         let way = |last| Way {
-            source: address(1),
-            destination: address(last),
+            source: words_of(address(1)),
+            destination: words_of(address(last)),
             to: Hop::Client,
         };
         let now = Instant::EPOCH;
@@ -150,10 +151,10 @@ mod tests {
     fn no_room_is_no_memory() {
         let mut fragments = Fragments::new(&Seed::from_u64(1), 0);
         let address = IpAddr::from([10, 0, 1, 1]);
-        let key = Packed::of_packet(address, address, 17, 1);
+        let key = Packed::of_packet(false, [address; 2].map(words_of), 17, 1);
         let way = Way {
-            source: address,
-            destination: address,
+            source: words_of(address),
+            destination: words_of(address),
             to: Hop::Client,
         };
         fragments.set(key, way, Instant::EPOCH);

@@ -16,9 +16,9 @@ use std::net::SocketAddr;
 use overlay_core::Instant;
 
 use crate::{
-    BackendId, Balancer, FlowKey, Protocol, Reject, Sequence, Vip,
+    BackendId, Balancer, FlowKey, Protocol, Reject, Sequence, TcpFlags, Vip,
     balancer::track::Side,
-    flows::{Marks, Packed},
+    flows::{End, Marks, Packed},
     fragments::{Hop, Way},
     wire::{Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at},
 };
@@ -95,20 +95,26 @@ impl Balancer {
         let Some(addresses) = network_at(bytes).and_then(|at| addresses(bytes, at)) else {
             return Verdict::Pass;
         };
-        if !self.addresses.contains(addresses.destination) {
+        if !self.addresses.may_contain(addresses.to) {
+            return Verdict::Pass;
+        }
+        if let Some(verdict) = self.known(bytes, addresses, partial) {
+            return verdict;
+        }
+        if !self.addresses.contains(addresses.to, addresses.v6) {
             return Verdict::Pass;
         }
         let Some(ip) = Ip::parse(bytes, addresses) else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        match (ip.proto, addresses.source.is_ipv4()) {
+        match (ip.proto, addresses.v6) {
             _ if ip.is_later_fragment() => match self.later_fragment(bytes, &ip) {
                 Some(to) => Self::verdict(to, bytes),
                 None => Verdict::Drop(DropReason::Fragment),
             },
             (TCP, _) => self.outbound_tcp(bytes, &ip, partial),
             (UDP, _) => self.outbound_udp(bytes, &ip, partial),
-            (ICMP, true) | (ICMPV6, false) => self.outbound_icmp(bytes, &ip, partial),
+            (ICMP, false) | (ICMPV6, true) => self.outbound_icmp(bytes, &ip, partial),
             _ => Verdict::Drop(DropReason::Protocol),
         }
     }
@@ -135,6 +141,40 @@ impl Balancer {
         to.map_or(Verdict::Pass, |to| Self::verdict(to, bytes))
     }
 
+    /// Takes a packet of a known flow, which most are.
+    #[inline]
+    fn known(
+        &mut self,
+        bytes: &mut [u8],
+        addresses: Addresses,
+        partial: Option<PartialChecksum>,
+    ) -> Option<Verdict<'static>> {
+        let ip = Ip::parse(bytes, addresses)?;
+        let (proto, segment) = match ip.proto {
+            TCP => (
+                Protocol::Tcp,
+                Some(Segment::parse(bytes, ip.upper, ip.end)?),
+            ),
+            UDP if ip.upper + UDP_BYTES <= ip.end => (Protocol::Udp, None),
+            _ => return None,
+        };
+        if ip.is_later_fragment() {
+            return None;
+        }
+        let (client, vip) = ip.ends(bytes)?;
+        let at = self
+            .flows
+            .find(&Packed::of_ends(proto, addresses.v6, vip, client))?;
+        let flags = segment.map(|segment| segment.flags);
+        self.follow(at, Side::Client, flags)?;
+        if let Some(segment) = segment {
+            self.sequence(at, &segment);
+        }
+        let to = self.forward(bytes, &ip, partial, at);
+        Some(Self::verdict(to, bytes))
+    }
+
+    /// Takes the first packet of a flow, or one of a backend to itself.
     fn outbound_tcp(
         &mut self,
         bytes: &mut [u8],
@@ -145,24 +185,13 @@ impl Balancer {
         let (Some(segment), Some(ports)) = (segment, ip.ports(bytes)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        let key = flow_key(&ip.addresses, Protocol::Tcp, ports);
-        let known = self.flows.find(&Packed::new(&key));
-        let known = known.and_then(|at| self.follow(at, Side::Client, Some(segment.flags)));
-        if known.is_none()
-            && let Some(to) = self.reply(bytes, ip, partial)
-        {
+        if let Some(to) = self.reply(bytes, ip, partial) {
             return Self::verdict(to, bytes);
         }
-        match known.map_or_else(|| self.open(&key, Some(segment.flags)), Ok) {
+        let key = flow_key(&ip.addresses, Protocol::Tcp, ports);
+        match self.open(&key, Some(segment.flags)) {
             Ok(at) => {
-                // Before the first acknowledgement it is not known what the client awaits.
-                if segment.flags.contains(crate::TcpFlags::ACK) {
-                    let next = Sequence {
-                        client: segment.next(),
-                        backend: segment.acknowledgement,
-                    };
-                    self.flows.advance(at, next);
-                }
+                self.sequence(at, &segment);
                 let to = self.forward(bytes, ip, partial, at);
                 Self::verdict(to, bytes)
             }
@@ -177,6 +206,7 @@ impl Balancer {
         }
     }
 
+    /// Takes the first packet of a flow, or one of a backend to itself.
     fn outbound_udp(
         &mut self,
         bytes: &mut [u8],
@@ -187,15 +217,10 @@ impl Balancer {
         let Some(ports) = ports else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        let key = flow_key(&ip.addresses, Protocol::Udp, ports);
-        let known = self.flows.find(&Packed::new(&key));
-        let known = known.and_then(|at| self.follow(at, Side::Client, None));
-        if known.is_none()
-            && let Some(to) = self.reply(bytes, ip, partial)
-        {
+        if let Some(to) = self.reply(bytes, ip, partial) {
             return Self::verdict(to, bytes);
         }
-        match known.map_or_else(|| self.open(&key, None), Ok) {
+        match self.open(&flow_key(&ip.addresses, Protocol::Udp, ports), None) {
             Ok(at) => {
                 let to = self.forward(bytes, ip, partial, at);
                 Self::verdict(to, bytes)
@@ -208,7 +233,20 @@ impl Balancer {
         }
     }
 
+    /// Notes where a client's connection is. Before the first acknowledgement it is not known what it awaits.
+    #[inline]
+    fn sequence(&mut self, at: u32, segment: &Segment) {
+        if segment.flags.contains(TcpFlags::ACK) {
+            let next = Sequence {
+                client: segment.next(),
+                backend: segment.acknowledgement,
+            };
+            self.flows.advance(at, next);
+        }
+    }
+
     /// Rewrites a client's packet to the backend of its flow.
+    #[inline]
     fn forward(
         &mut self,
         bytes: &mut [u8],
@@ -216,27 +254,33 @@ impl Balancer {
         partial: Option<PartialChecksum>,
         at: u32,
     ) -> Hop {
-        let ends = self.flows.ends(at);
-        rewrite::rewrite(bytes, ip, partial, ends.source, ends.backend);
-        let to = self.to_backend(at, ends.backend);
-        self.remember(ip, ends.source, ends.backend, to);
+        let (source, backend) = self.flows.forth(at);
+        rewrite::rewrite(bytes, ip, partial, source, backend);
+        let to = self.to_backend(at);
+        self.remember(ip, source, backend, to);
         to
     }
 
     /// Where a packet to the backend of a flow goes.
-    fn to_backend(&self, at: u32, address: SocketAddr) -> Hop {
+    #[inline]
+    fn to_backend(&self, at: u32) -> Hop {
         let flow = self.flows.flow(at);
         match self.member(flow.group) {
-            Some(member) if !flow.marks.has(Marks::HAIRPIN) => Hop::Backend {
-                id: member.backend.id,
-                address,
-                mac: member.backend.mac,
-            },
+            Some(member) if !flow.marks.has(Marks::HAIRPIN) => {
+                let mut address = member.backend.address;
+                address.set_port(self.flows.forth(at).1.port);
+                Hop::Backend {
+                    id: member.backend.id,
+                    address,
+                    mac: member.backend.mac,
+                }
+            }
             _ => Hop::Hairpin,
         }
     }
 
     /// Rewrites a backend's packet to the client of its flow; `None` if there is none.
+    #[inline]
     fn reply(
         &mut self,
         bytes: &mut [u8],
@@ -250,31 +294,29 @@ impl Balancer {
             }
             _ => (Protocol::Udp, None),
         };
-        let (source, destination) = ip.ports(bytes)?;
-        let backend = SocketAddr::new(ip.addresses.source, source);
-        let client = SocketAddr::new(ip.addresses.destination, destination);
-        let at = self.flows.find_back(&Packed::of(proto, backend, client))?;
+        let (backend, client) = ip.ends(bytes)?;
+        let key = Packed::of_ends(proto, ip.addresses.v6, backend, client);
+        let at = self.flows.find_back(&key)?;
         self.follow(at, Side::Backend, flags);
-        let (ends, flow) = (self.flows.ends(at), self.flows.flow(at));
-        let vip = SocketAddr::new(ends.key.vip.addr, ends.key.vip.port);
-        rewrite::rewrite(bytes, ip, partial, vip, ends.key.client);
-        let to = if flow.marks.has(Marks::HAIRPIN) {
+        let (vip, client) = self.flows.back(at);
+        rewrite::rewrite(bytes, ip, partial, vip, client);
+        let to = if self.flows.flow(at).marks.has(Marks::HAIRPIN) {
             Hop::Hairpin
         } else {
             Hop::Client
         };
-        self.remember(ip, vip, ends.key.client, to);
+        self.remember(ip, vip, client, to);
         Some(to)
     }
 
     /// Remembers the way of a first fragment for the later ones.
-    fn remember(&mut self, ip: &Ip, source: SocketAddr, destination: SocketAddr, to: Hop) {
+    fn remember(&mut self, ip: &Ip, source: End, destination: End, to: Hop) {
         let Some(fragment) = ip.fragment else {
             return;
         };
         let way = Way {
-            source: source.ip(),
-            destination: destination.ip(),
+            source: source.words,
+            destination: destination.words,
             to,
         };
         let now = self.now();
@@ -320,14 +362,15 @@ impl Balancer {
 fn flow_key(addresses: &Addresses, proto: Protocol, (source, destination): (u16, u16)) -> FlowKey {
     FlowKey {
         vip: Vip {
-            addr: addresses.destination,
+            addr: addresses.destination(),
             proto,
             port: destination,
         },
-        client: SocketAddr::new(addresses.source, source),
+        client: SocketAddr::new(addresses.source(), source),
     }
 }
 
 fn packet(ip: &Ip, id: u32) -> Packed {
-    Packed::of_packet(ip.addresses.source, ip.addresses.destination, ip.proto, id)
+    let Addresses { v6, from, to, .. } = ip.addresses;
+    Packed::of_packet(v6, [from, to], ip.proto, id)
 }

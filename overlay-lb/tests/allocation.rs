@@ -87,7 +87,7 @@ fn a_frame_allocates_nothing() {
             Verdict::Answer(_) => 1,
             Verdict::Hairpin => 2,
             Verdict::Pass => 3,
-            Verdict::Client | Verdict::Drop(_) => unreachable!("none of these was sent"),
+            verdict @ (Verdict::Client | Verdict::Drop(_)) => unreachable!("{verdict:?}"),
         };
         kinds[kind] += 1;
     }

@@ -166,7 +166,9 @@ impl Balancer {
         let client = key.client.port();
         let first = self.flows.hash(&Packed::new(key));
         let others = (0..PORT_TRIES).map(|nth| {
-            let port = first.wrapping_add(nth) % (65_536 - PORT_MIN) + PORT_MIN;
+            // Far apart, for clients use ports in a row.
+            let spread = first.wrapping_add(nth.wrapping_mul(0x9e37_79b1));
+            let port = spread % (65_536 - PORT_MIN) + PORT_MIN;
             u16::try_from(port).unwrap_or(client)
         });
         let port = std::iter::once(client).chain(others).find(|port| {

@@ -4,13 +4,46 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{FlowKey, Protocol, Vip, hash::halves};
 
+/// An address and a port in words, as they lie in a key: cheaper to move and compare than what they stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The octets of the address as a number; an IPv4 address fills the lower half of the second word.
+    pub(crate) words: [u64; 2],
+    pub(crate) port: u16,
+}
+
+impl From<SocketAddr> for End {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            words: words_of(address.ip()),
+            port: address.port(),
+        }
+    }
+}
+
+pub(crate) fn words_of(address: IpAddr) -> [u64; 2] {
+    halves(number(address).0)
+}
+
 /// Two addresses, two ports, the protocol: a flow as the client sees it, or as its backend does.
 ///
-/// Both addresses, then both ports and a bit each for UDP and the address families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Both addresses, then both ports and a bit each for UDP and the address families, and one that is always set: a key
+/// of zeroes is none.
+#[derive(Clone, Copy, Debug, Eq)]
 pub(crate) struct Packed(pub(super) [u64; 5]);
 
+/// Word by word, which is a few instructions; the derived one calls `memcmp`.
+impl PartialEq for Packed {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let words = self.0.iter().zip(&other.0);
+        words.fold(0, |differing, (one, other)| differing | (one ^ other)) == 0
+    }
+}
+
 impl Packed {
+    pub(super) const NONE: Self = Self([0; 5]);
+
     pub(crate) fn new(key: &FlowKey) -> Self {
         let vip = SocketAddr::new(key.vip.addr, key.vip.port);
         Self::of(key.vip.proto, vip, key.client)
@@ -18,29 +51,55 @@ impl Packed {
 
     /// Packs the flow of a backend: its own address, and that of whom it takes for its client.
     pub(crate) fn of(proto: Protocol, server: SocketAddr, client: SocketAddr) -> Self {
-        let (first, first_family) = number(server.ip());
-        let (second, second_family) = number(client.ip());
-        let [a, b] = halves(first);
-        let [c, d] = halves(second);
-        let proto = u64::from(proto == Protocol::Udp);
-        let ports = u64::from(server.port()) << 16 | u64::from(client.port());
-        let bits = proto << 32 | first_family << 33 | second_family << 34;
-        Self([a, b, c, d, ports | bits])
+        let v6 = [server, client].map(|end| end.is_ipv6());
+        Self::pack(proto, v6, server.into(), client.into())
+    }
+
+    /// Packs two ends of one packet.
+    #[inline]
+    pub(crate) fn of_ends(proto: Protocol, v6: bool, server: End, client: End) -> Self {
+        Self::pack(proto, [v6; 2], server, client)
+    }
+
+    #[inline]
+    fn pack(proto: Protocol, [first, second]: [bool; 2], server: End, client: End) -> Self {
+        let ([a, b], [c, d]) = (server.words, client.words);
+        let ports = u64::from(server.port) << 16 | u64::from(client.port);
+        let bits = [proto == Protocol::Udp, first, second, true];
+        let bits = (32..).zip(bits).map(|(shift, bit)| u64::from(bit) << shift);
+        Self([a, b, c, d, bits.fold(ports, |all, bit| all | bit)])
     }
 
     /// Packs a fragmented packet; its words never meet those of a flow, because they lie in other tables.
-    pub(crate) fn of_packet(source: IpAddr, destination: IpAddr, proto: u8, id: u32) -> Self {
-        let (first, family) = number(source);
-        let (second, _) = number(destination);
-        let [a, b] = halves(first);
-        let [c, d] = halves(second);
-        Self([
-            a,
-            b,
-            c,
-            d,
-            u64::from(id) | u64::from(proto) << 32 | family << 40,
-        ])
+    pub(crate) fn of_packet(v6: bool, [from, to]: [[u64; 2]; 2], proto: u8, id: u32) -> Self {
+        let ([a, b], [c, d]) = (from, to);
+        let bits = u64::from(proto) << 32 | u64::from(v6) << 40 | 1 << 41;
+        Self([a, b, c, d, u64::from(id) | bits])
+    }
+
+    /// Returns both ends: server and client.
+    #[inline]
+    pub(crate) fn ends(&self) -> (End, End) {
+        let Self([a, b, c, d, rest]) = *self;
+        let [.., p, q, r, s] = rest.to_be_bytes();
+        let server = End {
+            words: [a, b],
+            port: u16::from_be_bytes([p, q]),
+        };
+        let client = End {
+            words: [c, d],
+            port: u16::from_be_bytes([r, s]),
+        };
+        (server, client)
+    }
+
+    /// Packs other ends of a flow of the same kind.
+    #[inline]
+    pub(super) fn with_ends(&self, server: End, client: End) -> Self {
+        let Self([.., rest]) = *self;
+        let ports = u64::from(server.port) << 16 | u64::from(client.port);
+        let ([a, b], [c, d]) = (server.words, client.words);
+        Self([a, b, c, d, rest & !0xffff_ffff | ports])
     }
 
     pub(crate) fn words(self) -> [u64; 5] {

@@ -22,7 +22,7 @@ pub(super) fn reset(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip, segment: &Segme
         (0, Some(segment.next()))
     };
     link(answer, bytes, ip.addresses.at);
-    let (from, to) = (ip.addresses.destination, ip.addresses.source);
+    let (from, to) = (ip.addresses.destination(), ip.addresses.source());
     tcp_reset(answer, (from, vip), (to, client), sequence, acknowledgement);
     true
 }
@@ -51,7 +51,7 @@ pub(crate) fn tcp_reset(
 /// Answers a datagram to nowhere with port unreachable (RFC 792, RFC 4443 §3.1), quoting as much as fits
 /// (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
 pub(super) fn unreachable(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip) {
-    let (from, to) = (ip.addresses.destination, ip.addresses.source);
+    let (from, to) = (ip.addresses.destination(), ip.addresses.source());
     let (proto, kind, code, room) = if from.is_ipv4() {
         (ICMP, 3, 3, 576 - IPV4_BYTES - ICMP_BYTES)
     } else {
@@ -79,7 +79,7 @@ pub(super) fn echo(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip) -> bool {
     let Some(sum) = read_u16(message, 2).filter(|_| message.len() <= ECHO_BYTES_MAX) else {
         return false;
     };
-    let (from, to) = (ip.addresses.destination, ip.addresses.source);
+    let (from, to) = (ip.addresses.destination(), ip.addresses.source());
     let (request, reply) = if from.is_ipv4() { (8, 0) } else { (128, 129) };
     link(answer, bytes, ip.addresses.at);
     network(answer, from, to, ip.proto, message.len());

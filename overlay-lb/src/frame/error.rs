@@ -1,10 +1,8 @@
 //! ICMP: errors about balanced packets, in both directions, and echo requests.
 
-use std::net::SocketAddr;
-
 use super::{DropReason, PartialChecksum, Verdict, answer, rewrite};
 use crate::{
-    Balancer, FlowKey, Protocol, Vip,
+    Balancer, Protocol,
     flows::{Marks, Packed},
     fragments::Hop,
     wire::{ICMP, Ip, TCP},
@@ -48,31 +46,24 @@ impl Balancer {
         partial: Option<PartialChecksum>,
     ) -> Option<Hop> {
         let quoted = rewrite::quoted(bytes, ip)?;
-        let (vip, client) = quoted.ports(bytes)?;
-        let key = FlowKey {
-            vip: Vip {
-                addr: quoted.addresses.source,
-                proto: protocol(&quoted),
-                port: vip,
-            },
-            client: SocketAddr::new(quoted.addresses.destination, client),
-        };
-        let Some(at) = self.flows.find(&Packed::new(&key)) else {
+        let (vip, client) = quoted.ends(bytes)?;
+        let key = Packed::of_ends(protocol(&quoted), ip.addresses.v6, vip, client);
+        let Some(at) = self.flows.find(&key) else {
             return self.error_of_backend(bytes, ip, partial, &quoted);
         };
-        if quoted.addresses.source != ip.addresses.destination {
+        if vip.words != ip.addresses.to {
             return None;
         }
-        let ends = self.flows.ends(at);
+        let (source, backend) = self.flows.forth(at);
         // Who reports: the client, which the backend may know by another address, or somebody on the way to it.
-        let from = if ip.addresses.source == key.client.ip() {
-            ends.source.ip()
+        let from = if ip.addresses.from == client.words {
+            source.words
         } else {
-            ip.addresses.source
+            ip.addresses.from
         };
-        let (inner, outer) = ((ends.backend, ends.source), (from, ends.backend.ip()));
+        let (inner, outer) = ((backend, source), (from, backend.words));
         rewrite::rewrite_error(bytes, ip, partial, &quoted, inner, outer);
-        Some(self.to_backend(at, ends.backend))
+        Some(self.to_backend(at))
     }
 
     /// Rewrites an error about a packet that a client sent to a virtual address; `None` if it is about another.
@@ -98,22 +89,20 @@ impl Balancer {
         partial: Option<PartialChecksum>,
         quoted: &Ip,
     ) -> Option<Hop> {
-        let (source, backend) = quoted.ports(bytes)?;
-        let source = SocketAddr::new(quoted.addresses.source, source);
-        let backend = SocketAddr::new(quoted.addresses.destination, backend);
-        let key = Packed::of(protocol(quoted), backend, source);
+        let (source, backend) = quoted.ends(bytes)?;
+        let key = Packed::of_ends(protocol(quoted), ip.addresses.v6, backend, source);
         let at = self.flows.find_back(&key)?;
-        if source.ip() != ip.addresses.destination {
+        if source.words != ip.addresses.to {
             return None;
         }
-        let (ends, flow) = (self.flows.ends(at), self.flows.flow(at));
-        let vip = SocketAddr::new(ends.key.vip.addr, ends.key.vip.port);
-        let from = if ip.addresses.source == backend.ip() {
-            vip.ip()
+        let flow = self.flows.flow(at);
+        let (vip, client) = self.flows.back(at);
+        let from = if ip.addresses.from == backend.words {
+            vip.words
         } else {
-            ip.addresses.source
+            ip.addresses.from
         };
-        let (inner, outer) = ((ends.key.client, vip), (from, ends.key.client.ip()));
+        let (inner, outer) = ((client, vip), (from, client.words));
         rewrite::rewrite_error(bytes, ip, partial, quoted, inner, outer);
         let hairpin = flow.marks.has(Marks::HAIRPIN);
         Some(if hairpin { Hop::Hairpin } else { Hop::Client })

@@ -1,8 +1,7 @@
 //! Changing addresses and ports in place, checksums with them (RFC 1624).
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::PartialChecksum;
+use crate::flows::End;
 use crate::wire::{Addresses, Delta, ICMPV6, Ip, TCP, UDP, addresses, read, read_u16, write};
 
 /// Changes both ends of a TCP segment or a UDP datagram, whole or a first fragment.
@@ -10,11 +9,11 @@ pub(super) fn rewrite(
     bytes: &mut [u8],
     ip: &Ip,
     partial: Option<PartialChecksum>,
-    source: SocketAddr,
-    destination: SocketAddr,
+    source: End,
+    destination: End,
 ) {
-    let pseudo = set_addresses(bytes, &ip.addresses, source.ip(), destination.ip());
-    let ports = set_ports(bytes, ip.upper, source.port(), destination.port());
+    let pseudo = set_addresses(bytes, &ip.addresses, source.words, destination.words);
+    let ports = set_ports(bytes, ip.upper, source.port, destination.port);
     let field = checksum_of(ip.proto);
     let at = ip.upper + field;
     let Some(before) = read_u16(bytes, at) else {
@@ -36,8 +35,8 @@ pub(super) fn rewrite_error(
     ip: &Ip,
     partial: Option<PartialChecksum>,
     quoted: &Ip,
-    inner: (SocketAddr, SocketAddr),
-    outer: (IpAddr, IpAddr),
+    inner: (End, End),
+    outer: ([u64; 2], [u64; 2]),
 ) {
     // What follows the packet is padding, and no part of the quote.
     let packet = &mut bytes[..ip.end];
@@ -67,45 +66,56 @@ pub(super) fn rewrite_error(
 }
 
 /// Changes both addresses, and the checksum of an IPv4 header; returns what that adds to a pseudo-header.
+#[inline]
 pub(super) fn set_addresses(
     bytes: &mut [u8],
     before: &Addresses,
-    source: IpAddr,
-    destination: IpAddr,
+    source: [u64; 2],
+    destination: [u64; 2],
 ) -> Delta {
     let (mut delta, at) = (Delta::default(), before.at);
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            replace::<4>(bytes, at + 12, source.octets(), &mut delta);
-            replace::<4>(bytes, at + 16, destination.octets(), &mut delta);
-            if let Some(sum) = read_u16(bytes, at + 10) {
-                write(bytes, at + 10, delta.apply(sum).to_be_bytes());
+    let (first, length) = if before.v6 {
+        (at + 8, 16)
+    } else {
+        (at + 12, 4)
+    };
+    let ends = [
+        (first, before.from, source),
+        (first + length, before.to, destination),
+    ];
+    for (at, old, new) in ends {
+        if old == new {
+            continue;
+        }
+        let places = (at..).step_by(8).zip(old.into_iter().zip(new));
+        for (place, (old, new)) in places {
+            delta.replace_long(old, new);
+            if before.v6 {
+                write(bytes, place, new.to_be_bytes());
             }
         }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            replace::<16>(bytes, at + 8, source.octets(), &mut delta);
-            replace::<16>(bytes, at + 24, destination.octets(), &mut delta);
+        if let ([.., low], false) = (new, before.v6) {
+            let [.., a, b, c, d] = low.to_be_bytes();
+            write(bytes, at, [a, b, c, d]);
         }
-        _ => debug_assert!(false, "a backend is of the family of its virtual address"),
+    }
+    if !before.v6
+        && let Some(sum) = read_u16(bytes, at + 10)
+    {
+        write(bytes, at + 10, delta.apply(sum).to_be_bytes());
     }
     delta
 }
 
+#[inline]
 fn set_ports(bytes: &mut [u8], at: usize, source: u16, destination: u16) -> Delta {
     let mut delta = Delta::default();
     let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
-    replace::<4>(bytes, at, [a, b, c, d], &mut delta);
-    delta
-}
-
-fn replace<const N: usize>(bytes: &mut [u8], at: usize, new: [u8; N], delta: &mut Delta) {
-    let Some(old) = read::<N>(bytes, at) else {
-        return;
-    };
-    for (old, new) in old.as_chunks().0.iter().zip(new.as_chunks().0) {
-        delta.replace_wide(*old, *new);
+    if let Some(old) = read::<4>(bytes, at) {
+        delta.replace_wide(old, [a, b, c, d]);
+        write(bytes, at, [a, b, c, d]);
     }
-    write(bytes, at, new);
+    delta
 }
 
 /// Returns the changed checksum of a whole segment or datagram; zero in UDP is none, and stays so (RFC 768).
@@ -132,7 +142,7 @@ fn checksum_of(proto: u8) -> usize {
 pub(super) fn quoted(bytes: &[u8], ip: &Ip) -> Option<Ip> {
     let whole = bytes.get(..ip.end)?;
     let quoted = addresses(whole, ip.upper + crate::wire::ICMP_BYTES)?;
-    if quoted.source.is_ipv4() != ip.addresses.source.is_ipv4() {
+    if quoted.v6 != ip.addresses.v6 {
         return None;
     }
     let quoted = Ip::parse_quoted(whole, quoted)?;

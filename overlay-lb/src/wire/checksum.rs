@@ -65,6 +65,16 @@ impl Delta {
             .wrapping_add(u64::from(u32::from_be_bytes(new)));
     }
 
+    /// Replaces eight octets.
+    pub(crate) fn replace_long(&mut self, old: u64, new: u64) {
+        for word in [!old, new] {
+            self.0 = self
+                .0
+                .wrapping_add(word >> 32)
+                .wrapping_add(word & 0xffff_ffff);
+        }
+    }
+
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))

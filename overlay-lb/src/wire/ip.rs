@@ -6,14 +6,34 @@ use super::{
     ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_BYTES, IPV6_BYTES,
     octets::{read, read_u8, read_u16},
 };
+use crate::flows::End;
 
 /// Both addresses of a packet, and where it begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     /// Where the IP header begins, in octets from the start of the frame.
     pub(crate) at: usize,
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
+    pub(crate) v6: bool,
+    /// The octets as numbers; an IPv4 address fills the lower half of the second word.
+    pub(crate) from: [u64; 2],
+    pub(crate) to: [u64; 2],
+}
+
+impl Addresses {
+    pub(crate) fn source(&self) -> IpAddr {
+        self.address(self.from)
+    }
+
+    pub(crate) fn destination(&self) -> IpAddr {
+        self.address(self.to)
+    }
+
+    fn address(&self, [high, low]: [u64; 2]) -> IpAddr {
+        match u32::try_from(low) {
+            Ok(low) if !self.v6 => Ipv4Addr::from(low).into(),
+            _ => Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).into(),
+        }
+    }
 }
 
 /// A packet whose headers are within the frame.
@@ -50,26 +70,26 @@ pub(crate) fn network_at(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Reads both addresses of the packet at `at`; `None` if it is not IP.
+#[inline]
 pub(crate) fn addresses(bytes: &[u8], at: usize) -> Option<Addresses> {
     let header = bytes.get(at..)?;
-    let (source, destination) = match header.first()? >> 4 {
+    let (v6, from, to) = match header.first()? >> 4 {
         4 => {
             let header = header.first_chunk::<IPV4_BYTES>()?;
-            let address = |at| read::<4>(header, at).map(|octets| Ipv4Addr::from(octets).into());
-            (address(12)?, address(16)?)
+            let address = |at| {
+                let word = read::<4>(header, at).map(u32::from_be_bytes);
+                word.map(|word| [0, u64::from(word)])
+            };
+            (false, address(12)?, address(16)?)
         }
         6 => {
             let header = header.first_chunk::<IPV6_BYTES>()?;
-            let address = |at| read::<16>(header, at).map(|octets| Ipv6Addr::from(octets).into());
-            (address(8)?, address(24)?)
+            let word = |at| read::<8>(header, at).map(u64::from_be_bytes);
+            (true, [word(8)?, word(16)?], [word(24)?, word(32)?])
         }
         _ => return None,
     };
-    Some(Addresses {
-        at,
-        source,
-        destination,
-    })
+    Some(Addresses { at, v6, from, to })
 }
 
 impl Ip {
@@ -81,9 +101,10 @@ impl Ip {
 
     /// Reads the headers of a packet of which the end may be missing: `end` is where it would be.
     pub(crate) fn parse_quoted(bytes: &[u8], addresses: Addresses) -> Option<Self> {
-        match addresses.source {
-            IpAddr::V4(_) => Self::parse_v4(bytes, addresses),
-            IpAddr::V6(_) => Self::parse_v6(bytes, addresses),
+        if addresses.v6 {
+            Self::parse_v6(bytes, addresses)
+        } else {
+            Self::parse_v4(bytes, addresses)
         }
     }
 
@@ -146,6 +167,15 @@ impl Ip {
     /// Whether it is a fragment without the header of its protocol.
     pub(crate) fn is_later_fragment(&self) -> bool {
         self.fragment.is_some_and(|fragment| fragment.offset > 0)
+    }
+
+    /// Returns both ends of TCP or UDP: source, destination.
+    #[inline]
+    pub(crate) fn ends(&self, bytes: &[u8]) -> Option<(End, End)> {
+        let (source, destination) = self.ports(bytes)?;
+        let end = |words, port| End { words, port };
+        let Addresses { from, to, .. } = self.addresses;
+        Some((end(from, source), end(to, destination)))
     }
 
     /// Returns both ports of TCP or UDP: source, destination.

@@ -160,3 +160,29 @@ fn many_clients_of_many_virtual_addresses_never_cross() {
         assert!(hairpins > 500, "{hairpins}");
     }
 }
+
+#[test]
+fn a_client_that_uses_all_ports_in_a_row_finds_others() {
+    let lab = FAMILIES[0];
+    let config = Config {
+        flows_max: 100_000,
+        ..Config::default()
+    };
+    let mut balancer = lab.balancer(config, &[5]);
+    let other = Vip {
+        addr: lab.ip(3),
+        ..lab.vip(Protocol::Udp, 80)
+    };
+    balancer.set_vip(NOW, other, VipConfig::default()).unwrap();
+    balancer.set_backend(NOW, other, lab.backend(5)).unwrap();
+    for vip in [lab.at(2, 80), lab.at(3, 80)] {
+        for port in 1_024..25_000 {
+            let mut out = packet(Protocol::Udp, lab.at(77, port), vip, 0, b"?");
+            let verdict = balancer.handle_outbound(NOW, &mut out, None);
+            assert!(
+                matches!(verdict, Verdict::Backend { .. }),
+                "{port}: {verdict:?}"
+            );
+        }
+    }
+}
