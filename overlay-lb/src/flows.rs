@@ -153,8 +153,15 @@ impl Flows {
     }
 
     /// Finds a flow by what its client sees.
+    #[inline(always)]
     pub(crate) fn find(&self, key: &Packed) -> Option<u32> {
         self.table.find(self.hash(key), key)
+    }
+
+    /// Reads where the flows of these hashes would be, so that their lines come into the cache.
+    pub(crate) fn glance(&self, hashes: &[u32]) {
+        let words = hashes.iter().map(|hash| self.table.glance(*hash));
+        std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
     /// Finds a flow by what its backend sees.
@@ -204,6 +211,7 @@ impl Flows {
     }
 
     /// Notes a packet of a flow, and what the flow is now; its group, port and kind stay.
+    #[inline(always)]
     pub(crate) fn touch(&mut self, at: u32, flow: Flow, now: Instant) {
         let slot = self.table.get_mut(at);
         let before = slot.flow;
@@ -220,6 +228,7 @@ impl Flows {
     }
 
     /// Notes where a client's connection is; it never moves back.
+    #[inline(always)]
     pub(crate) fn advance(&mut self, at: u32, next: Sequence) {
         let slot = self.table.get_mut(at);
         let known = &mut slot.sequence;
@@ -249,12 +258,13 @@ impl Flows {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn flow(&self, at: u32) -> Flow {
         self.slot(at).flow
     }
 
     /// Returns both ends of a client's packet as its backend gets it: source and destination.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn forth(&self, at: u32) -> (End, End) {
         let slot = self.slot(at);
         let (vip, client) = slot.key.ends();
@@ -301,6 +311,7 @@ impl Flows {
     }
 
     /// Whether no flow's time is over at `now`; quick, and now and then wrong.
+    #[inline]
     pub(crate) fn is_early(&self, now: Instant) -> bool {
         now < self.due
     }
@@ -333,6 +344,7 @@ impl Flows {
         self.table.len()
     }
 
+    #[inline(always)]
     pub(crate) fn hash(&self, key: &Packed) -> u32 {
         self.key.hash(key.0)
     }
@@ -428,7 +440,7 @@ impl Flows {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn slot(&self, at: u32) -> &Slot {
         self.table.get(at)
     }

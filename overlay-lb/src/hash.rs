@@ -29,6 +29,7 @@ impl TableKey {
         Self(secrets)
     }
 
+    #[inline(always)]
     pub(crate) fn hash(self, [a, b, c, d, e]: [u64; 5]) -> u32 {
         let Self([k0, k1, k2, k3, k4]) = self;
         let first = fold(a ^ k0, b ^ k1);

@@ -47,11 +47,13 @@ impl Balancer {
     }
 
     /// Notes the time, and nothing else: what a refused command may do.
+    #[inline]
     pub(super) fn see(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
     /// Notes the time, and forgets the flows whose time is over.
+    #[inline]
     pub(crate) fn pass(&mut self, now: Instant) {
         self.see(now);
         if self.flows.is_early(self.now) {
@@ -88,6 +90,7 @@ impl Balancer {
     }
 
     /// Follows a flow by one packet of a side; returns where it is, or `None` if the packet begins another one.
+    #[inline(always)]
     pub(crate) fn follow(&mut self, at: u32, side: Side, flags: Option<TcpFlags>) -> Option<u32> {
         let opens = matches!(side, Side::Client) && flags.is_some_and(opens);
         if opens && !self.flows.flow(at).is_live() {
@@ -188,6 +191,7 @@ impl Balancer {
     }
 
     /// Follows a flow by one packet. TCP as far as a balancer needs it: which sides have finished.
+    #[inline(always)]
     fn advance(&mut self, at: u32, side: Side, flags: Option<TcpFlags>) {
         let mut flow = self.flows.flow(at);
         if flow.state == FlowState::Closed {

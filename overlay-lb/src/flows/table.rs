@@ -18,14 +18,24 @@ pub(super) struct Table {
 }
 
 impl Table {
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, hash: u32, key: &Packed) -> Option<u32> {
-        let near = self.near(hash).find(|at| self.slots[*at].key == *key);
-        if near.is_none() && self.overflow.len() > 0 {
-            let is_it = |at: u32| self.slots[at as usize].key == *key;
-            return self.overflow.find(hash, is_it);
+        for at in self.near(hash) {
+            if self.slots[at].key == *key {
+                return Some(number(at));
+            }
         }
-        near.map(number)
+        if self.overflow.len() == 0 {
+            return None;
+        }
+        self.overflow
+            .find(hash, |at| self.slots[at as usize].key == *key)
+    }
+
+    #[inline(always)]
+    pub(super) fn glance(&self, hash: u32) -> u64 {
+        let near = self.near(hash).take(2);
+        near.fold(0, |all, at| all ^ self.slots[at].key.0[4])
     }
 
     /// Adds a slot whose key is not in; there is room.
@@ -91,7 +101,7 @@ impl Table {
         self.len
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, at: u32) -> &Slot {
         &self.slots[at as usize]
     }
@@ -102,7 +112,7 @@ impl Table {
     }
 
     /// The places where a slot of this hash may be.
-    #[inline]
+    #[inline(always)]
     fn near(&self, hash: u32) -> impl Iterator<Item = usize> + use<> {
         let (mask, count) = match self.places.checked_sub(1) {
             Some(mask) => (mask, NEAR),

@@ -9,7 +9,7 @@ use crate::wire::{
 };
 
 /// Answers a segment to nowhere with a reset (RFC 9293 §3.10.7.1); false if it is one itself.
-pub(super) fn reset(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip, segment: &Segment) -> bool {
+pub(super) fn reset(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip<'_>, segment: &Segment) -> bool {
     if segment.flags.contains(TcpFlags::RST) {
         return false;
     }
@@ -50,7 +50,7 @@ pub(crate) fn tcp_reset(
 
 /// Answers a datagram to nowhere with port unreachable (RFC 792, RFC 4443 §3.1), quoting as much as fits
 /// (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
-pub(super) fn unreachable(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip) {
+pub(super) fn unreachable(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip<'_>) {
     let (from, to) = (ip.addresses.destination(), ip.addresses.source());
     let (proto, kind, code, room) = if from.is_ipv4() {
         (ICMP, 3, 3, 576 - IPV4_BYTES - ICMP_BYTES)
@@ -74,7 +74,7 @@ pub(super) fn unreachable(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip) {
 }
 
 /// Answers an echo request (RFC 792, RFC 4443 §4.2); false if it is longer than [`ECHO_BYTES_MAX`].
-pub(super) fn echo(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip) -> bool {
+pub(super) fn echo(answer: &mut Vec<u8>, bytes: &[u8], ip: &Ip<'_>) -> bool {
     let message = &bytes[ip.upper..ip.end];
     let Some(sum) = read_u16(message, 2).filter(|_| message.len() <= ECHO_BYTES_MAX) else {
         return false;

@@ -1,6 +1,6 @@
 //! ICMP: errors about balanced packets, in both directions, and echo requests.
 
-use super::{DropReason, PartialChecksum, Verdict, answer, rewrite};
+use super::{DropReason, PartialChecksum, Verdict, answer, rewrite, verdict};
 use crate::{
     Balancer, Protocol,
     flows::{Marks, Packed},
@@ -13,7 +13,7 @@ impl Balancer {
     pub(super) fn outbound_icmp(
         &mut self,
         bytes: &mut [u8],
-        ip: &Ip,
+        ip: &Ip<'_>,
         partial: Option<PartialChecksum>,
     ) -> Verdict<'_> {
         let Some(message) = bytes.get(ip.upper..ip.end).filter(|bytes| bytes.len() >= 8) else {
@@ -31,7 +31,7 @@ impl Balancer {
             // Whoever answers for the virtual address's link address answers these, too.
             Kind::Neighbour => Verdict::Pass,
             Kind::Error => match self.outbound_error(bytes, ip, partial) {
-                Some(to) => Self::verdict(to, bytes),
+                Some(to) => verdict(to, bytes),
                 None => Verdict::Drop(DropReason::UnknownFlow),
             },
             Kind::Other => Verdict::Drop(DropReason::Protocol),
@@ -42,10 +42,11 @@ impl Balancer {
     fn outbound_error(
         &self,
         bytes: &mut [u8],
-        ip: &Ip,
+        ip: &Ip<'_>,
         partial: Option<PartialChecksum>,
     ) -> Option<Hop> {
-        let quoted = rewrite::quoted(bytes, ip)?;
+        let addresses = rewrite::quoted_addresses(bytes, ip)?;
+        let quoted = rewrite::quoted(bytes, ip, &addresses)?;
         let (vip, client) = quoted.ends(bytes)?;
         let key = Packed::of_ends(protocol(&quoted), ip.addresses.v6, vip, client);
         let Some(at) = self.flows.find(&key) else {
@@ -63,21 +64,22 @@ impl Balancer {
         };
         let (inner, outer) = ((backend, source), (from, backend.words));
         rewrite::rewrite_error(bytes, ip, partial, &quoted, inner, outer);
-        Some(self.to_backend(at))
+        Some(self.to_backend(at, backend.port))
     }
 
     /// Rewrites an error about a packet that a client sent to a virtual address; `None` if it is about another.
     pub(super) fn inbound_error(
         &self,
         bytes: &mut [u8],
-        ip: &Ip,
+        ip: &Ip<'_>,
         partial: Option<PartialChecksum>,
     ) -> Option<Hop> {
         let message = bytes.get(ip.upper..ip.end)?;
         if kind(ip, *message.first()?) != Kind::Error {
             return None;
         }
-        let quoted = rewrite::quoted(bytes, ip)?;
+        let addresses = rewrite::quoted_addresses(bytes, ip)?;
+        let quoted = rewrite::quoted(bytes, ip, &addresses)?;
         self.error_of_backend(bytes, ip, partial, &quoted)
     }
 
@@ -85,9 +87,9 @@ impl Balancer {
     fn error_of_backend(
         &self,
         bytes: &mut [u8],
-        ip: &Ip,
+        ip: &Ip<'_>,
         partial: Option<PartialChecksum>,
-        quoted: &Ip,
+        quoted: &Ip<'_>,
     ) -> Option<Hop> {
         let (source, backend) = quoted.ends(bytes)?;
         let key = Packed::of_ends(protocol(quoted), ip.addresses.v6, backend, source);
@@ -118,7 +120,7 @@ enum Kind {
 }
 
 /// Tells messages apart (RFC 792; RFC 4443 §2.1, RFC 4861 §4).
-fn kind(ip: &Ip, number: u8) -> Kind {
+fn kind(ip: &Ip<'_>, number: u8) -> Kind {
     match (ip.proto, number) {
         (ICMP, 3 | 4 | 11 | 12) => Kind::Error,
         (ICMP, 8) | (_, 128) => Kind::Echo,
@@ -129,7 +131,7 @@ fn kind(ip: &Ip, number: u8) -> Kind {
     }
 }
 
-fn protocol(ip: &Ip) -> Protocol {
+fn protocol(ip: &Ip<'_>) -> Protocol {
     if ip.proto == TCP {
         Protocol::Tcp
     } else {

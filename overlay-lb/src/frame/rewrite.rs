@@ -2,17 +2,20 @@
 
 use super::PartialChecksum;
 use crate::flows::End;
-use crate::wire::{Addresses, Delta, ICMPV6, Ip, TCP, UDP, addresses, read, read_u16, write};
+use crate::wire::{
+    Addresses, Delta, ICMP_BYTES, ICMPV6, Ip, TCP, UDP, addresses, read, read_u16, write,
+};
 
 /// Changes both ends of a TCP segment or a UDP datagram, whole or a first fragment.
+#[inline(always)]
 pub(super) fn rewrite(
     bytes: &mut [u8],
-    ip: &Ip,
+    ip: &Ip<'_>,
     partial: Option<PartialChecksum>,
     source: End,
     destination: End,
 ) {
-    let pseudo = set_addresses(bytes, &ip.addresses, source.words, destination.words);
+    let pseudo = set_addresses(bytes, ip.addresses, source.words, destination.words);
     let ports = set_ports(bytes, ip.upper, source.port, destination.port);
     let field = checksum_of(ip.proto);
     let at = ip.upper + field;
@@ -32,9 +35,9 @@ pub(super) fn rewrite(
 /// `inner`: both ends of the quoted packet. The quote may end after eight octets of the upper header (RFC 792).
 pub(super) fn rewrite_error(
     bytes: &mut [u8],
-    ip: &Ip,
+    ip: &Ip<'_>,
     partial: Option<PartialChecksum>,
-    quoted: &Ip,
+    quoted: &Ip<'_>,
     inner: (End, End),
     outer: ([u64; 2], [u64; 2]),
 ) {
@@ -51,7 +54,7 @@ pub(super) fn rewrite_error(
             inside.replace_wide(*old, *new);
         }
     }
-    let pseudo = set_addresses(bytes, &ip.addresses, outer.0, outer.1);
+    let pseudo = set_addresses(bytes, ip.addresses, outer.0, outer.1);
     let at = ip.upper + 2;
     let Some(sum) = read_u16(bytes, at) else {
         return;
@@ -66,7 +69,7 @@ pub(super) fn rewrite_error(
 }
 
 /// Changes both addresses, and the checksum of an IPv4 header; returns what that adds to a pseudo-header.
-#[inline]
+#[inline(always)]
 pub(super) fn set_addresses(
     bytes: &mut [u8],
     before: &Addresses,
@@ -119,6 +122,7 @@ fn set_ports(bytes: &mut [u8], at: usize, source: u16, destination: u16) -> Delt
 }
 
 /// Returns the changed checksum of a whole segment or datagram; zero in UDP is none, and stays so (RFC 768).
+#[inline]
 fn transport(proto: u8, before: u16, delta: Delta) -> u16 {
     match (proto, before, delta.apply(before)) {
         (UDP, 0, _) => 0,
@@ -128,6 +132,7 @@ fn transport(proto: u8, before: u16, delta: Delta) -> u16 {
 }
 
 /// Whether the sender left the checksum of this header to the device, and not that of one further in.
+#[inline]
 fn is_partial(partial: Option<PartialChecksum>, upper: usize, field: usize) -> bool {
     partial.is_some_and(|partial| {
         (usize::from(partial.start), usize::from(partial.offset)) == (upper, field)
@@ -138,14 +143,15 @@ fn checksum_of(proto: u8) -> usize {
     if proto == TCP { 16 } else { 6 }
 }
 
+/// Reads the addresses of the packet that an ICMP error quotes.
+pub(super) fn quoted_addresses(bytes: &[u8], ip: &Ip<'_>) -> Option<Addresses> {
+    let quoted = addresses(bytes.get(..ip.end)?, ip.upper + ICMP_BYTES)?;
+    (quoted.v6 == ip.addresses.v6).then_some(quoted)
+}
+
 /// Reads the headers of the packet that an ICMP error quotes.
-pub(super) fn quoted(bytes: &[u8], ip: &Ip) -> Option<Ip> {
-    let whole = bytes.get(..ip.end)?;
-    let quoted = addresses(whole, ip.upper + crate::wire::ICMP_BYTES)?;
-    if quoted.v6 != ip.addresses.v6 {
-        return None;
-    }
-    let quoted = Ip::parse_quoted(whole, quoted)?;
+pub(super) fn quoted<'a>(bytes: &[u8], ip: &Ip<'_>, quoted: &'a Addresses) -> Option<Ip<'a>> {
+    let quoted = Ip::parse_quoted(bytes.get(..ip.end)?, quoted)?;
     let near = quoted.upper - quoted.addresses.at + 24 <= QUOTE_BYTES_MAX;
     let known = matches!(quoted.proto, TCP | UDP) && !quoted.is_later_fragment();
     (near && known).then_some(quoted)

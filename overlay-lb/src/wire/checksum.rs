@@ -58,6 +58,7 @@ impl Delta {
     }
 
     /// Replaces four octets: 2^32 - 1 is a multiple of 2^16 - 1, so they fold to the same sum.
+    #[inline]
     pub(crate) fn replace_wide(&mut self, old: [u8; 4], new: [u8; 4]) {
         self.0 = self
             .0
@@ -66,6 +67,7 @@ impl Delta {
     }
 
     /// Replaces eight octets.
+    #[inline]
     pub(crate) fn replace_long(&mut self, old: u64, new: u64) {
         for word in [!old, new] {
             self.0 = self
@@ -81,16 +83,19 @@ impl Delta {
     }
 
     /// Returns the checksum after the change.
+    #[inline(always)]
     pub(crate) fn apply(self, checksum: u16) -> u16 {
         !fold(self.0.wrapping_add(u64::from(!checksum)))
     }
 
     /// Returns the sum of a pseudo-header after the change: what the field of a partial checksum holds.
+    #[inline]
     pub(crate) fn apply_partial(self, sum: u16) -> u16 {
         fold(self.0.wrapping_add(u64::from(sum)))
     }
 }
 
+#[inline(always)]
 fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff);
     let sum = (sum >> 16).wrapping_add(sum & 0xffff);

@@ -38,8 +38,8 @@ impl Addresses {
 
 /// A packet whose headers are within the frame.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ip {
-    pub(crate) addresses: Addresses,
+pub(crate) struct Ip<'a> {
+    pub(crate) addresses: &'a Addresses,
     /// The protocol of what follows all IP headers; of a later fragment, that of the whole.
     pub(crate) proto: u8,
     /// Where the header of that protocol begins, in octets from the start of the frame.
@@ -58,6 +58,7 @@ pub(crate) struct Fragment {
 }
 
 /// Returns where the IP header of an Ethernet frame begins; `None` for other frames. One VLAN tag is stepped over.
+#[inline]
 pub(crate) fn network_at(bytes: &[u8]) -> Option<usize> {
     let (at, kind) = match read_u16(bytes, ETHERTYPE_AT)? {
         ETHERTYPE_TAGGED => (
@@ -92,15 +93,17 @@ pub(crate) fn addresses(bytes: &[u8], at: usize) -> Option<Addresses> {
     Some(Addresses { at, v6, from, to })
 }
 
-impl Ip {
+impl<'a> Ip<'a> {
     /// Reads the headers of a packet that lies in the frame as a whole; `None` if it does not.
-    pub(crate) fn parse(bytes: &[u8], addresses: Addresses) -> Option<Self> {
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         let ip = Self::parse_quoted(bytes, addresses)?;
         (ip.end <= bytes.len()).then_some(ip)
     }
 
     /// Reads the headers of a packet of which the end may be missing: `end` is where it would be.
-    pub(crate) fn parse_quoted(bytes: &[u8], addresses: Addresses) -> Option<Self> {
+    #[inline]
+    pub(crate) fn parse_quoted(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         if addresses.v6 {
             Self::parse_v6(bytes, addresses)
         } else {
@@ -108,7 +111,8 @@ impl Ip {
         }
     }
 
-    fn parse_v4(bytes: &[u8], addresses: Addresses) -> Option<Self> {
+    #[inline]
+    fn parse_v4(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         let at = addresses.at;
         let header: [u8; IPV4_BYTES] = read(bytes, at)?;
         let length = usize::from(header[0] & 0xf).saturating_mul(4);
@@ -128,7 +132,7 @@ impl Ip {
         })
     }
 
-    fn parse_v6(bytes: &[u8], addresses: Addresses) -> Option<Self> {
+    fn parse_v6(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         let at = addresses.at;
         let payload = usize::from(read_u16(bytes, at.saturating_add(4))?);
         let mut proto = read_u8(bytes, at.saturating_add(6))?;
@@ -174,7 +178,7 @@ impl Ip {
     pub(crate) fn ends(&self, bytes: &[u8]) -> Option<(End, End)> {
         let (source, destination) = self.ports(bytes)?;
         let end = |words, port| End { words, port };
-        let Addresses { from, to, .. } = self.addresses;
+        let Addresses { from, to, .. } = *self.addresses;
         Some((end(from, source), end(to, destination)))
     }
 

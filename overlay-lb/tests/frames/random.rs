@@ -86,6 +86,7 @@ proptest! {
                     frame[at] = octet;
                 }
             }
+            balancer.prefetch([frame.as_slice()]);
             let length = frame.len();
             let partial = partial.then_some(PartialChecksum { start: starts.0, offset: starts.1 });
             let verdict = if inbound {
