@@ -128,3 +128,46 @@ fn number(at: usize) -> u32 {
 
 /// Eight lines of a cache: what a processor fetches by itself after the first.
 const NEAR: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn it_finds_what_is_in_and_nothing_else() {
+        let mut rng = overlay_core::Seed::from_u64(1).rng();
+        let (mut table, mut model) = (Table::default(), BTreeMap::new());
+        let key = |nth: u64| Packed([nth, 0, 0, 0, 1 << 35]);
+        // Few hashes, so that many slots lie in the overflow, around the wrap, too.
+        let hash = |key: &Packed| u32::try_from(key.0[0] / 20).unwrap().wrapping_sub(3);
+        let mut overflowed = 0;
+        for _ in 0..50_000 {
+            let nth = rng.below(200);
+            let known: Option<u32> = model.remove(&nth);
+            if let Some(at) = known {
+                table.remove(hash(&key(nth)), at);
+            } else if rng.chance(700_000) {
+                if let Some(moved) = table.make_room(hash) {
+                    model.values_mut().for_each(|at| *at = moved[*at as usize]);
+                }
+                let slot = Slot {
+                    key: key(nth),
+                    ..Slot::EMPTY
+                };
+                model.insert(nth, table.insert(hash(&key(nth)), slot));
+            }
+            let probe = rng.below(200);
+            let found = table.find(hash(&key(probe)), &key(probe));
+            assert_eq!(found, model.get(&probe).copied());
+            assert_eq!(table.len(), model.len());
+            overflowed = overflowed.max(table.overflow.len());
+        }
+        assert!(overflowed > 20 && table.capacity() < 600, "{overflowed}");
+        for (nth, at) in model {
+            table.remove(hash(&key(nth)), at);
+        }
+        assert_eq!((table.len(), table.overflow.len()), (0, 0));
+    }
+}

@@ -25,7 +25,7 @@ fn an_error_about_a_clients_packet_comes_back_as_about_one_to_the_virtual_addres
         for (from, shown) in [(lab.ip(5), lab.ip(2)), (lab.ip(200), lab.ip(200))] {
             for (quote, expected) in quotes(&seen, lab).into_iter().zip(quotes(&sent, lab)) {
                 let mut error = too_big(from, client.ip(), &quote);
-                error.extend([0xaa; 9]); // padding
+                error.extend([0xaa; 20]); // padding
                 let verdict = balancer.handle_inbound(NOW, &mut error, None);
                 assert_eq!(verdict, Verdict::Client);
                 let error = read(&error);
@@ -124,6 +124,20 @@ fn an_error_about_no_flow_goes_nowhere() {
             lab.ip(2),
             &packet(proto, lab.at(3, 80), client, ACK, b"")[14..],
         );
+        assert_eq!(
+            balancer.handle_outbound(NOW, &mut error, None),
+            Verdict::Drop(unknown)
+        );
+        // About a flow of its own, but to another virtual address than it is with.
+        let other = overlay_lb::Vip {
+            addr: lab.ip(3),
+            ..lab.vip(proto, 80)
+        };
+        balancer
+            .set_vip(NOW, other, overlay_lb::VipConfig::default())
+            .unwrap();
+        let quote = packet(proto, vip, client, ACK, b"");
+        let mut error = too_big(client.ip(), other.addr, &quote[14..]);
         assert_eq!(
             balancer.handle_outbound(NOW, &mut error, None),
             Verdict::Drop(unknown)

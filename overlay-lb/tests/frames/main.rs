@@ -17,6 +17,8 @@ use overlay_lb::{
 };
 
 const NOW: Instant = Instant::EPOCH;
+/// A sequence number more than half the circle from zero.
+const FAR: u32 = 3_000_000_000;
 
 #[test]
 fn a_flow_goes_to_a_backend_and_its_replies_come_from_the_virtual_address() {
@@ -366,14 +368,14 @@ fn a_connection_that_was_idle_for_two_hours_lives_and_one_that_has_to_go_is_rese
             )
         };
         send(&mut balancer, now, SYN, (u32::MAX, 0), b"");
-        send(&mut balancer, now, ACK, (0, 500), b"request");
-        send(&mut balancer, now, ACK, (7, 900), b"");
-        // An old segment comes late; it does not turn the connection back.
-        send(&mut balancer, now, ACK, (0, 500), b"re");
+        send(&mut balancer, now, ACK, (0, FAR), b"request");
+        send(&mut balancer, now, ACK, (7, FAR + 400), b"");
         now += Duration::from_secs(2 * 3_600 + 660);
         balancer.handle_timeout(now);
         assert_eq!(balancer.poll_output(), None);
-        send(&mut balancer, now, ACK, (7, 900), b"x");
+        send(&mut balancer, now, ACK, (7, FAR + 400), b"x");
+        // An old segment comes late; it does not turn the connection back.
+        send(&mut balancer, now, ACK, (0, FAR), b"re");
         now = balancer.poll_timeout().unwrap();
         balancer.handle_timeout(now);
         let Some(Output::Reset(reset)) = balancer.poll_output() else {
@@ -389,10 +391,10 @@ fn a_connection_that_was_idle_for_two_hours_lives_and_one_that_has_to_go_is_rese
             acknowledgement,
         };
         // Exactly what each side awaits: with another number a reset is ignored (RFC 5961 §3.2).
-        assert_eq!(to_client.upper, upper(900, 8));
+        assert_eq!(to_client.upper, upper(FAR + 400, 8));
         assert_eq!((to_client.source, to_client.destination), (vip, client));
         assert_eq!(to_client.macs, back());
-        assert_eq!(to_backend.upper, upper(8, 900));
+        assert_eq!(to_backend.upper, upper(8, FAR + 400));
         assert_eq!(
             (to_backend.source, to_backend.destination),
             (client, lab.at(5, 8_080))
@@ -443,6 +445,52 @@ fn no_connection_breaks_over_a_hundred_rolling_updates() {
             now += Duration::from_secs(300);
         }
         assert_eq!(balancer.stats().rejected, 0);
+    }
+}
+
+#[test]
+fn a_checksum_that_comes_out_as_zero_is_sent_as_ones() {
+    // RFC 768: zero says that there is none.
+    let lab = FAMILIES[0];
+    let mut balancer = lab.balancer(Config::default(), &[5]);
+    let (client, vip) = (lab.at(77, 40_000), lab.at(2, 80));
+    let mut ones = 0;
+    for payload in 0..=u16::MAX {
+        let mut out = udp(client, vip, &payload.to_be_bytes());
+        balancer.handle_outbound(NOW, &mut out, None);
+        assert_ne!(out[40..42], [0, 0]);
+        ones += u32::from(out[40..42] == [0xff, 0xff]);
+    }
+    assert!(ones > 0);
+}
+
+#[test]
+fn replies_of_a_client_to_itself_are_not_taken_for_those_of_another_flow() {
+    for (lab, proto) in both() {
+        let mut balancer = lab.balancer(Config::default(), &[5]);
+        let any = lab.vip(proto, 0);
+        balancer.set_vip(NOW, any, VipConfig::default()).unwrap();
+        let backend = Backend {
+            address: lab.at(6, 0),
+            ..lab.backend(6)
+        };
+        balancer.set_backend(NOW, any, backend).unwrap();
+        // From the port at which it serves, to the one that its next connection will come from.
+        let mut first = packet(proto, lab.at(5, 8_080), lab.at(2, 40_000), SYN, b"");
+        assert_eq!(reaches(&mut balancer, NOW, &mut first), 6);
+        let mut out = packet(proto, lab.at(5, 40_000), lab.at(2, 80), SYN, b"");
+        assert_eq!(
+            balancer.handle_outbound(NOW, &mut out, None),
+            Verdict::Hairpin
+        );
+        let seen = read(&out);
+        assert_ne!(seen.source, lab.at(2, 40_000));
+        let mut reply = packet(proto, lab.at(5, 8_080), seen.source, ACK, b"");
+        assert_eq!(
+            balancer.handle_outbound(NOW, &mut reply, None),
+            Verdict::Hairpin
+        );
+        assert_eq!(read(&reply).destination, lab.at(5, 40_000));
     }
 }
 
