@@ -3,6 +3,7 @@
 mod clock;
 mod dns;
 mod heap;
+mod lb;
 mod mix;
 mod schedule;
 mod state;
@@ -10,12 +11,14 @@ mod state;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let rounds = std::env::args()
-        .nth(2)
-        .map_or(Ok(state::ROUNDS), |text| text.parse());
+    let rounds: Result<Option<usize>, _> =
+        std::env::args().nth(2).map(|text| text.parse()).transpose();
     match (std::env::args().nth(1).as_deref(), rounds) {
-        (Some("state"), Ok(rounds @ 1..)) => state::run(rounds),
+        (Some("state"), Ok(rounds)) if rounds != Some(0) => {
+            state::run(rounds.unwrap_or(state::ROUNDS));
+        }
         (Some("schedule"), Ok(_)) => schedule::run(),
+        (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
         // What `dns` measures; not for people.
         (Some("dns-serve"), Ok(_)) => {
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
             }
         }
         _ => {
-            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | dns");
+            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | dns | lb [ROUNDS]");
             return ExitCode::from(2);
         }
     }

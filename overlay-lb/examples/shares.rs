@@ -68,7 +68,7 @@ fn under(policy: Policy, vip: Vip, backends: &[Backend]) -> Result<(), Failure> 
         vip,
         VipConfig {
             policy,
-            affinity: None,
+            ..VipConfig::default()
         },
     )?;
     for backend in backends {
@@ -95,7 +95,7 @@ fn under(policy: Policy, vip: Vip, backends: &[Backend]) -> Result<(), Failure> 
         vip,
         VipConfig {
             policy,
-            affinity: None,
+            ..VipConfig::default()
         },
     )?;
     for (nth, backend) in (0..).zip(backends) {

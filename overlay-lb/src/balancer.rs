@@ -1,7 +1,7 @@
 //! The balancer: virtual addresses, backends, flows.
 
 mod commands;
-mod track;
+pub(crate) mod track;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,13 +13,17 @@ use overlay_core::{Instant, Machine, Seed};
 pub use self::commands::{BackendError, VipError};
 
 use crate::{
-    Backend, BackendId, Config, ConfigError, FlowKey, Vip, VipConfig,
+    Backend, BackendId, BackendState, Config, ConfigError, Vip, VipConfig,
+    addresses::Addresses,
     affinity::Affinities,
     flows::Flows,
+    fragments::Fragments,
+    frame::answer::ANSWER_BYTES_MAX,
+    reset::Reset,
     service::{Member, Service},
 };
 
-/// Chooses backends for flows and keeps to the choice.
+/// Chooses backends for flows, keeps to the choice, and rewrites frames accordingly.
 ///
 /// A machine (see [`Machine`]): time comes in with each call, resets and events go out by
 /// [`poll_output`](Machine::poll_output).
@@ -31,12 +35,17 @@ pub struct Balancer {
     /// All backends, by the numbers that flows refer to.
     members: Vec<Option<Member>>,
     free: Vec<u32>,
-    flows: Flows,
+    /// The addresses of the services.
+    pub(crate) addresses: Addresses,
+    pub(crate) flows: Flows,
+    pub(crate) fragments: Fragments,
+    /// The frame that answers the last one.
+    pub(crate) answer: Vec<u8>,
     affinities: Affinities,
     outputs: VecDeque<Output>,
     /// How many of the outputs are resets.
     resets: u32,
-    stats: Stats,
+    pub(crate) stats: Stats,
 }
 
 impl Balancer {
@@ -53,7 +62,10 @@ impl Balancer {
             services: BTreeMap::new(),
             members: Vec::new(),
             free: Vec::new(),
-            flows: Flows::new(&seed.derive("flows")),
+            addresses: Addresses::new(&seed.derive("addresses")),
+            flows: Flows::new(&seed.derive("flows"), config.timeouts),
+            fragments: Fragments::new(&seed.derive("fragments"), config.fragments_max),
+            answer: Vec::with_capacity(ANSWER_BYTES_MAX),
             affinities: Affinities::new(config.affinities_max),
             outputs: VecDeque::new(),
             resets: 0,
@@ -85,6 +97,22 @@ impl Balancer {
         Some(self.flows.live(*group))
     }
 
+    /// Returns how many flows to a backend are left at all virtual addresses; `None` while one of them still gives it new
+    /// ones, that is, before the word that it drains has come. What a member answers to [`DrainOutput::Ask`].
+    ///
+    /// [`DrainOutput::Ask`]: crate::DrainOutput::Ask
+    pub fn flows_left(&self, backend: BackendId) -> Option<u32> {
+        let groups = self
+            .services
+            .values()
+            .filter_map(|service| service.groups.get(&backend));
+        let left = |sum: u32, group: &u32| {
+            let active = self.member(*group)?.backend.state == BackendState::Active;
+            (!active).then(|| sum.saturating_add(self.flows.live(*group)))
+        };
+        groups.into_iter().try_fold(0, left)
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -94,7 +122,11 @@ impl Balancer {
         }
     }
 
-    fn member(&self, group: u32) -> Option<&Member> {
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn member(&self, group: u32) -> Option<&Member> {
         self.members.get(group as usize)?.as_ref()
     }
 }
@@ -108,8 +140,7 @@ impl Machine for Balancer {
 
     fn poll_timeout(&self) -> Option<Instant> {
         if self.outputs.is_empty() {
-            let due = self.flows.next_due(&self.config.timeouts);
-            due.map(|(deadline, _)| deadline)
+            self.flows.next_due().map(|(deadline, _)| deadline)
         } else {
             Some(self.now)
         }
@@ -117,7 +148,7 @@ impl Machine for Balancer {
 
     fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front()?;
-        self.resets -= u32::from(matches!(output, Output::Reset { .. }));
+        self.resets -= u32::from(matches!(output, Output::Reset(_)));
         Some(output)
     }
 }
@@ -131,6 +162,10 @@ pub enum Choice {
         id: BackendId,
         /// Where it listens.
         address: SocketAddr,
+        /// Whom it is to take for its client, so that it tells this flow from all others: the client, but for a client
+        /// that is itself the backend, which cannot talk to its own address, and for a port that another flow of the
+        /// client to this backend already has.
+        source: SocketAddr,
     },
     /// Nowhere.
     Reject(Reject),
@@ -147,20 +182,15 @@ pub enum Reject {
     /// A segment of a connection that nobody here knows, and whose backend cannot be told: answer with a reset, unless
     /// it is one itself.
     UnknownFlow,
+    /// So many flows of the client to this backend have the same port that none was found for another.
+    NoPort,
 }
 
 /// What the balancer asks its driver to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Reset both ends of a TCP connection that the balancer forgets.
-    Reset {
-        /// The connection as the client sees it.
-        flow: FlowKey,
-        /// The backend.
-        backend: BackendId,
-        /// Where it listens.
-        address: SocketAddr,
-    },
+    Reset(Reset),
     /// Something that the embedder may want to know.
     Event(Event),
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// What a balancer is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// Flows that are tracked at once; 262,144 by default, at some 90 octets each. When it is reached, a new flow takes the
+    /// Flows that are tracked at once; 262,144 by default, at some 120 octets each. When it is reached, a new flow takes the
     /// place of one that has ended, else of one still opening, of an idle datagram flow, and last of the established
     /// one that was idle for longest, which is reset. Too low breaks idle connections.
     pub flows_max: u32,
@@ -22,6 +22,9 @@ pub struct Config {
     /// Resets that wait to be polled; 65,536 by default. Beyond, a connection is dropped without one: its next segment
     /// is answered by a backend that does not know it, which comes to the same, later.
     pub resets_max: u32,
+    /// Fragmented packets whose first fragment's way is remembered for the others; 1,024 by default, at some 100 octets
+    /// each. Beyond, the oldest is forgotten, and what is left of its packet is dropped.
+    pub fragments_max: u32,
     /// Entries of a Maglev table: a prime, at least a hundred times the number of backends for shares right to one
     /// percent. 65,537 by default, which takes 128 KiB for each virtual address in use. All nodes need the same.
     pub maglev_entries: u32,
@@ -39,6 +42,7 @@ impl Default for Config {
             vips_max: 16_384,
             backends_max: 4_096,
             resets_max: 65_536,
+            fragments_max: 1_024,
             maglev_entries: 65_537,
             maglev_seed: 0,
             timeouts: Timeouts::default(),
@@ -69,7 +73,7 @@ impl Config {
     }
 }
 
-/// After which time without a packet a flow is forgotten.
+/// After which time without a packet a flow is forgotten, and up to [`GRANULARITY`](Self::GRANULARITY) later.
 ///
 /// The defaults follow RFC 5382 §5 (TCP) and RFC 4787 §4.3 (UDP). Too low cuts connections that are only idle, the most
 /// reported defect of swarm mode's balancer (900 s); too high fills the table.
@@ -86,6 +90,11 @@ pub struct Timeouts {
     pub closed: Duration,
     /// UDP. 5 min by default.
     pub datagram: Duration,
+}
+
+impl Timeouts {
+    /// A flow's last packet is noted no more often than this: it saves each packet a change of the order of flows.
+    pub const GRANULARITY: Duration = Duration::from_secs(1);
 }
 
 impl Default for Timeouts {

@@ -18,6 +18,38 @@ impl Key {
     }
 }
 
+/// A keyed hash of five words for the flow table: faster than [`Key`], and free to change, for only this balancer sees it.
+///
+/// Each pair of words is masked by secrets and folded by a wide multiplication.
+#[derive(Clone, Copy)]
+pub(crate) struct TableKey([u64; 5]);
+
+impl TableKey {
+    pub(crate) const fn new(secrets: [u64; 5]) -> Self {
+        Self(secrets)
+    }
+
+    #[inline(always)]
+    pub(crate) fn hash(self, [a, b, c, d, e]: [u64; 5]) -> u32 {
+        let Self([k0, k1, k2, k3, k4]) = self;
+        let first = fold(a ^ k0, b ^ k1);
+        let second = fold(c ^ k2, d ^ k3);
+        let all = fold(first ^ e, second ^ k4);
+        u32::try_from(all >> 32).expect("the upper half")
+    }
+}
+
+impl std::fmt::Debug for TableKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TableKey(..)")
+    }
+}
+
+const fn fold(one: u64, other: u64) -> u64 {
+    let [high, low] = halves(one as u128 * other as u128);
+    high ^ low
+}
+
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key(..)")

@@ -1,11 +1,18 @@
-//! Layer-4 balancing behind virtual addresses: the model and the choice of a backend.
+//! A layer-4 balancer behind virtual addresses, as a value that is handed frames and the time.
 //!
 //! A [`Balancer`] holds virtual addresses with weighted backends, chooses one for each new flow (Maglev's consistent
-//! hash, weighted round robin, least connections; affinity by client if wanted), and keeps a bounded table of flows, so
-//! that a connection stays where it is when backends come, drain and go. It is a [`Machine`](overlay_core::Machine).
+//! hash, weighted round robin, least connections; affinity by client and near backends first, if wanted), and keeps a
+//! bounded table of flows, so that a connection stays where it is when backends come, drain and go. It is a
+//! [`Machine`](overlay_core::Machine).
 //!
-//! It does not touch packets: whoever forwards them asks [`Balancer::choose_tcp`] for each one and rewrites the
-//! addresses. It does not check whether backends answer: their state comes in by [`Balancer::set_state`].
+//! In a frame path, [`Balancer::handle_outbound`] takes each frame that an endpoint sends and
+//! [`Balancer::handle_inbound`] each that it is to get: they rewrite IPv4 and IPv6, TCP and UDP in place, ICMP errors and
+//! fragments with them, and answer with a reset, port unreachable or an echo reply where nobody else would. Where the
+//! rewriting is done elsewhere, [`Balancer::choose_tcp`] says whereto. [`Drains`] is the other side: whoever runs a
+//! backend learns from all balancers that it may stop.
+//!
+//! It does not check whether backends answer: their state comes in by [`Balancer::set_state`]. It does not resolve
+//! addresses: who answers for a virtual address's link address is the switch's business.
 //!
 //! ```
 //! use overlay_core::{Instant, Machine, Seed};
@@ -45,27 +52,42 @@
 //! |---|---|
 //! | `vip` | [`Vip`], [`Backend`], [`FlowKey`], …: the words |
 //! | `balancer` | [`Balancer`], its outputs and its errors |
+//! | `frame`, `wire` | the frame path: [`Verdict`], rewriting, answers; headers and checksums |
 //! | `service` | one virtual address: the policies |
 //! | `maglev` | [`Maglev`]: the consistent hash, of use alone, too |
-//! | `flows`, `index`, `affinity` | the flow table, its index by hash, clients' last backends |
+//! | `flows`, `index`, `affinity`, `addresses` | the flow table, its index by hash, clients' last backends, which addresses are virtual |
+//! | `fragments` | the ways of fragmented packets |
+//! | `reset` | [`Reset`]: both ends of a connection that has to go hear of it |
+//! | `drain` | [`Drains`]: draining by acknowledgement |
 //! | `config` | [`Config`], [`Timeouts`] |
-//! | `hash` | a keyed hash |
+//! | `hash` | keyed hashes |
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod affinity;
 mod balancer;
 mod config;
+mod drain;
 mod flows;
+mod fragments;
+mod frame;
 mod hash;
 mod index;
 mod maglev;
+mod reset;
 mod service;
 mod vip;
+mod wire;
 
 pub use balancer::{BackendError, Balancer, Choice, Event, Output, Reject, Stats, VipError};
 pub use config::{Config, ConfigError, Timeouts};
+pub use drain::{DrainConfig, DrainError, DrainOutput, Drains};
+pub use flows::Sequence;
+pub use frame::{DropReason, PartialChecksum, Verdict};
 pub use maglev::Maglev;
+pub use reset::Reset;
 pub use vip::{
-    Backend, BackendId, BackendState, FlowKey, Policy, Protocol, TcpFlags, Vip, VipConfig,
+    Backend, BackendId, BackendState, Distance, FlowKey, Locality, Policy, Protocol, TcpFlags, Vip,
+    VipConfig,
 };

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    Backend, BackendId, BackendState, FlowKey, Maglev, Policy, Vip, VipConfig,
+    Backend, BackendId, BackendState, FlowKey, Locality, Maglev, Policy, Vip, VipConfig,
     flows::Flows,
     hash::{Key, halves},
 };
@@ -47,16 +47,32 @@ impl Service {
         }
     }
 
+    /// Changes how it is served.
+    pub(crate) fn configure(&mut self, config: VipConfig) {
+        self.config = config;
+        self.changed();
+    }
+
     /// Notes that backends have changed.
     pub(crate) fn changed(&mut self) {
         (self.takers, self.maglev) = (None, None);
     }
 
+    /// Whether a group is among those that take new flows.
+    pub(crate) fn takes(&mut self, group: u32, members: &[Option<Member>]) -> bool {
+        self.takers(members).contains(&group)
+    }
+
+    fn takers(&mut self, members: &[Option<Member>]) -> &[u32] {
+        let locality = self.config.locality;
+        self.takers
+            .get_or_insert_with(|| takers(&self.groups, locality, members))
+    }
+
     /// Chooses the backend of a new flow.
     pub(crate) fn choose(&mut self, flow: &FlowKey, among: &mut Among<'_>) -> Option<u32> {
-        let takers = self
-            .takers
-            .get_or_insert_with(|| takers(&self.groups, among.members));
+        self.takers(among.members);
+        let takers = self.takers.as_deref()?;
         if takers.is_empty() {
             return None;
         }
@@ -104,12 +120,23 @@ fn in_turn(takers: &[u32], members: &mut [Option<Member>]) -> Option<u32> {
     Some(richest)
 }
 
-fn takers(groups: &BTreeMap<BackendId, u32>, members: &[Option<Member>]) -> Vec<u32> {
-    let takes = |group: &u32| {
-        let member = members[*group as usize].as_ref();
-        member.is_some_and(|member| member.takes())
+/// Those of the nearest rank in which somebody takes flows.
+fn takers(
+    groups: &BTreeMap<BackendId, u32>,
+    locality: Locality,
+    members: &[Option<Member>],
+) -> Vec<u32> {
+    let rank = |group: &u32| {
+        let member = members[*group as usize].as_ref()?;
+        let backend = &member.backend;
+        let takes = backend.state == BackendState::Active && backend.weight > 0;
+        locality.rank(backend.distance).filter(|_| takes)
     };
-    groups.values().copied().filter(takes).collect()
+    let Some(nearest) = groups.values().filter_map(rank).min() else {
+        return Vec::new();
+    };
+    let is_nearest = |group: &u32| rank(group) == Some(nearest);
+    groups.values().copied().filter(is_nearest).collect()
 }
 
 fn table(takers: &[u32], among: &Among<'_>) -> Maglev {
@@ -141,13 +168,6 @@ fn flow_hash(flow: &FlowKey, together: bool, seed: u64) -> u64 {
 fn weight(members: &[Option<Member>], group: u32) -> u64 {
     let member = members[group as usize].as_ref();
     member.map_or(0, |member| u64::from(member.backend.weight))
-}
-
-impl Member {
-    /// Whether it takes new flows.
-    pub(crate) fn takes(&self) -> bool {
-        self.backend.state == BackendState::Active && self.backend.weight > 0
-    }
 }
 
 const FLOW: u64 = 0x666c_6f77;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{EndpointId, NodeId, TaskId};
+use overlay_core::{EndpointId, MacAddr, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// A virtual address: what clients connect to, one transport protocol and one port.
@@ -16,8 +16,16 @@ pub struct Vip {
     pub addr: IpAddr,
     /// The transport protocol.
     pub proto: Protocol,
-    /// The port.
+    /// The port. In [`Balancer::set_vip`](crate::Balancer::set_vip), 0 stands for every port that has no virtual address of
+    /// its own: what Docker does with the address of a service.
     pub port: u16,
+}
+
+impl Vip {
+    /// The one that stands for every port of this address.
+    pub(crate) const fn any_port(self) -> Self {
+        Self { port: 0, ..self }
+    }
 }
 
 impl fmt::Display for Vip {
@@ -47,6 +55,50 @@ pub struct VipConfig {
     /// For how long the next flow of a client's address goes to the backend of its last one. `None`, the default,
     /// chooses each flow by itself. Long times make loads uneven.
     pub affinity: Option<Duration>,
+    /// Whether near backends come first.
+    pub locality: Locality,
+}
+
+/// Whether near backends come first. Those farther away take new flows while no nearer one does.
+///
+/// Nodes choose alike by Maglev only if they choose among the same backends: with [`Any`](Self::Any).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Locality {
+    /// All backends, however far.
+    #[default]
+    Any,
+    /// Those of this zone, this node's among them, before those of others.
+    Zone,
+    /// Those of this node, then those of this zone, then others.
+    Node,
+    /// Those of this node, and no others.
+    NodeOnly,
+}
+
+impl Locality {
+    /// The rank of a backend at this distance, the first rank that takes flows takes all; `None`: it takes none.
+    pub(crate) fn rank(self, distance: Distance) -> Option<u8> {
+        match (self, distance) {
+            (Self::Any, _) | (Self::Zone, Distance::Node | Distance::Zone) => Some(0),
+            (Self::Zone, Distance::Far) => Some(1),
+            (Self::Node | Self::NodeOnly, Distance::Node) => Some(0),
+            (Self::Node, Distance::Zone) => Some(1),
+            (Self::Node, Distance::Far) => Some(2),
+            (Self::NodeOnly, _) => None,
+        }
+    }
+}
+
+/// How far a backend is from this balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Distance {
+    /// On the same node.
+    Node,
+    /// On another node of the same zone.
+    Zone,
+    /// In another zone, or nobody said.
+    #[default]
+    Far,
 }
 
 /// How a backend is chosen for a new flow.
@@ -108,22 +160,29 @@ from_identity!(EndpointId, NodeId, TaskId);
 pub struct Backend {
     /// Which one.
     pub id: BackendId,
-    /// Where it listens. Two may have one address for a while, when a task moves.
+    /// Where it listens. Port 0: at the port that the client asked for. Two may have one address for a while, when a task
+    /// moves.
     pub address: SocketAddr,
+    /// Where frames that are rewritten to it are sent; `None` leaves their destination to the caller.
+    pub mac: Option<MacAddr>,
     /// Its share of the new flows, relative to the others'. Zero: none.
     pub weight: u16,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// How far it is.
+    pub distance: Distance,
 }
 
 impl Backend {
-    /// Makes an active backend of weight 1.
+    /// Makes an active backend of weight 1 that is far away.
     pub const fn new(id: BackendId, address: SocketAddr) -> Self {
         Self {
             id,
             address,
+            mac: None,
             weight: 1,
             state: BackendState::Active,
+            distance: Distance::Far,
         }
     }
 }

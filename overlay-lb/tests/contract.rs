@@ -7,8 +7,8 @@ use std::{
 
 use overlay_core::{Instant, Machine, Rng, Seed};
 use overlay_lb::{
-    Backend, BackendId, BackendState, Balancer, Config, FlowKey, Output, Policy, Protocol,
-    TcpFlags, Vip, VipConfig,
+    Backend, BackendId, BackendState, Balancer, Config, Distance, FlowKey, Locality, Output,
+    Policy, Protocol, TcpFlags, Vip, VipConfig,
 };
 use overlay_sim::contract::{self, Acted, Subject};
 
@@ -59,10 +59,10 @@ impl Subject for BalancerSubject {
                         now,
                         vip,
                         Backend {
-                            id,
-                            address,
                             weight,
                             state,
+                            distance: [Distance::Node, Distance::Far][usize::from(octet(rng, 2))],
+                            ..Backend::new(id, address)
                         },
                     )
                     .into()
@@ -164,9 +164,11 @@ fn config(rng: &mut Rng) -> VipConfig {
         Policy::WeightedRoundRobin,
         Policy::LeastConnections,
     ];
+    let localities = [Locality::Any, Locality::Zone, Locality::Node];
     VipConfig {
         policy: policies[rng.index(3).unwrap_or(0)],
         affinity: rng.chance(500_000).then_some(Duration::from_secs(60)),
+        locality: localities[rng.index(3).unwrap_or(0)],
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use overlay_core::{Instant, Machine, Seed};
 use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Choice, Config, Event, FlowKey, Output, Policy,
-    Protocol, Reject, TcpFlags, Vip, VipConfig,
+    Protocol, Reject, Reset, TcpFlags, Vip, VipConfig,
 };
 
 #[test]
@@ -21,18 +21,12 @@ fn an_idle_connection_survives_two_hours_and_eleven_minutes_and_then_both_ends_h
     let Choice::Backend {
         id: backend,
         address,
+        ..
     } = first
     else {
         unreachable!("it was chosen")
     };
-    assert_eq!(
-        drain(&mut balancer),
-        [Output::Reset {
-            flow,
-            backend,
-            address
-        }]
-    );
+    assert_eq!(drain(&mut balancer), [reset(flow, backend, address)]);
     assert_eq!((balancer.poll_timeout(), balancer.stats().flows), (None, 0));
 }
 
@@ -147,14 +141,7 @@ fn a_dead_backend_resets_its_connections_and_nobody_is_a_rejection() {
         .set_state(now, flow.vip, id(0), BackendState::Down)
         .unwrap();
     let address = backend(0).address;
-    assert_eq!(
-        drain(&mut balancer),
-        [Output::Reset {
-            flow,
-            backend: id(0),
-            address
-        }]
-    );
+    assert_eq!(drain(&mut balancer), [reset(flow, id(0), address)]);
     let rejected = balancer.choose_tcp(now, flow, TcpFlags::SYN);
     assert_eq!(rejected, Choice::Reject(Reject::NoBackend));
 }
@@ -199,6 +186,7 @@ fn a_client_keeps_its_backend_and_the_memory_of_it_is_bounded() {
             VipConfig {
                 policy: Policy::WeightedRoundRobin,
                 affinity,
+                ..VipConfig::default()
             },
         )
         .unwrap();
@@ -254,11 +242,7 @@ fn a_draining_backend_that_moves_has_drained() {
         ..draining
     };
     balancer.set_backend(now, vip, moved).unwrap();
-    let reset = Output::Reset {
-        flow,
-        backend: id(0),
-        address: draining.address,
-    };
+    let reset = reset(flow, id(0), draining.address);
     let drained = Output::Event(Event::Drained {
         vip,
         backend: id(0),
@@ -299,6 +283,7 @@ fn affinity_ends_with_its_time() {
         let config = VipConfig {
             policy: Policy::WeightedRoundRobin,
             affinity: Some(minute),
+            ..VipConfig::default()
         };
         balancer.set_vip(Instant::EPOCH, vip, config).unwrap();
         let first = chosen(balancer.choose(Instant::EPOCH, flow(1)));
@@ -349,7 +334,7 @@ fn balancer(config: Config, policy: Policy, backends: u16) -> Balancer {
             vip,
             VipConfig {
                 policy,
-                affinity: None,
+                ..VipConfig::default()
             },
         )
         .expect("there is room");
@@ -367,6 +352,17 @@ fn connect(balancer: &mut Balancer, now: Instant, flow: FlowKey) -> Choice {
     balancer.handle_reply(now, flow, TcpFlags::SYN.with(TcpFlags::ACK));
     assert_eq!(balancer.choose_tcp(now, flow, TcpFlags::ACK), choice);
     choice
+}
+
+fn reset(flow: FlowKey, backend: BackendId, address: SocketAddr) -> Output {
+    Output::Reset(Reset {
+        flow,
+        backend,
+        address,
+        source: flow.client,
+        mac: None,
+        sequence: None,
+    })
 }
 
 fn drain(balancer: &mut Balancer) -> Vec<Output> {

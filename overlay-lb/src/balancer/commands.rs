@@ -24,8 +24,13 @@ impl Balancer {
             return Err(VipError::TooMany { max });
         }
         self.pass(now);
-        let service = self.services.entry(vip);
-        service.or_insert_with(|| Service::new(config)).config = config;
+        match self.services.get_mut(&vip) {
+            Some(service) => service.configure(config),
+            None => {
+                self.services.insert(vip, Service::new(config));
+                self.addresses.add(vip.addr);
+            }
+        }
         Ok(())
     }
 
@@ -35,6 +40,7 @@ impl Balancer {
         let Some(service) = self.services.remove(&vip) else {
             return false;
         };
+        self.addresses.remove(vip.addr);
         for group in service.groups.into_values() {
             self.drop_member(group);
         }
@@ -145,7 +151,7 @@ impl Balancer {
                 u32::try_from(self.members.len() - 1).expect("memory ends before")
             }
         };
-        self.flows.add_group(group);
+        self.flows.set_group(group, backend.address);
         if let Some(service) = self.services.get_mut(&vip) {
             service.groups.insert(backend.id, group);
             service.changed();
@@ -166,6 +172,7 @@ impl Balancer {
         let had = lost && self.flows.live(group) > 0;
         if lost {
             self.cut(group);
+            self.flows.set_group(group, backend.address);
         }
         if let Some(Some(member)) = self.members.get_mut(group as usize) {
             member.backend = backend;

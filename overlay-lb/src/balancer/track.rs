@@ -4,14 +4,15 @@ use overlay_core::Instant;
 
 use super::{Balancer, Choice, Event, Output, Reject};
 use crate::{
-    BackendState, FlowKey, Policy, Protocol, TcpFlags,
-    flows::{Flow, FlowState, Sides},
+    BackendState, FlowKey, Policy, Protocol, Sequence, TcpFlags, Vip,
+    flows::{Ends, Flow, FlowState, Marks, Packed},
+    reset::Reset,
     service::Among,
 };
 
 /// Who sent a packet.
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Client,
     Backend,
 }
@@ -38,78 +39,89 @@ impl Balancer {
     /// counts as half closed after the client's FIN.
     pub fn handle_reply(&mut self, now: Instant, flow: FlowKey, flags: TcpFlags) -> bool {
         self.pass(now);
-        let Some(at) = self.flows.find(&flow) else {
+        let Some(at) = self.flows.find(&Packed::new(&flow)) else {
             return false;
         };
-        self.advance(
-            at,
-            Side::Backend,
-            Some(flags).filter(|_| flow.vip.proto == Protocol::Tcp),
-        );
-        true
+        let flags = Some(flags).filter(|_| flow.vip.proto == Protocol::Tcp);
+        self.follow(at, Side::Backend, flags).is_some()
     }
 
     /// Notes the time, and nothing else: what a refused command may do.
+    #[inline]
     pub(super) fn see(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
     /// Notes the time, and forgets the flows whose time is over.
-    pub(super) fn pass(&mut self, now: Instant) {
+    #[inline]
+    pub(crate) fn pass(&mut self, now: Instant) {
         self.see(now);
-        while let Some((deadline, at)) = self.flows.next_due(&self.config.timeouts) {
+        if self.flows.is_early(self.now) {
+            return;
+        }
+        while let Some((deadline, at)) = self.flows.next_due() {
             if deadline > self.now {
                 break;
             }
             self.stats.expired += 1;
             self.forget(at);
         }
+        self.flows.note_due();
     }
 
     /// Ends all flows of a backend.
     pub(super) fn cut(&mut self, group: u32) {
         while let Some(at) = self.flows.first_of(group) {
             self.stats.cut += 1;
-            let (key, flow) = self.flows.remove(at);
-            self.reset(key, flow);
+            let (ends, flow, sequence) = self.flows.remove(at);
+            self.reset(ends, flow, sequence);
         }
     }
 
     fn packet(&mut self, now: Instant, key: &FlowKey, flags: Option<TcpFlags>) -> Choice {
         self.pass(now);
         let flags = flags.filter(|_| key.vip.proto == Protocol::Tcp);
-        if let Some(at) = self.flows.find(key) {
-            let flow = self.flows.flow(at);
-            if flow.is_live() || !flags.is_some_and(opens) {
-                self.advance(at, Side::Client, flags);
-                return self.to(flow.group);
-            }
-            // The client uses the port of an ended connection again.
-            self.flows.remove(at);
-        }
-        match self.open(key, flags) {
-            Ok(group) => self.to(group),
-            Err(reject) => {
-                self.stats.rejected += 1;
-                Choice::Reject(reject)
-            }
+        let known = self.flows.find(&Packed::new(key));
+        let known = known.and_then(|at| self.follow(at, Side::Client, flags));
+        match known.map_or_else(|| self.open(key, flags), Ok) {
+            Ok(at) => self.to(at),
+            Err(reject) => Choice::Reject(reject),
         }
     }
 
-    /// Chooses a backend for an unknown flow, and tracks it.
-    fn open(&mut self, key: &FlowKey, flags: Option<TcpFlags>) -> Result<u32, Reject> {
-        let service = self.services.get_mut(&key.vip).ok_or(Reject::UnknownVip)?;
+    /// Follows a flow by one packet of a side; returns where it is, or `None` if the packet begins another one.
+    #[inline(always)]
+    pub(crate) fn follow(&mut self, at: u32, side: Side, flags: Option<TcpFlags>) -> Option<u32> {
+        let opens = matches!(side, Side::Client) && flags.is_some_and(opens);
+        if opens && !self.flows.flow(at).is_live() {
+            // The client uses the port of an ended connection again.
+            self.flows.remove(at);
+            return None;
+        }
+        self.advance(at, side, flags);
+        Some(at)
+    }
+
+    /// Chooses a backend for an unknown flow, and tracks it; `flags` are those of a TCP segment.
+    pub(crate) fn open(&mut self, key: &FlowKey, flags: Option<TcpFlags>) -> Result<u32, Reject> {
+        let opened = self.try_open(key, flags);
+        self.stats.rejected += u64::from(opened.is_err());
+        opened
+    }
+
+    fn try_open(&mut self, key: &FlowKey, flags: Option<TcpFlags>) -> Result<u32, Reject> {
+        let vip = self.served(key.vip).ok_or(Reject::UnknownVip)?;
+        let service = self.services.get_mut(&vip).ok_or(Reject::UnknownVip)?;
         let middle = flags.is_some_and(|flags| !opens(flags));
         let reset = flags.is_some_and(|flags| flags.contains(TcpFlags::RST));
         if reset || middle && service.config.policy != Policy::Maglev {
             return Err(Reject::UnknownFlow);
         }
-        let client = key.client.ip();
-        let known = service.config.affinity.and_then(|timeout| {
-            let backend = self.affinities.get(key.vip, client, timeout, self.now)?;
+        let (client, affinity) = (key.client.ip(), service.config.affinity);
+        let known = affinity.and_then(|timeout| {
+            let backend = self.affinities.get(vip, client, timeout, self.now)?;
             let group = *service.groups.get(&backend)?;
-            let member = self.members.get(group as usize)?.as_ref()?;
-            member.takes().then_some(group)
+            service.takes(group, &self.members).then_some(group)
         });
         let mut among = Among {
             members: &mut self.members,
@@ -120,58 +132,97 @@ impl Balancer {
         let group = known
             .or_else(|| service.choose(key, &mut among))
             .ok_or(Reject::NoBackend)?;
-        if service.config.affinity.is_some()
+        let mut flow = Flow::new(group, key.vip.proto);
+        if key.vip.proto == Protocol::Tcp && !flags.is_some_and(opens) {
+            flow.state = FlowState::Established;
+        }
+        self.set_source(key, &mut flow).ok_or(Reject::NoPort)?;
+        if affinity.is_some()
             && let Some(member) = self.member(group)
         {
             let backend = member.backend.id;
-            self.affinities.set(key.vip, client, backend, self.now);
+            self.affinities.set(vip, client, backend, self.now);
         }
         self.make_room();
-        let state = match (key.vip.proto, flags) {
-            (Protocol::Udp, _) => FlowState::Datagram,
-            (Protocol::Tcp, Some(flags)) if opens(flags) => FlowState::Opening,
-            (Protocol::Tcp, _) => FlowState::Established,
-        };
-        let flow = Flow {
-            group,
-            state,
-            finished: Sides::default(),
-        };
         let at = self.flows.insert(key, flow, self.now);
         self.stats.chosen += 1;
         if flags.is_some_and(|flags| flags.contains(TcpFlags::FIN)) {
             self.advance(at, Side::Client, flags);
         }
-        Ok(group)
+        Ok(at)
+    }
+
+    /// Returns the virtual address that serves this one: itself, or the one for all ports.
+    fn served(&self, vip: Vip) -> Option<Vip> {
+        let candidates = [vip, vip.any_port()];
+        candidates
+            .into_iter()
+            .find(|vip| self.services.contains_key(vip))
+    }
+
+    /// Finds whom the backend takes for its client, so that no two flows look the same to it; `None` if none was found.
+    fn set_source(&self, key: &FlowKey, flow: &mut Flow) -> Option<()> {
+        let backend = self.flows.address(flow.group, key);
+        if key.client.ip() == backend.ip() {
+            flow.marks.set(Marks::HAIRPIN);
+        }
+        let client = key.client.port();
+        let first = self.flows.hash(&Packed::new(key));
+        let others = (0..PORT_TRIES).map(|nth| {
+            // Far apart, for clients use ports in a row.
+            let spread = first.wrapping_add(nth.wrapping_mul(0x9e37_79b1));
+            let port = spread % (65_536 - PORT_MIN) + PORT_MIN;
+            u16::try_from(port).unwrap_or(client)
+        });
+        let port = std::iter::once(client).chain(others).find(|port| {
+            let flow = Flow {
+                port: *port,
+                ..*flow
+            };
+            let source = flow.source(key);
+            let back = Packed::of(key.vip.proto, backend, source);
+            // The backend's packets to a virtual address must not look like those of a client.
+            let forth = Packed::of(key.vip.proto, source, backend);
+            let clash = flow.marks.has(Marks::HAIRPIN) && self.flows.find(&forth).is_some();
+            !clash && self.flows.find_back(&back).is_none()
+        });
+        flow.port = port?;
+        Some(())
     }
 
     /// Follows a flow by one packet. TCP as far as a balancer needs it: which sides have finished.
+    #[inline(always)]
     fn advance(&mut self, at: u32, side: Side, flags: Option<TcpFlags>) {
         let mut flow = self.flows.flow(at);
         if flow.state == FlowState::Closed {
             // Late segments do not keep the entry.
             return;
         }
+        let before = flow.state;
         if let (FlowState::Opening, Side::Client, false) =
             (flow.state, side, flags.is_some_and(opens))
         {
             flow.state = FlowState::Established;
         }
         if let Some(flags) = flags {
-            let fin = flags.contains(TcpFlags::FIN);
-            match side {
-                Side::Client => flow.finished.client |= fin,
-                Side::Backend => flow.finished.backend |= fin,
+            if flags.contains(TcpFlags::FIN) {
+                flow.marks.set(match side {
+                    Side::Client => Marks::CLIENT_FINISHED,
+                    Side::Backend => Marks::BACKEND_FINISHED,
+                });
             }
-            let Sides { client, backend } = flow.finished;
-            if flags.contains(TcpFlags::RST) || client && backend {
+            let finished = [Marks::CLIENT_FINISHED, Marks::BACKEND_FINISHED];
+            let finished = finished.map(|mark| flow.marks.has(mark));
+            if flags.contains(TcpFlags::RST) || finished == [true; 2] {
                 flow.state = FlowState::Closed;
-            } else if client || backend {
+            } else if finished != [false; 2] {
                 flow.state = FlowState::HalfClosed;
             }
         }
         self.flows.touch(at, flow, self.now);
-        self.ended(flow);
+        if flow.state != before {
+            self.ended(flow);
+        }
     }
 
     fn make_room(&mut self) {
@@ -184,8 +235,8 @@ impl Balancer {
     }
 
     fn forget(&mut self, at: u32) {
-        let (key, mut flow) = self.flows.remove(at);
-        self.reset(key, flow);
+        let (ends, mut flow, sequence) = self.flows.remove(at);
+        self.reset(ends, flow, sequence);
         let was_live = flow.is_live();
         flow.state = FlowState::Closed;
         if was_live {
@@ -208,7 +259,7 @@ impl Balancer {
     }
 
     /// Asks for resets of both ends, if the flow needs them.
-    fn reset(&mut self, key: FlowKey, flow: Flow) {
+    fn reset(&mut self, ends: Ends, flow: Flow, sequence: Option<Sequence>) {
         let Some(member) = self.member(flow.group).filter(|_| flow.state.needs_reset()) else {
             return;
         };
@@ -216,20 +267,25 @@ impl Balancer {
             self.stats.resets_lost += 1;
             return;
         }
-        let (backend, address) = (member.backend.id, member.backend.address);
+        let reset = Reset {
+            flow: ends.key,
+            backend: member.backend.id,
+            address: ends.backend,
+            source: ends.source,
+            mac: member.backend.mac,
+            sequence,
+        };
         self.resets += 1;
-        self.outputs.push_back(Output::Reset {
-            flow: key,
-            backend,
-            address,
-        });
+        self.outputs.push_back(Output::Reset(reset));
     }
 
-    fn to(&self, group: u32) -> Choice {
-        match self.member(group) {
+    fn to(&self, at: u32) -> Choice {
+        let ends = self.flows.ends(at);
+        match self.member(self.flows.flow(at).group) {
             Some(member) => Choice::Backend {
                 id: member.backend.id,
-                address: member.backend.address,
+                address: ends.backend,
+                source: ends.source,
             },
             None => Choice::Reject(Reject::NoBackend),
         }
@@ -240,3 +296,8 @@ impl Balancer {
 fn opens(flags: TcpFlags) -> bool {
     flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::ACK)
 }
+
+/// How many ports are tried for a flow whose own is taken.
+const PORT_TRIES: u32 = 64;
+/// The first port that is tried: those below are for servers.
+const PORT_MIN: u32 = 1_024;
