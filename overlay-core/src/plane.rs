@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{EndpointId, MacAddr, NetworkId, Vni};
+use crate::{EndpointId, MacAddr, NetworkId, ServiceId, Vni};
 
 mod way_out;
 
@@ -43,6 +43,32 @@ pub struct DesiredNetwork {
     pub remotes: BTreeMap<EndpointId, RemoteEndpoint>,
     /// The VTEPs of all other members: the flood list, and the only accepted outer sources.
     pub vteps: BTreeSet<IpAddr>,
+    /// The services that are reached by a virtual address.
+    pub services: BTreeMap<ServiceId, DesiredService>,
+}
+
+/// One service of a network, as endpoints of this node reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredService {
+    /// The MAC address that requests for its addresses are answered with; no endpoint has it.
+    pub mac: MacAddr,
+    /// Its virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The endpoints that serve it, also on other nodes.
+    pub backends: BTreeMap<EndpointId, DesiredBackend>,
+}
+
+/// One endpoint that serves a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredBackend {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its share of new flows, relative to the others'.
+    pub weight: u16,
+    /// Whether it keeps its flows and takes no new ones.
+    pub draining: bool,
 }
 
 /// One endpoint that runs here.

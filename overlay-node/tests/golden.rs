@@ -15,8 +15,8 @@ use overlay_gossip::Lease;
 use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use overlay_node::{
     agent::{
-        AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment,
-        AssignmentChange, Backend, Standing,
+        AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService,
+        AssignedTask, Assignment, AssignmentChange, Backend, Standing,
     },
     api::{
         self, AttachRequest, Availability, ClusterUpdate, DesiredState, ErrorKind, NetworkCreate,
@@ -521,6 +521,11 @@ fn assignment() -> Assignment {
             subnets: vec!["10.99.0.0/24".parse().unwrap()],
             mtu: Some(1400),
             internal: true,
+        }],
+        services: vec![AssignedService {
+            id: service(1),
+            name: "web".to_owned(),
+            addresses: [(network(1), [10, 99, 0, 9].into())].into(),
         }],
         endpoints: vec![AssignedEndpoint {
             record: EndpointRecord {

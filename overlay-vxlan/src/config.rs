@@ -17,6 +17,8 @@ pub struct Config {
     pub remotes_max: usize,
     /// VTEPs of one network. Default 4,096. Too high: each flooded frame is replicated that often.
     pub vteps_max: usize,
+    /// Virtual addresses of one network. Default 65,536, about 3 MB. Too low: services are not answered for.
+    pub virtual_addresses_max: usize,
     /// Addresses of one endpoint. Default 32.
     pub addresses_max: usize,
     /// Rows that a network with learning may learn. Default 1,024; room for them is reserved when the network is added.
@@ -44,6 +46,7 @@ impl Default for Config {
             ports_max: 4_096,
             remotes_max: 65_536,
             vteps_max: 4_096,
+            virtual_addresses_max: 65_536,
             addresses_max: 32,
             learned_rows_max: 1_024,
             events_max: 1_024,

@@ -35,6 +35,14 @@ pub enum NetworkError {
         /// How many there would be.
         found: usize,
     },
+    /// There are more virtual addresses than the network may have.
+    #[error("expected at most {max} virtual addresses, found {found}")]
+    VirtualAddresses {
+        /// The bound, [`Config::virtual_addresses_max`](crate::Config::virtual_addresses_max).
+        max: usize,
+        /// How many there would be.
+        found: usize,
+    },
 }
 
 /// A port or a remote endpoint was not added; nothing changed.

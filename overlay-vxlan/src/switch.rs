@@ -313,6 +313,31 @@ impl Switch {
         Ok(())
     }
 
+    /// Says which addresses of a network are virtual: the switch answers requests for them (ARP, ND) with these MAC
+    /// addresses, which are nobody's. Whoever sends there must be met between [`admit_local`](Self::admit_local) and
+    /// [`forward_local`](Self::forward_local) by who knows the way on, a balancer for instance.
+    ///
+    /// An endpoint that has such an address has it before the switch.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Unknown`] or [`NetworkError::VirtualAddresses`]; nothing changes.
+    pub fn set_virtual_addresses(
+        &mut self,
+        vni: Vni,
+        addresses: &BTreeMap<IpAddr, MacAddr>,
+    ) -> Result<(), NetworkError> {
+        let index = self.network_index(vni)?;
+        let (max, found) = (self.config.virtual_addresses_max, addresses.len());
+        if found > max {
+            return Err(NetworkError::VirtualAddresses { max, found });
+        }
+        let addresses = addresses.iter();
+        let addresses = addresses.map(|(address, mac)| (address.to_canonical(), *mac));
+        self.tables.set_virtuals(index, addresses);
+        Ok(())
+    }
+
     /// Returns what was counted for all networks, those that are gone included.
     #[must_use]
     pub const fn stats(&self) -> &Stats {

@@ -27,6 +27,8 @@ pub(crate) struct Tables {
     by_vtep: BTreeMap<IpAddr, u32>,
     pub(crate) fdb: Fdb,
     neighbours: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
+    /// Addresses that the switch answers for, and that no endpoint has.
+    virtuals: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
 }
 
 /// One network.
@@ -92,6 +94,7 @@ impl Tables {
             by_vtep: BTreeMap::new(),
             fdb: Fdb::new(seed),
             neighbours: HashMap::with_hasher(key("neighbours")),
+            virtuals: HashMap::with_hasher(key("virtual addresses")),
         }
     }
 
@@ -152,6 +155,7 @@ impl Tables {
         }
         // What was learned goes with the VTEPs.
         self.set_vteps(index, Vec::new());
+        self.set_virtuals(index, std::iter::empty());
         self.fdb.set_quota(index, 0);
         self.by_vni.remove(&vni);
         self.networks.remove(index.0.into());
@@ -262,7 +266,8 @@ impl Tables {
         network: NetworkIndex,
         address: IpAddr,
     ) -> Option<MacAddr> {
-        if let Some(mac) = self.neighbours.get(&(network, address)) {
+        let known = self.neighbours.get(&(network, address));
+        if let Some(mac) = known.or_else(|| self.virtuals.get(&(network, address))) {
             return Some(*mac);
         }
         // Link-local addresses are in no row: interfaces derive them.
@@ -271,6 +276,17 @@ impl Tables {
         };
         let mac = ipv6::link_local_mac(address)?;
         self.lookup(now, network, mac).map(|_| mac)
+    }
+
+    /// Makes these the addresses of a network that the switch answers for.
+    pub(crate) fn set_virtuals(
+        &mut self,
+        network: NetworkIndex,
+        virtuals: impl Iterator<Item = (IpAddr, MacAddr)>,
+    ) {
+        self.virtuals.retain(|(of, _), _| *of != network);
+        let virtuals = virtuals.map(|(address, mac)| ((network, address), mac));
+        self.virtuals.extend(virtuals);
     }
 
     fn put_holder(

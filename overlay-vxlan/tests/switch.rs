@@ -428,6 +428,64 @@ mod resolution {
     }
 
     #[test]
+    fn the_switch_answers_for_virtual_addresses_and_endpoints_come_first() {
+        let mut lab = Lab::new();
+        let (address, mac) = (
+            Ipv4Addr::new(10, 0, 1, 200),
+            MacAddr::new([2, 0, 0, 0, 0, 200]),
+        );
+        let v6: IpAddr = "fd00:0:0:1::200".parse().unwrap();
+        let there = IpAddr::from(lab.there.v4);
+        let virtuals = [(address.into(), mac), (v6, mac), (there, mac)];
+        let set = |lab: &mut Lab, of: &[(IpAddr, MacAddr)]| {
+            lab.switch
+                .set_virtual_addresses(lab.vni, &of.iter().copied().collect())
+        };
+        assert_ne!(
+            lab.send(lab.here.port, &arp_request(&lab.here, address)).0,
+            Outcome::Answered
+        );
+        set(&mut lab, &virtuals).unwrap();
+        let (outcome, sent) = lab.send(lab.here.port, &arp_request(&lab.here, address));
+        assert_eq!(outcome, Outcome::Answered);
+        let (port, bytes) = sent.port();
+        assert_eq!((port, reply(bytes).sender_mac), (lab.here.port, mac));
+        assert_eq!(lab.switch.neighbour(lab.vni, v6), Some(mac));
+        assert_eq!(lab.switch.neighbour(lab.vni, there), Some(lab.there.mac));
+        assert_eq!(lab.switch.neighbour(vni(2), v6), None);
+        set(&mut lab, &[]).unwrap();
+        assert_eq!(lab.switch.neighbour(lab.vni, v6), None);
+        set(&mut lab, &virtuals).unwrap();
+        assert!(lab.switch.remove_network(lab.vni));
+        lab.switch.add_network(lab.vni, network()).unwrap();
+        assert_eq!(lab.switch.neighbour(lab.vni, v6), None);
+    }
+
+    #[test]
+    fn virtual_addresses_are_bounded() {
+        let config = Config {
+            virtual_addresses_max: 1,
+            ..Config::default()
+        };
+        let mut lab = Lab::with(config, network());
+        let of = |last: u8| {
+            (
+                IpAddr::from([10, 0, 1, last]),
+                MacAddr::new([2, 0, 0, 0, 0, last]),
+            )
+        };
+        let one = [of(200)].into();
+        assert_eq!(lab.switch.set_virtual_addresses(lab.vni, &one), Ok(()));
+        let refused = NetworkError::VirtualAddresses { max: 1, found: 2 };
+        let two = [of(201), of(202)].into();
+        assert_eq!(
+            lab.switch.set_virtual_addresses(lab.vni, &two),
+            Err(refused)
+        );
+        assert_eq!(lab.switch.neighbour(lab.vni, of(200).0), Some(of(200).1));
+    }
+
+    #[test]
     fn a_padded_and_a_tagged_request_are_answered_alike() {
         let mut lab = Lab::with(
             Config::default(),

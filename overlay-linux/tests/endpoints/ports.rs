@@ -235,6 +235,7 @@ fn repair(kind: PortKind) -> Outcome<()> {
         )]),
         remotes: BTreeMap::new(),
         vteps: BTreeSet::new(),
+        services: BTreeMap::new(),
     };
     assert_eq!(bench.linux.apply(&desired(&network))?, []);
     // Somebody inside meddles with everything.

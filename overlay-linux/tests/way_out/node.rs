@@ -85,6 +85,7 @@ impl Node {
             ports: BTreeMap::from([(spec.endpoint, port)]),
             remotes: BTreeMap::new(),
             vteps: Default::default(),
+            services: Default::default(),
         };
         let networks = BTreeMap::from([(NetworkId::from_bytes([9; 16]), network)]);
         Ok(self.linux.apply(&Desired { networks })?)

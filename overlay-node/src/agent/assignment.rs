@@ -1,9 +1,12 @@
 //! What a manager tells a node to run and to know.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, NetworkId, NodeId, TaskId, Vni};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId, Vni};
 use overlay_gossip::Lease;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,8 @@ pub struct Assignment {
     pub standing: Standing,
     /// The networks that the node has endpoints on.
     pub networks: Vec<AssignedNetwork>,
+    /// The services that have virtual addresses there.
+    pub services: Vec<AssignedService>,
     /// The endpoints that the node runs.
     pub endpoints: Vec<AssignedEndpoint>,
     /// The tasks that the node runs, and those that it shall stop.
@@ -59,6 +64,17 @@ pub struct Standing {
     pub gossip_keys: Vec<Secret<16>>,
     /// Checks the signatures on leases.
     pub lease_key: LeaseKey,
+}
+
+/// A service that endpoints of the node reach by a virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedService {
+    /// Its identity.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: String,
+    /// Its virtual address on each of the node's networks.
+    pub addresses: BTreeMap<NetworkId, IpAddr>,
 }
 
 /// A port that a service publishes on the node.

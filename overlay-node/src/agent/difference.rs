@@ -2,10 +2,13 @@
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
-use overlay_core::{EndpointId, NetworkId, NodeId, TaskId};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use serde::{Deserialize, Serialize};
 
-use super::{AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Standing};
+use super::{
+    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService, AssignedTask, Assignment,
+    Standing,
+};
 use crate::api::Protocol;
 
 /// What makes one [`Assignment`] out of another.
@@ -23,6 +26,8 @@ pub struct AssignmentChange {
     pub standing: Option<Box<Standing>>,
     /// The networks that the node has endpoints on.
     pub networks: Difference<NetworkId, AssignedNetwork>,
+    /// The services that have virtual addresses there.
+    pub services: Difference<ServiceId, AssignedService>,
     /// The endpoints that the node runs.
     pub endpoints: Difference<EndpointId, AssignedEndpoint>,
     /// The tasks that the node runs, and those that it shall stop.
@@ -51,6 +56,14 @@ impl Keyed for AssignedNetwork {
     type Key = NetworkId;
 
     fn key(&self) -> NetworkId {
+        self.id
+    }
+}
+
+impl Keyed for AssignedService {
+    type Key = ServiceId;
+
+    fn key(&self) -> ServiceId {
         self.id
     }
 }
@@ -90,6 +103,7 @@ impl Assignment {
             epoch: next.epoch,
             standing,
             networks: difference(&self.networks, &next.networks),
+            services: difference(&self.services, &next.services),
             endpoints: difference(&self.endpoints, &next.endpoints),
             tasks: difference(&self.tasks, &next.tasks),
             ports: difference(&self.ports, &next.ports),
@@ -109,6 +123,7 @@ impl Assignment {
             epoch: self.epoch,
             standing: standing.unwrap_or_else(|| self.standing.clone()),
             networks: changed(&self.networks, change.networks),
+            services: changed(&self.services, change.services),
             endpoints: changed(&self.endpoints, change.endpoints),
             tasks: changed(&self.tasks, change.tasks),
             ports: changed(&self.ports, change.ports),

@@ -6,6 +6,7 @@
 mod assignment;
 mod difference;
 mod ports;
+mod services;
 mod session;
 mod tasks;
 mod way_out;
@@ -32,11 +33,13 @@ use overlay_ipam::Subnet;
 use serde::{Deserialize, Serialize};
 
 pub use assignment::{
-    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Standing,
+    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService, AssignedTask, Assignment,
+    Backend, Standing,
 };
 pub(crate) use difference::Keyed;
 pub use difference::{AssignmentChange, Difference};
 use ports::{LocalEndpoint, PortState, Shared};
+pub(crate) use services::{ServiceNames, changes};
 pub(crate) use session::Session;
 use tasks::LocalTask;
 pub use tasks::{TaskOrder, TaskReport};
@@ -164,6 +167,7 @@ impl Agent {
             let nothing = Assignment {
                 version: present.version + 1,
                 networks: Vec::new(),
+                services: Vec::new(),
                 endpoints: Vec::new(),
                 tasks: Vec::new(),
                 ports: Vec::new(),
@@ -316,6 +320,7 @@ impl Agent {
                     )
                 })
                 .collect();
+            let services = self.services_of(network.id, &rows(network.id));
             let mut vteps = members(network.id);
             vteps.extend(remotes.values().map(|remote| remote.vtep));
             vteps.remove(&self.config.address);
@@ -327,6 +332,7 @@ impl Agent {
                 ports,
                 remotes,
                 vteps,
+                services,
             };
             desired.networks.insert(network.id, network_plane);
         }
@@ -401,14 +407,12 @@ fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr, state
 
 /// Makes the DNS records of a row.
 pub(crate) fn records(row: &Row) -> Records {
-    let mut names = row.names.clone();
-    if row.state == RowState::Live && !row.service_name.is_empty() {
-        names.push(row.service_name.clone());
-        names.push(format!("tasks.{}", row.service_name));
-    }
+    let serves = row.state == RowState::Live && !row.service_name.is_empty();
+    let services = serves.then(|| row.service_name.clone());
     Records {
-        names,
+        names: row.names.clone(),
         addresses: row.addresses.clone(),
+        services: services.into_iter().collect(),
         ..Records::default()
     }
 }

@@ -196,6 +196,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
             .then_some(network)
             .into_iter()
             .collect(),
+        services: Vec::new(),
         endpoints: endpoints.iter().copied().map(assigned).collect(),
         tasks: Vec::new(),
         ports: Vec::new(),

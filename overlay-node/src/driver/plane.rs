@@ -178,6 +178,10 @@ impl FramePath {
                     token => self.read(token),
                 }
             }
+            let now = self.clock.now();
+            if self.plane.poll_timeout().is_some_and(|due| due <= now) {
+                self.plane.handle_timeout(now, &mut self.out);
+            }
         }
     }
 
@@ -195,7 +199,7 @@ impl FramePath {
             }
         }
         if let Some(desired) = latest {
-            self.plane.apply(&desired);
+            self.plane.apply(self.clock.now(), &desired);
         }
         self.connect();
         true

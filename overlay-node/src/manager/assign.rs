@@ -1,15 +1,18 @@
 //! What each node has to run and to know, computed from the state, and the agents' sessions.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use overlay_core::{Instant, NodeId};
+use overlay_core::{Instant, NetworkId, NodeId};
 use overlay_gossip::Lease;
 
 use super::{Action, AgentSession, Manager, Read, TICK, touched::answers};
 use crate::{
     agent::{
-        AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Keyed,
-        Standing,
+        AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService, AssignedTask, Assignment,
+        Backend, Keyed, Standing,
     },
     api::{ClusterSettings, PublishMode},
     state::{EndpointRecord, NetworkRecord, TaskRecord},
@@ -188,6 +191,7 @@ impl Manager {
             .iter()
             .filter_map(|network| assigned_network(self.state.networks().get(network)?))
             .collect();
+        let services = self.assigned_services(&on);
         let endpoints = own
             .into_iter()
             .map(|record| {
@@ -222,10 +226,31 @@ impl Manager {
                 lease_key: signer.public_key(),
             },
             networks,
+            services,
             endpoints,
             tasks,
             ports,
         })
+    }
+
+    /// Returns the services that have virtual addresses on any of these networks.
+    fn assigned_services(&self, on: &BTreeSet<NetworkId>) -> Vec<AssignedService> {
+        let services = self.state.services().values();
+        services
+            .filter_map(|service| {
+                let addresses: BTreeMap<_, _> = service
+                    .virtual_addresses
+                    .iter()
+                    .filter(|(network, _)| on.contains(network))
+                    .map(|(network, address)| (*network, address.addr()))
+                    .collect();
+                (!addresses.is_empty()).then(|| AssignedService {
+                    id: service.id,
+                    name: service.spec().name.clone(),
+                    addresses,
+                })
+            })
+            .collect()
     }
 
     /// Returns the ports that are published on a node, each with the tasks that run and shall run.

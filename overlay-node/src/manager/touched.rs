@@ -57,11 +57,7 @@ impl Touched {
                 }
             }
             Changed::Service { previous, new } => {
-                let shown = |service: &Option<Box<ServiceRecord>>| {
-                    let service = service.as_ref().filter(|service| !service.ports.is_empty());
-                    service.map(|service| (service.ports.clone(), service.spec().name.clone()))
-                };
-                self.all |= shown(previous) != shown(new);
+                self.all |= reached_by(previous.as_deref()) != reached_by(new.as_deref());
             }
             Changed::Task { previous, new } => {
                 for task in previous.iter().chain(new) {
@@ -97,6 +93,20 @@ impl Manager {
 
 fn reached(node: &NodeRecord) -> impl PartialEq {
     (node.role, node.raft, node.management(), node.gossip())
+}
+
+/// Returns what nodes that run none of a service's tasks have to know of it.
+fn reached_by(service: Option<&ServiceRecord>) -> impl PartialEq {
+    let service = service
+        .filter(|service| !service.ports.is_empty() || !service.virtual_addresses.is_empty());
+    service.map(|service| {
+        let name = service.spec().name.clone();
+        (
+            service.ports.clone(),
+            service.virtual_addresses.clone(),
+            name,
+        )
+    })
 }
 
 fn publishes(state: &ClusterState, service: ServiceId) -> bool {

@@ -138,6 +138,14 @@ impl Node {
             self.outputs
                 .push_back(Output::Plane(Arc::clone(&self.plane)));
         }
+        let (now, services) = (self.now, self.agent.service_names());
+        for (network, service, records) in agent::changes(&self.services, &services) {
+            match records {
+                Some(records) => self.resolver.set_service(now, network, service, records),
+                None => self.resolver.remove_service(now, network, service),
+            }
+        }
+        self.services = services;
     }
 
     fn on_gossip_event(&mut self, event: GossipEvent) {

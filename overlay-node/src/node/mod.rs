@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::{
     Config,
-    agent::{Agent, Session, TaskReport, Wish},
+    agent::{Agent, ServiceNames, Session, TaskReport, Wish},
     api::Role,
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
@@ -75,6 +75,8 @@ pub struct Node {
     outputs: VecDeque<Output>,
     plane: Arc<Desired>,
     plane_dirty: bool,
+    /// What the resolver was told of services.
+    services: ServiceNames,
     removed: bool,
     /// Whether the leader was told what this node is.
     described: bool,
@@ -120,6 +122,7 @@ impl Node {
             outputs: VecDeque::new(),
             plane: Arc::default(),
             plane_dirty: true,
+            services: ServiceNames::new(),
             removed: false,
             described: false,
             rebuilt: BTreeSet::new(),

@@ -274,7 +274,7 @@ impl SimHost {
             Output::StartTask(order) => self.start_task(*order),
             Output::StopTask(task, _) => self.stop_task(task),
             Output::Plane(desired) => {
-                self.plane.apply(&desired);
+                self.plane.apply(self.now, &desired);
                 self.connect();
             }
             Output::Reply { token, result } => self.on_reply(token, result),
@@ -331,6 +331,7 @@ impl Machine for SimHost {
         if let Some(node) = &mut self.node {
             node.handle_timeout(self.now);
         }
+        self.expire_flows();
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -342,6 +343,7 @@ impl Machine for SimHost {
             .and_then(Machine::poll_timeout)
             .into_iter()
             .chain(self.join_at)
+            .chain(self.plane.poll_timeout())
             .min()
     }
 

@@ -109,6 +109,13 @@ impl SimHost {
         }
     }
 
+    pub(super) fn expire_flows(&mut self) {
+        let mut out = Out::default();
+        self.plane.handle_timeout(self.now, &mut out);
+        self.forward(out);
+        self.pump();
+    }
+
     /// Carries frames until every endpoint is quiet.
     pub(super) fn pump(&mut self) {
         loop {
