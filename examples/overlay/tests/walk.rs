@@ -12,6 +12,8 @@ use std::path::Path;
 use libtest_mimic::{Arguments, Failed, Trial};
 use overlay_linux::{capabilities, holder, hosts};
 
+#[path = "walk/balance.rs"]
+mod balance;
 #[path = "walk/losses.rs"]
 mod losses;
 #[path = "walk/networks.rs"]
@@ -54,6 +56,7 @@ const STORIES: &[&[Story]] = &[
     roles::STORIES,
     services::STORIES,
     ports::STORIES,
+    balance::STORIES,
     outputs::STORIES,
 ];
 
