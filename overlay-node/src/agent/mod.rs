@@ -320,7 +320,7 @@ impl Agent {
                     )
                 })
                 .collect();
-            let services = self.services_of(network.id, &rows(network.id));
+            let services = self.services_of(network.id, &rows(network.id), &ports);
             let mut vteps = members(network.id);
             vteps.extend(remotes.values().map(|remote| remote.vtep));
             vteps.remove(&self.config.address);

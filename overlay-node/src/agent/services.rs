@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use overlay_core::{
-    MacAddr, NetworkId, ServiceId,
-    plane::{DesiredBackend, DesiredService},
+    EndpointId, MacAddr, NetworkId, ServiceId,
+    plane::{DesiredBackend, DesiredPort, DesiredService},
 };
 use overlay_dns::ServiceRecords;
 use overlay_gossip::{Row, RowState};
@@ -20,13 +20,19 @@ impl Agent {
         &self,
         network: NetworkId,
         rows: &[&Row],
+        ports: &BTreeMap<EndpointId, DesiredPort>,
     ) -> BTreeMap<ServiceId, DesiredService> {
         let services = self.assignment().into_iter().flat_map(|all| &all.services);
         services
             .filter_map(|service| {
                 let address = *service.addresses.get(&network)?;
                 let rows = rows.iter().filter(|row| row.service == Some(service.id));
-                let backends = rows.filter(|row| row.state != RowState::Starting);
+                let backends = rows.filter(|row| {
+                    // One that ran here a moment ago may still be in the table.
+                    let present =
+                        row.vtep != self.config.address || ports.contains_key(&row.endpoint);
+                    row.state != RowState::Starting && present
+                });
                 let service_plane = DesiredService {
                     mac: mac(service.id, address),
                     addresses: vec![address],

@@ -1,6 +1,6 @@
 mod namespaces;
 
-use overlay_core::{MacAddr, NodeId, Vni};
+use overlay_core::{MacAddr, NodeId, ServiceId, Vni};
 use overlay_gossip::Lease;
 
 use proptest::prelude::*;
@@ -81,6 +81,50 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
         [&other.endpoint]
     );
     assert_eq!(network.vteps, BTreeSet::from([other.vtep, member]));
+}
+
+#[test]
+fn a_service_is_served_by_those_that_are_there_and_have_begun() {
+    let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+    let own = EndpointId::from_bytes([1; 16]);
+    let service = ServiceId::from_bytes([7; 16]);
+    let mut assigned_to_it = assignment(5, &[own]);
+    assigned_to_it.services = vec![AssignedService {
+        id: service,
+        name: "web".to_owned(),
+        addresses: [(network(), [10, 0, 1, 200].into())].into(),
+    }];
+    agent.expect(own, Namespace::InProcess);
+    agent.assign(Instant::EPOCH, assigned_to_it);
+    let row = |number: u8, vtep: u8, state| {
+        let other = assigned(EndpointId::from_bytes([number; 16]));
+        let mut row = row(&other.record, &other, [192, 0, 2, vtep].into(), state);
+        row.service = Some(service);
+        row
+    };
+    let mut foreign = row(6, 3, RowState::Live);
+    foreign.service = None;
+    let rows = [
+        row(1, 1, RowState::Live),
+        // It ran here a moment ago.
+        row(2, 1, RowState::Live),
+        row(3, 3, RowState::Live),
+        row(4, 3, RowState::Starting),
+        row(5, 3, RowState::Draining),
+        foreign,
+    ];
+    let desired = agent.desired(|_| rows.iter().collect(), |_| BTreeSet::new());
+    let found = &desired.networks[&network()].services[&service];
+    assert_eq!(found.addresses, [IpAddr::from([10, 0, 1, 200])]);
+    let backends: Vec<_> = found
+        .backends
+        .iter()
+        .map(|(id, backend)| (id.as_bytes()[0], backend.draining))
+        .collect();
+    assert_eq!(backends, [(1, false), (3, false), (5, true)]);
+    let names = agent.service_names();
+    assert_eq!(names[&(network(), service)].names, ["web"]);
+    assert_eq!(names[&(network(), service)].addresses, found.addresses);
 }
 
 proptest! {

@@ -133,14 +133,14 @@ pub enum PublishMode {
     Host,
 }
 
-/// What the name of a service resolves to. So far that of either mode resolves to the addresses of its tasks that run.
+/// What the name of a service resolves to; `tasks.NAME` resolves to its tasks whatever the mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointMode {
-    /// Its virtual address, which is kept for it.
+    /// Its virtual address, behind which each connection gets a task.
     #[default]
     Vip,
-    /// The addresses of its tasks.
+    /// The addresses of its tasks that run.
     Dnsrr,
 }
 
