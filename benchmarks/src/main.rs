@@ -1,6 +1,8 @@
 //! What the parts cost, in CPU time. See `README.md`.
 
 mod clock;
+mod heap;
+mod ipam;
 mod lb;
 mod mix;
 mod schedule;
@@ -16,9 +18,12 @@ fn main() -> ExitCode {
             state::run(rounds.unwrap_or(state::ROUNDS));
         }
         (Some("schedule"), Ok(_)) => schedule::run(),
+        (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         _ => {
-            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | lb [ROUNDS]");
+            eprintln!(
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS]"
+            );
             return ExitCode::from(2);
         }
     }
