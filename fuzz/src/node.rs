@@ -95,7 +95,8 @@ fn leader(now: &mut Instant) -> Node {
     let raft = RaftId::new(1).expect("not zero");
     let manager = ManagerBoot {
         raft,
-        group: 7,
+        cluster: NodeId::from_bytes([7; 16]),
+        epoch: 0,
         restored: Restored::bootstrap([raft]),
     };
     let boot = Boot {

@@ -42,7 +42,8 @@ pub struct Config {
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
     /// How many changes a manager keeps for [`ClusterState::changes_after`](crate::state::ClusterState::changes_after). Default
-    /// 0: none, which costs nothing. Too few: a watcher that is slow has to read the whole state more often.
+    /// 0: no more than the few hundred that it keeps for itself. Too few: a watcher that is slow has to read the whole
+    /// state more often.
     pub changes_max: usize,
 }
 
@@ -138,10 +139,11 @@ impl Default for Timers {
 }
 
 impl Timers {
-    /// Times for a quiet LAN of some dozens of nodes: a node that is cut off counts as down within 1.5 s.
+    /// Times for a quiet LAN of some dozens of nodes: a node that is cut off is suspected within a second or
+    /// two, and counts as down a second later.
     pub fn prompt() -> Self {
         Self {
-            probe_interval: Duration::from_millis(500),
+            probe_interval: Duration::from_millis(300),
             probe_timeout: Duration::from_millis(200),
             suspicion_min: Duration::from_secs(1),
             gossip_interval: Duration::from_millis(100),

@@ -132,11 +132,11 @@ impl NodeSubject {
                 Some(known) => {
                     let mut assignment = known.clone();
                     assignment.version = rng.below(1_000);
-                    assignment.managers = managers(rng);
+                    assignment.standing.managers = managers(rng);
                     if self.manager && rng.chance(950_000) {
                         // Seldom: it makes a worker of a manager.
-                        assignment.role = Role::Manager;
-                        assignment.raft = RaftId::new(1);
+                        assignment.standing.role = Role::Manager;
+                        assignment.standing.raft = RaftId::new(1);
                     }
                     if rng.chance(300_000) {
                         assignment.endpoints.clear();
@@ -366,13 +366,11 @@ fn assignment(first: &ClusterSeed) -> Assignment {
                     result,
                 } => {
                     result.unwrap();
-                    let assignment = made.assignment().unwrap().clone();
+                    let mut assignment = made.assignment().unwrap().clone();
                     // A worker's.
-                    return Assignment {
-                        role: Role::Worker,
-                        raft: None,
-                        ..assignment
-                    };
+                    assignment.standing.role = Role::Worker;
+                    assignment.standing.raft = None;
+                    return assignment;
                 }
                 _ => {}
             }

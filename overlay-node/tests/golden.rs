@@ -16,7 +16,7 @@ use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use overlay_node::{
     agent::{
         AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment,
-        AssignmentChange, Backend,
+        AssignmentChange, Backend, Standing,
     },
     api::{
         self, AttachRequest, Availability, ClusterUpdate, DesiredState, ErrorKind, NetworkCreate,
@@ -489,7 +489,7 @@ fn assignment_change() -> AssignmentChange {
     let next = assignment();
     let mut base = next.clone();
     base.version = 299;
-    base.role = Role::Worker;
+    base.standing.role = Role::Worker;
     base.networks[0].id = network(9);
     base.endpoints[0].record.id = endpoint(9);
     base.tasks[0].id = task(9);
@@ -504,14 +504,16 @@ fn assignment() -> Assignment {
         version: 300,
         cluster: node(200),
         epoch: 1,
-        heartbeat_ms: Some(300),
-        role: Role::Manager,
-        raft: Some(raft(2)),
-        managers: managers(),
-        gossip_keys: vec![Secret::new(vec![6; 16]).unwrap()],
-        lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
-            .unwrap()
-            .public_key(),
+        standing: Standing {
+            heartbeat_ms: Some(300),
+            role: Role::Manager,
+            raft: Some(raft(2)),
+            managers: managers(),
+            gossip_keys: vec![Secret::new(vec![6; 16]).unwrap()],
+            lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
+                .unwrap()
+                .public_key(),
+        },
         networks: vec![AssignedNetwork {
             id: network(1),
             name: "net".to_owned(),

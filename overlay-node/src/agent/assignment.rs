@@ -25,18 +25,8 @@ pub struct Assignment {
     /// How often the cluster was rebuilt from a survivor; an assignment of an earlier time is out of date whatever its
     /// version.
     pub epoch: u64,
-    /// How often the agent says that it is there, in milliseconds; the node's own setting if `None`.
-    pub heartbeat_ms: Option<u64>,
-    /// The node's role.
-    pub role: Role,
-    /// The node's part in the consensus, for managers.
-    pub raft: Option<RaftId>,
-    /// All managers.
-    pub managers: Vec<ManagerAddress>,
-    /// Gossip keys, oldest first.
-    pub gossip_keys: Vec<Secret<16>>,
-    /// Checks the signatures on leases.
-    pub lease_key: LeaseKey,
+    /// What the node is, and whom it talks to.
+    pub standing: Standing,
     /// The networks that the node has endpoints on.
     pub networks: Vec<AssignedNetwork>,
     /// The endpoints that the node runs.
@@ -52,6 +42,23 @@ impl Assignment {
     pub fn is_newer(&self, other: &Self) -> bool {
         self.cluster == other.cluster && (self.epoch, self.version) > (other.epoch, other.version)
     }
+}
+
+/// What a node is, and whom it talks to with which keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// How often the agent says that it is there, in milliseconds; the node's own setting if `None`.
+    pub heartbeat_ms: Option<u64>,
+    /// The node's role.
+    pub role: Role,
+    /// The node's part in the consensus, for managers.
+    pub raft: Option<RaftId>,
+    /// All managers.
+    pub managers: Vec<ManagerAddress>,
+    /// Gossip keys, oldest first.
+    pub gossip_keys: Vec<Secret<16>>,
+    /// Checks the signatures on leases.
+    pub lease_key: LeaseKey,
 }
 
 /// A port that a service publishes on the node.

@@ -3,16 +3,10 @@
 use std::{cmp::Ordering, collections::BTreeSet};
 
 use overlay_core::{EndpointId, NetworkId, NodeId, TaskId};
-use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use super::{AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment};
-use crate::{
-    api::{Protocol, Role},
-    identity::LeaseKey,
-    state::Secret,
-    wire::ManagerAddress,
-};
+use super::{AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Standing};
+use crate::api::Protocol;
 
 /// What makes one [`Assignment`] out of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,23 +29,6 @@ pub struct AssignmentChange {
     pub tasks: Difference<TaskId, AssignedTask>,
     /// The ports that services publish on this node.
     pub ports: Difference<(u16, Protocol), AssignedPort>,
-}
-
-/// What a node is, and whom it talks to with which keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// How often the agent says that it is there, in milliseconds; the node's own setting if `None`.
-    pub heartbeat_ms: Option<u64>,
-    /// The node's role.
-    pub role: Role,
-    /// The node's part in the consensus, for managers.
-    pub raft: Option<RaftId>,
-    /// All managers.
-    pub managers: Vec<ManagerAddress>,
-    /// Gossip keys, oldest first.
-    pub gossip_keys: Vec<Secret<16>>,
-    /// Checks the signatures on leases.
-    pub lease_key: LeaseKey,
 }
 
 /// What changed of a list that is kept in the order of its keys.
@@ -105,13 +82,13 @@ impl Keyed for AssignedPort {
 impl Assignment {
     /// Returns what makes `next` out of this one.
     pub fn difference(&self, next: &Self) -> AssignmentChange {
-        let standing = next.standing();
+        let standing = (self.standing != next.standing).then(|| Box::new(next.standing.clone()));
         AssignmentChange {
             base: self.version,
             version: next.version,
             cluster: next.cluster,
             epoch: next.epoch,
-            standing: (self.standing() != standing).then(|| Box::new(standing)),
+            standing,
             networks: difference(&self.networks, &next.networks),
             endpoints: difference(&self.endpoints, &next.endpoints),
             tasks: difference(&self.tasks, &next.tasks),
@@ -126,33 +103,16 @@ impl Assignment {
             return None;
         }
         let standing = change.standing.map(|standing| *standing);
-        let standing = standing.unwrap_or_else(|| self.standing());
         Some(Self {
             version: change.version,
             cluster: self.cluster,
             epoch: self.epoch,
-            heartbeat_ms: standing.heartbeat_ms,
-            role: standing.role,
-            raft: standing.raft,
-            managers: standing.managers,
-            gossip_keys: standing.gossip_keys,
-            lease_key: standing.lease_key,
+            standing: standing.unwrap_or_else(|| self.standing.clone()),
             networks: changed(&self.networks, change.networks),
             endpoints: changed(&self.endpoints, change.endpoints),
             tasks: changed(&self.tasks, change.tasks),
             ports: changed(&self.ports, change.ports),
         })
-    }
-
-    fn standing(&self) -> Standing {
-        Standing {
-            heartbeat_ms: self.heartbeat_ms,
-            role: self.role,
-            raft: self.raft,
-            managers: self.managers.clone(),
-            gossip_keys: self.gossip_keys.clone(),
-            lease_key: self.lease_key,
-        }
     }
 }
 

@@ -32,10 +32,10 @@ use overlay_ipam::Subnet;
 use serde::{Deserialize, Serialize};
 
 pub use assignment::{
-    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend,
+    AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Standing,
 };
 pub(crate) use difference::Keyed;
-pub use difference::{AssignmentChange, Difference, Standing};
+pub use difference::{AssignmentChange, Difference};
 use ports::{LocalEndpoint, PortState, Shared};
 pub(crate) use session::Session;
 use tasks::LocalTask;

@@ -42,6 +42,8 @@ pub(super) struct LocalTask {
     assigned: AssignedTask,
     phase: Phase,
     state: TaskState,
+    /// Why it could not start, as it was reported last.
+    obstacle: Option<String>,
 }
 
 /// How far a task is here.
@@ -118,6 +120,7 @@ impl Agent {
                 assigned: task.clone(),
                 phase: Phase::Waiting,
                 state: TaskState::Assigned,
+                obstacle: None,
             });
             local.assigned = task;
             let (phase, desired) = (local.phase, local.assigned.desired);
@@ -160,15 +163,19 @@ impl Agent {
                 endpoints: local.assigned.endpoints.clone(),
             };
             self.wishes.push_back(Wish::StartTask(Box::new(order)));
-        } else if failure.is_some() || local.state < TaskState::Preparing {
+        } else if local.state < TaskState::Preparing
+            || (failure.is_some() && failure != local.obstacle)
+        {
             self.note(TaskReport {
                 task,
                 state: TaskState::Preparing,
-                message: failure.unwrap_or_default(),
+                message: failure.clone().unwrap_or_default(),
                 exit_code: None,
             });
         }
         if let Some(local) = self.tasks.get_mut(&task) {
+            // It is tried again, and fails for the same reason as before: that is no news.
+            local.obstacle = failure.or(local.obstacle.take());
             local.state = local.state.max(TaskState::Preparing);
             if start {
                 local.phase = Phase::Started;

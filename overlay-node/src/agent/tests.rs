@@ -116,7 +116,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
     (endpoints, tasks, ports, networks, any::<bool>()).prop_map(
         |(endpoints, tasks, ports, networks, manager)| {
             let mut some = assignment(1, &[]);
-            some.role = if manager { Role::Manager } else { Role::Worker };
+            some.standing.role = if manager { Role::Manager } else { Role::Worker };
             some.endpoints = endpoints
                 .into_iter()
                 .map(|(number, generation)| {
@@ -184,12 +184,14 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
         version,
         cluster: NodeId::from_bytes([200; 16]),
         epoch: 0,
-        heartbeat_ms: None,
-        role: Role::Worker,
-        raft: None,
-        managers: Vec::new(),
-        gossip_keys: Vec::new(),
-        lease_key: signer.public_key(),
+        standing: Standing {
+            heartbeat_ms: None,
+            role: Role::Worker,
+            raft: None,
+            managers: Vec::new(),
+            gossip_keys: Vec::new(),
+            lease_key: signer.public_key(),
+        },
         networks: (!endpoints.is_empty())
             .then_some(network)
             .into_iter()

@@ -118,7 +118,10 @@ impl Active {
     pub(super) fn match_certificate(&mut self) {
         let certificate = pem::parse(&self.identity.credentials.certificate).ok();
         let peer = certificate.and_then(|pem| certificate::peer(pem.contents()).ok());
-        let role = self.node.assignment().map(|assignment| assignment.role);
+        let role = self
+            .node
+            .assignment()
+            .map(|assignment| assignment.standing.role);
         if let (Some(peer), Some(role)) = (peer, role)
             && peer.role != role
         {
@@ -135,7 +138,7 @@ impl Active {
             .node
             .assignment()
             .into_iter()
-            .flat_map(|assignment| &assignment.managers)
+            .flat_map(|assignment| &assignment.standing.managers)
             .filter(|manager| manager.node != self.identity.node)
             .map(|manager| manager.management)
             .collect();

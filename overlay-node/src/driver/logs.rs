@@ -349,7 +349,7 @@ impl Active {
         let mut managers = self.node.assignment().into_iter();
         // A certificate is good for longer than a role.
         let manages = managers.any(|assignment| {
-            let mut managers = assignment.managers.iter();
+            let mut managers = assignment.standing.managers.iter();
             managers.any(|manager| manager.node == peer.node)
         });
         let found = match (peer.role, manages) {

@@ -117,7 +117,7 @@ impl Supervisor {
             node,
             cluster: assignment.cluster,
             epoch: assignment.epoch,
-            raft: assignment.raft,
+            raft: assignment.standing.raft,
             address,
             is_fixed: join.advertise.is_some(),
             credentials: Credentials {
@@ -126,13 +126,14 @@ impl Supervisor {
                 key: Secret::any(key.into_bytes()),
             },
             seeds: assignment
+                .standing
                 .managers
                 .iter()
                 .filter(|manager| manager.node != node)
                 .map(|manager| (manager.node, manager.management))
                 .collect(),
         };
-        let role = assignment.role;
+        let role = assignment.standing.role;
         self.store.clear().map_err(StartError::from)?;
         let memory = AgentMemory {
             assignment: Some(*assignment),

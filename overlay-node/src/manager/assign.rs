@@ -1,28 +1,42 @@
 //! What each node has to run and to know, computed from the state, and the agents' sessions.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use overlay_core::{Instant, NodeId};
 use overlay_gossip::Lease;
 
-use super::{Action, AgentSession, Manager, TICK};
+use super::{Action, AgentSession, Manager, Read, TICK, touched::answers};
 use crate::{
     agent::{
         AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedTask, Assignment, Backend, Keyed,
+        Standing,
     },
-    api::{ClusterSettings, DesiredState, PublishMode, TaskState},
+    api::{ClusterSettings, PublishMode},
     state::{EndpointRecord, NetworkRecord, TaskRecord},
     wire::{ManagerAddress, Message},
 };
 
 impl Manager {
-    /// Takes an agent's heartbeat; returns false if the node is none of the cluster.
+    /// Takes an agent's heartbeat; returns false if nobody of the cluster is known by that identity.
+    ///
+    /// Whoever is told so forgets the cluster, and this leader may be one that was replaced, or that has not applied what
+    /// added the node. It says so only once it knows that it still leads and applied everything up to now.
     pub(crate) fn handle_heartbeat(&mut self, now: Instant, node: NodeId, version: u64) -> bool {
         if !self.state.nodes().contains_key(&node) {
-            return self.state.cluster().is_none() || self.is_awaited(node);
+            if self.state.cluster().is_none() || self.is_awaited(node) {
+                return true;
+            }
+            self.read(now, Read::Membership { node });
+            self.settle(now);
+            return false;
         }
+        let (default, chosen) = (
+            self.config.timers.heartbeat_interval,
+            self.heartbeat_interval(),
+        );
         let session = self.sessions.entry(node).or_insert(AgentSession {
             heard_at: now,
+            interval: chosen.max(default),
             sent: None,
             compared: 0,
             acknowledged: 0,
@@ -31,6 +45,12 @@ impl Manager {
         });
         session.heard_at = now;
         session.acknowledged = version;
+        if let Some(sent) = session.sent.as_ref().filter(|sent| sent.version == version) {
+            session.interval = sent
+                .standing
+                .heartbeat_ms
+                .map_or(default, Duration::from_millis);
+        }
         self.assign(now, node);
         true
     }
@@ -58,25 +78,58 @@ impl Manager {
         chosen.unwrap_or(self.config.timers.heartbeat_interval)
     }
 
-    /// Returns how long a node may be silent before it counts as down.
-    pub(super) fn patience(&self) -> Duration {
-        self.heartbeat_interval() * self.config.timers.heartbeats_missing_max
+    fn patience(&self, interval: Duration) -> Duration {
+        interval * self.config.timers.heartbeats_missing_max
     }
 
     /// Returns whether the agent of `node` was heard within its time.
     pub(super) fn is_heard(&self, now: Instant, node: NodeId) -> bool {
-        let patience = self.patience();
-        self.sessions
-            .get(&node)
-            .is_some_and(|session| now.duration_since(session.heard_at) <= patience)
+        let session = self.sessions.get(&node);
+        session.is_some_and(|session| {
+            now.duration_since(session.heard_at) <= self.patience(session.interval)
+        })
     }
 
+    /// Returns whether the agent of `node` should have been heard since it was heard last, or since this manager leads.
+    pub(super) fn is_late(&self, now: Instant, node: NodeId) -> bool {
+        let patience = self.patience(self.heartbeat_interval());
+        let settled = || self.led_since.is_some_and(|since| since + patience <= now);
+        !self.is_heard(now, node) && (self.sessions.contains_key(&node) || settled())
+    }
+
+    /// Sends every agent what changed for it.
     pub(super) fn assign_all(&mut self, now: Instant) {
         let known = self.state.nodes();
         self.sessions.retain(|node, _| known.contains_key(node));
+        let before = self.compared.applied();
+        let touched = self.touched();
+        let applied = self.state.applied();
         let nodes: Vec<_> = self.sessions.keys().copied().collect();
         for node in nodes {
+            if !touched.contains(node)
+                && let Some(session) = self.sessions.get_mut(&node)
+                && session.compared == before
+            {
+                session.compared = applied;
+                debug_assert!(self.is_as_sent(node), "what changed for {node} was missed");
+            }
             self.assign(now, node);
+        }
+    }
+
+    /// Returns whether a node's assignment, made anew, is what the node was sent.
+    fn is_as_sent(&mut self, node: NodeId) -> bool {
+        let next = self.assignment(node);
+        let sent = self
+            .sessions
+            .get(&node)
+            .and_then(|session| session.sent.as_ref());
+        match (sent, next) {
+            (Some(sent), Some(next)) => {
+                let version = sent.version;
+                *sent == Assignment { version, ..next }
+            }
+            _ => true,
         }
     }
 
@@ -114,33 +167,26 @@ impl Manager {
         }
         if let Some(message) = message {
             session.sent_at = now;
-            self.actions.push_back(Action::Assign { to: node, message });
+            // It may speak as seldom as it will be told, or as it was told before.
+            session.interval = session.interval.max(retry);
+            self.actions.push_back(Action::Send { to: node, message });
         }
         self.sessions.insert(node, session);
     }
 
     /// Computes the assignment of a node, `None` if it is none of the cluster.
     pub(super) fn assignment(&mut self, node: NodeId) -> Option<Assignment> {
-        let cluster = self.state.cluster()?;
-        let record = self.state.nodes().get(&node)?;
         let signer = self.signer.as_ref()?;
         let endpoints = self.state.endpoints();
         if self.leases.len() > endpoints.len() {
             self.leases
                 .retain(|endpoint, _| endpoints.contains_key(endpoint));
         }
-        let own: Vec<_> = self
-            .state
-            .endpoints()
-            .values()
-            .filter(|endpoint| endpoint.node == node)
-            .collect();
-        let networks = self
-            .state
-            .networks()
-            .values()
-            .filter(|network| own.iter().any(|endpoint| endpoint.network == network.id))
-            .filter_map(assigned_network)
+        let own: Vec<_> = self.state.endpoints_on(node).collect();
+        let on: BTreeSet<_> = own.iter().map(|endpoint| endpoint.network).collect();
+        let networks = on
+            .iter()
+            .filter_map(|network| assigned_network(self.state.networks().get(network)?))
             .collect();
         let endpoints = own
             .into_iter()
@@ -159,50 +205,68 @@ impl Manager {
                 }
             })
             .collect();
+        let tasks = self.assigned_tasks(node);
+        let ports = self.assigned_ports(node);
+        let (cluster, record) = (self.state.cluster()?, self.state.nodes().get(&node)?);
+        let signer = self.signer.as_ref()?;
         Some(Assignment {
             version: self.state.applied(),
             cluster: cluster.id,
             epoch: cluster.epoch,
-            heartbeat_ms: cluster.settings.heartbeat_ms,
-            role: record.role,
-            raft: record.raft,
-            managers: self.managers(),
-            gossip_keys: cluster.gossip_keys.clone(),
-            lease_key: signer.public_key(),
+            standing: Standing {
+                heartbeat_ms: cluster.settings.heartbeat_ms,
+                role: record.role,
+                raft: record.raft,
+                managers: self.managers(),
+                gossip_keys: cluster.gossip_keys.clone(),
+                lease_key: signer.public_key(),
+            },
             networks,
             endpoints,
-            tasks: self.assigned_tasks(node),
-            ports: self.assigned_ports(node),
+            tasks,
+            ports,
         })
     }
 
     /// Returns the ports that are published on a node, each with the tasks that run and shall run.
-    fn assigned_ports(&self, node: NodeId) -> Vec<AssignedPort> {
+    fn assigned_ports(&mut self, node: NodeId) -> Vec<AssignedPort> {
+        let applied = self.state.applied();
+        if self.published.0 != applied {
+            self.published = (applied, self.published_ports());
+        }
+        let local = |backend: &&Backend| backend.node == node;
+        let published = self.published.1.iter();
+        published
+            .filter_map(|published| match published.port.mode {
+                PublishMode::Ingress => Some(published.clone()),
+                PublishMode::Host => {
+                    let backends: Vec<_> =
+                        published.backends.iter().filter(local).cloned().collect();
+                    (!backends.is_empty()).then(|| AssignedPort {
+                        backends,
+                        ..published.clone()
+                    })
+                }
+            })
+            .collect()
+    }
+
+    /// Returns all ports that services publish, each with the tasks on all nodes.
+    fn published_ports(&self) -> Vec<AssignedPort> {
         let mut ports = Vec::new();
         let services = self.state.services().values();
         for service in services.filter(|service| !service.ports.is_empty()) {
             let backends: Vec<_> = self
                 .state
                 .tasks_of(service.id)
-                .filter(|task| {
-                    task.status.state == TaskState::Running && task.desired == DesiredState::Running
-                })
+                .filter(|task| answers(task))
                 .filter_map(|task| self.backend(task))
                 .collect();
-            for port in &service.ports {
-                let local = |backend: &&Backend| backend.node == node;
-                let backends: Vec<_> = match port.mode {
-                    PublishMode::Ingress => backends.clone(),
-                    PublishMode::Host => backends.iter().filter(local).cloned().collect(),
-                };
-                if port.mode == PublishMode::Ingress || !backends.is_empty() {
-                    ports.push(AssignedPort {
-                        port: *port,
-                        service_name: service.spec().name.clone(),
-                        backends,
-                    });
-                }
-            }
+            ports.extend(service.ports.iter().map(|port| AssignedPort {
+                port: *port,
+                service_name: service.spec().name.clone(),
+                backends: backends.clone(),
+            }));
         }
         ports.sort_by_key(Keyed::key);
         ports
@@ -221,9 +285,9 @@ impl Manager {
     }
 
     fn assigned_tasks(&self, node: NodeId) -> Vec<AssignedTask> {
-        let tasks = self.state.tasks().values();
+        let tasks = self.state.tasks_on(node);
         tasks
-            .filter(|task| task.node == Some(node) && !task.status.state.is_terminal())
+            .filter(|task| !task.status.state.is_terminal())
             .filter_map(|task| {
                 let service = self.state.services().get(&task.service)?;
                 let spec = service.specs.get(&task.spec_version)?;

@@ -5,6 +5,7 @@ mod orchestrate;
 mod query;
 mod serve;
 mod services;
+mod touched;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,13 @@ use overlay_raft::{
     RestoreError, WriteBatch,
 };
 
-use self::orchestrate::Orchestration;
+use self::{
+    orchestrate::Orchestration,
+    touched::{CHANGES_MIN, Compared},
+};
 use crate::{
     Config,
-    agent::Assignment,
+    agent::{AssignedPort, Assignment},
     api,
     identity::LeaseSigner,
     node::{ManagerBoot, group},
@@ -46,8 +50,8 @@ pub(crate) enum Action {
         request: RequestId,
         result: Result<Answer, api::Error>,
     },
-    /// A whole assignment or what changed of it.
-    Assign {
+    /// A whole assignment, what changed of it, or that there is none any more.
+    Send {
         to: NodeId,
         message: Message,
     },
@@ -68,6 +72,8 @@ pub(crate) enum Served {
 #[derive(Debug)]
 struct AgentSession {
     heard_at: Instant,
+    /// How seldom it may speak: by what it acknowledged or, if that is more, by what it was sent since.
+    interval: Duration,
     /// What was last sent, and which version of it the agent said it has.
     sent: Option<Assignment>,
     /// The index of the state that it was compared with last.
@@ -78,12 +84,29 @@ struct AgentSession {
     completed_at: Option<Instant>,
 }
 
-/// A read that waits for the log to be applied.
+/// A read that waits until this leader knows that it still leads, and for the log to be applied.
 #[derive(Debug)]
-struct Read {
-    origin: NodeId,
-    request: RequestId,
-    body: api::Request,
+enum Read {
+    /// What somebody asked.
+    Question {
+        origin: NodeId,
+        request: RequestId,
+        body: api::Request,
+    },
+    /// Whether an agent that speaks is none of the cluster.
+    Membership { node: NodeId },
+}
+
+impl Read {
+    fn is_for_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Question { request: one, .. }, Self::Question { request: two, .. }) => {
+                one == two
+            }
+            (Self::Membership { node: one }, Self::Membership { node: two }) => one == two,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -101,6 +124,9 @@ pub(crate) struct Manager {
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
     sessions: BTreeMap<NodeId, AgentSession>,
+    compared: Compared,
+    /// All ports that services publish, and the index that this is true of.
+    published: (u64, Vec<AssignedPort>),
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
     /// The request that makes this manager the only one, while it is under way.
@@ -145,6 +171,8 @@ impl Manager {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            compared: Compared::default(),
+            published: Default::default(),
             retiring: None,
             recovering: None,
             seed: seed.derive("orchestration"),
@@ -156,7 +184,8 @@ impl Manager {
             initial: None,
             failed: false,
         };
-        manager.state.watch(manager.config.changes_max);
+        let changes_max = manager.config.changes_max.max(CHANGES_MIN);
+        manager.state.watch(changes_max);
         manager.settle(now);
         Ok(manager)
     }

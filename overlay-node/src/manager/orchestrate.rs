@@ -78,15 +78,11 @@ impl Manager {
     }
 
     fn readiness(&self, now: Instant) -> Readiness {
-        let patience = self.patience();
-        let settled = self.led_since.is_some_and(|since| since + patience <= now);
         let nodes = self.state.nodes().keys().copied();
         let (ready, silent): (BTreeSet<_>, BTreeSet<_>) =
             nodes.partition(|node| self.is_heard(now, *node));
-        let down = silent
-            .into_iter()
-            .filter(|node| settled || self.sessions.contains_key(node))
-            .collect();
+        let silent = silent.into_iter();
+        let down = silent.filter(|node| self.is_late(now, *node)).collect();
         Readiness { ready, down }
     }
 }

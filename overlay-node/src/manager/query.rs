@@ -216,13 +216,9 @@ impl Manager {
     }
 
     fn status(&self, now: Instant, node: NodeId) -> NodeStatus {
-        let patience = self.patience();
-        let new = self
-            .led_since
-            .is_none_or(|since| now.duration_since(since) <= patience);
         if node == self.config.node || self.is_heard(now, node) {
             NodeStatus::Ready
-        } else if new && !self.sessions.contains_key(&node) {
+        } else if !self.is_late(now, node) {
             NodeStatus::Unknown
         } else {
             NodeStatus::Down

@@ -7,7 +7,7 @@ use super::{Action, Manager, Read, Served, allowed_for_worker};
 use crate::{
     api::{self, ErrorKind, Request, Response, Role},
     state::{AttachEndpoint, Command, CommandError, Outcome, Proposal, RequestId, Secret},
-    wire::{Answer, Ask},
+    wire::{Answer, Ask, Message},
 };
 
 /// What a request becomes.
@@ -39,12 +39,12 @@ impl Manager {
             && self.state.cluster().is_some()
             && !allowed_for_worker(&ask)
         {
-            let text = "this node is not a manager any more: run this on a manager";
-            self.answer(
-                origin,
-                request,
-                Err(api::Error::new(ErrorKind::NotManager, text)),
-            );
+            // What made it a manager may be in an entry that is not applied yet: it is asked again.
+            if self.is_current() {
+                let text = "this node is not a manager any more: run this on a manager";
+                let error = api::Error::new(ErrorKind::NotManager, text);
+                self.answer(origin, request, Err(error));
+            }
             return Served::Taken;
         }
         if let Some(outcome) = self.state.outcome(request).cloned() {
@@ -62,7 +62,7 @@ impl Manager {
                 if let Ask::Api(body) = ask {
                     self.read(
                         now,
-                        Read {
+                        Read::Question {
                             origin,
                             request,
                             body,
@@ -151,14 +151,22 @@ impl Manager {
 
     /// Answers a read from what was applied.
     pub(super) fn answer_read(&mut self, now: Instant, read: ReadId) {
-        if let Some(Read {
-            origin,
-            request,
-            body,
-        }) = self.reads.remove(&read)
-        {
-            let result = self.query(now, &body).map(Answer::Api);
-            self.answer(origin, request, result);
+        match self.reads.remove(&read) {
+            Some(Read::Question {
+                origin,
+                request,
+                body,
+            }) => {
+                let result = self.query(now, &body).map(Answer::Api);
+                self.answer(origin, request, result);
+            }
+            Some(Read::Membership { node }) => {
+                if !self.state.nodes().contains_key(&node) && !self.is_awaited(node) {
+                    let (to, message) = (node, Message::Removed);
+                    self.actions.push_back(Action::Send { to, message });
+                }
+            }
+            None => {}
         }
     }
 
@@ -168,12 +176,8 @@ impl Manager {
         self.propose(now, &proposal);
     }
 
-    fn read(&mut self, now: Instant, read: Read) {
-        if self
-            .reads
-            .values()
-            .any(|other| other.request == read.request)
-        {
+    pub(super) fn read(&mut self, now: Instant, read: Read) {
+        if self.reads.values().any(|other| other.is_for_same(&read)) {
             return;
         }
         if let Ok(id) = self.raft.read_index(now) {

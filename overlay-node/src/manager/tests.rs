@@ -1,9 +1,14 @@
-use overlay_core::EndpointId;
-use overlay_raft::Restored;
+use std::collections::VecDeque;
+
+use overlay_core::{EndpointId, TaskId};
+use overlay_raft::{Entry, HardState, Index, Restored, Snapshot};
 
 use super::*;
 use crate::{
-    api::{AttachRequest, ErrorKind, NetworkCreate, Request, Response, Role},
+    api::{
+        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, Protocol, PublishMode,
+        PublishedPort, Request, Response, Role, ServiceSpec, TaskState, TaskStatus,
+    },
     state::{AddNode, ClusterSeed},
 };
 
@@ -60,16 +65,83 @@ fn an_agent_that_lost_a_change_is_sent_the_whole_once() {
     let first = whole(lab.beat(2, 0).last().unwrap());
     assert!(lab.beat(2, first.version).is_empty());
     lab.attach(2, "one").unwrap();
-    lab.assigned.clear();
+    lab.sent.clear();
     for _ in 0..3 {
         lab.manager.handle_assignment_lost(lab.now, node(2));
     }
     lab.carry_out();
-    let [(to, message)] = &lab.assigned[..] else {
-        panic!("{:?}", lab.assigned)
+    let [(to, message)] = &lab.sent[..] else {
+        panic!("{:?}", lab.sent)
     };
     assert_eq!(*to, node(2));
     assert_eq!(whole(message).endpoints.len(), 1);
+}
+
+#[test]
+fn every_node_hears_where_a_published_port_leads() {
+    let mut lab = Lab::new();
+    let mut known: BTreeMap<NodeId, Assignment> = BTreeMap::new();
+    for number in [2, 3] {
+        lab.add(number, Role::Worker);
+        let first = whole(lab.beat(number, 0).last().unwrap());
+        known.insert(node(number), first);
+    }
+    let port = |published| PublishedPort {
+        published,
+        target: 80,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+    };
+    let mut spec = ServiceSpec {
+        name: "web".to_owned(),
+        networks: vec!["net".to_owned()],
+        ports: vec![port(8_080)],
+        ..ServiceSpec::default()
+    };
+    lab.ask(1, Request::ServiceCreate(Box::new(spec.clone())))
+        .unwrap();
+    lab.hear(&mut known);
+    let tasks = |known: &BTreeMap<NodeId, Assignment>| -> Vec<(NodeId, TaskId)> {
+        let each = known.iter();
+        each.flat_map(|(node, assignment)| assignment.tasks.iter().map(|task| (*node, task.id)))
+            .collect()
+    };
+    let [(on, task)] = tasks(&known)[..] else {
+        panic!("{known:?}");
+    };
+    let leads_to = |known: &BTreeMap<NodeId, Assignment>, to: &[(u16, NodeId)]| {
+        for assignment in known.values() {
+            let ports = assignment.ports.iter();
+            let found: Vec<_> = ports
+                .flat_map(|port| {
+                    let backends = port.backends.iter();
+                    backends.map(|backend| (port.port.published, backend.node))
+                })
+                .collect();
+            assert_eq!(found, to, "{:?}", assignment.ports);
+        }
+    };
+    leads_to(&known, &[]);
+    let status = |state| TaskStatus {
+        state,
+        ..TaskStatus::default()
+    };
+    let running = Ask::Report(vec![(task, status(TaskState::Running))]);
+    lab.report(on, running);
+    lab.hear(&mut known);
+    leads_to(&known, &[(8_080, on)]);
+    spec.ports = vec![port(9_090)];
+    let update = Request::ServiceUpdate {
+        service: "web".to_owned(),
+        version: None,
+        spec: Box::new(spec),
+    };
+    lab.ask(1, update).unwrap();
+    lab.hear(&mut known);
+    leads_to(&known, &[(9_090, on)]);
+    lab.report(on, Ask::Report(vec![(task, status(TaskState::Failed))]));
+    lab.hear(&mut known);
+    leads_to(&known, &[]);
 }
 
 fn whole(message: &Message) -> Assignment {
@@ -77,6 +149,58 @@ fn whole(message: &Message) -> Assignment {
         Message::Assignment(assignment) => (**assignment).clone(),
         other => panic!("not a whole assignment: {other:?}"),
     }
+}
+
+#[test]
+fn a_leader_that_has_not_applied_everything_sends_nobody_away() {
+    let mut lab = Lab::new();
+    let before = Index::new(lab.manager.state().applied());
+    lab.add(2, Role::Worker);
+    // The commit index on the disk may be an old one: nothing waits for it.
+    lab.restart(before);
+    lab.durable = false;
+    while !lab.manager.leads() {
+        lab.pass(TICK);
+        lab.persist_one();
+    }
+    let lags = !lab.manager.state().nodes().contains_key(&node(2));
+    assert!(lags && lab.manager.state().cluster().is_some());
+    assert!(!lab.sends_away(2), "it may be in the log");
+    lab.durable = true;
+    lab.pass(TICK);
+    assert!(lab.manager.state().nodes().contains_key(&node(2)));
+    assert!(!lab.sends_away(2));
+    assert!(lab.sends_away(3), "nobody knows it");
+}
+
+#[test]
+fn an_agent_is_not_late_by_an_interval_that_it_has_not_heard_of() {
+    let mut lab = Lab::new();
+    lab.add(2, Role::Worker);
+    lab.pass(TICK);
+    let mut version = whole(lab.beat(2, 0).last().unwrap()).version;
+    // It speaks every five seconds.
+    lab.manager.handle_heartbeat(lab.now, node(2), version);
+    lab.pass(Duration::from_secs(4));
+    lab.sent.clear();
+    let change = ClusterUpdate {
+        heartbeat_ms: Some(100),
+        ..ClusterUpdate::default()
+    };
+    lab.ask(1, Request::ClusterUpdate(change)).unwrap();
+    lab.pass(TICK);
+    assert!(lab.manager.is_heard(lab.now, node(2)));
+    for (to, message) in std::mem::take(&mut lab.sent) {
+        if let (Message::AssignmentChange(change), true) = (message, to == node(2)) {
+            version = change.version;
+        }
+    }
+    // Now it knows, and is late sooner.
+    lab.manager.handle_heartbeat(lab.now, node(2), version);
+    lab.pass(Duration::from_millis(300));
+    assert!(lab.manager.is_heard(lab.now, node(2)));
+    lab.pass(Duration::from_millis(100));
+    assert!(!lab.manager.is_heard(lab.now, node(2)));
 }
 
 #[test]
@@ -120,10 +244,19 @@ struct Lab {
     manager: Manager,
     now: Instant,
     durable: bool,
-    tickets: Vec<PersistTicket>,
+    tickets: VecDeque<PersistTicket>,
+    disk: Disk,
     answers: BTreeMap<RequestId, Result<Answer, api::Error>>,
-    assigned: Vec<(NodeId, Message)>,
+    sent: Vec<(NodeId, Message)>,
     requests: u64,
+}
+
+/// What a manager's disk holds.
+#[derive(Clone, Default)]
+struct Disk {
+    snapshot: Option<Snapshot>,
+    hard_state: Option<HardState>,
+    entries: Vec<Entry>,
 }
 
 impl Lab {
@@ -145,9 +278,10 @@ impl Lab {
             manager,
             now,
             durable: true,
-            tickets: Vec::new(),
+            tickets: VecDeque::new(),
+            disk: Disk::default(),
             answers: BTreeMap::new(),
-            assigned: Vec::new(),
+            sent: Vec::new(),
             requests: 0,
         };
         let (request, command) = (lab.draw(), Command::InitCluster(Box::new(first)));
@@ -174,11 +308,20 @@ impl Lab {
         loop {
             while let Some(action) = self.manager.poll_action() {
                 match action {
-                    Action::Persist(batch) => self.tickets.push(batch.into_parts().1),
+                    Action::Persist(batch) => {
+                        let (write, ticket) = batch.into_parts();
+                        assert_eq!(write.truncate_from, None, "a sole voter never takes back");
+                        if let Some(snapshot) = write.snapshot {
+                            (self.disk.snapshot, self.disk.entries) = (Some(snapshot), Vec::new());
+                        }
+                        self.disk.hard_state = Some(write.hard_state);
+                        self.disk.entries.extend(write.entries);
+                        self.tickets.push_back(ticket);
+                    }
                     Action::Answer {
                         request, result, ..
                     } => drop(self.answers.insert(request, result)),
-                    Action::Assign { to, message } => self.assigned.push((to, message)),
+                    Action::Send { to, message } => self.sent.push((to, message)),
                     Action::Raft { .. } | Action::LeaderChanged | Action::Failed => {}
                 }
             }
@@ -189,6 +332,40 @@ impl Lab {
                 self.manager.handle_persisted(self.now, ticket);
             }
         }
+    }
+
+    fn persist_one(&mut self) {
+        if let Some(ticket) = self.tickets.pop_front() {
+            self.manager.handle_persisted(self.now, ticket);
+        }
+    }
+
+    /// Makes the manager anew from its disk, which says that what is up to `commit` is committed.
+    fn restart(&mut self, commit: Index) {
+        let disk = self.disk.clone();
+        let hard_state = HardState {
+            commit,
+            ..disk.hard_state.unwrap()
+        };
+        let restored = Restored::check(hard_state, disk.snapshot.unwrap(), disk.entries);
+        let boot = ManagerBoot {
+            raft: self.manager.raft_id(),
+            cluster: self.manager.state().cluster().unwrap().id,
+            epoch: 0,
+            restored: restored.unwrap(),
+        };
+        self.tickets.clear();
+        self.manager = Manager::new(config(1), boot, &Seed::from_u64(2), self.now).unwrap();
+    }
+
+    /// Lets an agent be heard; returns whether it is told that it is none of the cluster.
+    fn sends_away(&mut self, number: u8) -> bool {
+        self.sent.clear();
+        self.manager.handle_heartbeat(self.now, node(number), 0);
+        self.carry_out();
+        self.sent
+            .drain(..)
+            .any(|(to, message)| to == node(number) && matches!(message, Message::Removed))
     }
 
     fn pass(&mut self, duration: Duration) {
@@ -232,6 +409,30 @@ impl Lab {
         self.ask(on, Request::Attach(attach))
     }
 
+    fn report(&mut self, on: NodeId, ask: Ask) {
+        let request = self.draw();
+        self.manager.serve(self.now, on, request, ask);
+        self.carry_out();
+    }
+
+    /// Lets all agents be heard for a while, and take what they are sent.
+    fn hear(&mut self, known: &mut BTreeMap<NodeId, Assignment>) {
+        for _ in 0..10 {
+            for (node, assignment) in known.iter() {
+                let version = assignment.version;
+                self.manager.handle_heartbeat(self.now, *node, version);
+            }
+            self.pass(TICK);
+            for (to, message) in std::mem::take(&mut self.sent) {
+                let present = known.get_mut(&to).unwrap();
+                *present = match message {
+                    Message::AssignmentChange(change) => present.changed(*change).unwrap(),
+                    message => whole(&message),
+                };
+            }
+        }
+    }
+
     /// Lets an agent that has `version` be heard, and time pass until it is heard again; returns what it is sent.
     fn beat(&mut self, number: u8, version: u64) -> Vec<Message> {
         let known = self
@@ -239,7 +440,7 @@ impl Lab {
             .handle_heartbeat(self.now, node(number), version);
         assert!(known);
         self.pass(config(1).timers.heartbeat_interval);
-        std::mem::take(&mut self.assigned)
+        std::mem::take(&mut self.sent)
             .into_iter()
             .filter(|(to, _)| *to == node(number))
             .map(|(_, message)| message)

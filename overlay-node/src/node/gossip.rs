@@ -28,7 +28,7 @@ impl Node {
         let Some(assignment) = self.agent.assignment() else {
             return;
         };
-        let Some(keyring) = keyring(&assignment.gossip_keys) else {
+        let Some(keyring) = keyring(&assignment.standing.gossip_keys) else {
             return;
         };
         let timers = &self.config.timers;
@@ -43,8 +43,9 @@ impl Node {
         config.timing.sync_interval = timers.sync_interval;
         config.meta = self.meta();
         config.keyring = Some(keyring);
-        config.verifier = Some(Arc::new(assignment.lease_key));
+        config.verifier = Some(Arc::new(assignment.standing.lease_key));
         let seeds: Vec<_> = assignment
+            .standing
             .managers
             .iter()
             .filter(|manager| manager.node != self.config.node)

@@ -101,7 +101,7 @@ impl Node {
         }
         let agent = Agent::new(config.clone(), boot.memory, now);
         if let Some(assignment) = agent.assignment() {
-            session.set_managers(&assignment.managers);
+            session.set_managers(&assignment.standing.managers);
         }
         let resolver = Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
         let mut node = Self {
@@ -128,7 +128,7 @@ impl Node {
         node.pace();
         // It may have stopped after its new role was written down and before its log was.
         if let Some(assignment) = node.agent.assignment() {
-            let (role, raft) = (assignment.role, assignment.raft);
+            let (role, raft) = (assignment.standing.role, assignment.standing.raft);
             let (cluster, epoch) = (assignment.cluster, assignment.epoch);
             node.take_role(role, raft, cluster, epoch);
         }
@@ -415,7 +415,7 @@ impl Node {
             } => {
                 self.send(to, Message::Answer { request, result });
             }
-            Action::Assign { to, message } => self.send(to, message),
+            Action::Send { to, message } => self.send(to, message),
             Action::LeaderChanged => {
                 let leader = self.leader();
                 if let Some(leader) = leader {

@@ -170,16 +170,10 @@ impl Node {
         }
         match &mut self.manager {
             Some(manager) if manager.leads() => {
-                let known = manager.handle_heartbeat(now, from, version);
-                if known {
+                if manager.handle_heartbeat(now, from, version) {
                     self.meet(from);
+                    self.send(from, Message::HeartbeatAck);
                 }
-                let answer = if known {
-                    Message::HeartbeatAck
-                } else {
-                    Message::Removed
-                };
-                self.send(from, answer);
             }
             _ => self.refer(from, None),
         }
@@ -205,12 +199,12 @@ impl Node {
     }
 
     fn on_assignment(&mut self, assignment: Assignment) {
-        self.session.set_managers(&assignment.managers);
+        self.session.set_managers(&assignment.standing.managers);
         let stale = self
             .agent
             .assignment()
             .is_some_and(|present| present.is_newer(&assignment));
-        let (raft, role) = (assignment.raft, assignment.role);
+        let (raft, role) = (assignment.standing.raft, assignment.standing.role);
         let (cluster, epoch) = (assignment.cluster, assignment.epoch);
         self.agent.assign(self.now, assignment);
         if !stale {
@@ -222,7 +216,7 @@ impl Node {
     /// Speaks as often as the assignment says.
     pub(super) fn pace(&mut self) {
         let assignment = self.agent.assignment();
-        let interval = assignment.and_then(|assignment| assignment.heartbeat_ms);
+        let interval = assignment.and_then(|assignment| assignment.standing.heartbeat_ms);
         let interval = interval.map(Duration::from_millis);
         self.session
             .set_interval(self.now, &self.config.timers, interval);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{NodeId, ServiceId};
 
-use super::View;
+use super::{View, service::takes_alike};
 use crate::{
     api::{Availability, Protocol, PublishMode, PublishedPort, Resources},
     state::{NodeRecord, ServiceRecord, TaskRecord},
@@ -83,7 +83,7 @@ impl<'a> Ledger<'a> {
         if let Some((service, spec)) =
             service.and_then(|service| Some((service, service.specs.get(&task.spec_version)?)))
         {
-            let ports = if spec.ports == service.spec().ports {
+            let ports = if takes_alike(&spec.ports, &service.spec().ports) {
                 &service.ports
             } else {
                 &spec.ports

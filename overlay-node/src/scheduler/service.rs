@@ -19,7 +19,10 @@ use super::{
     slots::SlotWork,
 };
 use crate::{
-    api::{Availability, DesiredState, PendingReason, ServiceMode, ServiceSpec, Slot, TaskState},
+    api::{
+        Availability, DesiredState, PendingReason, PublishMode, PublishedPort, ServiceMode,
+        ServiceSpec, Slot, TaskState,
+    },
     state::{NodeRecord, ServiceRecord, TaskChange, TaskRecord},
 };
 
@@ -370,11 +373,17 @@ impl<'p, 'a, 'm> ServicePass<'p, 'a, 'm> {
     }
 }
 
-/// Returns whether tasks of two specs need not be replaced by one another.
+/// Returns whether tasks of two specs need not be replaced by one another. How a service is reached is no matter of its
+/// tasks, but for ports of the hosts that they run on.
 fn runs_alike(one: &ServiceSpec, other: &ServiceSpec) -> bool {
     one.task == other.task
         && one.networks == other.networks
         && one.placement == other.placement
-        && one.ports == other.ports
-        && one.endpoint_mode == other.endpoint_mode
+        && takes_alike(&one.ports, &other.ports)
+}
+
+/// Returns whether tasks of both take the same ports of their hosts.
+pub(super) fn takes_alike(one: &[PublishedPort], other: &[PublishedPort]) -> bool {
+    let of_host = |port: &&PublishedPort| port.mode == PublishMode::Host;
+    one.iter().filter(of_host).eq(other.iter().filter(of_host))
 }

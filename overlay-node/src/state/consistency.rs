@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use overlay_core::NetworkId;
 use overlay_ipam::{Audit, OwnerId};
+use overlay_raft::RaftId;
 use thiserror::Error;
 
-use super::{ClusterState, SnapshotError};
+use super::{ClusterState, SnapshotError, TaskRecord};
 
 /// A state contradicts itself.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -60,6 +61,29 @@ impl ClusterState {
             return Err(Inconsistency::Hash);
         }
         self.check_leases()
+    }
+
+    /// Returns whether what commands take for granted holds: records are found that others name, and identities that will
+    /// be drawn are free.
+    pub(super) fn refers_to_what_is_there(&self) -> bool {
+        let parts = self.nodes().values().filter_map(|node| node.raft);
+        let parts = parts.chain(self.former().keys().copied());
+        let networks = self.networks().values();
+        let subnets =
+            networks.flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix));
+        let mut subnets: Vec<_> = subnets.collect();
+        subnets.sort_unstable();
+        let mut allocated: Vec<_> = self.pools.allocated().collect();
+        allocated.sort_unstable();
+        let stands = |task: &TaskRecord| {
+            let service = self.services().get(&task.service);
+            service.is_some_and(|service| service.specs.contains_key(&task.spec_version))
+        };
+        let services = &mut self.services().values();
+        RaftId::new(self.next_raft_id).is_some_and(|next| parts.into_iter().all(|id| id < next))
+            && subnets == allocated
+            && services.all(|service| service.specs.contains_key(&service.spec_version))
+            && self.tasks().values().all(stands)
     }
 
     /// Looks for addresses that leaked, and for owners without one.

@@ -25,7 +25,7 @@ pub enum SnapshotError {
         /// The newest that is understood.
         known: u8,
     },
-    /// The content does not parse.
+    /// The content does not parse, or contradicts itself.
     #[error("the snapshot's content is malformed")]
     Malformed,
 }
@@ -71,7 +71,9 @@ impl ClusterState {
         if expected != content.len() as u64 {
             return Err(SnapshotError::Truncated { expected, found });
         }
-        postcard::from_bytes(content).map_err(|_| SnapshotError::Malformed)
+        let state: Self = postcard::from_bytes(content).map_err(|_| SnapshotError::Malformed)?;
+        let whole = state.refers_to_what_is_there();
+        whole.then_some(state).ok_or(SnapshotError::Malformed)
     }
 
     /// Returns a digest of the state; it agrees on all managers that applied the same log.

@@ -261,37 +261,33 @@ pub(super) async fn exec(client: &Client, args: ExecArgs) -> Result<Report, Fail
 }
 
 pub(super) async fn stop(client: &Client, args: StopArgs) -> Result<Report, Failure> {
-    let mut report = Report::default();
-    for program in args.programs.programs {
-        let request = ProgramRequest::Stop {
-            program: program.clone(),
-            timeout_seconds: args.time,
-        };
-        report.add(
-            client
-                .programs(&request)
-                .await
-                .map(|_| program)
-                .map_err(Failure::from),
-        );
-    }
-    Ok(report)
+    let timeout_seconds = args.time;
+    each(client, args.programs, |program| ProgramRequest::Stop {
+        program,
+        timeout_seconds,
+    })
+    .await
 }
 
 pub(super) async fn remove(client: &Client, args: RemoveArgs) -> Result<Report, Failure> {
+    let force = args.force;
+    each(client, args.programs, |program| ProgramRequest::Remove {
+        program,
+        force,
+    })
+    .await
+}
+
+/// Asks the same of one program after the other; one that fails stops none of the rest.
+async fn each(
+    client: &Client,
+    programs: ProgramsArgs,
+    ask: impl Fn(String) -> ProgramRequest,
+) -> Result<Report, Failure> {
     let mut report = Report::default();
-    for program in args.programs.programs {
-        let request = ProgramRequest::Remove {
-            program: program.clone(),
-            force: args.force,
-        };
-        report.add(
-            client
-                .programs(&request)
-                .await
-                .map(|_| program)
-                .map_err(Failure::from),
-        );
+    for program in programs.programs {
+        let answer = client.programs(&ask(program.clone())).await;
+        report.add(answer.map(|_| program).map_err(Failure::from));
     }
     Ok(report)
 }

@@ -1,13 +1,17 @@
 //! What nodes say, and the state that managers keep.
 
-use overlay_core::{EndpointId, NetworkId, NodeId, Seed as Randomness};
+use overlay_core::{EndpointId, NetworkId, NodeId, Seed as Randomness, ServiceId, TaskId};
 use overlay_fuzz::Script;
 use overlay_node::{
     Config,
-    api::{NetworkCreate, Request, Role},
+    api::{
+        ClusterUpdate, DesiredState, NetworkCreate, Request, Role, ServiceMode, ServiceSpec, Slot,
+        TaskState, TaskStatus,
+    },
     identity::JoinToken,
     state::{
-        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, Proposal, RequestId, Secret,
+        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, NodeDescription, Proposal,
+        RequestId, Secret, TaskChange,
     },
     wire::{self, Ask, Message},
 };
@@ -70,10 +74,13 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         (
-            "address",
-            Command::SetAddress {
+            "describe",
+            Command::DescribeNode {
                 node,
-                address: [192, 0, 2, 9].into(),
+                description: NodeDescription::new(&Config {
+                    address: [192, 0, 2, 9].into(),
+                    ..config(2)
+                }),
             },
         ),
         (
@@ -84,7 +91,86 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("remove-network", Command::RemoveNetwork { network }),
+    ]
+    .into_iter()
+    .chain(of_services(node))
+    .chain([
+        (
+            "update-cluster",
+            Command::UpdateCluster {
+                change: ClusterUpdate {
+                    task_history_limit: Some(2),
+                    heartbeat_ms: Some(500),
+                },
+            },
+        ),
         ("remove-node", Command::RemoveNode { node }),
+        (
+            "recover",
+            Command::Recover {
+                manager: config(1).node,
+                epoch: 1,
+            },
+        ),
+    ])
+    .collect()
+}
+
+/// Index of the command that creates the service, which is the version of its first spec.
+const CREATED_AT: u64 = 10;
+
+/// A service's life, with one task that a node runs.
+fn of_services(node: NodeId) -> Vec<(&'static str, Command)> {
+    let (id, task) = (ServiceId::from_bytes([5; 16]), TaskId::from_bytes([6; 16]));
+    let spec = |replicas| ServiceSpec {
+        name: "db".into(),
+        mode: ServiceMode::Replicated(replicas),
+        ..ServiceSpec::default()
+    };
+    let desired = DesiredState::Running;
+    let create = TaskChange::Create {
+        task,
+        service: id,
+        slot: Slot::Replica(1),
+        spec_version: CREATED_AT,
+        desired,
+    };
+    let running = TaskStatus {
+        state: TaskState::Running,
+        since_unix_ms: 2,
+        ..TaskStatus::default()
+    };
+    vec![
+        (
+            "create-service",
+            Command::CreateService {
+                id,
+                spec: Box::new(spec(1)),
+            },
+        ),
+        (
+            "change-tasks",
+            Command::ChangeTasks {
+                changes: vec![create, TaskChange::Place { task, node }],
+            },
+        ),
+        (
+            "report",
+            Command::ReportTasks {
+                node,
+                reports: vec![(task, running)],
+            },
+        ),
+        (
+            "update-service",
+            Command::UpdateService {
+                id,
+                version: Some(CREATED_AT),
+                spec: Box::new(spec(3)),
+            },
+        ),
+        ("roll-back", Command::RollBackService { id }),
+        ("remove-service", Command::RemoveService { id }),
     ]
 }
 
@@ -123,7 +209,13 @@ fn messages() -> Vec<(&'static str, Message)> {
     let ask = |ask| Message::Ask { request, ask };
     let raft = |number| RaftId::new(number).expect("not zero");
     vec![
-        ("heartbeat", Message::Heartbeat { version: 1 }),
+        (
+            "heartbeat",
+            Message::Heartbeat {
+                version: 1,
+                epoch: 0,
+            },
+        ),
         ("ack", Message::HeartbeatAck),
         ("removed", Message::Removed),
         (

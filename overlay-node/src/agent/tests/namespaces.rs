@@ -89,6 +89,11 @@ fn a_task_does_not_start_while_the_port_of_one_of_its_networks_fails() {
     agent.handle_timeout(due);
     let again = drain(&mut agent);
     assert_eq!(ports(&again).len(), 1, "only the one that failed");
+    agent.handle_port(due, b, Err(error));
+    assert_eq!(agent.take_reports(), [], "that was said");
+    let other = PlatformError::UnknownEndpoint { endpoint: a };
+    agent.handle_port(due, b, Err(other.clone()));
+    assert_eq!(agent.take_reports()[0].1.message, other.to_string());
     agent.handle_port(due, b, Ok(()));
     let started = |wish: &Wish| matches!(wish, Wish::StartTask(_));
     assert!(drain(&mut agent).iter().any(started));

@@ -6,8 +6,8 @@ use overlay_core::{ServiceId, TaskId};
 
 use super::world::{World, global, is_live, replicated};
 use crate::api::{
-    FailureAction, PublishMode, PublishedPort, ServiceMode, ServiceSpec, Slot, TaskState,
-    UpdateOrder, UpdatePhase,
+    EndpointMode, FailureAction, Protocol, PublishMode, PublishedPort, ServiceMode, ServiceSpec,
+    Slot, TaskState, UpdateOrder, UpdatePhase,
 };
 
 #[test]
@@ -24,6 +24,31 @@ fn what_does_not_concern_tasks_replaces_none() {
     assert!(live(&world, web).is_superset(&before));
     assert_eq!(world.live(web).len(), 4);
     assert_eq!(world.phase(web), None);
+}
+
+#[test]
+fn only_ports_of_their_hosts_concern_tasks() {
+    let port = |published, mode| PublishedPort {
+        published,
+        target: 80,
+        protocol: Protocol::Tcp,
+        mode,
+    };
+    let (mut world, web) = running(2, |spec| {
+        spec.ports = vec![port(8_080, PublishMode::Ingress)]
+    });
+    let before = live(&world, web);
+    world.update_service(web, |spec| {
+        spec.ports = vec![port(9_090, PublishMode::Ingress)];
+        spec.endpoint_mode = EndpointMode::Dnsrr;
+    });
+    world.converge();
+    assert_eq!(live(&world, web), before);
+    world.update_service(web, |spec| {
+        spec.ports = vec![port(9_090, PublishMode::Host)]
+    });
+    world.converge();
+    assert!(live(&world, web).is_disjoint(&before));
 }
 
 #[test]

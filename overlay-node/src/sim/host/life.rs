@@ -143,6 +143,7 @@ impl SimHost {
         }
         let node = self.drawn;
         let managers = assignment
+            .standing
             .managers
             .iter()
             .filter(|manager| manager.node != node);
@@ -150,7 +151,7 @@ impl SimHost {
             node,
             cluster: assignment.cluster,
             epoch: assignment.epoch,
-            raft: assignment.raft,
+            raft: assignment.standing.raft,
             seeds: managers
                 .map(|manager| (manager.node, manager.management))
                 .collect(),

@@ -430,3 +430,38 @@ fn what_no_longer_fits_a_decision_is_left_out() {
     lab.change_tasks(vec![place]);
     assert_eq!(lab.task(2).node, None, "it was paused meanwhile");
 }
+
+#[test]
+fn a_snapshot_that_contradicts_itself_is_refused() {
+    let mut lab = Lab::with_web();
+    let network = *lab.state.networks().keys().next().unwrap();
+    lab.place(1);
+    let refused = |what: &str, damage: &dyn Fn(&mut ClusterState)| {
+        let mut state = lab.state.clone();
+        damage(&mut state);
+        let error = ClusterState::restore(&state.snapshot()).unwrap_err();
+        assert_eq!(error, SnapshotError::Malformed, "{what}");
+    };
+    refused("no next part", &|state| state.next_raft_id = 0);
+    refused("a part again", &|state| state.next_raft_id = 1);
+    refused("a subnet that is free", &|state| {
+        let prefix = state.networks()[&network].subnets[0].prefix;
+        state.pools.release(prefix).unwrap();
+    });
+    refused("a subnet of two networks", &|state| {
+        let other = NetworkId::from_bytes([9; 16]);
+        let mut record = state.networks()[&network].clone();
+        record.id = other;
+        state.networks.insert(&mut state.journal, other, record);
+    });
+    refused("no spec", &|state| {
+        let change = |record: &mut ServiceRecord| record.spec_version += 1;
+        state
+            .services
+            .modify(&mut state.journal, service(1), change);
+    });
+    refused("a task without a spec", &|state| {
+        let change = |record: &mut TaskRecord| record.spec_version += 1;
+        state.tasks.modify(&mut state.journal, task(1), change);
+    });
+}
