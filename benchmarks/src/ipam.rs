@@ -263,6 +263,13 @@ fn leases(rounds: usize) {
         }
     });
     row("  taken or given back", seen, "");
+    let before = heap::asked();
+    for owner in &owners {
+        subnet.release_owner(*owner, LEASES).expect("it holds one");
+        subnet.allocate(*owner, LEASES).expect("there is room");
+    }
+    let asked = (heap::asked() - before) as f64 / (2 * owners.len()) as f64;
+    println!("{:<56} {asked:>12.2} times", "  memory asked for meanwhile");
 }
 
 /// Every other address, more or less.
