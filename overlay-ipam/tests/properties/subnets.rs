@@ -97,31 +97,7 @@ fn step(op: &Op, index: u64, subnets: &mut Subnets, held: &mut BTreeMap<OwnerId,
             }
             result.is_err()
         }
-        Op::Reserve(nth, last) => {
-            let result = subnets.reserve(owner(nth), address(last), index);
-            let known = held.get(&owner(nth)).copied();
-            match result {
-                Ok(lease) if known == Some(lease) => {}
-                Ok(lease) => {
-                    assert_eq!(lease.address, address(last));
-                    takes(lease, held);
-                }
-                Err(AllocateError::Taken { owner, .. }) => {
-                    assert_eq!(held[&owner].address, address(last));
-                }
-                Err(AllocateError::OwnerHolds { address, .. }) => {
-                    assert_eq!(known.map(|lease| lease.address), Some(address));
-                }
-                Err(AllocateError::Outside { .. } | AllocateError::NoSubnet) => {
-                    assert!(!subnets_cover(&before, address(last)));
-                }
-                Err(AllocateError::Reserved { .. }) => {
-                    assert!(held.values().all(|lease| lease.address != address(last)));
-                }
-                Err(other) => unreachable!("{other:?}"),
-            }
-            result.is_err()
-        }
+        Op::Reserve(nth, last) => reserve(nth, last, index, subnets, held),
         Op::ReleaseOwner(nth) => {
             let result = subnets.release_owner(owner(nth), index);
             assert_eq!(result, held.remove(&owner(nth)));
@@ -153,6 +129,37 @@ fn step(op: &Op, index: u64, subnets: &mut Subnets, held: &mut BTreeMap<OwnerId,
             (&before, before.state_hash())
         );
     }
+}
+
+fn reserve(
+    nth: u8,
+    last: u8,
+    index: u64,
+    subnets: &mut Subnets,
+    held: &mut BTreeMap<OwnerId, Lease>,
+) -> bool {
+    let result = subnets.reserve(owner(nth), address(last), index);
+    let known = held.get(&owner(nth)).copied();
+    let free = held.values().all(|lease| lease.address != address(last));
+    match result {
+        Ok(lease) if known == Some(lease) => {}
+        Ok(lease) => {
+            assert!(free && lease.address == address(last));
+            assert_eq!(held.insert(lease.owner, lease), None);
+        }
+        Err(AllocateError::Taken { owner, .. }) => {
+            assert_eq!(held[&owner].address, address(last));
+        }
+        Err(AllocateError::OwnerHolds { address, .. }) => {
+            assert_eq!(known.map(|lease| lease.address), Some(address));
+        }
+        Err(AllocateError::Outside { .. } | AllocateError::NoSubnet) => {
+            assert!(!subnets_cover(subnets, address(last)));
+        }
+        Err(AllocateError::Reserved { .. }) => assert!(free),
+        Err(other) => unreachable!("{other:?}"),
+    }
+    result.is_err()
 }
 
 fn add(text: &str, subnets: &mut Subnets) -> bool {
