@@ -70,6 +70,8 @@ impl Marks {
     pub(crate) const HAIRPIN: Self = Self(4);
     /// TCP: the sequence is known.
     const SEQUENCED: Self = Self(8);
+    /// TCP: the backend has answered with something else than a reset.
+    pub(crate) const ANSWERED: Self = Self(16);
 
     pub(crate) const fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0

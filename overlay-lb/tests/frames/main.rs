@@ -368,6 +368,9 @@ fn a_connection_that_was_idle_for_two_hours_lives_and_one_that_has_to_go_is_rese
             )
         };
         send(&mut balancer, now, SYN, (u32::MAX, 0), b"");
+        let mut reply = tcp(lab.at(5, 8_080), client, SYN | ACK, (FAR - 1, 0), b"");
+        let verdict = balancer.handle_inbound(now, &mut reply, None);
+        assert_eq!(verdict, Verdict::Client);
         send(&mut balancer, now, ACK, (0, FAR), b"request");
         send(&mut balancer, now, ACK, (7, FAR + 400), b"");
         now += Duration::from_secs(2 * 3_600 + 660);
