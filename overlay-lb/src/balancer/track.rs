@@ -204,9 +204,7 @@ impl Balancer {
             return;
         }
         let before = flow.state;
-        if let (Side::Backend, Some(flags)) = (side, flags)
-            && !flags.contains(TcpFlags::RST)
-        {
+        if let Side::Backend = side {
             flow.marks.set(Marks::ANSWERED);
         }
         let answered = flow.marks.has(Marks::ANSWERED) || !self.config.replies_seen;

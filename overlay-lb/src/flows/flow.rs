@@ -40,7 +40,7 @@ impl Marks {
     pub(crate) const HAIRPIN: Self = Self(4);
     /// TCP: the sequence is known.
     pub(super) const SEQUENCED: Self = Self(8);
-    /// TCP: the backend has answered with something else than a reset.
+    /// The backend has answered.
     pub(crate) const ANSWERED: Self = Self(16);
 
     pub(crate) const fn has(self, mark: Self) -> bool {

@@ -211,10 +211,16 @@ fn neighbour_discovery_and_other_protocols_are_told_apart() {
         balancer.handle_outbound(NOW, &mut solicitation, None),
         Verdict::Pass
     );
-    let mut sctp = udp(lab.at(77, 1), lab.at(2, 80), b"x");
-    sctp[20] = 132;
-    let verdict = balancer.handle_outbound(NOW, &mut sctp, None);
-    assert_eq!(verdict, Verdict::Drop(DropReason::Protocol));
+    // SCTP, and the other family's ICMP: its checksum has another meaning.
+    for lab in FAMILIES {
+        let mut balancer = lab.balancer(Config::default(), &[5]);
+        for proto in [132, if lab.v6 { 1 } else { 58 }] {
+            let mut other = echo(lab.ip(77), lab.ip(2), b"x");
+            other[if lab.v6 { 20 } else { 23 }] = proto;
+            let verdict = balancer.handle_outbound(NOW, &mut other, None);
+            assert_eq!(verdict, Verdict::Drop(DropReason::Protocol));
+        }
+    }
 }
 
 #[test]

@@ -275,8 +275,7 @@ impl Model {
             return;
         }
         let before = flow.state;
-        let resets = flags.is_some_and(|flags| flags.contains(TcpFlags::RST));
-        flow.answered |= !client && !resets;
+        flow.answered |= !client;
         let believed = flow.answered || flags.is_none() || !limits().replies_seen;
         if flow.state == State::Opening && client && !flags.is_some_and(opens) && believed {
             flow.state = State::Established;
