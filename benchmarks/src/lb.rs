@@ -253,11 +253,13 @@ fn balancer(flows: u32) -> Balancer {
     balancer
 }
 
+/// Goes through the handshake of each flow.
 fn open(balancer: &mut Balancer, flows: u32, now: Instant) {
     for flow in 0..flows {
-        for flags in [SYN, ACK] {
-            balancer.handle_outbound(now, &mut segment(flow, flags), None);
-        }
+        let mut first = segment(flow, SYN);
+        balancer.handle_outbound(now, &mut first, None);
+        balancer.handle_inbound(now, &mut turned(&first), None);
+        balancer.handle_outbound(now, &mut segment(flow, ACK), None);
     }
 }
 

@@ -3,6 +3,7 @@
 mod clock;
 mod dns;
 mod heap;
+mod ipam;
 mod lb;
 mod mix;
 mod schedule;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
             state::run(rounds.unwrap_or(state::ROUNDS));
         }
         (Some("schedule"), Ok(_)) => schedule::run(),
+        (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
         // What `dns` measures; not for people.
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
             }
         }
         _ => {
-            eprintln!("usage: overlay-benchmarks state [ROUNDS] | schedule | dns | lb [ROUNDS]");
+            eprintln!(
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns"
+            );
             return ExitCode::from(2);
         }
     }

@@ -1,7 +1,7 @@
 //! Addresses: states that come from elsewhere, and what is done with them.
 
 use overlay_core::Vni;
-use overlay_ipam::{AddressSet, OwnerId, Pools, Subnet, SubnetRequest, VniAllocator};
+use overlay_ipam::{AddressSet, OwnerId, Pools, Subnet, SubnetRequest, Subnets, VniAllocator};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::input::Input;
@@ -9,13 +9,14 @@ use crate::input::Input;
 /// An octet chooses what is read, then come the operations with their length, then the state.
 pub fn ipam_snapshot(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let kind = input.u8() % 4;
+    let kind = input.u8() % 5;
     let (operations, state) = (Input::new(input.bytes()), input.rest());
     match kind {
         0 => subnet(operations, state),
         1 => set(operations, state),
         2 => pools(operations, state),
-        _ => vnis(operations, state),
+        3 => vnis(operations, state),
+        _ => subnets(operations, state),
     }
 }
 
@@ -153,4 +154,23 @@ fn vnis(mut operations: Input<'_>, state: &[u8]) {
         }
     }
     survives(&vnis);
+}
+
+fn subnets(mut operations: Input<'_>, state: &[u8]) {
+    let Some(mut subnets) = read::<Subnets>(state) else {
+        return;
+    };
+    let mut index = 1_000;
+    while !operations.is_empty() {
+        let owner = OwnerId::from_bytes([operations.u8() % 8; 16]);
+        index += u64::from(operations.u8());
+        let held = subnets.lease_of(owner);
+        if operations.u8() & 1 == 0 {
+            assert_eq!(subnets.release_owner(owner, index), held);
+        } else if let Ok(lease) = subnets.allocate(owner, index) {
+            assert!(held.is_none_or(|held| held == lease));
+            assert_eq!(subnets.lease_of(owner), Some(lease));
+        }
+    }
+    survives(&subnets);
 }

@@ -1,7 +1,7 @@
 //! Subnets from pools, addresses from subnets, owners and quarantine.
 //!
-//! [`Pools`] cut subnets that never overlap; a [`Subnet`] gives addresses to owners; [`VniAllocator`] numbers networks.
-//! All three are plain data for a replicated state: no clock, no randomness, no hash order. The same requests in the
+//! [`Pools`] cut subnets that never overlap; a [`Subnet`] gives addresses to owners, and [`Subnets`] are those of one
+//! network, which grows by one more; [`VniAllocator`] numbers networks. All are plain data for a replicated state: no clock, no randomness, no hash order. The same requests in the
 //! same order make the same state on every replica, [`state_hash`](Subnet::state_hash) proves it, and serde stores it
 //! (a versioned form, checked when read).
 //!
@@ -31,7 +31,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `pool` | [`Pools`]: subnets from pools |
-//! | `subnet` | [`Subnet`]: addresses and their owners |
+//! | `subnet` | [`Subnet`]: addresses and their owners; [`Usage`]: counts and forecast |
+//! | `subnets` | [`Subnets`]: several subnets of one network |
 //! | `set` | [`AddressSet`]: which addresses are taken, and the next that is not |
 //! | `vni` | [`VniAllocator`]: VXLAN network identifiers |
 //! | `owner` | [`OwnerId`] |
@@ -45,6 +46,7 @@ mod pool;
 mod prefix;
 mod set;
 mod subnet;
+mod subnets;
 mod vni;
 
 pub use owner::OwnerId;
@@ -54,4 +56,5 @@ pub use subnet::{
     AllocateError, Audit, Lease, Order, Quarantine, ReleaseError, Reserved, Subnet, SubnetConfig,
     SubnetError, Usage,
 };
+pub use subnets::{Subnets, SubnetsError};
 pub use vni::{VniAllocator, VniError};

@@ -345,7 +345,7 @@ pub struct Lease {
 }
 
 /// How many addresses of a subnet are in which state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Addresses that may be chosen: the range less what is reserved.
     pub capacity: u128,
@@ -355,6 +355,37 @@ pub struct Usage {
     pub explicit: u128,
     /// Released addresses that rest. They can be chosen, after all others.
     pub resting: u128,
+}
+
+impl Usage {
+    /// Returns how many addresses can still be chosen, those that rest among them.
+    pub const fn available(&self) -> u128 {
+        self.capacity.saturating_sub(self.chosen)
+    }
+
+    /// Forecasts after how many more units (indexes, seconds) no address will be available, if they go on being used up
+    /// as in the last `elapsed` of them, since the counts were `earlier`. `None` if they do not become fewer.
+    ///
+    /// Zero says that there is none now. Capacity that was added meanwhile is not taken for addresses given back.
+    pub fn exhausted_in(&self, earlier: &Self, elapsed: u64) -> Option<u64> {
+        let left = self.available();
+        if left == 0 {
+            return Some(0);
+        }
+        let used = self
+            .chosen
+            .checked_sub(earlier.chosen)
+            .filter(|used| *used > 0)?;
+        // Of wide numbers the lower halves are left out, which is at most a unit.
+        let (elapsed, rest) = (u128::from(elapsed), left % used);
+        let part = match rest.checked_mul(elapsed) {
+            Some(product) => product / used,
+            None => (rest >> 64) * elapsed / (used >> 64),
+        };
+        let units = (left / used).saturating_mul(elapsed).saturating_add(part);
+        // At least one: while some are left, it is not now.
+        Some(u64::try_from(units).unwrap_or(u64::MAX).max(1))
+    }
 }
 
 /// How the leases differ from the owners that really live.

@@ -30,6 +30,10 @@ pub struct Config {
     pub maglev_entries: u32,
     /// Seed of the Maglev hash. Nodes that shall choose alike need the same. 0 by default.
     pub maglev_seed: u64,
+    /// Whether backends' replies pass the balancer, too. True by default: then a connection counts as established once
+    /// its backend has answered, so that made-up segments push no real connection out of the table. False where replies
+    /// take another way (direct return): the client's word counts.
+    pub replies_seen: bool,
     /// When an idle flow is forgotten.
     pub timeouts: Timeouts,
 }
@@ -45,6 +49,7 @@ impl Default for Config {
             fragments_max: 1_024,
             maglev_entries: 65_537,
             maglev_seed: 0,
+            replies_seen: true,
             timeouts: Timeouts::default(),
         }
     }
@@ -79,7 +84,7 @@ impl Config {
 /// reported defect of swarm mode's balancer (900 s); too high fills the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
-    /// TCP, before the handshake is through. 4 min by default.
+    /// TCP, before the handshake is through and the backend has answered. 4 min by default.
     pub opening: Duration,
     /// TCP, established; then both ends are reset. 2 h 11 min 15 s by default: just longer than the two hours and eleven
     /// probes or so after which systems give up an idle connection themselves.

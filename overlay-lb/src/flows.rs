@@ -1,17 +1,22 @@
 //! The table of flows: bounded, by least recent use within each state, by backend, and by either end's view.
 
+mod flow;
 mod key;
 mod table;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use overlay_core::{Instant, Seed};
 
-pub(crate) use self::key::{End, Packed, words_of};
+pub use self::flow::Sequence;
 use self::table::Table;
+pub(crate) use self::{
+    flow::{Flow, FlowState, Marks},
+    key::{End, Packed, words_of},
+};
 
 use crate::{
-    FlowKey, Protocol, Timeouts,
+    FlowKey, Timeouts,
     hash::TableKey,
     index::{Index, NONE},
 };
@@ -30,63 +35,9 @@ pub(crate) struct Flows {
     due: Instant,
     /// Least recently used first, one for each state: since all flows of one state wait equally long, each list is in
     /// the order of its deadlines, too.
-    recent: [List; STATES],
+    recent: [List; FlowState::COUNT],
     /// The flows of each group.
     groups: Vec<Group>,
-}
-
-/// What the table knows about a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flow {
-    /// Number of the backend in the balancer's list.
-    pub(crate) group: u32,
-    /// The client's port as the backend sees it.
-    pub(crate) port: u16,
-    pub(crate) state: FlowState,
-    pub(crate) marks: Marks,
-}
-
-/// In which order flows have to make room: the first go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum FlowState {
-    Closed,
-    Opening,
-    Datagram,
-    HalfClosed,
-    Established,
-}
-
-/// What is true of a flow besides its state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Marks(u8);
-
-impl Marks {
-    /// TCP: the client has no more data.
-    pub(crate) const CLIENT_FINISHED: Self = Self(1);
-    /// TCP: the backend has no more data.
-    pub(crate) const BACKEND_FINISHED: Self = Self(2);
-    /// The client is the backend, which sees the virtual address in the place of its own.
-    pub(crate) const HAIRPIN: Self = Self(4);
-    /// TCP: the sequence is known.
-    const SEQUENCED: Self = Self(8);
-
-    pub(crate) const fn has(self, mark: Self) -> bool {
-        self.0 & mark.0 != 0
-    }
-
-    pub(crate) const fn set(&mut self, mark: Self) {
-        self.0 |= mark.0;
-    }
-}
-
-/// Where a client's TCP connection is: the next octet that it sends, and the next one that it awaits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Sequence {
-    /// The next octet that the client sends.
-    pub client: u32,
-    /// The next octet that the client awaits from the backend.
-    pub backend: u32,
 }
 
 /// The four ends of a flow.
@@ -147,7 +98,7 @@ impl Flows {
             key: TableKey::new([(); 5].map(|()| rng.next_u64())),
             timeouts,
             due: Instant::MAX,
-            recent: [List::EMPTY; STATES],
+            recent: [List::EMPTY; FlowState::COUNT],
             groups: Vec::new(),
         }
     }
@@ -458,7 +409,7 @@ impl Slot {
             group: NONE,
             port: 0,
             state: FlowState::Closed,
-            marks: Marks(0),
+            marks: Marks::NONE,
         },
     };
 
@@ -474,64 +425,6 @@ impl Slot {
         let end = groups[self.flow.group as usize].end;
         let port = if end.port == 0 { vip.port } else { end.port };
         self.key.with_ends(End { port, ..end }, source)
-    }
-}
-
-impl Flow {
-    pub(crate) fn new(group: u32, proto: Protocol) -> Self {
-        Self {
-            group,
-            state: match proto {
-                Protocol::Tcp => FlowState::Opening,
-                Protocol::Udp => FlowState::Datagram,
-            },
-            port: 0,
-            marks: Marks::default(),
-        }
-    }
-
-    /// A closed connection is kept only for late segments.
-    pub(crate) fn is_live(self) -> bool {
-        self.state != FlowState::Closed
-    }
-
-    /// Whom the backend takes for its client.
-    pub(crate) fn source(&self, key: &FlowKey) -> SocketAddr {
-        let ip = if self.marks.has(Marks::HAIRPIN) {
-            key.vip.addr
-        } else {
-            key.client.ip()
-        };
-        SocketAddr::new(ip, self.port)
-    }
-}
-
-impl FlowState {
-    const ALL: [Self; STATES] = [
-        Self::Closed,
-        Self::Opening,
-        Self::Datagram,
-        Self::HalfClosed,
-        Self::Established,
-    ];
-
-    fn place(self) -> usize {
-        self as usize
-    }
-
-    fn timeout(self, timeouts: &Timeouts) -> Duration {
-        match self {
-            Self::Closed => timeouts.closed,
-            Self::Opening => timeouts.opening,
-            Self::Datagram => timeouts.datagram,
-            Self::HalfClosed => timeouts.half_closed,
-            Self::Established => timeouts.established,
-        }
-    }
-
-    /// Whether both ends have to be told when the flow is forgotten.
-    pub(crate) fn needs_reset(self) -> bool {
-        matches!(self, Self::HalfClosed | Self::Established)
     }
 }
 
@@ -568,12 +461,10 @@ fn some(at: u32) -> Option<u32> {
     Some(at).filter(|at| *at != NONE)
 }
 
-const STATES: usize = 5;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Vip;
+    use crate::{Protocol, Vip};
 
     #[test]
     fn the_room_of_ended_flows_is_used_again() {

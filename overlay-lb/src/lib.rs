@@ -48,6 +48,27 @@
 //! # }
 //! ```
 //!
+//! In a frame path:
+//!
+//! ```
+//! use overlay_core::Instant;
+//! use overlay_lb::{Balancer, PartialChecksum, Verdict};
+//!
+//! /// A frame as a virtual interface gives it: octets, and what its sender left to the device.
+//! fn from_endpoint(balancer: &mut Balancer, now: Instant, frame: &mut [u8], partial: Option<PartialChecksum>) {
+//!     match balancer.handle_outbound(now, frame, partial) {
+//!         Verdict::Pass | Verdict::Backend { addressed: true, .. } => forward(frame),
+//!         Verdict::Backend { address, .. } => forward(resolve(frame, address)),
+//!         Verdict::Answer(answer) => to_endpoint(answer),
+//!         Verdict::Hairpin | Verdict::Client => to_endpoint(frame),
+//!         Verdict::Drop(_reason) => {} // count it
+//!     }
+//! }
+//! # fn forward(frame: &[u8]) {}
+//! # fn resolve(frame: &mut [u8], address: std::net::SocketAddr) -> &[u8] { frame }
+//! # fn to_endpoint(frame: &[u8]) {}
+//! ```
+//!
 //! | module | holds |
 //! |---|---|
 //! | `vip` | [`Vip`], [`Backend`], [`FlowKey`], …: the words |

@@ -59,6 +59,55 @@ fn a_flood_of_first_segments_leaves_established_connections_alone() {
 }
 
 #[test]
+fn segments_that_no_backend_answers_push_no_connection_out() {
+    // A client can make up segments from the middle of connections, and both of its own of a handshake.
+    let config = Config {
+        flows_max: 100,
+        ..Config::default()
+    };
+    let mut balancer = balancer(config, Policy::Maglev, 3);
+    let now = Instant::EPOCH;
+    let old: Vec<_> = (0..90)
+        .map(|port| (flow(port), connect(&mut balancer, now, flow(port))))
+        .collect();
+    for port in 1_000..20_000 {
+        if port % 2 == 0 {
+            balancer.choose_tcp(now, flow(port), TcpFlags::SYN);
+        }
+        balancer.choose_tcp(now, flow(port), TcpFlags::ACK);
+        balancer.choose_tcp(now, flow(port), TcpFlags::ACK);
+        if port % 3 == 0 {
+            // What a backend says of such a connection, if it says anything.
+            balancer.handle_reply(now, flow(port), TcpFlags::RST);
+            balancer.choose_tcp(now, flow(port), TcpFlags::ACK);
+        }
+    }
+    for (flow, choice) in old {
+        assert_eq!(balancer.choose_tcp(now, flow, TcpFlags::ACK), choice);
+    }
+    assert!(drain(&mut balancer).is_empty());
+}
+
+#[test]
+fn where_replies_are_not_seen_the_clients_word_counts() {
+    for (replies_seen, established) in [(true, false), (false, true)] {
+        let config = Config {
+            replies_seen,
+            ..Config::default()
+        };
+        let mut balancer = balancer(config, Policy::Maglev, 3);
+        let mut now = Instant::EPOCH;
+        balancer.choose_tcp(now, flow(1), TcpFlags::SYN);
+        balancer.choose_tcp(now, flow(1), TcpFlags::ACK);
+        balancer.choose_tcp(now, flow(2), TcpFlags::ACK);
+        now += Duration::from_secs(2 * 3_600);
+        balancer.handle_timeout(now);
+        let flows = if established { 2 } else { 0 };
+        assert_eq!(balancer.stats().flows, flows);
+    }
+}
+
+#[test]
 fn no_connection_breaks_over_a_hundred_rolling_updates() {
     for policy in [
         Policy::Maglev,

@@ -20,6 +20,9 @@ pub enum AllocateError {
         /// The counts.
         usage: Usage,
     },
+    /// The network has no subnet.
+    #[error("the network has no subnet")]
+    NoSubnet,
     /// Somebody else holds the address.
     #[error("address {address} is already in use by {owner}")]
     Taken {

@@ -6,6 +6,7 @@ mod refusals;
 mod set;
 mod snapshots;
 mod subnet;
+mod subnets;
 mod vni;
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -28,7 +28,8 @@ impl Balancer {
     /// Says where a TCP segment from a client goes, and follows the connection's state.
     ///
     /// A segment from the middle of an unknown connection goes where Maglev would have sent the first one; with other
-    /// policies it is [`Reject::UnknownFlow`]. For a flow that is not TCP the flags are ignored.
+    /// policies it is [`Reject::UnknownFlow`]. What [`Config::replies_seen`](crate::Config::replies_seen) says decides
+    /// when a connection counts as established. For a flow that is not TCP the flags are ignored.
     pub fn choose_tcp(&mut self, now: Instant, flow: FlowKey, flags: TcpFlags) -> Choice {
         self.packet(now, &flow, Some(flags))
     }
@@ -133,7 +134,11 @@ impl Balancer {
             .or_else(|| service.choose(key, &mut among))
             .ok_or(Reject::NoBackend)?;
         let mut flow = Flow::new(group, key.vip.proto);
-        if key.vip.proto == Protocol::Tcp && !flags.is_some_and(opens) {
+        let believed = match flags {
+            Some(flags) => !opens(flags) && !self.config.replies_seen,
+            None => key.vip.proto == Protocol::Tcp,
+        };
+        if believed {
             flow.state = FlowState::Established;
         }
         self.set_source(key, &mut flow).ok_or(Reject::NoPort)?;
@@ -199,8 +204,13 @@ impl Balancer {
             return;
         }
         let before = flow.state;
+        if let Side::Backend = side {
+            flow.marks.set(Marks::ANSWERED);
+        }
+        let answered = flow.marks.has(Marks::ANSWERED) || !self.config.replies_seen;
         if let (FlowState::Opening, Side::Client, false) =
             (flow.state, side, flags.is_some_and(opens))
+            && (answered || flags.is_none())
         {
             flow.state = FlowState::Established;
         }

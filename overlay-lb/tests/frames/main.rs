@@ -211,10 +211,16 @@ fn neighbour_discovery_and_other_protocols_are_told_apart() {
         balancer.handle_outbound(NOW, &mut solicitation, None),
         Verdict::Pass
     );
-    let mut sctp = udp(lab.at(77, 1), lab.at(2, 80), b"x");
-    sctp[20] = 132;
-    let verdict = balancer.handle_outbound(NOW, &mut sctp, None);
-    assert_eq!(verdict, Verdict::Drop(DropReason::Protocol));
+    // SCTP, and the other family's ICMP: its checksum has another meaning.
+    for lab in FAMILIES {
+        let mut balancer = lab.balancer(Config::default(), &[5]);
+        for proto in [132, if lab.v6 { 1 } else { 58 }] {
+            let mut other = echo(lab.ip(77), lab.ip(2), b"x");
+            other[if lab.v6 { 20 } else { 23 }] = proto;
+            let verdict = balancer.handle_outbound(NOW, &mut other, None);
+            assert_eq!(verdict, Verdict::Drop(DropReason::Protocol));
+        }
+    }
 }
 
 #[test]
@@ -368,6 +374,9 @@ fn a_connection_that_was_idle_for_two_hours_lives_and_one_that_has_to_go_is_rese
             )
         };
         send(&mut balancer, now, SYN, (u32::MAX, 0), b"");
+        let mut reply = tcp(lab.at(5, 8_080), client, SYN | ACK, (FAR - 1, 0), b"");
+        let verdict = balancer.handle_inbound(now, &mut reply, None);
+        assert_eq!(verdict, Verdict::Client);
         send(&mut balancer, now, ACK, (0, FAR), b"request");
         send(&mut balancer, now, ACK, (7, FAR + 400), b"");
         now += Duration::from_secs(2 * 3_600 + 660);

@@ -42,6 +42,7 @@ fn limits() -> Config {
         fragments_max: 10,
         maglev_entries: ENTRIES,
         maglev_seed: 3,
+        replies_seen: true,
         timeouts: Timeouts {
             opening: seconds(4),
             established: seconds(50),
@@ -193,8 +194,8 @@ fn packet(
     }
     let state = match (key.vip.proto, flags) {
         (Protocol::Udp, _) => State::Datagram,
-        (Protocol::Tcp, Some(flags)) if opens(flags) => State::Opening,
-        (Protocol::Tcp, _) => State::Established,
+        (Protocol::Tcp, Some(_)) => State::Opening,
+        (Protocol::Tcp, None) => State::Established,
     };
     model.touches += 1;
     let flow = Tracked {
@@ -204,6 +205,7 @@ fn packet(
         source,
         state,
         fins: (false, false),
+        answered: false,
         noted: model.now,
         touched: model.touches,
     };

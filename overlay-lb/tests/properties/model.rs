@@ -32,6 +32,7 @@ pub(crate) struct Tracked {
     pub(crate) source: SocketAddr,
     pub(crate) state: State,
     pub(crate) fins: (bool, bool),
+    pub(crate) answered: bool,
     pub(crate) noted: Instant,
     /// Counts up with each packet that refreshes a flow.
     pub(crate) touched: u64,
@@ -274,7 +275,9 @@ impl Model {
             return;
         }
         let before = flow.state;
-        if flow.state == State::Opening && client && !flags.is_some_and(opens) {
+        flow.answered |= !client;
+        let believed = flow.answered || flags.is_none() || !limits().replies_seen;
+        if flow.state == State::Opening && client && !flags.is_some_and(opens) && believed {
             flow.state = State::Established;
         }
         if let Some(flags) = flags {

@@ -2,7 +2,8 @@
 
 use overlay_fuzz::Script;
 use overlay_ipam::{
-    AddressSet, OwnerId, PoolConfig, Pools, Subnet, SubnetConfig, SubnetRequest, VniAllocator,
+    AddressSet, OwnerId, PoolConfig, Pools, Subnet, SubnetConfig, SubnetRequest, Subnets,
+    VniAllocator,
 };
 use serde::Serialize;
 
@@ -52,6 +53,16 @@ pub(crate) fn states() -> Vec<Seed> {
     for _ in 0..3 {
         let _ = vnis.allocate();
     }
+    let mut subnets = Subnets::new();
+    for prefix in ["10.0.1.0/29", "10.0.2.0/30"] {
+        let prefix = prefix.parse().expect("a prefix");
+        subnets
+            .add(SubnetConfig::new(prefix))
+            .expect("a good subnet");
+    }
+    for owner in 0..9 {
+        let _ = subnets.allocate(OwnerId::from_bytes([owner; 16]), u64::from(owner));
+    }
     vec![
         state("subnet-24", 0, &operations, &subnet("10.0.1.0/24", 5)),
         state("subnet-31", 0, &operations, &subnet("10.0.1.0/31", 2)),
@@ -65,5 +76,6 @@ pub(crate) fn states() -> Vec<Seed> {
             &pools,
         ),
         state("vnis", 3, &[1, 2, 0, 16, 1, 1, 16, 1, 2], &vnis),
+        state("subnets", 4, &operations, &subnets),
     ]
 }

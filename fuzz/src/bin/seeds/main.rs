@@ -5,6 +5,7 @@
 mod dns;
 mod gossip;
 mod ipam;
+mod lb;
 mod node;
 mod raft;
 mod vxlan;
@@ -23,6 +24,7 @@ fn main() -> io::Result<()> {
         ("gossip_machine", gossip::scripts()),
         ("gossip_stream", gossip::streams()),
         ("ipam_snapshot", ipam::states()),
+        ("lb_frames", lb::scripts()),
         ("node_frame", node::frames()),
         ("node_peer", node::conversations()),
         ("node_state", node::states()),
