@@ -331,14 +331,14 @@ pub(crate) fn place<T>(places: &mut Vec<T>, free: &mut Vec<u32>, value: T) -> u3
         .expect("texts of four octets or records fill 2^32 octets before")
 }
 
-/// Makes room for one more: an eighth at a time, since large zones are as good as never twice as large a moment later.
+/// Makes room for one more: a sixteenth at a time, since large zones are as good as never twice as large a moment later.
 pub(crate) fn grow<T>(places: &mut Vec<T>) {
     grow_by(places, 1);
 }
 
 fn grow_by<T>(places: &mut Vec<T>, count: usize) {
     if places.capacity() - places.len() < count {
-        places.reserve_exact(count.max(places.len() / 8 + 2));
+        places.reserve_exact(count.max(places.len() / 16 + 2));
     }
 }
 
