@@ -359,7 +359,7 @@ mod tests {
         for _ in 0..=rng.below(3) {
             let number = rng.below(9);
             let label = match rng.below(8) {
-                0 => format!("\u{1}{number}"), // a label that ends as another one with its length
+                0 => format!("x\u{6}label{number}"), // ends like a label of its own, and is none
                 _ => format!("label{number}"),
             };
             wire.push(u8::try_from(label.len()).unwrap());

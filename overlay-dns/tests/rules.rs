@@ -762,6 +762,20 @@ fn rule_39_an_address_of_several_owners_is_told_once() {
     assert_eq!(answer.addresses(), ips(&["10.0.1.77"]));
 }
 
+#[test]
+fn a_task_may_be_named_as_its_service() {
+    let mut bench = Bench::new();
+    let mut row = records(&["both"], &["10.0.1.9"]);
+    row.services = vec!["both".into()];
+    bench.records(MY_NET, 7, row);
+    bench.set(MY_NET, 8, &["both"], &["10.0.1.8"]);
+    let tasks = bench.ask("tasks.both", RecordType::A).addresses();
+    assert_eq!(tasks, ips(&["10.0.1.9"]));
+    let mut all = bench.ask("both", RecordType::A).addresses();
+    all.sort_unstable();
+    assert_eq!(all, ips(&["10.0.1.8", "10.0.1.9"]));
+}
+
 fn ips(texts: &[&str]) -> Vec<std::net::IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
