@@ -53,8 +53,8 @@ pub fn run() {
     }
     println!("\n| zone | reach, MB | held, MB | octets a task | an update, ns |");
     println!("|---|---|---|---|---|");
-    memory("names as a node gives them, and virtual addresses", true);
-    memory("one name a task, no virtual addresses", false);
+    memory("name and short identity; virtual addresses", true);
+    memory("name alone; no virtual addresses", false);
     if let Err(error) = server::run() {
         println!("\nThe server is not measured: {error}.");
     }
@@ -247,7 +247,7 @@ fn queries(names: &[(String, Vec<Ipv4Addr>)], kind: u16, edns: bool) -> Vec<Vec<
     names.enumerate().map(query).collect()
 }
 
-/// What a zone takes; tasks named `web-1.2.` and twelve characters.
+/// What a zone takes; tasks named `web-1.2.` and twelve characters, as a node names them.
 fn memory(title: &str, full: bool) {
     let before = heap::held();
     let (mut resolver, setup) = cpu(|| {
@@ -261,7 +261,7 @@ fn memory(title: &str, full: bool) {
     let tasks = SERVICES * TASKS;
     let nanos = setup.as_nanos() / u128::from(tasks);
     println!(
-        "| {SERVICES} services × {TASKS} tasks: {title} | 8 | {:.1} | {} | {nanos} |",
+        "| {SERVICES} services × {TASKS} tasks: {title} | 8 | {:.2} | {} | {nanos} |",
         held as f64 / 1e6,
         held / tasks as usize,
     );

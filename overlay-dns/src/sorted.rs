@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 /// Most numbers of a block.
 const BLOCK_MAX: usize = 256;
 /// How many places a block grows by.
-const GROWTH: usize = 32;
+const GROWTH: usize = 16;
 
 /// A sorted list in blocks: four octets a number, and a change moves no more than a block.
 ///

@@ -735,6 +735,52 @@ fn rule_39_what_is_gone_is_out_of_the_next_answer() {
 }
 
 #[test]
+fn rule_39_an_address_of_several_owners_is_told_once() {
+    let mut bench = Bench::new();
+    bench.set(MY_NET, 7, &["twice"], &["10.0.1.9"]);
+    bench.set(MY_NET, 8, &["twice"], &["10.0.1.9", "10.0.1.8"]);
+    let mut addresses = bench.ask("twice", RecordType::A).addresses();
+    addresses.sort_unstable();
+    assert_eq!(addresses, ips(&["10.0.1.8", "10.0.1.9"]));
+    // Once one of both is gone nothing is shared any more, and the other still has it.
+    let gone = endpoint(7);
+    bench.resolver.remove_records(bench.now, MY_NET, gone);
+    let mut addresses = bench.ask("twice", RecordType::A).addresses();
+    addresses.sort_unstable();
+    assert_eq!(addresses, ips(&["10.0.1.8", "10.0.1.9"]));
+
+    // A virtual address that an endpoint of this name has as well.
+    bench.set(MY_NET, 9, &["virtual"], &["10.0.1.77"]);
+    let service = ServiceRecords {
+        names: vec!["virtual".into()],
+        addresses: ips(&["10.0.1.77"]),
+        ..ServiceRecords::default()
+    };
+    let id = ServiceId::from_bytes([1; 16]);
+    bench.resolver.set_service(bench.now, MY_NET, id, service);
+    let answer = bench.ask("virtual", RecordType::A);
+    assert_eq!(answer.addresses(), ips(&["10.0.1.77"]));
+}
+
+#[test]
+fn a_task_may_be_named_as_its_service() {
+    let mut bench = Bench::new();
+    let mut row = records(&["both"], &["10.0.1.9"]);
+    row.services = vec!["both".into()];
+    bench.records(MY_NET, 7, row);
+    bench.set(MY_NET, 8, &["both"], &["10.0.1.8"]);
+    let tasks = bench.ask("tasks.both", RecordType::A).addresses();
+    assert_eq!(tasks, ips(&["10.0.1.9"]));
+    let mut all = bench.ask("both", RecordType::A).addresses();
+    all.sort_unstable();
+    assert_eq!(all, ips(&["10.0.1.8", "10.0.1.9"]));
+}
+
+fn ips(texts: &[&str]) -> Vec<std::net::IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
 fn rule_39_an_address_that_moved_leads_to_its_new_owner() {
     let mut bench = Bench::new();
     let reverse = "2.1.0.10.in-addr.arpa";

@@ -216,6 +216,47 @@ async fn too_many_queries_without_an_answer_forget_the_oldest() {
     assert_eq!(answer.addresses().len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_for_a_connection_that_is_gone_holds_up_nobody() {
+    let late = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut bench = Bench::new();
+    let server = late.local_addr().unwrap();
+    bench.resolver.set_upstreams(bench.now, vec![server]);
+    let config = SocketsConfig {
+        idle_timeout: Duration::from_millis(20),
+        ..SocketsConfig::default()
+    };
+    let running = serve(bench.resolver, config);
+    let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+    let query = Query::new("example.com", RecordType::A).tcp();
+    stream.write_all(&framed(&query)).await.unwrap();
+    let mut buffer = [0; 512];
+    let (length, peer) = timeout(PATIENCE, late.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    // Nothing more comes, so the connection is closed.
+    let end = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    let answer = foreign_answer(&buffer[..length], 1);
+    late.send_to(&answer, peer).await.unwrap();
+
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let handle = running.sockets.clone();
+    let dropped = move || {
+        tokio::task::spawn_blocking({
+            let handle = handle.clone();
+            move || handle.dropped()
+        })
+    };
+    while timeout(PATIENCE, dropped()).await.unwrap().unwrap() == 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = ask_udp(running.udp, &Query::new("web", RecordType::A)).await;
+    assert_eq!(answer.addresses().len(), 1);
+}
+
 #[tokio::test]
 async fn a_change_is_in_the_next_answer() {
     let (udp, tcp) = same_port();

@@ -241,14 +241,18 @@ fn replicas_spread_scale_and_go() {
         .collect();
     addresses.sort();
     assert_eq!(addresses.len(), 2);
-    for name in ["web", "tasks.web"] {
-        let mut found = cluster.resolve(0, asker.id, name);
-        found.sort();
-        assert_eq!(found, addresses, "{name}");
-    }
+    let mut found = cluster.resolve(0, asker.id, "tasks.web");
+    found.sort();
+    assert_eq!(found, addresses);
     for address in addresses {
         assert!(cluster.ping(0, asker.id, address));
     }
+    // The service's own name leads to its virtual address, which answers as long as there is the service.
+    let state = cluster.leader_state().unwrap();
+    let service = state.service_named("web").unwrap();
+    let address = service.virtual_addresses.values().next().unwrap().addr();
+    assert_eq!(cluster.resolve(0, asker.id, "web"), [address]);
+    assert!(cluster.ping(0, asker.id, address));
     let request = Request::ServiceRemove {
         service: created.id.to_string(),
     };
@@ -258,6 +262,8 @@ fn replicas_spread_scale_and_go() {
     assert!(state.services().is_empty(), "{:?}", state.services());
     assert!(state.tasks().is_empty());
     assert_eq!(state.endpoints().len(), 1, "the asker alone");
+    assert!(cluster.resolve(0, asker.id, "web").is_empty());
+    assert!(!cluster.ping(0, asker.id, address));
     assert_eq!(cluster.quiet_violations(), []);
 }
 

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{self, BufRead, BufReader},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -146,8 +146,24 @@ impl Server {
             child: child.spawn()?,
             port,
         };
-        std::thread::sleep(Duration::from_secs(2)); // until it has read its names
+        server.wait()?;
         Ok(server)
+    }
+
+    /// Asks until it has read its names.
+    fn wait(&self) -> io::Result<()> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let query = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x05web-0\x04test\0\0\x01\0\x01";
+        for _ in 0..100 {
+            socket.send_to(query, (Ipv4Addr::LOCALHOST, self.port))?;
+            let mut answer = [0; 512];
+            let read = socket.recv(&mut answer);
+            if read.is_ok() && answer[6..8] == [0, 1] {
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Asks for some seconds, with a hundred queries on their way at a time.
@@ -194,7 +210,7 @@ impl Server {
 }
 
 fn free_port() -> io::Result<u16> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(socket.local_addr()?.port())
 }
 

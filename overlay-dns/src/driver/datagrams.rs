@@ -100,3 +100,39 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
         .as_sockaddr_in6()
         .map(|six| SocketAddr::V6((*six).into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_that_cannot_be_sent_is_passed_over() {
+        let open = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (sender, receiver) = (open(), open());
+        let patience = Some(Duration::from_secs(10));
+        receiver.set_read_timeout(patience).unwrap();
+        let good = receiver.local_addr().unwrap();
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        // More than a batch, with one that nobody can have at the beginning, in the middle and at the end.
+        let answers: Vec<_> = (0..50_u8)
+            .map(|number| {
+                let bad = matches!(number, 0 | 20 | 49);
+                (if bad { nowhere } else { good }, vec![number])
+            })
+            .collect();
+        assert_eq!(send(&sender, &answers), 47);
+        let mut seen = Vec::new();
+        for _ in 0..47 {
+            let mut buffer = [0; 8];
+            let length = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(length, 1);
+            seen.push(buffer[0]);
+        }
+        seen.sort_unstable();
+        let expected: Vec<u8> = (1..49).filter(|number| *number != 20).collect();
+        assert_eq!(seen, expected);
+        assert_eq!(send(&sender, &answers[..1]), 0);
+    }
+}

@@ -164,6 +164,9 @@ struct State {
     dropped: u64,
 }
 
+/// Answers on their way into a stream, each with what lets the connection read on once it is written.
+type Answers = mpsc::Sender<(Vec<u8>, OwnedSemaphorePermit)>;
+
 /// Where an answer goes.
 #[derive(Debug)]
 enum Path {
@@ -176,9 +179,8 @@ enum Path {
     },
     Stream {
         client: EndpointId,
-        answers: mpsc::Sender<Vec<u8>>,
-        /// Lets the connection read on when the answer has gone.
-        _permit: OwnedSemaphorePermit,
+        answers: Answers,
+        permit: OwnedSemaphorePermit,
     },
 }
 
@@ -362,7 +364,8 @@ impl Sockets {
 
     /// Lets an answer go: over a stream at once, as a datagram with the batch.
     fn answer(&self, batch: &mut Batch, token: QueryToken, bytes: Vec<u8>) {
-        match self.state().take(token) {
+        let way = self.state().take(token); // and unlocked again, for what follows locks as well
+        match way {
             Some(Way::Datagram(socket, peer)) => {
                 let same = (batch.socket.as_ref()).is_some_and(|other| Arc::ptr_eq(other, &socket));
                 if !same {
@@ -371,9 +374,9 @@ impl Sockets {
                 }
                 batch.answers.push((peer, bytes));
             }
-            Some(Way::Stream(answers)) => {
-                // There is room for as many answers as there are permits.
-                if answers.try_send(bytes).is_err() {
+            Some(Way::Stream(answers, permit)) => {
+                // There is room for as many answers as there are permits, and each keeps its own until it is written.
+                if answers.try_send((bytes, permit)).is_err() {
                     self.state().dropped += 1;
                 }
             }
@@ -447,7 +450,7 @@ impl Sockets {
 /// Where one answer goes.
 enum Way {
     Datagram(Arc<UdpSocket>, SocketAddr),
-    Stream(mpsc::Sender<Vec<u8>>),
+    Stream(Answers, OwnedSemaphorePermit),
 }
 
 /// Answers that leave a socket together, and buffers of those that have left.
@@ -463,7 +466,7 @@ impl State {
     fn take(&mut self, token: QueryToken) -> Option<Way> {
         let (first, path) = self.paths.range_mut(..=token).next_back()?;
         let first = *first;
-        let way = match path {
+        let (way, last) = match path {
             Path::Datagrams {
                 socket,
                 peers,
@@ -472,19 +475,21 @@ impl State {
             } => {
                 let at = usize::try_from(token.0 - first.0).ok()?;
                 let peer = peers.get_mut(at)?.take()?;
-                let way = Way::Datagram(Arc::clone(socket), peer);
                 *left -= 1;
-                if *left == 0 {
-                    self.paths.remove(&first);
-                }
-                way
+                (Some(Way::Datagram(Arc::clone(socket), peer)), *left == 0)
             }
-            Path::Stream { answers, .. } if first == token => {
-                let way = Way::Stream(answers.clone());
-                self.paths.remove(&first);
-                way
-            }
-            Path::Stream { .. } => return None,
+            Path::Stream { .. } => (None, first == token),
+        };
+        let path = last.then(|| self.paths.remove(&first)).flatten();
+        let way = match (way, path) {
+            (Some(way), _) => way,
+            (
+                None,
+                Some(Path::Stream {
+                    answers, permit, ..
+                }),
+            ) => Way::Stream(answers, permit),
+            (None, _) => return None,
         };
         self.waiting -= 1;
         Some(way)

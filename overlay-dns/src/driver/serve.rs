@@ -14,12 +14,12 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::timeout,
 };
 
-use super::{Datagrams, Input, Path, Room, Sockets};
+use super::{Answers, Datagrams, Input, Path, Room, Sockets};
 use crate::Transport;
 
 /// How much room for datagrams is kept; each thread of the runtime uses one at a time.
@@ -125,7 +125,7 @@ async fn read_queries(
     sockets: &Sockets,
     client: EndpointId,
     mut reader: OwnedReadHalf,
-    answers: mpsc::Sender<Vec<u8>>,
+    answers: Answers,
 ) -> io::Result<()> {
     let config = &sockets.shared.config;
     let permits = Arc::new(Semaphore::new(config.pipelined_max.max(1)));
@@ -138,7 +138,7 @@ async fn read_queries(
         let token = sockets.register(Path::Stream {
             client,
             answers: answers.clone(),
-            _permit: permit,
+            permit,
         });
         let input = Input::Query {
             client,
@@ -167,10 +167,10 @@ async fn read_rest(reader: &mut OwnedReadHalf, first: u8) -> io::Result<Vec<u8>>
 
 async fn write_answers(
     mut writer: OwnedWriteHalf,
-    mut answers: mpsc::Receiver<Vec<u8>>,
+    mut answers: mpsc::Receiver<(Vec<u8>, OwnedSemaphorePermit)>,
     message_timeout: Duration,
 ) {
-    while let Some(bytes) = answers.recv().await {
+    while let Some((bytes, _permit)) = answers.recv().await {
         let Some(framed) = framed(&bytes) else {
             continue;
         };
