@@ -498,8 +498,6 @@ fn assignment_change() -> AssignmentChange {
 }
 
 fn assignment() -> Assignment {
-    let addresses = vec!["10.99.0.35/24".parse().unwrap()];
-    let mac = MacAddr::new([0x02, 0x42, 10, 99, 0, 35]);
     Assignment {
         version: 300,
         cluster: node(200),
@@ -527,32 +525,7 @@ fn assignment() -> Assignment {
             name: "web".to_owned(),
             addresses: [(network(1), [10, 99, 0, 9].into())].into(),
         }],
-        endpoints: vec![AssignedEndpoint {
-            record: EndpointRecord {
-                id: endpoint(1),
-                node: node(1),
-                network: network(1),
-                name: "one".to_owned(),
-                aliases: vec!["any".to_owned()],
-                addresses,
-                mac,
-                generation: 299,
-                task: Some(TaskEndpoint {
-                    task: task(1),
-                    service: service(1),
-                    service_name: "web".to_owned(),
-                }),
-            },
-            lease: Lease {
-                network: network(1),
-                endpoint: endpoint(1),
-                node: node(1),
-                addresses: vec!["10.99.0.35".parse().unwrap()],
-                mac,
-                generation: 299,
-                signature: vec![0xee; 64].into(),
-            },
-        }],
+        endpoints: vec![assigned_endpoint()],
         tasks: vec![AssignedTask {
             id: task(1),
             service_name: "web".to_owned(),
@@ -572,6 +545,37 @@ fn assignment() -> Assignment {
                 address: "10.99.0.35".parse().unwrap(),
             }],
         }],
+    }
+}
+
+fn assigned_endpoint() -> AssignedEndpoint {
+    let addresses = vec!["10.99.0.35/24".parse().unwrap()];
+    let mac = MacAddr::new([0x02, 0x42, 10, 99, 0, 35]);
+    AssignedEndpoint {
+        record: EndpointRecord {
+            id: endpoint(1),
+            node: node(1),
+            network: network(1),
+            name: "one".to_owned(),
+            aliases: vec!["any".to_owned()],
+            addresses,
+            mac,
+            generation: 299,
+            task: Some(TaskEndpoint {
+                task: task(1),
+                service: service(1),
+                service_name: "web".to_owned(),
+            }),
+        },
+        lease: Lease {
+            network: network(1),
+            endpoint: endpoint(1),
+            node: node(1),
+            addresses: vec!["10.99.0.35".parse().unwrap()],
+            mac,
+            generation: 299,
+            signature: vec![0xee; 64].into(),
+        },
     }
 }
 

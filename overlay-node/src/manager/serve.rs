@@ -160,13 +160,13 @@ impl Manager {
                 let result = self.query(now, &body).map(Answer::Api);
                 self.answer(origin, request, result);
             }
-            Some(Read::Membership { node }) => {
-                if !self.state.nodes().contains_key(&node) && !self.is_awaited(node) {
-                    let (to, message) = (node, Message::Removed);
-                    self.actions.push_back(Action::Send { to, message });
-                }
+            Some(Read::Membership { node })
+                if !self.state.nodes().contains_key(&node) && !self.is_awaited(node) =>
+            {
+                let (to, message) = (node, Message::Removed);
+                self.actions.push_back(Action::Send { to, message });
             }
-            None => {}
+            Some(Read::Membership { .. }) | None => {}
         }
     }
 

@@ -1,0 +1,212 @@
+use std::collections::BTreeSet;
+
+use overlay_core::{
+    MacAddr, NetworkId, ServiceId, Vni,
+    plane::{DesiredBackend, DesiredPort, DesiredService, RemoteEndpoint},
+};
+use overlay_vxlan::wire::{ethernet, ipv4, udp};
+
+use super::*;
+
+#[test]
+fn what_is_not_desired_any_more_is_in_no_table() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (one, two) = (id(1), id(2));
+    plane.apply(Instant::EPOCH, &desired(10, &[(one, 1)], &[(two, 2)]));
+    let first = plane.port(one).unwrap();
+    assert_eq!(seen(&plane, 10), [Some(mac(1)), Some(mac(2)), None]);
+    // Another address makes another port, and the old address is nobody's.
+    plane.apply(Instant::EPOCH, &desired(10, &[(one, 3)], &[(two, 2)]));
+    assert_ne!(plane.port(one), Some(first));
+    assert_eq!(seen(&plane, 10), [None, Some(mac(2)), Some(mac(3))]);
+    // The endpoint moves to another host and another takes its place.
+    plane.apply(Instant::EPOCH, &desired(10, &[(two, 2)], &[(one, 3)]));
+    assert_eq!(plane.port(one), None);
+    assert_eq!(seen(&plane, 10), [None, Some(mac(2)), Some(mac(3))]);
+    plane.apply(Instant::EPOCH, &desired(10, &[(two, 2)], &[]));
+    assert_eq!(seen(&plane, 10), [None, Some(mac(2)), None]);
+    plane.apply(Instant::EPOCH, &desired(11, &[(two, 2)], &[]));
+    assert_eq!(seen(&plane, 10), [None; 3]);
+    assert_eq!(seen(&plane, 11), [None, Some(mac(2)), None]);
+    plane.apply(Instant::EPOCH, &Desired::default());
+    assert_eq!(seen(&plane, 11), [None; 3]);
+    assert_eq!((plane.port(two), plane.refused()), (None, 0));
+}
+
+#[test]
+fn a_service_is_reached_by_its_address_and_answers_by_it() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (client, here) = (id(1), id(2));
+    let (now, vni) = (Instant::EPOCH, Vni::new(10).unwrap());
+    plane.apply(now, &served(&[2]));
+    assert_eq!(plane.switch().neighbour(vni, address(200)), Some(mac(200)));
+    let sent = send(&mut plane, client, &datagram(1, 200, (40_000, 53)));
+    let to_backend = (plane.port(here).unwrap(), datagram(1, 2, (40_000, 53)));
+    assert_eq!(sent.ports, [to_backend]);
+    // Only the client's node knows: the backend answers whom it heard.
+    let sent = send(&mut plane, here, &datagram(2, 1, (53, 40_000)));
+    let [(port, reply)] = &sent.ports[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(Some(*port), plane.port(client));
+    let from = "it comes from the service's address";
+    assert_eq!(reply[26..30], [10, 0, 1, 200], "{from}");
+    let packet = ipv4::Packet::new_checked(&reply[14..]).unwrap();
+    assert!(packet.is_checksum_valid());
+}
+
+#[test]
+fn a_flow_goes_with_its_backend_and_an_address_with_its_service() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let client = id(1);
+    let (now, vni) = (Instant::EPOCH, Vni::new(10).unwrap());
+    let request = datagram(1, 200, (40_000, 53));
+    plane.apply(now, &served(&[2]));
+    assert_eq!(send(&mut plane, client, &request).ports.len(), 1);
+    // The other one is on another node.
+    plane.apply(now, &served(&[3]));
+    let sent = send(&mut plane, client, &request);
+    assert_eq!((sent.ports.len(), sent.vteps.len()), (0, 1));
+    assert_eq!(sent.vteps[0].1[8..], datagram(1, 3, (40_000, 53)));
+    // Nobody serves: the client hears of it at once.
+    plane.apply(now, &served(&[]));
+    let sent = send(&mut plane, client, &request);
+    assert_eq!(sent.ports.len(), 1, "port unreachable");
+    assert_eq!(Some(sent.ports[0].0), plane.port(client));
+    // The address is nobody's any more.
+    let mut none = served(&[]);
+    none.networks
+        .values_mut()
+        .for_each(|network| network.services.clear());
+    plane.apply(now, &none);
+    assert_eq!(plane.switch().neighbour(vni, address(200)), None);
+    let sent = send(&mut plane, client, &request);
+    assert!(sent.ports.is_empty(), "{sent:?}");
+    assert_eq!(plane.refused(), 0);
+}
+
+/// Endpoints 1 and 2 here, 3 elsewhere, and a service at address 200 with some of them behind it.
+fn served(backends: &[u8]) -> Desired {
+    let backend = |number: &u8| {
+        let backend = DesiredBackend {
+            mac: mac(*number),
+            addresses: vec![address(*number)],
+            weight: 1,
+            draining: false,
+        };
+        (id(*number), backend)
+    };
+    let service = DesiredService {
+        mac: mac(200),
+        addresses: vec![address(200)],
+        backends: backends.iter().map(backend).collect(),
+    };
+    let mut desired = desired(10, &[(id(1), 1), (id(2), 2)], &[(id(3), 3)]);
+    for network in desired.networks.values_mut() {
+        network.services = [(ServiceId::from_bytes([7; 16]), service.clone())].into();
+    }
+    desired
+}
+
+/// Lets an endpoint send a frame; returns what came of it.
+fn send(plane: &mut Plane, from: EndpointId, bytes: &[u8]) -> Sent {
+    let mut frame = Frame::with_headroom(Frame::HEADROOM, bytes);
+    let (mut sent, port) = (Sent::default(), plane.port(from).unwrap());
+    plane.handle_local(Instant::EPOCH, port, &mut frame, &mut sent);
+    sent
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    ports: Vec<(PortId, Vec<u8>)>,
+    vteps: Vec<(IpAddr, Vec<u8>)>,
+}
+
+impl Sink for Sent {
+    fn to_port(&mut self, port: PortId, frame: &mut Frame) {
+        self.ports.push((port, frame.bytes().to_vec()));
+    }
+
+    fn to_vtep(&mut self, vtep: IpAddr, _: u16, frame: &mut Frame) {
+        self.vteps.push((vtep, frame.bytes().to_vec()));
+    }
+}
+
+/// A datagram with its checksums.
+fn datagram(from: u8, to: u8, (source_port, destination_port): (u16, u16)) -> Vec<u8> {
+    let v4 = |number| std::net::Ipv4Addr::new(10, 0, 1, number);
+    let mut bytes = vec![0; ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + udp::HEADER_BYTES + 4];
+    let header = ethernet::Repr {
+        destination: mac(to),
+        source: mac(from),
+        ethertype: ethernet::EtherType::IPV4,
+    };
+    header.emit(&mut bytes).unwrap();
+    let packet = ipv4::Repr {
+        traffic_class: 0,
+        identification: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: ipv4::Protocol::UDP,
+        source: v4(from),
+        destination: v4(to),
+        payload_bytes: 12,
+    };
+    packet.emit(&mut bytes[ethernet::HEADER_BYTES..]).unwrap();
+    let at = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
+    let header = udp::Repr {
+        source_port,
+        destination_port,
+        payload_bytes: 4,
+    };
+    header.emit(&mut bytes[at..]).unwrap();
+    let mut segment = udp::Packet::new_checked(&mut bytes[at..]).unwrap();
+    segment.fill_checksum(address(from), address(to));
+    bytes
+}
+
+/// One network with the ports of endpoints here and the rows of endpoints elsewhere, each with an address.
+fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -> Desired {
+    let vtep = IpAddr::from([192, 0, 2, 9]);
+    let port = |number| DesiredPort {
+        mac: mac(number),
+        addresses: vec![ipnet::IpNet::new(address(number), 24).unwrap()],
+    };
+    let remote = |number| RemoteEndpoint {
+        mac: mac(number),
+        addresses: vec![address(number)],
+        vtep,
+    };
+    let network = DesiredNetwork {
+        vni: Vni::new(vni).unwrap(),
+        subnets: vec!["10.0.1.0/24".parse().unwrap()],
+        mtu: 1_450,
+        ports: ports.iter().map(|(id, of)| (*id, port(*of))).collect(),
+        remotes: remotes.iter().map(|(id, of)| (*id, remote(*of))).collect(),
+        vteps: BTreeSet::from([vtep]),
+        services: BTreeMap::new(),
+    };
+    Desired {
+        networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
+    }
+}
+
+/// Whom the tables give the addresses 1 to 3.
+fn seen(plane: &Plane, vni: u32) -> [Option<MacAddr>; 3] {
+    let vni = Vni::new(vni).unwrap();
+    [1, 2, 3].map(|number| plane.switch().neighbour(vni, address(number)))
+}
+
+fn address(number: u8) -> IpAddr {
+    [10, 0, 1, number].into()
+}
+
+fn mac(number: u8) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, 0, number])
+}
+
+fn id(number: u8) -> EndpointId {
+    EndpointId::from_bytes([number; 16])
+}
