@@ -31,6 +31,8 @@ use crate::{
 pub struct Balancer {
     config: Config,
     now: Instant,
+    /// Until then backends may be missing.
+    settled_at: Instant,
     services: BTreeMap<Vip, Service>,
     /// All backends, by the numbers that flows refer to.
     members: Vec<Option<Member>>,
@@ -59,6 +61,7 @@ impl Balancer {
         config.check()?;
         Ok(Self {
             now,
+            settled_at: Instant::EPOCH,
             services: BTreeMap::new(),
             members: Vec::new(),
             free: Vec::new(),
@@ -72,6 +75,11 @@ impl Balancer {
             stats: Stats::default(),
             config,
         })
+    }
+
+    /// Says whether all backends are known; see [`settle_until`](Self::settle_until).
+    pub(crate) fn is_settled(&self) -> bool {
+        self.now >= self.settled_at
     }
 
     /// Returns the virtual addresses.

@@ -77,6 +77,8 @@ pub enum DropReason {
     NoPort,
     /// An echo request that is too long to be answered.
     TooLong,
+    /// Who would serve it may not be known yet; see [`Balancer::settle_until`].
+    Unsettled,
 }
 
 impl Balancer {
@@ -222,6 +224,10 @@ impl Balancer {
         if let Some(to) = self.reply(bytes, ip, partial) {
             return verdict(to, bytes);
         }
+        let settled = self.is_settled();
+        if !settled && !segment.flags.opens() {
+            return Verdict::Drop(DropReason::Unsettled);
+        }
         let key = flow_key(ip.addresses, Protocol::Tcp, ports);
         match self.open(&key, Some(segment.flags)) {
             Ok(at) => {
@@ -229,6 +235,7 @@ impl Balancer {
                 self.forward(bytes, ip, partial, at)
             }
             Err(Reject::NoPort) => Verdict::Drop(DropReason::NoPort),
+            Err(_) if !settled => Verdict::Drop(DropReason::Unsettled),
             Err(Reject::UnknownVip | Reject::NoBackend | Reject::UnknownFlow) => {
                 if answer::reset(&mut self.answer, bytes, ip, &segment) {
                     Verdict::Answer(&self.answer)
@@ -256,6 +263,7 @@ impl Balancer {
         match self.open(&flow_key(ip.addresses, Protocol::Udp, ports), None) {
             Ok(at) => self.forward(bytes, ip, partial, at),
             Err(Reject::NoPort) => Verdict::Drop(DropReason::NoPort),
+            Err(_) if !self.is_settled() => Verdict::Drop(DropReason::Unsettled),
             Err(Reject::UnknownVip | Reject::NoBackend | Reject::UnknownFlow) => {
                 answer::unreachable(&mut self.answer, bytes, ip);
                 Verdict::Answer(&self.answer)

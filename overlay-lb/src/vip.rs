@@ -232,6 +232,11 @@ impl TcpFlags {
         Self(self.0 | other.0)
     }
 
+    /// Whether they are those of a client's first segment.
+    pub(crate) const fn opens(self) -> bool {
+        self.contains(Self::SYN) && !self.contains(Self::ACK)
+    }
+
     /// Returns true if all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

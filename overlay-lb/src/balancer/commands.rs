@@ -12,6 +12,15 @@ use crate::{
 };
 
 impl Balancer {
+    /// Says that backends may be missing until then: after a start, when they are learned one by one.
+    ///
+    /// Meanwhile segments from the middle of unknown connections are dropped, and so is what would be refused: what is
+    /// dropped is sent again, while a connection that goes to another backend than before, or is refused, is lost.
+    pub fn settle_until(&mut self, now: Instant, until: Instant) {
+        self.pass(now);
+        self.settled_at = until;
+    }
+
     /// Adds a virtual address, or changes how it is served; its flows stay where they are.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ impl Balancer {
     /// Follows a flow by one packet of a side; returns where it is, or `None` if the packet begins another one.
     #[inline(always)]
     pub(crate) fn follow(&mut self, at: u32, side: Side, flags: Option<TcpFlags>) -> Option<u32> {
-        let opens = matches!(side, Side::Client) && flags.is_some_and(opens);
+        let opens = matches!(side, Side::Client) && flags.is_some_and(TcpFlags::opens);
         if opens && !self.flows.flow(at).is_live() {
             // The client uses the port of an ended connection again.
             self.flows.remove(at);
@@ -113,7 +113,7 @@ impl Balancer {
     fn try_open(&mut self, key: &FlowKey, flags: Option<TcpFlags>) -> Result<u32, Reject> {
         let vip = self.served(key.vip).ok_or(Reject::UnknownVip)?;
         let service = self.services.get_mut(&vip).ok_or(Reject::UnknownVip)?;
-        let middle = flags.is_some_and(|flags| !opens(flags));
+        let middle = flags.is_some_and(|flags| !flags.opens());
         let reset = flags.is_some_and(|flags| flags.contains(TcpFlags::RST));
         if reset || middle && service.config.policy != Policy::Maglev {
             return Err(Reject::UnknownFlow);
@@ -135,7 +135,7 @@ impl Balancer {
             .ok_or(Reject::NoBackend)?;
         let mut flow = Flow::new(group, key.vip.proto);
         let believed = match flags {
-            Some(flags) => !opens(flags) && !self.config.replies_seen,
+            Some(flags) => !flags.opens() && !self.config.replies_seen,
             None => key.vip.proto == Protocol::Tcp,
         };
         if believed {
@@ -209,7 +209,7 @@ impl Balancer {
         }
         let answered = flow.marks.has(Marks::ANSWERED) || !self.config.replies_seen;
         if let (FlowState::Opening, Side::Client, false) =
-            (flow.state, side, flags.is_some_and(opens))
+            (flow.state, side, flags.is_some_and(TcpFlags::opens))
             && (answered || flags.is_none())
         {
             flow.state = FlowState::Established;
@@ -300,11 +300,6 @@ impl Balancer {
             None => Choice::Reject(Reject::NoBackend),
         }
     }
-}
-
-/// A client's first segment.
-fn opens(flags: TcpFlags) -> bool {
-    flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::ACK)
 }
 
 /// How many ports are tried for a flow whose own is taken.

@@ -156,6 +156,43 @@ fn nobody_to_serve_is_a_reset_and_not_a_hang() {
 }
 
 #[test]
+fn while_backends_may_be_missing_nothing_is_refused_and_no_connection_goes_astray() {
+    for lab in FAMILIES {
+        let unsettled = Verdict::Drop(DropReason::Unsettled);
+        let (client, vip) = (lab.at(77, 40_000), lab.at(2, 80));
+        let segment = |flags| tcp(client, vip, flags, (1_000, 2_000), b"");
+        let mut balancer = lab.balancer(Config::default(), &[]);
+        balancer.settle_until(NOW, NOW + Duration::from_secs(3));
+        for mut frame in [segment(SYN), segment(ACK), udp(client, vip, b"x")] {
+            assert_eq!(balancer.handle_outbound(NOW, &mut frame, None), unsettled);
+        }
+        for proto in [Protocol::Tcp, Protocol::Udp] {
+            let backend = lab.backend(3);
+            balancer
+                .set_backend(NOW, lab.vip(proto, 80), backend)
+                .unwrap();
+        }
+        // One backend is there: connections may begin, but who knows where this one was?
+        assert_eq!(
+            balancer.handle_outbound(NOW, &mut segment(ACK), None),
+            unsettled
+        );
+        let mut other = tcp(lab.at(78, 1), vip, SYN, (1, 0), b"");
+        assert_eq!(reaches(&mut balancer, NOW, &mut other), 3);
+        assert_eq!(
+            reaches(
+                &mut balancer,
+                NOW,
+                &mut tcp(lab.at(78, 1), vip, ACK, (2, 1), b"")
+            ),
+            3
+        );
+        let settled = NOW + Duration::from_secs(3);
+        assert_eq!(reaches(&mut balancer, settled, &mut segment(ACK)), 3);
+    }
+}
+
+#[test]
 fn a_datagram_to_nobody_is_told_so() {
     for lab in FAMILIES {
         let mut balancer = lab.balancer(Config::default(), &[]);

@@ -29,9 +29,7 @@ impl Agent {
                 let rows = rows.iter().filter(|row| row.service == Some(service.id));
                 let backends = rows.filter(|row| {
                     // One that ran here a moment ago may still be in the table.
-                    let present =
-                        row.vtep != self.config.address || ports.contains_key(&row.endpoint);
-                    row.state != RowState::Starting && present
+                    row.vtep != self.config.address || ports.contains_key(&row.endpoint)
                 });
                 let service_plane = DesiredService {
                     mac: mac(service.id, address),
@@ -79,7 +77,8 @@ fn backend(row: &Row) -> DesiredBackend {
         mac: row.mac,
         addresses: row.addresses.clone(),
         weight: row.weight,
-        draining: row.state == RowState::Draining,
+        // Also what is starting: when its daemon was started anew, connections of before go on.
+        draining: row.state != RowState::Live,
     }
 }
 

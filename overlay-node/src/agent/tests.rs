@@ -84,7 +84,7 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
 }
 
 #[test]
-fn a_service_is_served_by_those_that_are_there_and_have_begun() {
+fn a_service_is_served_by_those_that_are_there_and_run() {
     let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
     let own = EndpointId::from_bytes([1; 16]);
     let service = ServiceId::from_bytes([7; 16]);
@@ -121,7 +121,7 @@ fn a_service_is_served_by_those_that_are_there_and_have_begun() {
         .iter()
         .map(|(id, backend)| (id.as_bytes()[0], backend.draining))
         .collect();
-    assert_eq!(backends, [(1, false), (3, false), (5, true)]);
+    assert_eq!(backends, [(1, false), (3, false), (4, true), (5, true)]);
     let names = agent.service_names();
     assert_eq!(names[&(network(), service)].names, ["web"]);
     assert_eq!(names[&(network(), service)].addresses, found.addresses);

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use overlay_core::{
@@ -122,7 +123,9 @@ impl Services {
     fn network(&mut self, now: Instant, id: NetworkId, vni: Vni) -> Option<&mut Balanced> {
         if !self.networks.contains_key(&id) {
             let seed = self.seed.derive(&id.to_string());
-            let balancer = Balancer::new(config(), &seed, now).ok()?;
+            let mut balancer = Balancer::new(config(), &seed, now).ok()?;
+            // After a restart the table is fetched from others, while connections of before go on.
+            balancer.settle_until(now, now + SETTLING);
             let made = Balanced {
                 balancer,
                 vni,
@@ -360,6 +363,9 @@ fn partial(frame: &Frame) -> Option<PartialChecksum> {
         offset: checksum.offset,
     })
 }
+
+/// How long it takes at the most until the rows of a network's table are there; what is lost until then is sent again.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// Bounds of one network's balancer. Tables are smaller than the crate's defaults: each service in use has two.
 fn config() -> Config {

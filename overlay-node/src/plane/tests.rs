@@ -4,7 +4,7 @@ use overlay_core::{
     MacAddr, NetworkId, ServiceId, Vni,
     plane::{DesiredBackend, DesiredPort, DesiredService, RemoteEndpoint},
 };
-use overlay_vxlan::wire::{ethernet, ipv4, udp};
+use overlay_vxlan::wire::{ethernet, ipv4, tcp, udp};
 
 use super::*;
 
@@ -68,8 +68,12 @@ fn a_flow_goes_with_its_backend_and_an_address_with_its_service() {
     let sent = send(&mut plane, client, &request);
     assert_eq!((sent.ports.len(), sent.vteps.len()), (0, 1));
     assert_eq!(sent.vteps[0].1[8..], datagram(1, 3, (40_000, 53)));
-    // Nobody serves: the client hears of it at once.
+    // Nobody serves: the client hears of it at once, but not while somebody may be on the way.
     plane.apply(now, &served(&[]));
+    let sent = send(&mut plane, client, &request);
+    assert!(sent.ports.is_empty(), "{sent:?}");
+    let now = now + std::time::Duration::from_secs(3);
+    plane.handle_timeout(now, &mut Sent::default());
     let sent = send(&mut plane, client, &request);
     assert_eq!(sent.ports.len(), 1, "port unreachable");
     assert_eq!(Some(sent.ports[0].0), plane.port(client));
@@ -83,6 +87,45 @@ fn a_flow_goes_with_its_backend_and_an_address_with_its_service() {
     let sent = send(&mut plane, client, &request);
     assert!(sent.ports.is_empty(), "{sent:?}");
     assert_eq!(plane.refused(), 0);
+}
+
+#[test]
+fn both_ends_of_a_connection_hear_that_its_backend_is_gone() {
+    let (syn, ack) = (tcp::Flags::SYN, tcp::Flags::ACK);
+    let both = tcp::Flags(syn.0 | ack.0);
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (client, here) = (id(1), id(2));
+    plane.apply(Instant::EPOCH, &served(&[2]));
+    let ports = (40_000, 80);
+    send(&mut plane, client, &segment(1, 200, ports, syn, (100, 0)));
+    send(
+        &mut plane,
+        here,
+        &segment(2, 1, (80, 40_000), both, (900, 101)),
+    );
+    send(&mut plane, client, &segment(1, 200, ports, ack, (101, 901)));
+    plane.apply(Instant::EPOCH, &served(&[3]));
+    assert!(
+        plane
+            .poll_timeout()
+            .is_some_and(|due| due <= Instant::EPOCH)
+    );
+    let mut sent = Sent::default();
+    plane.handle_timeout(Instant::EPOCH, &mut sent);
+    assert!(plane.poll_timeout().is_none_or(|due| due > Instant::EPOCH));
+    let [(first, to_client), (second, to_backend)] = &sent.ports[..] else {
+        panic!("{sent:?}");
+    };
+    let found = [Some(*first), Some(*second)];
+    assert_eq!(found, [plane.port(client), plane.port(here)]);
+    let (from, to, reset) = read(to_client);
+    assert_eq!((from, to), (address(200), address(1)));
+    assert!(reset.flags.contains(tcp::Flags::RST));
+    assert_eq!(reset.sequence, 901, "what the client awaits");
+    let (from, to, reset) = read(to_backend);
+    assert_eq!((from, to), (address(1), address(2)));
+    assert!(reset.flags.contains(tcp::Flags::RST));
+    assert_eq!(reset.sequence, 101, "what the backend awaits");
 }
 
 /// Endpoints 1 and 2 here, 3 elsewhere, and a service at address 200 with some of them behind it.
@@ -134,37 +177,72 @@ impl Sink for Sent {
 
 /// A datagram with its checksums.
 fn datagram(from: u8, to: u8, (source_port, destination_port): (u16, u16)) -> Vec<u8> {
+    let mut upper = [0; udp::HEADER_BYTES + 4];
+    let header = udp::Repr {
+        source_port,
+        destination_port,
+        payload_bytes: 4,
+    };
+    header.emit(&mut upper).unwrap();
+    let mut whole = udp::Packet::new_checked(&mut upper).unwrap();
+    whole.fill_checksum(address(from), address(to));
+    packet(from, to, ipv4::Protocol::UDP, &upper)
+}
+
+/// A segment without data, with its checksums.
+fn segment(from: u8, to: u8, ports: (u16, u16), flags: tcp::Flags, numbers: (u32, u32)) -> Vec<u8> {
+    let mut upper = [0; tcp::HEADER_BYTES];
+    let header = tcp::Repr {
+        source_port: ports.0,
+        destination_port: ports.1,
+        sequence: numbers.0,
+        acknowledgment: numbers.1,
+        flags,
+        window: 1_000,
+        urgent: 0,
+    };
+    header.emit(&mut upper).unwrap();
+    let mut whole = tcp::Packet::new_checked(&mut upper).unwrap();
+    whole.fill_checksum(address(from), address(to));
+    packet(from, to, ipv4::Protocol::TCP, &upper)
+}
+
+fn packet(from: u8, to: u8, protocol: ipv4::Protocol, upper: &[u8]) -> Vec<u8> {
     let v4 = |number| std::net::Ipv4Addr::new(10, 0, 1, number);
-    let mut bytes = vec![0; ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + udp::HEADER_BYTES + 4];
+    let mut bytes = vec![0; ethernet::HEADER_BYTES + ipv4::HEADER_BYTES];
     let header = ethernet::Repr {
         destination: mac(to),
         source: mac(from),
         ethertype: ethernet::EtherType::IPV4,
     };
     header.emit(&mut bytes).unwrap();
-    let packet = ipv4::Repr {
+    let header = ipv4::Repr {
         traffic_class: 0,
         identification: 0,
         dont_fragment: true,
         more_fragments: false,
         fragment_offset: 0,
         ttl: 64,
-        protocol: ipv4::Protocol::UDP,
+        protocol,
         source: v4(from),
         destination: v4(to),
-        payload_bytes: 12,
+        payload_bytes: u16::try_from(upper.len()).unwrap(),
     };
-    packet.emit(&mut bytes[ethernet::HEADER_BYTES..]).unwrap();
-    let at = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
-    let header = udp::Repr {
-        source_port,
-        destination_port,
-        payload_bytes: 4,
-    };
-    header.emit(&mut bytes[at..]).unwrap();
-    let mut segment = udp::Packet::new_checked(&mut bytes[at..]).unwrap();
-    segment.fill_checksum(address(from), address(to));
+    header.emit(&mut bytes[ethernet::HEADER_BYTES..]).unwrap();
+    bytes.extend_from_slice(upper);
     bytes
+}
+
+/// The addresses and the TCP header of a frame.
+fn read(frame: &[u8]) -> (IpAddr, IpAddr, tcp::Repr) {
+    let packet = ipv4::Packet::new_checked(&frame[ethernet::HEADER_BYTES..]).unwrap();
+    let segment = tcp::Packet::new_checked(packet.payload()).unwrap();
+    let (source, destination) = (packet.source(), packet.destination());
+    (
+        source.into(),
+        destination.into(),
+        tcp::Repr::parse(&segment),
+    )
 }
 
 /// One network with the ports of endpoints here and the rows of endpoints elsewhere, each with an address.

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::{
     Story,
-    services::{host_of, remove, settled, start},
+    networks::resolve,
+    services::{create, host_of, remove, settled, start},
     support::{Cluster, OVERLAY, PATIENCE, eventually, say},
 };
 
@@ -25,6 +26,12 @@ pub(crate) const STORIES: &[Story] = &[
         tell: outlived,
     },
     Story {
+        name: "a_connection_to_a_virtual_address_outlives_the_daemons",
+        hosts: 3,
+        programs: &["iperf3", "sh"],
+        tell: restarted,
+    },
+    Story {
         name: "a_virtual_address_leads_past_a_lost_host",
         hosts: 3,
         programs: &[],
@@ -32,23 +39,28 @@ pub(crate) const STORIES: &[Story] = &[
     },
 ];
 
+const THREE: &[&str] = &["--replicas", "3", "--detach"];
+
 fn addressed(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;
-    let httpd = ["--replicas", "3", "--", OVERLAY, "httpd", "--port", "8000"];
-    create(cluster, &httpd)?;
+    create(cluster, THREE, &[OVERLAY, "httpd", "--port", "8000"])?;
     let tasks = settled(cluster, 0, 3, "three running tasks", |_| true)?;
     let own: BTreeSet<_> = tasks.iter().map(address_of).collect::<Result<_, _>>()?;
     let all = BTreeSet::from(["web.1", "web.2", "web.3"].map(str::to_owned));
     for host in 0..3 {
         cluster.sleep(host, "my-net", &client(host))?;
         // The service's name leads to one address, and that is no task's.
-        let [address] = &resolve(cluster, host, "web")?[..] else {
-            anyhow::bail!("not one address: {:?}", resolve(cluster, host, "web")?);
-        };
+        let from = client(host);
+        let found = eventually(PATIENCE, "one address", || {
+            let found = resolve(cluster, host, &from, "web")?;
+            Ok((found.len() == 1).then_some(found))
+        })?;
+        let address = &found[0];
         ensure!(!own.contains(address), "{address} is a task's: {own:?}");
-        let named: BTreeSet<_> = resolve(cluster, host, "tasks.web")?.into_iter().collect();
+        let named = resolve(cluster, host, &from, "tasks.web")?;
+        let named: BTreeSet<_> = named.into_iter().collect();
         ensure!(named == own, "{named:?}, not {own:?}");
-        cluster.reach(PATIENCE, host, &client(host), "web")?;
+        cluster.reach(PATIENCE, host, &from, "web")?;
         let mut told = BTreeSet::new();
         // They run before they listen.
         eventually(PATIENCE, "pages of all tasks", || {
@@ -85,8 +97,11 @@ fn round_robin(cluster: &Cluster) -> anyhow::Result<()> {
     let more = ["--endpoint-mode", "dnsrr", "--replicas", "2", "--", OVERLAY];
     cluster.ask(0, &[&words[..], &more, &["sleep", "1000"]].concat())?;
     eventually(PATIENCE, "the addresses of both tasks", || {
-        let found = resolve(cluster, 1, "many")?;
-        Ok((found.len() == 2 && found == resolve(cluster, 2, "tasks.many")?).then_some(()))
+        let found = resolve(cluster, 1, "client1", "many")?;
+        Ok(
+            (found.len() == 2 && found == resolve(cluster, 2, "client2", "tasks.many")?)
+                .then_some(()),
+        )
     })?;
     cluster.ask(0, &["service", "rm", "many"])?;
     Ok(())
@@ -94,7 +109,7 @@ fn round_robin(cluster: &Cluster) -> anyhow::Result<()> {
 
 fn outlived(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;
-    create(cluster, &["--", "iperf3", "-s"])?;
+    create(cluster, &["--detach"], &["iperf3", "-s"])?;
     let task = settled(cluster, 0, 1, "a running task", |_| true)?;
     let home = host_of(task.first().context("no task")?)?;
     for host in [home, (home + 1) % 3] {
@@ -130,10 +145,46 @@ fn outlived(cluster: &mut Cluster) -> anyhow::Result<()> {
     remove(cluster)
 }
 
+/// The daemons of both ends are killed and started anew under a connection.
+fn restarted(cluster: &mut Cluster) -> anyhow::Result<()> {
+    start(cluster)?;
+    create(cluster, &["--detach"], &["iperf3", "-s"])?;
+    let tasks = settled(cluster, 0, 1, "a running task", |_| true)?;
+    let home = host_of(tasks.first().context("no task")?)?;
+    let away = (home + 1) % 3;
+    // A program of its own, which outlives the daemon as its task does; the server runs before it listens.
+    let said = cluster.path("pump.json");
+    let script = format!(
+        "sleep 2; iperf3 -J -b 5M -t 14 -c web > {0}.part; mv {0}.part {0}",
+        said.display()
+    );
+    let words = ["run", "-d", "--name", "pump", "--network", "my-net"];
+    cluster.ask(away, &[&words[..], &["--", "sh", "-c", &script]].concat())?;
+    std::thread::sleep(Duration::from_secs(2));
+    for host in [away, home] {
+        std::thread::sleep(Duration::from_millis(1_500));
+        cluster.kill(host)?;
+        cluster.start(host, &[])?;
+        std::thread::sleep(Duration::from_millis(3_500));
+    }
+    let text = eventually(PATIENCE, "the end of the transfer", || {
+        Ok(std::fs::read_to_string(&said).ok())
+    })?;
+    let told: Value = serde_json::from_str(&text)?;
+    ensure!(told["error"].is_null(), "iperf3: {}", told["error"]);
+    let bytes = told["end"]["sum_received"]["bytes"]
+        .as_u64()
+        .context("bytes")?;
+    say(&format!(
+        "5 Mbit/s for 14 s, both daemons killed once: {bytes} octets"
+    ));
+    ensure!(bytes > 4_000_000, "it stood still: {bytes}");
+    Ok(())
+}
+
 fn lost(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;
-    let httpd = ["--replicas", "3", "--", OVERLAY, "httpd", "--port", "8000"];
-    create(cluster, &httpd)?;
+    create(cluster, THREE, &[OVERLAY, "httpd", "--port", "8000"])?;
     settled(cluster, 0, 3, "three running tasks", |_| true)?;
     cluster.sleep(0, "my-net", &client(0))?;
     eventually(PATIENCE, "a page", || ask(cluster, 0))?;
@@ -150,20 +201,6 @@ fn lost(cluster: &mut Cluster) -> anyhow::Result<()> {
     say(&format!(
         "a host lost: {failed} requests failed; thirty in a row were answered after {until:?}"
     ));
-    Ok(())
-}
-
-fn create(cluster: &Cluster, more: &[&str]) -> anyhow::Result<()> {
-    let words = [
-        "service",
-        "create",
-        "--name",
-        "web",
-        "--network",
-        "my-net",
-        "--detach",
-    ];
-    cluster.ask(0, &[&words[..], more].concat())?;
     Ok(())
 }
 
@@ -194,16 +231,6 @@ fn ask(cluster: &Cluster, host: usize) -> anyhow::Result<Option<String>> {
     let page = String::from_utf8_lossy(&output.stdout);
     let task = page.lines().find_map(|line| line.strip_prefix("task: "));
     Ok(task.map(str::to_owned))
-}
-
-/// The addresses that a name leads to, in order.
-fn resolve(cluster: &Cluster, host: usize, name: &str) -> anyhow::Result<Vec<String>> {
-    let words = ["exec", &client(host), "--", "getent", "ahostsv4", name];
-    let output = cluster.run(host, &words)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let found: BTreeSet<_> = text.lines().filter_map(first).collect();
-    Ok(found.into_iter().collect())
 }
 
 fn address_of(task: &Value) -> anyhow::Result<String> {

@@ -59,7 +59,12 @@ fn start(cluster: &mut Cluster, more: &[&str]) -> anyhow::Result<()> {
 }
 
 /// The addresses that a name has for a program; none if it is not known.
-fn resolve(cluster: &Cluster, host: usize, from: &str, name: &str) -> anyhow::Result<Vec<String>> {
+pub(crate) fn resolve(
+    cluster: &Cluster,
+    host: usize,
+    from: &str,
+    name: &str,
+) -> anyhow::Result<Vec<String>> {
     let output = cluster.run(host, &["exec", from, "--", "getent", "ahostsv4", name])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);

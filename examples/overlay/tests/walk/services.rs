@@ -64,7 +64,7 @@ pub(crate) fn start(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 /// Creates a service and waits until all its tasks run.
-fn create(cluster: &Cluster, more: &[&str], command: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn create(cluster: &Cluster, more: &[&str], command: &[&str]) -> anyhow::Result<String> {
     let words = [
         "service",
         "create",
