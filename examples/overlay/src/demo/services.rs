@@ -1,6 +1,9 @@
 //! Services: made, published, scaled, moved off a host that is drained and off one that is lost.
 
-use std::process::{Command, Stdio};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -14,6 +17,7 @@ impl Cluster<'_> {
     /// Does the steps about services, all on a cluster that is whole.
     pub(super) fn services(&mut self, steps: &mut Steps) -> anyhow::Result<()> {
         self.create_services(steps)?;
+        self.by_name(steps)?;
         for host in 0..self.hosts.len() {
             let address = self.hosts[host].address;
             steps.step(&format!("http://{address}:{PORT}/"), || {
@@ -75,6 +79,24 @@ impl Cluster<'_> {
             };
             let lines: Vec<_> = services?.iter().map(line).collect();
             Ok(((), lines.join(", ")))
+        })
+    }
+
+    /// Reaches all tasks of web by the one address that its name leads to.
+    fn by_name(&self, steps: &mut Steps) -> anyhow::Result<()> {
+        let exe = self.exe.display().to_string();
+        let get = ["exec", "alpine1", "--", &exe, "get", "--timeout", "2"];
+        let get = [&get[..], &["web:80"]].concat();
+        steps.step("alpine1: http://web/, until all answered", || {
+            let mut told = BTreeSet::new();
+            let tasks = self.eventually("answers of all tasks", || {
+                let page = self.ask(0, &get)?;
+                let task = page.lines().find_map(|line| line.strip_prefix("task: "));
+                told.extend(task.map(str::to_owned));
+                let all = told.iter().cloned().collect::<Vec<_>>().join(", ");
+                Ok((told.len() == 3).then_some(all))
+            })?;
+            Ok(((), format!("by one address: {tasks}")))
         })
     }
 
