@@ -114,6 +114,12 @@ fn outlived(cluster: &mut Cluster) -> anyhow::Result<()> {
     let home = host_of(task.first().context("no task")?)?;
     for host in [home, (home + 1) % 3] {
         cluster.sleep(host, "my-net", &client(host))?;
+        eventually(PATIENCE, "a server that listens", || {
+            let words = ["exec", &client(host), "--", "iperf3", "-J", "-n", "1K"];
+            let output = cluster.run(host, &[&words[..], &["-c", "web"]].concat())?;
+            let told: Value = serde_json::from_slice(&output.stdout)?;
+            Ok(told["error"].is_null().then_some(()))
+        })?;
         for how in [&["-t", "4"][..], &["-u", "-b", "10M", "-t", "2"]] {
             let words = ["exec", &client(host), "--", "iperf3", "-J", "-c", "web"];
             let mut running = cluster.command(host, &[&words[..], how].concat());
