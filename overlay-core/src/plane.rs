@@ -17,8 +17,10 @@ use thiserror::Error;
 
 use crate::{EndpointId, MacAddr, NetworkId, ServiceId, Vni};
 
+mod balance;
 mod way_out;
 
+pub use balance::{Distance, Locality, Policy, VipConfig};
 pub use way_out::{NoWayOut, WayOut, WayOutState};
 
 /// The whole data plane of one node, as it shall be.
@@ -54,6 +56,8 @@ pub struct DesiredService {
     pub mac: MacAddr,
     /// Its virtual addresses.
     pub addresses: Vec<IpAddr>,
+    /// How they are served.
+    pub config: VipConfig,
     /// The endpoints that serve it, also on other nodes.
     pub backends: BTreeMap<EndpointId, DesiredBackend>,
 }
@@ -69,6 +73,8 @@ pub struct DesiredBackend {
     pub weight: u16,
     /// Whether it keeps its flows and takes no new ones.
     pub draining: bool,
+    /// How far it is.
+    pub distance: Distance,
 }
 
 /// One endpoint that runs here.

@@ -107,8 +107,6 @@ pub use drain::{DrainConfig, DrainError, DrainOutput, Drains};
 pub use flows::Sequence;
 pub use frame::{DropReason, PartialChecksum, Verdict};
 pub use maglev::Maglev;
+pub use overlay_core::plane::{Distance, Locality, Policy, VipConfig};
 pub use reset::Reset;
-pub use vip::{
-    Backend, BackendId, BackendState, Distance, FlowKey, Locality, Policy, Protocol, TcpFlags, Vip,
-    VipConfig,
-};
+pub use vip::{Backend, BackendId, BackendState, FlowKey, Protocol, TcpFlags, Vip};

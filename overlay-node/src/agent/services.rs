@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use overlay_core::{
     EndpointId, MacAddr, NetworkId, ServiceId,
-    plane::{DesiredBackend, DesiredPort, DesiredService},
+    plane::{DesiredBackend, DesiredPort, DesiredService, Distance, VipConfig},
 };
 use overlay_dns::ServiceRecords;
 use overlay_gossip::{Row, RowState};
@@ -34,6 +34,7 @@ impl Agent {
                 let service_plane = DesiredService {
                     mac: mac(service.id, address),
                     addresses: vec![address],
+                    config: VipConfig::default(),
                     backends: backends.map(|row| (row.endpoint, backend(row))).collect(),
                 };
                 Some((service.id, service_plane))
@@ -79,6 +80,7 @@ fn backend(row: &Row) -> DesiredBackend {
         weight: row.weight,
         // Also what is starting: when its daemon was started anew, connections of before go on.
         draining: row.state != RowState::Live,
+        distance: Distance::Far,
     }
 }
 

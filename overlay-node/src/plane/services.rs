@@ -16,7 +16,7 @@ use overlay_core::{
 };
 use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Config, Output, PartialChecksum, Protocol, Reset,
-    Verdict, Vip, VipConfig,
+    Verdict, Vip,
 };
 use overlay_vxlan::{Frame, PortId, Sink, Switch};
 
@@ -271,11 +271,7 @@ impl Balanced {
     }
 
     fn serve(&mut self, now: Instant, vip: Vip, service: &DesiredService) -> u64 {
-        if self
-            .balancer
-            .set_vip(now, vip, VipConfig::default())
-            .is_err()
-        {
+        if self.balancer.set_vip(now, vip, service.config).is_err() {
             return 1;
         }
         let wanted: BTreeMap<_, _> = service
@@ -352,6 +348,7 @@ fn made(id: EndpointId, backend: &DesiredBackend, vip: Vip) -> Option<Backend> {
         mac: Some(backend.mac),
         weight: backend.weight,
         state,
+        distance: backend.distance,
         ..Backend::new(id.into(), SocketAddr::new(*address, 0))
     })
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use overlay_core::{
     MacAddr, NetworkId, ServiceId, Vni,
-    plane::{DesiredBackend, DesiredPort, DesiredService, RemoteEndpoint},
+    plane::{DesiredBackend, DesiredPort, DesiredService, Distance, RemoteEndpoint, VipConfig},
 };
 use overlay_vxlan::wire::{ethernet, ipv4, tcp, udp};
 
@@ -136,12 +136,14 @@ fn served(backends: &[u8]) -> Desired {
             addresses: vec![address(*number)],
             weight: 1,
             draining: false,
+            distance: Distance::Far,
         };
         (id(*number), backend)
     };
     let service = DesiredService {
         mac: mac(200),
         addresses: vec![address(200)],
+        config: VipConfig::default(),
         backends: backends.iter().map(backend).collect(),
     };
     let mut desired = desired(10, &[(id(1), 1), (id(2), 2)], &[(id(3), 3)]);
