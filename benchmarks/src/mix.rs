@@ -194,6 +194,7 @@ impl Mix {
                     gossip_port: 7_946,
                     version: "0.1.0".to_owned(),
                     resources: Resources::default(),
+routes: Vec::new(),
                 };
                 (kind, Command::DescribeNode { node, description })
             }
@@ -321,7 +322,7 @@ impl Mix {
             network: self.networks[network],
             name: self.name("endpoint"),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
         })
     }
 
@@ -377,6 +378,7 @@ impl Mix {
             target: 80,
             protocol: Default::default(),
             mode: Default::default(),
+..PublishedPort::default()
         };
         ServiceSpec {
             name: format!("service-{number}"),

@@ -90,6 +90,7 @@ impl World {
             subnet: "10.128.0.0/16".parse().ok(),
             gateway: None,
             ip_range: None,
+..SubnetSpec::default()
         };
         let id = NetworkId::random(&mut world.rng);
         let spec = NetworkCreate {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{NodeId, plane::Namespace};
 
 use crate::api::Resources;
@@ -39,6 +39,9 @@ pub struct Config {
     pub task_namespace: Namespace,
     /// What the host has to give to tasks. Default: it does not say, and counts as having enough of everything.
     pub resources: Resources,
+    /// Where the host has routes to; the default route is none of them. Subnets that are chosen for networks keep clear of
+    /// them. At most 256 count. Default: none.
+    pub routes: Vec<IpNet>,
     /// How many log entries are kept before the state is written as a snapshot. Default 10,000.
     pub snapshot_interval: u64,
     /// How many changes a manager keeps for [`ClusterState::changes_after`](crate::state::ClusterState::changes_after). Default
@@ -64,6 +67,7 @@ impl Config {
             way_out: None,
             task_namespace: Namespace::Own,
             resources: Resources::default(),
+            routes: Vec::new(),
             snapshot_interval: 10_000,
             changes_max: 0,
         }

@@ -288,7 +288,7 @@ fn request(rng: &mut Rng) -> Request {
             network: name(rng),
             name: name(rng),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace: Namespace::InProcess,
             endpoint: Some(EndpointId::from_bytes([number(rng); 16])),
         }),
@@ -355,7 +355,7 @@ fn assignment(first: &ClusterSeed) -> Assignment {
                         network: "x0".to_owned(),
                         name: "x0".to_owned(),
                         aliases: Vec::new(),
-                        address: None,
+                        addresses: Vec::new(),
                         namespace: Namespace::InProcess,
                         endpoint: Some(EndpointId::from_bytes([0; 16])),
                     };

@@ -118,7 +118,7 @@ impl Host {
             network: network.to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace,
             endpoint: None,
         };

@@ -16,13 +16,14 @@ use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
 use overlay_node::{
     agent::{
         AgentMemory, AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService,
-        AssignedTask, Assignment, AssignmentChange, Backend, Standing,
+        AssignedTask, Assignment, AssignmentChange, Backend, ServiceOnNetwork, Standing,
     },
     api::{
-        self, AttachRequest, Availability, ClusterUpdate, DesiredState, ErrorKind, NetworkCreate,
-        NodeUpdate, PendingReason, Placement, Protocol, PublishMode, PublishedPort, Request,
-        Resources, Response, Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState,
-        TaskStatus, UpdatePhase,
+        self, AttachRequest, Availability, Balance, ClientAddress, ClusterUpdate, DesiredState,
+        ErrorKind, Locality, NamedPort, NetworkChoice, NetworkCreate, NodeUpdate, PendingReason,
+        Placement, Policy, Protocol, PublishMode, PublishedPort, Request, Resources, Response,
+        Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState, TaskStatus,
+        UpdatePhase,
     },
     identity::LeaseSigner,
     state::{
@@ -160,7 +161,7 @@ fn commands() -> Vec<Command> {
             network: network(1),
             name: "one".to_owned(),
             aliases: vec!["any".to_owned()],
-            address: Some("10.99.0.35".parse().unwrap()),
+            addresses: vec!["10.99.0.35".parse().unwrap()],
         }),
         Command::DetachEndpoint {
             endpoint: endpoint(1),
@@ -170,6 +171,13 @@ fn commands() -> Vec<Command> {
             network: network(1),
         },
         Command::RemoveNode { node: node(2) },
+        Command::ExtendNetwork {
+            network: network(1),
+            subnets: vec![SubnetSpec {
+                subnet: Some("fd00:98::/64".parse().unwrap()),
+                ..SubnetSpec::default()
+            }],
+        },
         Command::RetireParts {
             parts: vec![raft(2)],
         },
@@ -242,6 +250,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::CreateNetwork { .. } => "CreateNetwork",
         Command::RemoveNetwork { .. } => "RemoveNetwork",
         Command::AttachEndpoint(_) => "AttachEndpoint",
+        Command::ExtendNetwork { .. } => "ExtendNetwork",
         Command::DetachEndpoint { .. } => "DetachEndpoint",
         Command::RetireParts { .. } => "RetireParts",
         Command::UpdateNode { .. } => "UpdateNode",
@@ -271,7 +280,7 @@ fn messages() -> Vec<Message> {
                 network: "net".to_owned(),
                 name: "one".to_owned(),
                 aliases: vec!["any".to_owned()],
-                address: Some("10.99.0.35".parse().unwrap()),
+                addresses: vec!["10.99.0.35".parse().unwrap()],
                 namespace: Namespace::Own,
                 endpoint: Some(endpoint(1)),
             })),
@@ -452,9 +461,11 @@ fn create() -> NetworkCreate {
             subnet: Some("10.99.0.0/24".parse().unwrap()),
             gateway: Some("10.99.0.254".parse().unwrap()),
             ip_range: Some("10.99.0.0/26".parse().unwrap()),
+            aux_addresses: BTreeMap::from([("router".to_owned(), "10.99.0.3".parse().unwrap())]),
         }],
         options: BTreeMap::from([option("com.docker.network.driver.mtu", "1400")]),
         labels: BTreeMap::from([option("color", "blue")]),
+        ingress: false,
     }
 }
 
@@ -469,6 +480,7 @@ fn description() -> NodeDescription {
             nano_cpus: 1_500_000_000,
             memory_bytes: 1 << 30,
         },
+        routes: vec!["10.7.0.0/16".parse().unwrap()],
     }
 }
 
@@ -511,6 +523,7 @@ fn assignment() -> Assignment {
             lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
                 .unwrap()
                 .public_key(),
+            zone: "north".to_owned(),
         },
         networks: vec![AssignedNetwork {
             id: network(1),
@@ -519,11 +532,22 @@ fn assignment() -> Assignment {
             subnets: vec!["10.99.0.0/24".parse().unwrap()],
             mtu: Some(1400),
             internal: true,
+            ingress: false,
         }],
         services: vec![AssignedService {
             id: service(1),
             name: "web".to_owned(),
-            addresses: [(network(1), [10, 99, 0, 9].into())].into(),
+            networks: [(
+                network(1),
+                ServiceOnNetwork {
+                    addresses: vec![[10, 99, 0, 9].into(), "fd00::9".parse().unwrap()],
+                    aliases: vec!["www".to_owned()],
+                },
+            )]
+            .into(),
+            ports: named_ports(),
+            texts: vec!["v=1".to_owned()],
+            balance: balance(),
         }],
         endpoints: vec![assigned_endpoint()],
         tasks: vec![AssignedTask {
@@ -585,6 +609,25 @@ fn port() -> PublishedPort {
         target: 80,
         protocol: Protocol::Tcp,
         mode: PublishMode::Ingress,
+        address: Some("192.0.2.9".parse().unwrap()),
+        nodes: vec!["node.labels.edge==yes".to_owned()],
+        client: ClientAddress::ProxyV2,
+    }
+}
+
+fn named_ports() -> Vec<NamedPort> {
+    vec![NamedPort {
+        name: "http".to_owned(),
+        target: 80,
+        protocol: Protocol::Tcp,
+    }]
+}
+
+fn balance() -> Balance {
+    Balance {
+        policy: Policy::LeastConnections,
+        affinity_ms: 60_000,
+        locality: Locality::Zone,
     }
 }
 
@@ -597,14 +640,22 @@ fn service_spec(command: &str) -> ServiceSpec {
             command: vec![command.to_owned(), "80".to_owned()],
             environment: vec!["A=b".to_owned()],
             directory: "/srv".to_owned(),
+            drain_ms: 2_000,
             stop_grace_ms: 5_000,
             resources: Resources {
                 nano_cpus: 500_000_000,
                 memory_bytes: 1 << 20,
             },
         },
-        networks: vec!["net".to_owned()],
+        networks: vec![NetworkChoice {
+            network: "net".to_owned(),
+            aliases: vec!["www".to_owned()],
+            addresses: vec!["10.99.0.9".parse().unwrap()],
+        }],
         ports: vec![port()],
+        named_ports: named_ports(),
+        texts: vec!["v=1".to_owned()],
+        balance: balance(),
         placement: Placement {
             constraints: vec!["node.role!=manager".to_owned()],
             preferences: vec!["spread=node.labels.zone".to_owned()],
@@ -655,7 +706,7 @@ fn task_changes() -> Vec<TaskChange> {
 }
 
 fn service(number: u8) -> ServiceId {
-    ServiceId::from_bytes([number; 16])
+    ServiceId::from_bytes([0x50 + number; 16])
 }
 
 fn task(number: u8) -> TaskId {

@@ -41,7 +41,7 @@ fn spec(name: &str, mode: ServiceMode, command: &str) -> ServiceSpec {
             command: vec![command.to_owned()],
             ..TaskSpec::default()
         },
-        networks: vec!["my-net".to_owned()],
+        networks: vec!["my-net".into()],
         restart: RestartPolicy {
             delay_ms: 500,
             ..RestartPolicy::default()
@@ -92,7 +92,7 @@ fn tasks_on_two_networks_are_found_on_both_and_see_both() {
     let mut cluster = cluster(5, 3);
     cluster.create_network(0, "other").unwrap();
     let mut both = spec("web", ServiceMode::Global, "run");
-    both.networks.push("other".to_owned());
+    both.networks.push("other".into());
     create(&mut cluster, both.clone());
     let one = cluster.attach(0, "my-net", "one").unwrap();
     let two = cluster.attach(1, "other", "two").unwrap();
@@ -175,7 +175,7 @@ fn published_ports_lead_to_the_first_network_that_is_not_internal() {
         (vec!["shy"], 0),
     ] {
         let mut web = spec("web", ServiceMode::Global, "run");
-        web.networks = networks.iter().map(|name| (*name).to_owned()).collect();
+        web.networks = networks.iter().map(|name| (*name).into()).collect();
         create(&mut cluster, web);
         cluster.run_for(Duration::from_secs(3));
         let state = cluster.leader_state().unwrap();
@@ -250,7 +250,7 @@ fn replicas_spread_scale_and_go() {
     // The service's own name leads to its virtual address, which answers as long as there is the service.
     let state = cluster.leader_state().unwrap();
     let service = state.service_named("web").unwrap();
-    let address = service.virtual_addresses.values().next().unwrap().addr();
+    let address = service.virtual_addresses.values().next().unwrap()[0].addr();
     assert_eq!(cluster.resolve(0, asker.id, "web"), [address]);
     assert!(cluster.ping(0, asker.id, address));
     let request = Request::ServiceRemove {
@@ -416,7 +416,7 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             };
             let mut created = spec(&service, mode, "run");
             if step.is_multiple_of(2) {
-                created.networks.push("other".to_owned());
+                created.networks.push("other".into());
             }
             Request::ServiceCreate(Box::new(created))
         }
@@ -430,8 +430,8 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             changed.task.environment = vec![format!("STEP={step}")];
             changed.update.monitor_ms = 500;
             match step % 3 {
-                0 => changed.networks.push("other".to_owned()),
-                1 => changed.networks.insert(0, "other".to_owned()),
+                0 => changed.networks.push("other".into()),
+                1 => changed.networks.insert(0, "other".into()),
                 _ => {}
             }
             Request::ServiceUpdate {

@@ -544,7 +544,7 @@ fn attach_as(endpoint: EndpointId) -> Request {
         network: "my-net".to_owned(),
         name: "late".to_owned(),
         aliases: Vec::new(),
-        address: None,
+        addresses: Vec::new(),
         namespace: Namespace::InProcess,
         endpoint: Some(endpoint),
     })
@@ -813,7 +813,7 @@ impl Churn {
                     network,
                     name: format!("endpoint{step}"),
                     aliases: vec!["any".to_owned()],
-                    address: None,
+                    addresses: Vec::new(),
                     namespace: Namespace::InProcess,
                     endpoint: None,
                 })

@@ -20,6 +20,7 @@ pub struct VipConfig {
 ///
 /// Nodes choose alike by Maglev only if they choose among the same backends: with [`Any`](Self::Any).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Locality {
     /// All backends, however far.
     #[default]
@@ -61,6 +62,7 @@ pub enum Distance {
 
 /// How a backend is chosen for a new flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// By a consistent hash of the flow (Maglev, NSDI'16 §3.4). Nodes that know the same backends choose alike, without
     /// talking: a flow that comes in at another node, or after a restart, still meets its backend.

@@ -320,7 +320,7 @@ fn row(network: NetworkId, rng: &mut Rng) -> Row {
             draw(rng, 20)
         })],
         service: None,
-        service_name: String::new(),
+        service_names: Vec::new(),
         ports: Vec::new(),
         weight: 1,
         state: RowState::Live,

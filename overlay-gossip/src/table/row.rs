@@ -23,8 +23,8 @@ pub struct Row {
     pub names: Vec<String>,
     /// The service that it belongs to.
     pub service: Option<ServiceId>,
-    /// The name of that service, empty without one.
-    pub service_name: String,
+    /// The names of that service on this network, the primary one first; empty without one.
+    pub service_names: Vec<String>,
     /// Ports that it publishes.
     pub ports: Vec<PortMapping>,
     /// Its share of the load among the endpoints of the service.
@@ -172,7 +172,7 @@ impl Row {
             vtep: self.vtep,
             names: self.names.clone(),
             service: self.service,
-            service_name: self.service_name.clone(),
+            service_names: self.service_names.clone(),
             ports: self.ports.clone(),
             weight: self.weight,
             state: self.state,
@@ -213,7 +213,7 @@ impl Row {
             vtep: fields.vtep,
             names: fields.names,
             service: fields.service,
-            service_name: fields.service_name,
+            service_names: fields.service_names,
             ports: fields.ports,
             weight: fields.weight,
             state: fields.state,
@@ -239,7 +239,7 @@ struct Fields {
     vtep: IpAddr,
     names: Vec<String>,
     service: Option<ServiceId>,
-    service_name: String,
+    service_names: Vec<String>,
     ports: Vec<PortMapping>,
     weight: u16,
     state: RowState,

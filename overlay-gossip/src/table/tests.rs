@@ -25,7 +25,7 @@ fn a_row_and_its_lease_have_the_octets_of_version_1_for_ever() {
 fn a_row_of_1024_octets_fits_and_one_more_does_not() {
     let mut net = Net::new(1);
     let sized = |length: usize| Row {
-        service_name: "x".repeat(length),
+        service_names: vec!["x".repeat(length)],
         ..row(1, 1)
     };
     let full = |length: &usize| sized(*length).encoded_len() == ROW_BYTES_MAX;
@@ -582,7 +582,7 @@ pub(super) fn row(endpoint: u8, weight: u16) -> Row {
         vtep: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         names: vec!["web.1".to_owned()],
         service: Some(overlay_core::ServiceId::from_bytes([3; 16])),
-        service_name: "web".to_owned(),
+        service_names: vec!["web".to_owned()],
         ports: vec![PortMapping {
             name: String::new(),
             protocol: Protocol::Tcp,

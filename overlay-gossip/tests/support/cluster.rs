@@ -466,7 +466,7 @@ pub(crate) fn row(network: NetworkId, host: usize, endpoint: u8, weight: u16) ->
         vtep: IpAddr::V4(Ipv4Addr::new(192, 0, 2, octet)),
         names: vec![format!("task-{host}-{endpoint}")],
         service: None,
-        service_name: String::new(),
+        service_names: Vec::new(),
         ports: Vec::new(),
         weight,
         state: RowState::Live,

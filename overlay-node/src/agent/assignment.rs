@@ -12,7 +12,7 @@ use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{DesiredState, PublishedPort, Role, Slot, TaskSpec},
+    api::{Balance, DesiredState, NamedPort, PublishedPort, Role, Slot, TaskSpec},
     identity::LeaseKey,
     state::{EndpointRecord, Secret},
     wire::ManagerAddress,
@@ -32,7 +32,7 @@ pub struct Assignment {
     pub standing: Standing,
     /// The networks that the node has endpoints on.
     pub networks: Vec<AssignedNetwork>,
-    /// The services that have virtual addresses there.
+    /// The services on these networks.
     pub services: Vec<AssignedService>,
     /// The endpoints that the node runs.
     pub endpoints: Vec<AssignedEndpoint>,
@@ -56,6 +56,8 @@ pub struct Standing {
     pub heartbeat_ms: Option<u64>,
     /// The node's role.
     pub role: Role,
+    /// The node's zone: the value of its label `zone`, empty without one.
+    pub zone: String,
     /// The node's part in the consensus, for managers.
     pub raft: Option<RaftId>,
     /// All managers.
@@ -66,15 +68,30 @@ pub struct Standing {
     pub lease_key: LeaseKey,
 }
 
-/// A service that endpoints of the node reach by a virtual address.
+/// A service that endpoints of the node reach by its names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignedService {
     /// Its identity.
     pub id: ServiceId,
     /// Its name.
     pub name: String,
-    /// Its virtual address on each of the node's networks.
-    pub addresses: BTreeMap<NetworkId, IpAddr>,
+    /// What it has on each of the node's networks.
+    pub networks: BTreeMap<NetworkId, ServiceOnNetwork>,
+    /// Its named ports.
+    pub ports: Vec<NamedPort>,
+    /// The texts of its names.
+    pub texts: Vec<String>,
+    /// How the flows to its virtual addresses are spread.
+    pub balance: Balance,
+}
+
+/// What a service has on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceOnNetwork {
+    /// Its virtual addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// More names.
+    pub aliases: Vec<String>,
 }
 
 /// A port that a service publishes on the node.
@@ -135,6 +152,9 @@ pub struct AssignedNetwork {
     pub mtu: Option<u16>,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Whether it is the network of published ports, on which no frames travel and nobody has a name: what comes to a
+    /// published port is carried by the daemons.
+    pub ingress: bool,
 }
 
 /// An endpoint that the node runs.

@@ -26,7 +26,7 @@ pub struct AssignmentChange {
     pub standing: Option<Box<Standing>>,
     /// The networks that the node has endpoints on.
     pub networks: Difference<NetworkId, AssignedNetwork>,
-    /// The services that have virtual addresses there.
+    /// The services on these networks.
     pub services: Difference<ServiceId, AssignedService>,
     /// The endpoints that the node runs.
     pub endpoints: Difference<EndpointId, AssignedEndpoint>,

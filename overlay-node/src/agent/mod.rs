@@ -34,12 +34,13 @@ use serde::{Deserialize, Serialize};
 
 pub use assignment::{
     AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService, AssignedTask, Assignment,
-    Backend, Standing,
+    Backend, ServiceOnNetwork, Standing,
 };
 pub(crate) use difference::Keyed;
 pub use difference::{AssignmentChange, Difference};
 use ports::{LocalEndpoint, PortState, Shared};
-pub(crate) use services::{ServiceNames, changes};
+use services::ServiceWords;
+pub(crate) use services::{ServiceNames, Zone, changes};
 pub(crate) use session::Session;
 use tasks::LocalTask;
 pub use tasks::{TaskOrder, TaskReport};
@@ -47,7 +48,6 @@ pub use tasks::{TaskOrder, TaskReport};
 use crate::{
     Config,
     api::{EndpointInfo, TaskStatus},
-    state::EndpointRecord,
 };
 
 /// What a node needs in order to go on after a restart without any manager.
@@ -153,11 +153,13 @@ impl Agent {
             self.wishes
                 .push_back(Wish::Publish(assignment.ports.clone()));
         }
-        self.memory.assignment = Some(assignment);
+        let before = self.memory.assignment.replace(assignment);
+        let before = before.map_or_else(Vec::new, |before| before.services);
         self.memory_changed = true;
         self.settle_networks();
         self.stop_tasks();
         self.settle_endpoints(now);
+        self.retell_services(&before);
         self.settle_tasks();
     }
 
@@ -182,13 +184,18 @@ impl Agent {
         let Some(local) = self.endpoints.get(&endpoint) else {
             return;
         };
-        if matches!(local.port, PortState::Ready) {
-            let record = &local.assigned.record;
+        let record = &local.assigned.record;
+        let told = self.carried().any(|network| network.id == record.network);
+        if told && matches!(local.port, PortState::Ready) {
             let state = match &record.task {
                 Some(owner) => self.row_state(owner.task),
                 None => RowState::Live,
             };
-            let row = row(record, &local.assigned, self.config.address, state);
+            let service = record
+                .task
+                .as_ref()
+                .map(|owner| self.service_words(record.network, owner));
+            let row = row(&local.assigned, self.config.address, state, service);
             self.wishes
                 .push_back(Wish::PutRow(record.network, Box::new(row)));
         }
@@ -286,14 +293,10 @@ impl Agent {
     pub(crate) fn desired<'a>(
         &self,
         rows: impl Fn(NetworkId) -> Vec<&'a Row>,
-        members: impl Fn(NetworkId) -> BTreeSet<IpAddr>,
+        members: impl Fn(NetworkId) -> BTreeMap<IpAddr, Zone>,
     ) -> Desired {
         let mut desired = Desired::default();
-        for network in self
-            .assignment()
-            .into_iter()
-            .flat_map(|assignment| &assignment.networks)
-        {
+        for network in self.carried() {
             let ports: BTreeMap<_, _> = self
                 .endpoints
                 .values()
@@ -320,8 +323,9 @@ impl Agent {
                     )
                 })
                 .collect();
-            let services = self.services_of(network.id, &rows(network.id), &ports);
-            let mut vteps = members(network.id);
+            let zones = members(network.id);
+            let services = self.services_of(network.id, &rows(network.id), &ports, &zones);
+            let mut vteps: BTreeSet<_> = zones.into_keys().collect();
             vteps.extend(remotes.values().map(|remote| remote.vtep));
             vteps.remove(&self.config.address);
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
@@ -343,16 +347,16 @@ impl Agent {
         let Some(assignment) = &self.memory.assignment else {
             return;
         };
-        let wanted: BTreeSet<_> = assignment
-            .networks
-            .iter()
-            .map(|network| network.id)
-            .collect();
+        let wanted: BTreeSet<_> = self.carried().map(|network| network.id).collect();
         for network in self.joined.difference(&wanted) {
             self.wishes.push_back(Wish::LeaveNetwork(*network));
             self.wishes.push_back(Wish::RemoveZone(*network));
         }
-        for network in &assignment.networks {
+        for network in assignment
+            .networks
+            .iter()
+            .filter(|network| !network.ingress)
+        {
             if !self.joined.contains(&network.id) {
                 let (name, subnets) = (network.name.clone(), network.subnets.clone());
                 self.wishes
@@ -361,6 +365,12 @@ impl Agent {
             }
         }
         self.joined = wanted;
+    }
+
+    /// Returns the networks whose frames this node carries, and whose names it knows.
+    pub(crate) fn carried(&self) -> impl Iterator<Item = &AssignedNetwork> {
+        let networks = self.assignment().into_iter().flat_map(|all| &all.networks);
+        networks.filter(|network| !network.ingress)
     }
 
     fn network(&self, network: NetworkId) -> Option<&AssignedNetwork> {
@@ -383,36 +393,51 @@ impl Agent {
 }
 
 /// Makes the row that tells the network's members of an endpoint.
-fn row(record: &EndpointRecord, assigned: &AssignedEndpoint, vtep: IpAddr, state: RowState) -> Row {
-    let owner = record.task.as_ref();
+fn row(
+    assigned: &AssignedEndpoint,
+    vtep: IpAddr,
+    state: RowState,
+    service: Option<ServiceWords>,
+) -> Row {
+    let AssignedEndpoint { record, lease } = assigned;
     let mut names = vec![record.name.clone()];
     names.extend(record.aliases.iter().cloned());
     names.push(record.id.short());
+    let ServiceWords {
+        names: service_names,
+        ports,
+    } = service.unwrap_or_default();
     Row {
         endpoint: record.id,
         mac: record.mac,
         addresses: record.addresses.iter().map(IpNet::addr).collect(),
         vtep,
         names,
-        service: owner.map(|owner| owner.service),
-        service_name: owner
-            .map(|owner| owner.service_name.clone())
-            .unwrap_or_default(),
-        ports: Vec::new(),
+        service: record.task.as_ref().map(|owner| owner.service),
+        service_names,
+        ports,
         weight: 1,
         state,
-        lease: assigned.lease.clone(),
+        lease: lease.clone(),
     }
 }
 
 /// Makes the DNS records of a row.
 pub(crate) fn records(row: &Row) -> Records {
-    let serves = row.state == RowState::Live && !row.service_name.is_empty();
-    let services = serves.then(|| row.service_name.clone());
+    let serves = row.state == RowState::Live;
     Records {
         names: row.names.clone(),
         addresses: row.addresses.clone(),
-        services: services.into_iter().collect(),
+        services: if serves {
+            row.service_names.clone()
+        } else {
+            Vec::new()
+        },
+        ports: row
+            .ports
+            .iter()
+            .filter_map(services::found_by_name)
+            .collect(),
         ..Records::default()
     }
 }

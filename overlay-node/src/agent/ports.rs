@@ -193,8 +193,9 @@ impl Agent {
         if let Some(shared) = self.shared.get_mut(&name) {
             shared.leads_out = leads_out;
         }
+        let named = |network: &NetworkId| self.carried().any(|one| one.id == *network);
         let view = View {
-            networks,
+            networks: networks.iter().copied().filter(named).collect(),
             forward: leads_out,
         };
         self.wishes.push_back(Wish::SetClient(name, view));

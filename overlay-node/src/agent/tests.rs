@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec},
+    api::{Balance, DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec},
     identity::LeaseSigner,
-    state::Secret,
+    state::{EndpointRecord, Secret},
 };
 
 #[test]
@@ -61,7 +61,7 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
     agent.assign(Instant::EPOCH, assignment(5, &[own]));
     let row = |number: u8, vtep: [u8; 4]| {
         let other = assigned(EndpointId::from_bytes([number; 16]));
-        row(&other.record, &other, vtep.into(), RowState::Live)
+        row(&other, vtep.into(), RowState::Live, None)
     };
     // Its own; one that ran here a moment ago; one from elsewhere.
     let (one, old, other) = (
@@ -72,7 +72,11 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
     let member = IpAddr::from([192, 0, 2, 4]);
     let desired = agent.desired(
         |_| vec![&one, &old, &other],
-        |_| BTreeSet::from([config().address, member]),
+        |_| {
+            [config().address, member]
+                .map(|vtep| (vtep, Zone::new()))
+                .into()
+        },
     );
     let network = &desired.networks[&network()];
     assert_eq!(network.ports.keys().collect::<Vec<_>>(), [&own]);
@@ -92,13 +96,23 @@ fn a_service_is_served_by_those_that_are_there_and_run() {
     assigned_to_it.services = vec![AssignedService {
         id: service,
         name: "web".to_owned(),
-        addresses: [(network(), [10, 0, 1, 200].into())].into(),
+        networks: [(
+            network(),
+            ServiceOnNetwork {
+                addresses: vec![[10, 0, 1, 200].into()],
+                aliases: Vec::new(),
+            },
+        )]
+        .into(),
+        ports: Vec::new(),
+        texts: Vec::new(),
+        balance: Balance::default(),
     }];
     agent.expect(own, Namespace::InProcess);
     agent.assign(Instant::EPOCH, assigned_to_it);
     let row = |number: u8, vtep: u8, state| {
         let other = assigned(EndpointId::from_bytes([number; 16]));
-        let mut row = row(&other.record, &other, [192, 0, 2, vtep].into(), state);
+        let mut row = row(&other, [192, 0, 2, vtep].into(), state, None);
         row.service = Some(service);
         row
     };
@@ -113,7 +127,7 @@ fn a_service_is_served_by_those_that_are_there_and_run() {
         row(5, 3, RowState::Draining),
         foreign,
     ];
-    let desired = agent.desired(|_| rows.iter().collect(), |_| BTreeSet::new());
+    let desired = agent.desired(|_| rows.iter().collect(), |_| BTreeMap::new());
     let found = &desired.networks[&network()].services[&service];
     assert_eq!(found.addresses, [IpAddr::from([10, 0, 1, 200])]);
     let backends: Vec<_> = found
@@ -192,6 +206,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                         target,
                         protocol: Protocol::Tcp,
                         mode: PublishMode::Ingress,
+                        ..PublishedPort::default()
                     },
                     service_name: "web".to_owned(),
                     backends: Vec::new(),
@@ -206,6 +221,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                     subnets: Vec::new(),
                     mtu: None,
                     internal,
+                    ingress: false,
                 })
                 .collect();
             some
@@ -223,6 +239,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
         subnets: vec![subnet],
         mtu: None,
         internal: false,
+        ingress: false,
     };
     Assignment {
         version,
@@ -235,6 +252,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
             managers: Vec::new(),
             gossip_keys: Vec::new(),
             lease_key: signer.public_key(),
+            zone: String::new(),
         },
         networks: (!endpoints.is_empty())
             .then_some(network)

@@ -8,19 +8,22 @@ mod error;
 mod request;
 mod response;
 mod service;
+mod task;
 
 pub use cluster::{ClusterInfo, ClusterSettings, ClusterUpdate};
 pub use error::{Error, ErrorKind};
 pub use request::{
-    AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, Request, Role, SubnetSpec,
+    AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, NodeUpdate, Request,
+    Role, SubnetSpec,
 };
 pub use response::{
-    EndpointInfo, Info, IpamConfig, Joined, LocalState, ManagerInfo, ManagerStatus, NetworkInfo,
-    NodeInfo, NodeStatus, Recovered, Response, TokenInfo,
+    EndpointInfo, EventInfo, Info, IpamConfig, Joined, LocalState, ManagerInfo, ManagerStatus,
+    NetworkInfo, NodeInfo, NodeStatus, Recovered, Response, TokenInfo,
 };
 pub use service::{
-    DesiredState, EndpointMode, EventInfo, FailureAction, NodeUpdate, PendingReason, Placement,
-    Protocol, PublishMode, PublishedPort, Resources, RestartCondition, RestartPolicy, ServiceInfo,
-    ServiceMode, ServiceSpec, Slot, TaskInfo, TaskSpec, TaskState, TaskStatus, UpdateOrder,
-    UpdatePhase, UpdatePolicy, UpdateStatus,
+    Balance, ClientAddress, EndpointMode, FailureAction, Locality, NamedPort, NetworkChoice,
+    Placement, Policy, Protocol, PublishMode, PublishedPort, Resources, RestartCondition,
+    RestartPolicy, ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase,
+    UpdatePolicy, UpdateStatus,
 };
+pub use task::{DesiredState, PendingReason, Slot, TaskInfo, TaskState, TaskStatus};

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterUpdate, NodeUpdate, ServiceSpec};
+use super::{ClusterUpdate, ServiceSpec};
 
 /// What a local client asks for.
 ///
@@ -58,6 +58,13 @@ pub enum Request {
     },
     /// Creates a network.
     NetworkCreate(NetworkCreate),
+    /// Gives a network more subnets.
+    NetworkExtend {
+        /// The network.
+        network: String,
+        /// The subnets.
+        subnets: Vec<SubnetSpec>,
+    },
     /// Lists the networks.
     NetworkList,
     /// Describes one network.
@@ -213,6 +220,8 @@ pub struct NetworkCreate {
     pub attachable: bool,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Whether it is the network of published ports; there is one at the most.
+    pub ingress: bool,
     /// Its subnets; one from the pools if empty.
     pub subnets: Vec<SubnetSpec>,
     /// Driver options.
@@ -221,8 +230,9 @@ pub struct NetworkCreate {
     pub labels: BTreeMap<String, String>,
 }
 
-/// One subnet of a new network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One subnet that a network shall have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SubnetSpec {
     /// The prefix; with an unspecified address any free one of that length.
     pub subnet: Option<IpNet>,
@@ -230,6 +240,8 @@ pub struct SubnetSpec {
     pub gateway: Option<IpAddr>,
     /// Addresses are chosen from this part only.
     pub ip_range: Option<IpNet>,
+    /// Addresses that are used otherwise, by their names; nobody gets one of them.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// See [`Request::Attach`].
@@ -241,10 +253,26 @@ pub struct AttachRequest {
     pub name: String,
     /// More names that resolve to it; other endpoints may share them.
     pub aliases: Vec<String>,
-    /// The address to have; any free one if `None`.
-    pub address: Option<IpAddr>,
+    /// The addresses to have, at most one of each family; any free ones of the others.
+    pub addresses: Vec<IpAddr>,
     /// Where the inner end of its port goes.
     pub namespace: Namespace,
     /// The identity to have, drawn by the caller, so that it can prepare a namespace; a fresh one if `None`.
     pub endpoint: Option<EndpointId>,
+}
+
+/// See [`Request::NodeUpdate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeUpdate {
+    /// The node: identity or host name.
+    pub node: String,
+    /// Whether it gets new tasks.
+    pub availability: Option<Availability>,
+    /// Its role.
+    pub role: Option<Role>,
+    /// Labels to set.
+    pub labels_add: BTreeMap<String, String>,
+    /// Labels to remove.
+    pub labels_remove: Vec<String>,
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, ClusterInfo, EventInfo, Resources, Role, ServiceInfo, TaskInfo};
+use super::{Availability, ClusterInfo, Resources, Role, ServiceInfo, TaskInfo};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,4 +261,23 @@ pub struct EndpointInfo {
     pub namespace: Option<Namespace>,
     /// Whether its port is up and its row is with gossip, if it runs on the node that answers.
     pub ready: bool,
+}
+
+/// A change of the cluster, for whoever looks on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventInfo {
+    /// The index of the log at which it happened.
+    pub index: u64,
+    /// When, in milliseconds since 1970, by the leader's clock.
+    pub at_unix_ms: u64,
+    /// The node on whose behalf.
+    pub actor: NodeId,
+    /// What it is about: `node`, `network`, `endpoint`, `service`, `task`, `cluster`.
+    pub kind: String,
+    /// What happened: `create`, `update`, `remove`, and for tasks their new state.
+    pub action: String,
+    /// The identity of what it is about.
+    pub id: String,
+    /// Its name.
+    pub name: String,
 }

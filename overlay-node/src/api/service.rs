@@ -1,8 +1,9 @@
-//! Services as a client asks for them, and their tasks as they are shown.
+//! Services as a client asks for them, and as they are shown.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
-use overlay_core::{NetworkId, NodeId, ServiceId, TaskId};
+pub use overlay_core::plane::{Locality, Policy};
+use overlay_core::{NetworkId, ServiceId, plane::VipConfig};
 use serde::{Deserialize, Serialize};
 
 /// What a service shall be. Times are in milliseconds.
@@ -17,12 +18,18 @@ pub struct ServiceSpec {
     pub mode: ServiceMode,
     /// What each task runs.
     pub task: TaskSpec,
-    /// The networks that its tasks are on: identities or names.
-    pub networks: Vec<String>,
+    /// The networks that its tasks are on. One that publishes ports and names none is on the network of published ports.
+    pub networks: Vec<NetworkChoice>,
     /// The ports that it offers outside of its networks.
     pub ports: Vec<PublishedPort>,
+    /// The ports that are found by a name (RFC 2782): `_http._tcp.NAME`.
+    pub named_ports: Vec<NamedPort>,
+    /// Texts that its names have, one record each (RFC 1035 §3.3.14); at most 255 octets each.
+    pub texts: Vec<String>,
     /// What its name resolves to.
     pub endpoint_mode: EndpointMode,
+    /// How the flows to its virtual addresses are spread.
+    pub balance: Balance,
     /// Where its tasks may run.
     pub placement: Placement,
     /// What happens when a task ends.
@@ -59,6 +66,9 @@ pub struct TaskSpec {
     pub environment: Vec<String>,
     /// The directory that it starts in; the executor's choice if empty.
     pub directory: String,
+    /// How long flows to it may go on, once it takes no new ones, before it is told to stop. It is told as soon as the last
+    /// has ended. Default 5,000; with 0 nothing is awaited.
+    pub drain_ms: u64,
     /// How long it may take to stop before it is killed. Default 10,000.
     pub stop_grace_ms: u64,
     /// What is set aside for it on its node.
@@ -71,6 +81,7 @@ impl Default for TaskSpec {
             command: Vec::new(),
             environment: Vec::new(),
             directory: String::new(),
+            drain_ms: 5_000,
             stop_grace_ms: 10_000,
             resources: Resources::default(),
         }
@@ -87,8 +98,66 @@ pub struct Resources {
     pub memory_bytes: u64,
 }
 
+/// A network to be on, and who to be there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkChoice {
+    /// The network: identity or name.
+    pub network: String,
+    /// More names to be found by there; others may share them.
+    pub aliases: Vec<String>,
+    /// The addresses to have, at most one of each family; any free ones of the others. Those of a service are its virtual
+    /// addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl From<&str> for NetworkChoice {
+    fn from(network: &str) -> Self {
+        Self {
+            network: network.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A port that is found by a name (RFC 2782).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedPort {
+    /// Its name, without the underscore: one to 15 letters, digits and hyphens, at least one letter (RFC 6335 §5.1).
+    pub name: String,
+    /// The port that the tasks listen on.
+    pub target: u16,
+    /// Its protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// How the flows to the virtual addresses of a service are spread over its tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Balance {
+    /// How the task of a new flow is chosen.
+    pub policy: Policy,
+    /// For how long the next flow of a client goes to the task of its last one, in milliseconds; 0 for not at all.
+    pub affinity_ms: u64,
+    /// Whether near tasks come first. Nodes are of one zone whose label `zone` is the same.
+    pub locality: Locality,
+}
+
+impl From<Balance> for VipConfig {
+    fn from(balance: Balance) -> Self {
+        let affinity = Duration::from_millis(balance.affinity_ms);
+        Self {
+            policy: balance.policy,
+            affinity: (!affinity.is_zero()).then_some(affinity),
+            locality: balance.locality,
+        }
+    }
+}
+
 /// A port that a service offers outside of its networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PublishedPort {
     /// The port outside; 0: one of 30000 to 32767 that is free.
     pub published: u16,
@@ -98,6 +167,28 @@ pub struct PublishedPort {
     pub protocol: Protocol,
     /// Where it is open.
     pub mode: PublishMode,
+    /// The address at which it is open, on the nodes that have it; all addresses of the nodes if `None`.
+    pub address: Option<IpAddr>,
+    /// Conditions on the nodes at which it is open, as those of [`Placement::constraints`].
+    pub nodes: Vec<String>,
+    /// What a task learns of who connects.
+    pub client: ClientAddress,
+}
+
+/// What a task learns of who connects to a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// Its connection, or its datagram, comes from the client's own address and port. From an address of the task's own
+    /// where that cannot be: for clients on the node's loopback, and on platforms that cannot do it.
+    #[default]
+    Kept,
+    /// A line before the client's octets says it: version 1 of the PROXY protocol. TCP alone.
+    ProxyV1,
+    /// Octets before the client's own say it: version 2 of the PROXY protocol. TCP alone.
+    ProxyV2,
+    /// Nothing: all come from an address of the task's own.
+    Hidden,
 }
 
 /// A transport protocol.
@@ -279,173 +370,6 @@ pub struct UpdateStatus {
     pub message: String,
 }
 
-/// How far a task is; it only ever goes forward.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskState {
-    /// No node was chosen yet.
-    #[default]
-    Pending,
-    /// A node was chosen.
-    Assigned,
-    /// The node makes its ports.
-    Preparing,
-    /// The executor starts it.
-    Starting,
-    /// It runs.
-    Running,
-    /// It ended by itself, well.
-    Complete,
-    /// It was stopped.
-    Shutdown,
-    /// It ended by itself, badly.
-    Failed,
-    /// Its node cannot run it.
-    Rejected,
-    /// Its node was lost for good.
-    Orphaned,
-}
-
-impl TaskState {
-    /// Returns whether it has ended.
-    pub fn is_terminal(self) -> bool {
-        self > Self::Running
-    }
-}
-
-impl fmt::Display for TaskState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Pending => "pending",
-            Self::Assigned => "assigned",
-            Self::Preparing => "preparing",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Complete => "complete",
-            Self::Shutdown => "shutdown",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Orphaned => "orphaned",
-        })
-    }
-}
-
-/// What is wanted of a task.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum DesiredState {
-    /// That it is ready to run, and waits.
-    Ready,
-    /// That it runs.
-    #[default]
-    Running,
-    /// That it stops, or does not start again.
-    Shutdown,
-    /// That it is forgotten.
-    Remove,
-}
-
-/// Why a task has no node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PendingReason {
-    /// There is no node that is ready and active.
-    NoNode,
-    /// No node satisfies this constraint together with those before it.
-    Constraint {
-        /// The constraint.
-        constraint: String,
-    },
-    /// Each node that fits has as many tasks of the service as it may.
-    NodeLimit {
-        /// How many.
-        limit: u32,
-    },
-    /// The host port is taken on each node that fits.
-    HostPort {
-        /// The port.
-        port: u16,
-    },
-    /// No node that fits has so much left.
-    Resources {
-        /// What was asked for.
-        wanted: Resources,
-    },
-    /// A network has no address left.
-    Address {
-        /// The name of the network.
-        network: String,
-    },
-    /// It waits for the delay of the restart policy.
-    RestartDelay {
-        /// How often it was restarted within the window.
-        attempt: u32,
-    },
-}
-
-impl fmt::Display for PendingReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoNode => f.write_str("no suitable node (none is ready and active)"),
-            Self::Constraint { constraint } => {
-                write!(f, "no suitable node (none satisfies {constraint})")
-            }
-            Self::NodeLimit { limit } => {
-                write!(
-                    f,
-                    "no suitable node (max replicas per node {limit} reached)"
-                )
-            }
-            Self::HostPort { port } => {
-                write!(f, "no suitable node (host port {port} is in use on each)")
-            }
-            Self::Resources { .. } => {
-                f.write_str("no suitable node (insufficient resources on each)")
-            }
-            Self::Address { network } => write!(f, "no address is left on network {network}"),
-            Self::RestartDelay { attempt } => write!(f, "restart {attempt} is due after a delay"),
-        }
-    }
-}
-
-/// How a task is, as its node or its manager says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskStatus {
-    /// How far it is.
-    pub state: TaskState,
-    /// Since when, in milliseconds since 1970; for people.
-    pub since_unix_ms: u64,
-    /// What is amiss, in words for people; empty if nothing is.
-    pub message: String,
-    /// Why it has no node.
-    pub pending: Option<PendingReason>,
-    /// With what its program ended: 128 and the signal's number if a signal did it.
-    pub exit_code: Option<i32>,
-}
-
-/// Which task of its service a task is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Slot {
-    /// Of a replicated service: counted from 1.
-    Replica(u32),
-    /// Of a global one: that of this node.
-    Node(NodeId),
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Replica(number) => write!(f, "{number}"),
-            Self::Node(node) => f.pad(&node.short()),
-        }
-    }
-}
-
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceInfo {
@@ -459,8 +383,8 @@ pub struct ServiceInfo {
     pub version: u64,
     /// Its published ports, with those that were chosen.
     pub ports: Vec<PublishedPort>,
-    /// Its virtual address on each network.
-    pub virtual_addresses: BTreeMap<NetworkId, IpAddr>,
+    /// Its virtual addresses on each network.
+    pub virtual_addresses: BTreeMap<NetworkId, Vec<IpAddr>>,
     /// How far its last change is.
     pub update: Option<UpdateStatus>,
     /// How many tasks run.
@@ -471,64 +395,4 @@ pub struct ServiceInfo {
     pub created_unix_ms: u64,
     /// When it was changed last.
     pub updated_unix_ms: u64,
-}
-
-/// One task.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskInfo {
-    /// Its identity.
-    pub id: TaskId,
-    /// Its service.
-    pub service: ServiceId,
-    /// The name of its service.
-    pub service_name: String,
-    /// Which task of its service it is.
-    pub slot: Slot,
-    /// What it runs.
-    pub spec: TaskSpec,
-    /// The node that was chosen.
-    pub node: Option<NodeId>,
-    /// The name of that node's host.
-    pub hostname: String,
-    /// What is wanted of it.
-    pub desired: DesiredState,
-    /// How it is.
-    pub status: TaskStatus,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// A change of the cluster, for whoever looks on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventInfo {
-    /// The index of the log at which it happened.
-    pub index: u64,
-    /// When, in milliseconds since 1970, by the leader's clock.
-    pub at_unix_ms: u64,
-    /// The node on whose behalf.
-    pub actor: NodeId,
-    /// What it is about: `node`, `network`, `endpoint`, `service`, `task`, `cluster`.
-    pub kind: String,
-    /// What happened: `create`, `update`, `remove`, and for tasks their new state.
-    pub action: String,
-    /// The identity of what it is about.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-}
-
-/// See [`Request::NodeUpdate`](super::Request::NodeUpdate).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NodeUpdate {
-    /// The node: identity or host name.
-    pub node: String,
-    /// Whether it gets new tasks.
-    pub availability: Option<super::Availability>,
-    /// Its role.
-    pub role: Option<super::Role>,
-    /// Labels to set.
-    pub labels_add: BTreeMap<String, String>,
-    /// Labels to remove.
-    pub labels_remove: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use overlay_core::{Instant, NetworkId, NodeId};
 use overlay_gossip::Lease;
 
@@ -12,10 +13,11 @@ use super::{Action, AgentSession, Manager, Read, TICK, touched::answers};
 use crate::{
     agent::{
         AssignedEndpoint, AssignedNetwork, AssignedPort, AssignedService, AssignedTask, Assignment,
-        Backend, Keyed, Standing,
+        Backend, Keyed, ServiceOnNetwork, Standing,
     },
     api::{ClusterSettings, PublishMode},
-    state::{EndpointRecord, NetworkRecord, TaskRecord},
+    scheduler::constraint,
+    state::{EndpointRecord, NetworkRecord, ServiceRecord, TaskRecord},
     wire::{ManagerAddress, Message},
 };
 
@@ -220,6 +222,7 @@ impl Manager {
             standing: Standing {
                 heartbeat_ms: cluster.settings.heartbeat_ms,
                 role: record.role,
+                zone: record.labels.get(ZONE).cloned().unwrap_or_default(),
                 raft: record.raft,
                 managers: self.managers(),
                 gossip_keys: cluster.gossip_keys.clone(),
@@ -233,21 +236,23 @@ impl Manager {
         })
     }
 
-    /// Returns the services that have virtual addresses on any of these networks.
+    /// Returns the services on any of these networks.
     fn assigned_services(&self, on: &BTreeSet<NetworkId>) -> Vec<AssignedService> {
         let services = self.state.services().values();
+        let services = services.filter(|service| !service.removing);
         services
             .filter_map(|service| {
-                let addresses: BTreeMap<_, _> = service
-                    .virtual_addresses
-                    .iter()
+                let networks: BTreeMap<_, _> = named_networks(service)
                     .filter(|(network, _)| on.contains(network))
-                    .map(|(network, address)| (*network, address.addr()))
                     .collect();
-                (!addresses.is_empty()).then(|| AssignedService {
+                let spec = service.spec();
+                (!networks.is_empty()).then(|| AssignedService {
                     id: service.id,
-                    name: service.spec().name.clone(),
-                    addresses,
+                    name: spec.name.clone(),
+                    networks,
+                    ports: spec.named_ports.clone(),
+                    texts: spec.texts.clone(),
+                    balance: spec.balance,
                 })
             })
             .collect()
@@ -260,7 +265,13 @@ impl Manager {
             self.published = (applied, self.published_ports());
         }
         let local = |backend: &&Backend| backend.node == node;
-        let published = self.published.1.iter();
+        let record = self.state.nodes().get(&node);
+        let open = |published: &&AssignedPort| {
+            let conditions = published.port.nodes.iter();
+            let mut conditions = conditions.filter_map(|text| constraint::parse(text).ok());
+            record.is_some_and(|record| conditions.all(|condition| condition.holds(record)))
+        };
+        let published = self.published.1.iter().filter(open);
         published
             .filter_map(|published| match published.port.mode {
                 PublishMode::Ingress => Some(published.clone()),
@@ -288,7 +299,7 @@ impl Manager {
                 .filter_map(|task| self.backend(task))
                 .collect();
             ports.extend(service.ports.iter().map(|port| AssignedPort {
-                port: *port,
+                port: port.clone(),
                 service_name: service.spec().name.clone(),
                 backends: backends.clone(),
             }));
@@ -350,6 +361,23 @@ impl Manager {
     }
 }
 
+/// Returns what a service has on each of its networks where it has names: not on that of published ports.
+pub(super) fn named_networks(
+    service: &ServiceRecord,
+) -> impl Iterator<Item = (NetworkId, ServiceOnNetwork)> {
+    // Those of the spec are in its order; one without any is on the network of published ports alone.
+    let named = service.networks.iter().zip(&service.spec().networks);
+    named.map(|(network, named)| {
+        let addresses = service.virtual_addresses.get(network);
+        let addresses = addresses.into_iter().flatten();
+        let on = ServiceOnNetwork {
+            addresses: addresses.map(IpNet::addr).collect(),
+            aliases: named.aliases.clone(),
+        };
+        (*network, on)
+    })
+}
+
 fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
     // One VNI carries all subnets of a network: they share one broadcast domain.
     let vni = network.subnets.first()?.vni;
@@ -360,6 +388,7 @@ fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
         subnets: network.subnets.iter().map(|subnet| subnet.prefix).collect(),
         mtu: network.mtu,
         internal: network.internal,
+        ingress: network.ingress,
     })
 }
 
@@ -368,9 +397,12 @@ fn lease(record: &EndpointRecord) -> Lease {
         network: record.network,
         endpoint: record.id,
         node: record.node,
-        addresses: record.addresses.iter().map(ipnet::IpNet::addr).collect(),
+        addresses: record.addresses.iter().map(IpNet::addr).collect(),
         mac: record.mac,
         generation: record.generation,
         signature: Vec::new().into(),
     }
 }
+
+/// The label of a node that says its zone.
+const ZONE: &str = "zone";

@@ -263,6 +263,10 @@ impl Manager {
                     spec: spec.clone(),
                 }
             }
+            Request::NetworkExtend { network, subnets } => Command::ExtendNetwork {
+                network: self.find_network(network)?,
+                subnets: subnets.clone(),
+            },
             Request::NetworkRemove { network } => {
                 let network = self.removable_network(origin, network)?;
                 Command::RemoveNetwork { network }
@@ -288,7 +292,7 @@ impl Manager {
                 network: self.find_network(&attach.network)?,
                 name: attach.name.clone(),
                 aliases: attach.aliases.clone(),
-                address: attach.address,
+                addresses: attach.addresses.clone(),
             }),
             Request::Detach { endpoint } => {
                 let endpoint = self.find_endpoint(origin, endpoint)?;

@@ -1,5 +1,6 @@
 //! Services and tasks: what clients ask for, as commands, and how they are described.
 
+use ipnet::IpNet;
 use overlay_core::{NodeId, ServiceId};
 
 use super::{Manager, query::find};
@@ -120,7 +121,7 @@ impl Manager {
             version: record.version,
             ports: record.ports.clone(),
             virtual_addresses: addresses
-                .map(|(network, address)| (*network, address.addr()))
+                .map(|(network, all)| (*network, all.iter().map(IpNet::addr).collect()))
                 .collect(),
             update: record.update.clone(),
             running: count(running),
@@ -152,7 +153,7 @@ impl Manager {
             status: task.status.clone(),
             addresses: endpoints
                 .filter_map(|endpoint| self.state.endpoints().get(endpoint))
-                .flat_map(|endpoint| endpoint.addresses.iter().map(ipnet::IpNet::addr))
+                .flat_map(|endpoint| endpoint.addresses.iter().map(IpNet::addr))
                 .collect(),
         }
     }
@@ -167,7 +168,8 @@ impl Manager {
 
 /// Refuses what the scheduler would not understand.
 fn check(spec: &ServiceSpec) -> Result<(), api::Error> {
-    for constraint in &spec.placement.constraints {
+    let of_ports = spec.ports.iter().flat_map(|port| &port.nodes);
+    for constraint in spec.placement.constraints.iter().chain(of_ports) {
         let parsed = scheduler::constraint::parse(constraint);
         parsed.map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
     }

@@ -91,10 +91,11 @@ fn every_node_hears_where_a_published_port_leads() {
         target: 80,
         protocol: Protocol::Tcp,
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     };
     let mut spec = ServiceSpec {
         name: "web".to_owned(),
-        networks: vec!["net".to_owned()],
+        networks: vec!["net".into()],
         ports: vec![port(8_080)],
         ..ServiceSpec::default()
     };
@@ -402,7 +403,7 @@ impl Lab {
             network: "net".to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace: overlay_core::plane::Namespace::InProcess,
             endpoint: Some(EndpointId::from_bytes([9; 16])),
         };

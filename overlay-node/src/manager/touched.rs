@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use overlay_core::{NodeId, ServiceId};
 
-use super::Manager;
+use super::{Manager, assign::named_networks};
 use crate::{
     api::{DesiredState, TaskState},
     state::{Changed, ClusterState, NodeRecord, ServiceRecord, TaskRecord},
@@ -42,7 +42,11 @@ impl Touched {
     fn note(&mut self, state: &ClusterState, object: &Changed) {
         match object {
             Changed::Node { previous, new } => match (previous, new) {
-                (Some(previous), Some(new)) => self.all |= reached(previous) != reached(new),
+                (Some(previous), Some(new)) => {
+                    self.all |= reached(previous) != reached(new);
+                    // Its zone, and the ports that are open on it.
+                    self.nodes.insert(new.id);
+                }
                 (None, Some(new)) => drop(self.nodes.insert(new.id)),
                 // Its tasks and endpoints went with it, and are told of.
                 _ => {}
@@ -97,15 +101,16 @@ fn reached(node: &NodeRecord) -> impl PartialEq {
 
 /// Returns what nodes that run none of a service's tasks have to know of it.
 fn reached_by(service: Option<&ServiceRecord>) -> impl PartialEq {
-    let service = service
-        .filter(|service| !service.ports.is_empty() || !service.virtual_addresses.is_empty());
-    service.map(|service| {
-        let name = service.spec().name.clone();
-        (
-            service.ports.clone(),
-            service.virtual_addresses.clone(),
-            name,
-        )
+    service.filter(|service| !service.removing).map(|service| {
+        let spec = service.spec();
+        let named = (
+            spec.name.clone(),
+            spec.named_ports.clone(),
+            spec.texts.clone(),
+            spec.balance,
+        );
+        let networks: Vec<_> = named_networks(service).collect();
+        (service.ports.clone(), networks, named)
     })
 }
 

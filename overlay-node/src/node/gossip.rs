@@ -1,7 +1,7 @@
 //! What gossip says, turned into names and the data plane.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use overlay_gossip::{
 
 use super::{Event, Node, Output};
 use crate::{
-    agent,
+    agent::{self, Zone},
     identity::cipher::Ciphers,
     manager::Manager,
     state::{NodeRecord, Secret},
@@ -51,11 +51,7 @@ impl Node {
             .filter(|manager| manager.node != self.config.node)
             .map(|manager| manager.gossip)
             .collect();
-        let networks: Vec<_> = assignment
-            .networks
-            .iter()
-            .map(|network| network.id)
-            .collect();
+        let networks: Vec<_> = self.agent.carried().map(|network| network.id).collect();
         let Ok(mut gossip) = Gossip::new(config, self.seed.derive("gossip"), self.now) else {
             return;
         };
@@ -66,8 +62,9 @@ impl Node {
         self.gossip = Some(gossip);
     }
 
-    /// Says in gossip whether this node takes management sessions: a node whose managers are all gone finds others by it.
-    pub(super) fn tell_role(&mut self) {
+    /// Says in gossip whether this node takes management sessions, by which a node whose managers are all gone finds others,
+    /// and its zone.
+    pub(super) fn tell_standing(&mut self) {
         let (now, meta) = (self.now, self.meta());
         if let Some(gossip) = &mut self.gossip {
             // It is short enough.
@@ -76,14 +73,15 @@ impl Node {
     }
 
     fn meta(&self) -> Vec<u8> {
-        let mut meta = vec![META_VERSION];
-        if let Some(manager) = &self.manager {
-            meta.extend(self.config.management_port.to_be_bytes());
-            if manager.epoch() > 0 {
-                meta.extend(manager.epoch().to_be_bytes());
-            }
-        }
-        meta
+        let standing = self.agent.assignment().map(|all| &all.standing);
+        let said = Said {
+            management_port: self.manager.as_ref().map(|_| self.config.management_port),
+            epoch: self.manager.as_ref().map_or(0, Manager::epoch),
+            zone: standing
+                .map(|standing| standing.zone.clone())
+                .unwrap_or_default(),
+        };
+        said.encode()
     }
 
     /// Turns to a node that speaks to this leader and that gossip takes for absent: after a restart a manager knows no
@@ -124,11 +122,11 @@ impl Node {
             Some(gossip) => gossip.rows(network).map(|(_, row)| row).collect(),
             None => Vec::new(),
         };
-        let members = |network| -> BTreeSet<IpAddr> {
-            gossip.map_or_else(BTreeSet::new, |gossip| {
-                gossip
-                    .network_members(network)
-                    .map(|member| member.address.ip())
+        let members = |network| -> BTreeMap<IpAddr, Zone> {
+            gossip.map_or_else(BTreeMap::new, |gossip| {
+                let members = gossip.network_members(network);
+                members
+                    .map(|member| (member.address.ip(), Said::read(&member.meta).zone))
                     .collect()
             })
         };
@@ -183,11 +181,11 @@ impl Node {
         self.plane_dirty = true;
         let node = member.name.to_string();
         if let Ok(id) = node.parse() {
-            let found = Manages::read(member);
+            let found = Said::of_manager(member);
             self.session
-                .find(self.now, id, found.map(|found| found.address));
+                .find(self.now, id, found.map(|(address, _)| address));
             let own = self.manager.as_ref().map(Manager::epoch);
-            let later = own.zip(found).is_some_and(|(own, found)| found.epoch > own);
+            let later = own.zip(found).is_some_and(|(own, (_, epoch))| epoch > own);
             if !later {
                 self.rebuilt.remove(&id);
             } else if self.rebuilt.len() < REBUILT_MAX {
@@ -199,33 +197,50 @@ impl Node {
     }
 }
 
-/// What a member that is a manager says of itself. Whoever dials it checks its certificate.
-#[derive(Clone, Copy)]
-struct Manages {
-    /// Where it takes management sessions.
-    address: SocketAddr,
+/// What a member says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    /// Where it takes management sessions, if it is a manager. Whoever dials it checks its certificate.
+    management_port: Option<u16>,
     /// How often the cluster was rebuilt from a survivor.
     epoch: u64,
+    /// The zone that it is in, empty for none.
+    zone: Zone,
 }
 
-impl Manages {
-    /// Reads what an alive member says, `None` if it is no manager.
-    fn read(member: &Member) -> Option<Self> {
-        let [META_VERSION, high, low, rest @ ..] = &*member.meta else {
-            return None;
+impl Said {
+    fn encode(&self) -> Vec<u8> {
+        let mut meta = vec![META_VERSION];
+        meta.extend(self.management_port.unwrap_or_default().to_be_bytes());
+        meta.extend(self.epoch.to_be_bytes());
+        meta.extend(self.zone.bytes());
+        meta
+    }
+
+    /// Reads what a member says: nothing if it is of another version.
+    fn read(meta: &[u8]) -> Self {
+        let Some((&[META_VERSION, p0, p1, ref epoch @ ..], zone)) = meta.split_first_chunk::<11>()
+        else {
+            return Self::default();
         };
-        let epoch = match rest {
-            [] => 0,
-            rest => u64::from_be_bytes(rest.try_into().ok()?),
-        };
-        let port = u16::from_be_bytes([*high, *low]);
-        let address = SocketAddr::new(member.address.ip(), port);
-        (member.state == MemberState::Alive).then_some(Self { address, epoch })
+        let port = u16::from_be_bytes([p0, p1]);
+        Self {
+            management_port: (port != 0).then_some(port),
+            epoch: u64::from_be_bytes(*epoch),
+            zone: String::from_utf8_lossy(zone).into_owned(),
+        }
+    }
+
+    /// Reads what an alive manager says, and where it is reached.
+    fn of_manager(member: &Member) -> Option<(SocketAddr, u64)> {
+        let said = Self::read(&member.meta);
+        let address = SocketAddr::new(member.address.ip(), said.management_port?);
+        (member.state == MemberState::Alive).then_some((address, said.epoch))
     }
 }
 
 /// Of what a member says of itself in gossip.
-const META_VERSION: u8 = 1;
+const META_VERSION: u8 = 2;
 /// How many managers of a later group are asked at the most.
 const REBUILT_MAX: usize = 8;
 

@@ -8,7 +8,7 @@ use overlay_raft::{RaftId, Restored};
 
 use super::{Event, ManagerBoot, Node, Output, Peer};
 use crate::{
-    agent::{Assignment, AssignmentChange},
+    agent::{Agent, Assignment, AssignmentChange},
     api::Role,
     manager::{Manager, Served, allowed_for_worker},
     state::{NodeRecord, RequestId},
@@ -206,10 +206,15 @@ impl Node {
             .is_some_and(|present| present.is_newer(&assignment));
         let (raft, role) = (assignment.standing.raft, assignment.standing.role);
         let (cluster, epoch) = (assignment.cluster, assignment.epoch);
+        let zone = |agent: &Agent| agent.assignment().map(|all| all.standing.zone.clone());
+        let before = zone(&self.agent);
         self.agent.assign(self.now, assignment);
         if !stale {
             self.pace();
             self.take_role(role, raft, cluster, epoch);
+        }
+        if zone(&self.agent) != before {
+            self.tell_standing();
         }
     }
 
@@ -265,7 +270,7 @@ impl Node {
             };
             self.manager = Manager::new(self.config.clone(), boot, &seed, self.now).ok();
         }
-        self.tell_role();
+        self.tell_standing();
         self.outputs
             .push_back(Output::Event(Event::RoleChanged { role }));
     }

@@ -259,7 +259,7 @@ impl Cluster {
             network: network.to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace: Namespace::InProcess,
             endpoint: None,
         };

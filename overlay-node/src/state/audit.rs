@@ -200,6 +200,9 @@ impl ClusterState {
             Command::RemoveNetwork { network } => {
                 ("network", "remove", self.named_network(*network))
             }
+            Command::ExtendNetwork { network, .. } => {
+                ("network", "update", self.named_network(*network))
+            }
             Command::AttachEndpoint(attach) => (
                 "endpoint",
                 "create",

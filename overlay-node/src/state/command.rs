@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::{CommandError, NodeRecord, Secret, TaskChange};
 use crate::{
     Config,
-    api::{ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, TaskStatus},
+    api::{
+        ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
+        TaskStatus,
+    },
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -188,6 +191,13 @@ pub enum Command {
         /// What to change.
         change: ClusterUpdate,
     },
+    /// Gives a network more subnets.
+    ExtendNetwork {
+        /// The network.
+        network: NetworkId,
+        /// The subnets.
+        subnets: Vec<SubnetSpec>,
+    },
 }
 
 /// See [`Command::InitCluster`].
@@ -290,6 +300,8 @@ pub struct NodeDescription {
     pub version: String,
     /// What it has to give to tasks; all zero if it does not say.
     pub resources: Resources,
+    /// Where its host has routes to.
+    pub routes: Vec<IpNet>,
 }
 
 impl NodeDescription {
@@ -302,6 +314,7 @@ impl NodeDescription {
             gossip_port: config.gossip_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resources: config.resources,
+            routes: config.routes.clone(),
         }
     }
 
@@ -314,6 +327,7 @@ impl NodeDescription {
             gossip_port,
             version,
             resources,
+            routes,
         } = self;
         *hostname == record.hostname
             && *address == record.address
@@ -321,6 +335,7 @@ impl NodeDescription {
             && *gossip_port == record.gossip_port
             && *version == record.version
             && *resources == record.resources
+            && *routes == record.routes
     }
 }
 
@@ -337,8 +352,8 @@ pub struct AttachEndpoint {
     pub name: String,
     /// More names.
     pub aliases: Vec<String>,
-    /// The address to have; any free one if `None`.
-    pub address: Option<IpAddr>,
+    /// The addresses to have, at most one of each family; any free ones of the others.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What an applied command answers.

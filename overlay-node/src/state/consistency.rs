@@ -100,12 +100,13 @@ impl ClusterState {
             live.extend(services.map(|service| OwnerId::from(service.id)));
             let mut all = Audit::default();
             for subnet in &network.subnets {
-                let own = |owner: &&OwnerId| subnet.addresses.lease_of(**owner).is_some();
-                let audit = subnet.addresses.audit(&live);
-                all.orphaned.extend(audit.orphaned);
-                let found: Vec<_> = live.iter().filter(own).copied().collect();
-                live.retain(|owner| !found.contains(owner));
+                all.orphaned.extend(subnet.addresses.audit(&live).orphaned);
             }
+            // One of each family, or of one alone if the network got the other later.
+            live.retain(|owner| {
+                let mut subnets = network.subnets.iter();
+                !subnets.any(|subnet| subnet.addresses.lease_of(*owner).is_some())
+            });
             all.missing.extend(live);
             if all != Audit::default() {
                 let (network, audit) = (network.id, all);

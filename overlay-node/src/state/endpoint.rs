@@ -1,13 +1,10 @@
 //! Commands about endpoints.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId};
-use overlay_ipam::AllocateError;
+use overlay_core::{EndpointId, NetworkId, NodeId};
 
 use super::{
     AttachEndpoint, ClusterState, CommandError, EndpointRecord, NetworkRecord, Outcome,
+    addresses::{Choice, mac_of},
     node::{is_name, owner},
 };
 
@@ -17,24 +14,19 @@ impl ClusterState {
         index: u64,
         attach: AttachEndpoint,
     ) -> Result<Outcome, CommandError> {
-        self.check_attach(&attach)?;
+        let choice = self.check_attach(&attach)?;
         let (network, generation) = (attach.network, self.generation(index));
-        let take = |record: &mut NetworkRecord| {
-            allocate(record, attach.id.as_bytes(), attach.address, index)
-        };
-        let address = self
-            .networks
-            .modify_part(network, take)
-            .ok_or(CommandError::UnknownNetwork { network })??;
-        let mac = mac_of(attach.id, address.addr());
+        let take = |record: &mut NetworkRecord| record.take(attach.id.as_bytes(), &choice, index);
+        let taken = self.networks.modify_part(network, take);
+        let addresses = taken.ok_or(CommandError::UnknownNetwork { network })?;
         let endpoint = EndpointRecord {
             id: attach.id,
             node: attach.node,
             network,
             name: attach.name,
             aliases: attach.aliases,
-            addresses: vec![address],
-            mac,
+            mac: mac_of(attach.id, &addresses),
+            addresses,
             generation,
             task: None,
         };
@@ -81,7 +73,7 @@ impl ClusterState {
         Some(record)
     }
 
-    /// Gives back the address that something has on a network.
+    /// Gives back the addresses that something has on a network.
     pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
         self.networks.modify_part(network, |record| {
             for subnet in &mut record.subnets {
@@ -90,7 +82,7 @@ impl ClusterState {
         });
     }
 
-    fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
+    fn check_attach(&self, attach: &AttachEndpoint) -> Result<Choice, CommandError> {
         for name in std::iter::once(&attach.name).chain(&attach.aliases) {
             if !is_name(name) {
                 return Err(CommandError::InvalidName {
@@ -137,88 +129,8 @@ impl ClusterState {
                 endpoint,
             });
         }
-        check_owner(record, attach.id.as_bytes())
-    }
-}
-
-/// Refuses an identity under which something else has an address: the two would share it.
-fn check_owner(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
-    let mut subnets = network.subnets.iter();
-    match subnets.find_map(|subnet| subnet.addresses.lease_of(owner(id))) {
-        Some(lease) => Err(CommandError::AddressInUse {
-            address: lease.address,
-            network: network.name.clone(),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Returns why an owner gets no address of the network, if so. One that has an address there gets that.
-pub(super) fn check_room(network: &NetworkRecord, id: &[u8; 16]) -> Result<(), CommandError> {
-    let mut subnets = network.subnets.iter().map(|subnet| &subnet.addresses);
-    if subnets.any(|subnet| subnet.available() > 0 || subnet.lease_of(owner(id)).is_some()) {
-        return Ok(());
-    }
-    let used = network.subnets.iter();
-    Err(CommandError::SubnetFull {
-        network: network.name.clone(),
-        used: used.map(|subnet| subnet.addresses.used() as u64).sum(),
-    })
-}
-
-/// Takes an address out of the first subnet that has one.
-pub(super) fn allocate(
-    network: &mut NetworkRecord,
-    id: &[u8; 16],
-    address: Option<IpAddr>,
-    index: u64,
-) -> Result<IpNet, CommandError> {
-    let owner = owner(id);
-    let NetworkRecord { name, subnets, .. } = network;
-    let Some(address) = address else {
-        let mut used = 0;
-        for subnet in subnets {
-            match subnet.addresses.allocate(owner, index) {
-                Ok(lease) => return Ok(with_prefix(lease.address, subnet.prefix)),
-                Err(_) => used += subnet.addresses.used() as u64,
-            }
-        }
-        return Err(CommandError::SubnetFull {
-            network: name.clone(),
-            used,
-        });
-    };
-    let unusable = |reason: String| CommandError::AddressUnusable {
-        address,
-        network: name.clone(),
-        reason,
-    };
-    let subnet = subnets
-        .iter_mut()
-        .find(|subnet| subnet.prefix.contains(&address))
-        .ok_or_else(|| unusable("it is in none of the network's subnets".to_owned()))?;
-    match subnet.addresses.reserve(owner, address, index) {
-        Ok(lease) => Ok(with_prefix(lease.address, subnet.prefix)),
-        Err(AllocateError::Taken { .. }) => Err(CommandError::AddressInUse {
-            address,
-            network: name.clone(),
-        }),
-        Err(other) => Err(unusable(other.to_string())),
-    }
-}
-
-fn with_prefix(address: IpAddr, prefix: IpNet) -> IpNet {
-    IpNet::new(address, prefix.prefix_len()).expect("an address of the subnet has its family")
-}
-
-/// Derives a locally administered MAC address: from the IPv4 address, or from the identity where there is none.
-pub(super) fn mac_of(endpoint: EndpointId, address: IpAddr) -> MacAddr {
-    match address {
-        IpAddr::V4(address) => MacAddr::from_ipv4(address),
-        IpAddr::V6(_) => {
-            let [a, b, c, d, ..] = *endpoint.as_bytes();
-            MacAddr::new([0x02, 0x42, a, b, c, d])
-        }
+        record.check_owner(attach.id.as_bytes())?;
+        record.choose(attach.id.as_bytes(), &attach.addresses)
     }
 }
 

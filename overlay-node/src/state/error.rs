@@ -135,6 +135,27 @@ pub enum CommandError {
         /// The name of one of them.
         first: String,
     },
+    /// No network can be made of what was asked for.
+    #[error("network {name:?} cannot be created: {reason}")]
+    InvalidNetwork {
+        /// Its name.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The service publishes ports and is on no network, and there is no network of published ports.
+    #[error(
+        "the service publishes ports and names no network, and there is no ingress network: name one with --network, or make one with `network create --ingress`"
+    )]
+    NoIngress,
+    /// No pool has room for the subnet that no node has a route to already.
+    #[error(
+        "no subnet is left in the address pools that no node has a route to already ({route} among them): give --subnet"
+    )]
+    PoolsRouted {
+        /// One of the routes.
+        route: IpNet,
+    },
     /// The network is kept for the cluster itself.
     #[error("network {name:?} is predefined: it cannot be created or removed")]
     Predefined {
@@ -310,6 +331,8 @@ impl From<CommandError> for api::Error {
             | E::InvalidOption { .. }
             | E::HostBits { .. }
             | E::InvalidSubnet { .. }
+            | E::InvalidNetwork { .. }
+            | E::NoIngress
             | E::InvalidService { .. }
             | E::NoPrevious { .. }
             | E::AddressUnusable { .. } => ErrorKind::Invalid,
@@ -321,7 +344,9 @@ impl From<CommandError> for api::Error {
             | E::VniInUse { .. }
             | E::NameInUse { .. }
             | E::AddressInUse { .. } => ErrorKind::Conflict,
-            E::PoolsExhausted | E::VnisExhausted | E::SubnetFull { .. } => ErrorKind::Exhausted,
+            E::PoolsExhausted | E::PoolsRouted { .. } | E::VnisExhausted | E::SubnetFull { .. } => {
+                ErrorKind::Exhausted
+            }
             E::LocalNetwork { .. }
             | E::NotAttachable { .. }
             | E::NotOwner { .. }

@@ -73,11 +73,17 @@ impl Index<NodeRecord> for NodeIndex {
 pub(super) struct NetworkIndex {
     names: Groups<String, NetworkId>,
     prefixes: Groups<IpNet, NetworkId>,
+    /// That of published ports; there is one at the most.
+    ingress: BTreeSet<NetworkId>,
 }
 
 impl NetworkIndex {
     pub(super) fn named(&self, name: &str) -> Option<NetworkId> {
         self.names.0.get(name)?.first().copied()
+    }
+
+    pub(super) fn ingress(&self) -> Option<NetworkId> {
+        self.ingress.first().copied()
     }
 
     pub(super) fn with_subnet(&self, prefix: IpNet) -> Option<NetworkId> {
@@ -86,22 +92,26 @@ impl NetworkIndex {
 }
 
 impl Index<NetworkRecord> for NetworkIndex {
-    type Entry = (String, Vec<IpNet>);
+    type Entry = (String, Vec<IpNet>, bool);
 
     fn entry(record: &NetworkRecord) -> Self::Entry {
         let prefixes = record.subnets.iter().map(|subnet| subnet.prefix);
-        (record.name.clone(), prefixes.collect())
+        (record.name.clone(), prefixes.collect(), record.ingress)
     }
 
-    fn add(&mut self, key: NetworkId, (name, prefixes): Self::Entry) {
+    fn add(&mut self, key: NetworkId, (name, prefixes, ingress): Self::Entry) {
         self.names.add(name, key);
+        if ingress {
+            self.ingress.insert(key);
+        }
         for prefix in prefixes {
             self.prefixes.add(prefix, key);
         }
     }
 
-    fn remove(&mut self, key: NetworkId, (name, prefixes): &Self::Entry) {
+    fn remove(&mut self, key: NetworkId, (name, prefixes, _): &Self::Entry) {
         self.names.remove(name, &key);
+        self.ingress.remove(&key);
         for prefix in prefixes {
             self.prefixes.remove(prefix, &key);
         }

@@ -2,6 +2,7 @@
 //!
 //! Everything that a command needs travels in it or is in the state: no clock, no randomness, no hash order.
 
+mod addresses;
 mod audit;
 mod command;
 mod consistency;
@@ -191,6 +192,7 @@ impl ClusterState {
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
+            Command::ExtendNetwork { network, subnets } => self.extend_network(network, &subnets),
             Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
             Command::DetachEndpoint { endpoint, node } => {
                 self.detach_endpoint(index, endpoint, node)

@@ -1,21 +1,26 @@
 //! What a service needs of the cluster: networks, ports, virtual addresses.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use overlay_core::{NetworkId, ServiceId};
 
-use super::{ClusterState, CommandError, NetworkRecord, endpoint::check_room};
-use crate::api::{EndpointMode, PublishMode, PublishedPort, ServiceMode, ServiceSpec};
+use super::{ClusterState, CommandError, INGRESS, NetworkRecord, addresses::Choice, node::is_name};
+use crate::api::{
+    ClientAddress, EndpointMode, Protocol, PublishMode, PublishedPort, ServiceMode, ServiceSpec,
+};
 
 /// What a spec needs of the cluster, not yet taken.
 pub(super) struct Needs {
     pub(super) networks: Vec<NetworkId>,
     pub(super) ports: Vec<PublishedPort>,
     /// Virtual addresses that it has.
-    pub(super) held: BTreeMap<NetworkId, IpNet>,
-    /// Networks that have another one for it.
-    pub(super) wanted: Vec<NetworkId>,
+    pub(super) held: BTreeMap<NetworkId, Vec<IpNet>>,
+    /// Those that networks have for it.
+    pub(super) wanted: Vec<(NetworkId, Choice)>,
 }
 
 impl ClusterState {
@@ -24,13 +29,14 @@ impl ClusterState {
         &self,
         id: ServiceId,
         spec: &ServiceSpec,
-        held: &BTreeMap<NetworkId, IpNet>,
+        held: &BTreeMap<NetworkId, Vec<IpNet>>,
     ) -> Result<Needs, CommandError> {
         check_sizes(spec)?;
-        let mut networks = Vec::new();
-        for name in &spec.networks {
-            let network = self.find_network(name)?;
-            if networks.contains(&network.id) {
+        check_names(spec)?;
+        let mut networks: Vec<&NetworkRecord> = Vec::new();
+        for wanted in &spec.networks {
+            let network = self.find_network(&wanted.network)?;
+            if networks.iter().any(|other| other.id == network.id) {
                 return Err(invalid("the networks", "one is named twice"));
             }
             if network.ingress {
@@ -41,26 +47,60 @@ impl ClusterState {
                 let text = "one of scope local is on one node alone: use one of scope swarm";
                 return Err(invalid("the networks", text));
             }
-            networks.push(network.id);
+            networks.push(network);
         }
         let ports = self.choose_ports(id, spec)?;
+        if networks.is_empty() && uses_ingress(spec) {
+            networks.push(self.ingress().ok_or(CommandError::NoIngress)?);
+        }
         let mut needs = Needs {
-            networks,
+            networks: networks.iter().map(|network| network.id).collect(),
             ports,
             held: BTreeMap::new(),
             wanted: Vec::new(),
         };
         if spec.endpoint_mode == EndpointMode::Vip {
-            for network in &needs.networks {
-                if let Some(address) = held.get(network) {
-                    needs.held.insert(*network, *address);
-                } else if let Some(record) = self.networks.get(*network) {
-                    check_room(record, id.as_bytes())?;
-                    needs.wanted.push(*network);
+            for (network, wanted) in networks.iter().zip(&spec.networks) {
+                let asked = &wanted.addresses;
+                match held.get(&network.id) {
+                    Some(held) => {
+                        let has = |asked: &IpAddr| held.iter().any(|held| held.addr() == *asked);
+                        if !asked.iter().all(has) {
+                            let text = "a service keeps its virtual addresses: take it from the network, and put it there again with others";
+                            return Err(invalid("the virtual addresses", text));
+                        }
+                        needs.held.insert(network.id, held.clone());
+                    }
+                    None => {
+                        let choice = network.choose(id.as_bytes(), asked)?;
+                        needs.wanted.push((network.id, choice));
+                    }
                 }
             }
         }
         Ok(needs)
+    }
+
+    /// Returns the networks that tasks of a spec are on; the name of one that is not there otherwise.
+    pub(super) fn networks_of<'a>(
+        &'a self,
+        spec: &'a ServiceSpec,
+    ) -> Result<Vec<&'a NetworkRecord>, &'a str> {
+        let named = spec.networks.iter();
+        let found = named.map(|wanted| {
+            let found = self.find_network(&wanted.network);
+            found.map_err(|_| wanted.network.as_str())
+        });
+        let found: Vec<_> = found.collect::<Result<_, _>>()?;
+        if found.is_empty() && uses_ingress(spec) {
+            return Ok(vec![self.ingress().ok_or(INGRESS)?]);
+        }
+        Ok(found)
+    }
+
+    /// Returns the network of published ports.
+    pub(super) fn ingress(&self) -> Option<&NetworkRecord> {
+        self.networks.get(self.networks.index().ingress()?)
     }
 
     /// Finds a network by its identity or its name.
@@ -86,6 +126,15 @@ impl ClusterState {
         for port in &spec.ports {
             if port.target == 0 {
                 return Err(invalid("a published port", "its target is 0"));
+            }
+            if port.nodes.len() > RULES_MAX {
+                return Err(limit("conditions a published port", RULES_MAX as u64));
+            }
+            let proxied = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
+            if port.protocol != Protocol::Tcp && proxied.contains(&port.client) {
+                let text =
+                    "the PROXY protocol is for TCP: of UDP, client=kept shows the client's address";
+                return Err(invalid("a published port", text));
             }
             if port.mode == PublishMode::Ingress && spec.endpoint_mode == EndpointMode::Dnsrr {
                 let text = "ports published in ingress mode need --endpoint-mode vip";
@@ -136,7 +185,10 @@ impl ClusterState {
                     None => invalid("a published port", "it is named twice"),
                 });
             }
-            chosen.push(PublishedPort { published, ..*port });
+            chosen.push(PublishedPort {
+                published,
+                ..port.clone()
+            });
         }
         Ok(chosen)
     }
@@ -160,6 +212,8 @@ fn check_sizes(spec: &ServiceSpec) -> Result<(), CommandError> {
         ),
         ("networks a service", spec.networks.len(), NETWORKS_MAX),
         ("published ports a service", spec.ports.len(), PORTS_MAX),
+        ("named ports a service", spec.named_ports.len(), NAMED_MAX),
+        ("texts a service", spec.texts.len(), TEXTS_MAX),
         (
             "constraints a service",
             placement.constraints.len(),
@@ -177,6 +231,54 @@ fn check_sizes(spec: &ServiceSpec) -> Result<(), CommandError> {
         }
     }
     Ok(())
+}
+
+/// Refuses names that nobody could ask for, and more of them than a row of the network's table holds.
+fn check_names(spec: &ServiceSpec) -> Result<(), CommandError> {
+    for network in &spec.networks {
+        for alias in &network.aliases {
+            if !is_name(alias) {
+                return Err(CommandError::InvalidName {
+                    name: alias.chars().take(80).collect(),
+                });
+            }
+        }
+        let octets: usize = network.aliases.iter().map(|alias| alias.len() + 1).sum();
+        if octets > ALIAS_BYTES_MAX {
+            return Err(limit("octets of aliases a network", ALIAS_BYTES_MAX as u64));
+        }
+    }
+    let mut known = BTreeSet::new();
+    for port in &spec.named_ports {
+        let name = port.name.as_bytes();
+        let letters = name.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-');
+        let ends = [name.first(), name.last()].contains(&Some(&b'-'));
+        let is_name = (1..=15).contains(&name.len())
+            && letters
+            && !ends
+            && !port.name.contains("--")
+            && name.iter().any(u8::is_ascii_alphabetic);
+        if !is_name {
+            let text = "its name is one to 15 letters, digits and single hyphens, a letter among them (RFC 6335)";
+            return Err(invalid("a named port", text));
+        }
+        if port.target == 0 {
+            return Err(invalid("a named port", "its target is 0"));
+        }
+        if !known.insert((port.name.to_ascii_lowercase(), port.protocol)) {
+            return Err(invalid("a named port", "it is named twice"));
+        }
+    }
+    if spec.texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
+        return Err(limit("octets a text", TEXT_BYTES_MAX as u64));
+    }
+    Ok(())
+}
+
+/// Returns whether a service has ports that are open on each node.
+fn uses_ingress(spec: &ServiceSpec) -> bool {
+    let mut ports = spec.ports.iter();
+    ports.any(|port| port.mode == PublishMode::Ingress)
 }
 
 pub(super) fn limit(what: &str, limit: u64) -> CommandError {
@@ -203,5 +305,13 @@ const COMMAND_BYTES_MAX: usize = 65_536;
 const NETWORKS_MAX: usize = 16;
 /// How many ports a service publishes at the most.
 const PORTS_MAX: usize = 64;
+/// How many ports of a service have names at the most: each is in the rows of its endpoints.
+const NAMED_MAX: usize = 16;
+/// How many texts a service has at the most.
+const TEXTS_MAX: usize = 16;
+/// How long a text is at the most, in octets: a character string of DNS (RFC 1035 §3.3).
+const TEXT_BYTES_MAX: usize = 255;
+/// How long the aliases of a service on one network are at the most, in octets: they are in the rows of its endpoints.
+const ALIAS_BYTES_MAX: usize = 192;
 /// How many constraints, preferences or labels a service has at the most.
 const RULES_MAX: usize = 64;

@@ -1,5 +1,7 @@
 //! Commands about networks.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use overlay_core::{NetworkId, NodeId, Vni};
 use overlay_ipam::{PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
@@ -19,23 +21,12 @@ impl ClusterState {
         self.check_network(id, &spec)?;
         let options = Options::parse(&spec)?;
         let wanted = if spec.subnets.is_empty() {
-            vec![SubnetSpec {
-                subnet: None,
-                gateway: None,
-                ip_range: None,
-            }]
+            vec![SubnetSpec::default()]
         } else {
             spec.subnets.clone()
         };
-        if wanted.len() > SUBNETS_MAX {
-            let what = "subnets a network".to_owned();
-            return Err(CommandError::Limit {
-                what,
-                limit: SUBNETS_MAX as u64,
-            });
-        }
+        check_number(wanted.len())?;
         let subnets = self.allocate_subnets(&wanted, &options.vnis)?;
-        let ingress = spec.name == INGRESS;
         let driver = if spec.driver.is_empty() {
             OVERLAY.to_owned()
         } else {
@@ -48,7 +39,7 @@ impl ClusterState {
             driver,
             attachable: spec.attachable || is_local,
             internal: spec.internal,
-            ingress,
+            ingress: spec.ingress,
             subnets,
             mtu: options.mtu,
             options: spec.options,
@@ -65,11 +56,6 @@ impl ClusterState {
             .networks
             .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
-        if record.ingress {
-            return Err(CommandError::Predefined {
-                name: record.name.clone(),
-            });
-        }
         if let Some(first) = self.endpoints_of(network).next() {
             return Err(CommandError::NetworkInUse {
                 name: record.name.clone(),
@@ -86,6 +72,24 @@ impl ClusterState {
         }
         self.drop_network(network);
         Ok(Outcome::Done)
+    }
+
+    /// Gives a network more subnets.
+    pub(super) fn extend_network(
+        &mut self,
+        network: NetworkId,
+        wanted: &[SubnetSpec],
+    ) -> Result<Outcome, CommandError> {
+        let record = self
+            .networks
+            .get(network)
+            .ok_or(CommandError::UnknownNetwork { network })?;
+        check_number(record.subnets.len() + wanted.len())?;
+        let subnets = self.allocate_subnets(wanted, &[])?;
+        self.networks.modify(&mut self.journal, network, |record| {
+            record.subnets.extend(subnets);
+        });
+        Ok(Outcome::Network(network))
     }
 
     /// Removes a network that nothing uses any more.
@@ -107,6 +111,25 @@ impl ClusterState {
             return Err(CommandError::UnknownDriver {
                 driver: spec.driver.chars().take(80).collect(),
             });
+        }
+        let refused = match (spec.ingress, self.ingress()) {
+            (true, Some(other)) => Some(format!(
+                "{:?} is the network of published ports, and there is only one: remove it first",
+                other.name
+            )),
+            (true, None) if spec.attachable || spec.driver == BRIDGE => Some(
+                "the network of published ports is of driver overlay, and nobody attaches to it"
+                    .to_owned(),
+            ),
+            (false, _) if spec.name == INGRESS => Some(
+                "that name is kept for the network of published ports: create it with --ingress"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            let name = spec.name.clone();
+            return Err(CommandError::InvalidNetwork { name, reason });
         }
         if OF_EACH_NODE.contains(&&*spec.name) {
             return Err(CommandError::Predefined {
@@ -186,13 +209,27 @@ impl ClusterState {
             }
             Some(subnet) => SubnetRequest::Exact(subnet),
         };
-        let prefix = match self.pools.allocate(request, &[]) {
+        // Whoever names a subnet knows the hosts' routes.
+        let routes = match request {
+            SubnetRequest::Exact(_) => Vec::new(),
+            _ => self.routes_of_nodes(),
+        };
+        let prefix = match self.pools.allocate(request, &routes) {
             Ok(prefix) => prefix,
+            Err(PoolError::Exhausted { .. }) if !routes.is_empty() => {
+                return Err(CommandError::PoolsRouted { route: routes[0] });
+            }
             Err(error) => return Err(self.pool_error(spec, &error)),
         };
         let config = SubnetConfig {
             gateway: spec.gateway,
             range: spec.ip_range,
+            excluded: spec
+                .aux_addresses
+                .values()
+                .copied()
+                .map(IpNet::from)
+                .collect(),
             ..SubnetConfig::new(prefix)
         };
         match Subnet::new(config) {
@@ -200,6 +237,7 @@ impl ClusterState {
                 prefix,
                 gateway: addresses.gateway(),
                 ip_range: spec.ip_range,
+                aux_addresses: spec.aux_addresses.clone(),
                 vni,
                 addresses,
             }),
@@ -230,6 +268,13 @@ impl ClusterState {
                 reason: other.to_string(),
             },
         }
+    }
+
+    /// Returns where the hosts have routes to, each once.
+    fn routes_of_nodes(&self) -> Vec<IpNet> {
+        let routes = self.nodes().values().flat_map(|node| &node.routes);
+        let routes: BTreeSet<_> = routes.copied().collect();
+        routes.into_iter().collect()
     }
 
     fn network_of(&self, prefix: IpNet) -> String {
@@ -288,6 +333,15 @@ impl Options {
     }
 }
 
+fn check_number(subnets: usize) -> Result<(), CommandError> {
+    if subnets <= SUBNETS_MAX {
+        return Ok(());
+    }
+    let what = "subnets a network".to_owned();
+    let limit = SUBNETS_MAX as u64;
+    Err(CommandError::Limit { what, limit })
+}
+
 fn allocate_vni(vnis: &mut VniAllocator, wanted: Option<Vni>) -> Result<Vni, CommandError> {
     match wanted {
         Some(vni) => vnis
@@ -298,7 +352,7 @@ fn allocate_vni(vnis: &mut VniAllocator, wanted: Option<Vni>) -> Result<Vni, Com
     }
 }
 
-/// Name of the network of published ports, kept from the start.
+/// Name of the network of published ports that each cluster has from the start.
 pub const INGRESS: &str = "ingress";
 /// The driver of networks that are on all nodes.
 const OVERLAY: &str = "overlay";

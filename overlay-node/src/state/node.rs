@@ -54,6 +54,7 @@ impl ClusterState {
         // The first subnet and VNI are kept for published ports from the start, as Docker does.
         let ingress = NetworkCreate {
             name: INGRESS.to_owned(),
+            ingress: true,
             ..NetworkCreate::default()
         };
         made.create_network(seed.ingress, ingress, seed.manager.id, at_unix_ms)?;
@@ -97,6 +98,7 @@ impl ClusterState {
             version: node.version,
             labels: BTreeMap::new(),
             resources: Resources::default(),
+            routes: Vec::new(),
         };
         self.nodes.insert(&mut self.journal, id, record);
         Ok(Outcome::Node(id, raft))
@@ -119,6 +121,9 @@ impl ClusterState {
             record.gossip_port = description.gossip_port;
             record.version = description.version;
             record.resources = description.resources;
+            record.routes = description.routes;
+            record.routes.retain(|route| route.prefix_len() > 0);
+            record.routes.truncate(ROUTES_MAX);
         };
         self.nodes
             .modify(&mut self.journal, node, change)
@@ -384,3 +389,5 @@ const HEARTBEAT_MS_MIN: u64 = 100;
 const EPOCH_SHIFT: u32 = 44;
 /// How many nodes a cluster has at the most.
 const NODES_MAX: usize = 10_000;
+/// How many routes of a node's host count at the most.
+const ROUTES_MAX: usize = 256;

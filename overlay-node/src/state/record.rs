@@ -118,6 +118,8 @@ pub struct NodeRecord {
     pub labels: BTreeMap<String, String>,
     /// What it has to give to tasks.
     pub resources: Resources,
+    /// Where its host has routes to already: subnets that are chosen keep clear of them.
+    pub routes: Vec<IpNet>,
 }
 
 impl NodeRecord {
@@ -181,6 +183,8 @@ pub struct SubnetRecord {
     pub gateway: Option<IpAddr>,
     /// Addresses are chosen from this part only.
     pub ip_range: Option<IpNet>,
+    /// Addresses that are used otherwise, by their names; nobody gets one of them.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// Its VXLAN network identifier.
     pub vni: Vni,
     /// Who has which address.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ClusterState, CommandError, NetworkRecord, Outcome,
-    endpoint::allocate,
+    addresses::Choice,
     index::TaskIndex,
     needs::{invalid, limit},
     node::is_name,
@@ -35,8 +35,8 @@ pub struct ServiceRecord {
     pub networks: Vec<NetworkId>,
     /// Its published ports, with those that were chosen.
     pub ports: Vec<PublishedPort>,
-    /// Its virtual address on each network, with the prefix length of its subnet.
-    pub virtual_addresses: BTreeMap<NetworkId, IpNet>,
+    /// Its virtual addresses on each network, with the prefix lengths of their subnets.
+    pub virtual_addresses: BTreeMap<NetworkId, Vec<IpNet>>,
     /// How far its last change is.
     pub update: Option<UpdateStatus>,
     /// It was removed; it goes with its last task.
@@ -306,15 +306,14 @@ impl ClusterState {
         &mut self,
         index: u64,
         id: ServiceId,
-        held: BTreeMap<NetworkId, IpNet>,
-        wanted: &[NetworkId],
-    ) -> BTreeMap<NetworkId, IpNet> {
+        held: BTreeMap<NetworkId, Vec<IpNet>>,
+        wanted: &[(NetworkId, Choice)],
+    ) -> BTreeMap<NetworkId, Vec<IpNet>> {
         let mut addresses = held;
-        for network in wanted {
-            let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
+        for (network, choice) in wanted {
+            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), choice, index);
             let taken = self.networks.modify_part(*network, take);
-            let address = taken.expect("the network is there");
-            addresses.insert(*network, address.expect("there was room"));
+            addresses.insert(*network, taken.expect("the network is there"));
         }
         addresses
     }

@@ -187,10 +187,11 @@ impl Serialize for Subnets<'_> {
                 prefix,
                 gateway,
                 ip_range,
+                aux_addresses,
                 vni,
                 addresses: _,
             } = subnet;
-            (prefix, gateway, ip_range, vni)
+            (prefix, gateway, ip_range, aux_addresses, vni)
         }))
     }
 }

@@ -106,7 +106,7 @@ impl<V: Record> Table<V> {
         Some(previous)
     }
 
-    /// Changes a record, but not its [`part`](Record::part); `None` if there is none.
+    /// Changes a record; `None` if there is none.
     pub(super) fn modify<R>(
         &mut self,
         journal: &mut Journal,
@@ -122,7 +122,10 @@ impl<V: Record> Table<V> {
         } else {
             Some(hash(&mut self.hasher, key, row))
         };
+        let old_part = hash_part(&mut self.hasher, key, row);
         let result = change(row);
+        let new_part = hash_part(&mut self.hasher, key, row);
+        self.sum = self.sum.wrapping_sub(old_part).wrapping_add(new_part);
         let new = hash(&mut self.hasher, key, row);
         let kept = if V::LARGE {
             self.hashes.insert(key, new)

@@ -4,8 +4,7 @@ use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 
 use super::{
     ClusterState, CommandError, EndpointRecord, NetworkRecord, Outcome, TaskChange, TaskEndpoint,
-    TaskRecord,
-    endpoint::{allocate, check_room, mac_of},
+    TaskRecord, addresses::mac_of,
 };
 use crate::api::{
     Availability, DesiredState, PendingReason, TaskState, TaskStatus, UpdatePhase, UpdateStatus,
@@ -239,37 +238,31 @@ impl ClusterState {
             service_name: spec.name.clone(),
         };
         let mut wanted = Vec::new();
-        for name in &spec.networks {
-            let network = self.find_network(name).map_err(|_| name.clone())?;
+        for network in self.networks_of(spec).map_err(|name| name.to_owned())? {
             let id = endpoint_of(task, network.id);
-            let room = check_room(network, id.as_bytes());
-            if room.is_err() || self.endpoints.contains(id) {
-                return Err(network.name.clone());
-            }
-            if !wanted.contains(&(id, network.id)) {
-                wanted.push((id, network.id));
-            }
+            let choice = network.choose(id.as_bytes(), &[]);
+            let choice = choice.ok().filter(|_| !self.endpoints.contains(id));
+            wanted.push((id, network.id, choice.ok_or(network.name.clone())?));
         }
-        for (id, network) in &wanted {
+        for (id, network, choice) in &wanted {
             let (id, network) = (*id, *network);
-            let take = |record: &mut NetworkRecord| allocate(record, id.as_bytes(), None, index);
+            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), choice, index);
             let taken = self.networks.modify_part(network, take);
-            let address = taken.expect("the network is there");
-            let address = address.expect("there was room");
+            let addresses = taken.expect("the network is there");
             let endpoint = EndpointRecord {
                 id,
                 node,
                 network,
                 name: name.clone(),
                 aliases: Vec::new(),
-                addresses: vec![address],
-                mac: mac_of(id, address.addr()),
+                mac: mac_of(id, &addresses),
+                addresses,
                 generation: self.generation(index),
                 task: Some(owner.clone()),
             };
             self.endpoints.insert(&mut self.journal, id, endpoint);
         }
-        Ok(wanted.into_iter().map(|(id, _)| id).collect())
+        Ok(wanted.into_iter().map(|(id, ..)| id).collect())
     }
 
     fn pend(&mut self, task: TaskId, reason: PendingReason) {

@@ -85,6 +85,7 @@ fn node_command(op: &Op) -> Command {
                 gossip_port: known.gossip_port,
                 version: known.version,
                 resources: Resources::default(),
+                routes: Vec::new(),
             };
             let node = node_id(node);
             Command::DescribeNode { node, description }
@@ -190,8 +191,10 @@ fn network_command(op: &Op, state: &ClusterState) -> Command {
                 network,
                 name: format!("e{name}"),
                 aliases: vec!["any".to_owned()],
-                address: address
-                    .map(|address| nth(address).unwrap_or(IpAddr::from([192, 0, 2, 1]))),
+                addresses: address
+                    .map(|address| nth(address).unwrap_or(IpAddr::from([192, 0, 2, 1])))
+                    .into_iter()
+                    .collect(),
             })
         }
         Op::Detach { endpoint, node } => Command::DetachEndpoint {
@@ -267,10 +270,15 @@ fn service_spec(name: &str, spec: &Spec) -> ServiceSpec {
         target: 80,
         protocol: Default::default(),
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     });
     let mut made = ServiceSpec {
         name: name.to_owned(),
-        networks: spec.network.map(network_name).into_iter().collect(),
+        networks: spec
+            .network
+            .map(|number| network_name(number).as_str().into())
+            .into_iter()
+            .collect(),
         ports: port.into_iter().collect(),
         endpoint_mode: if spec.vip {
             EndpointMode::Vip
@@ -302,6 +310,7 @@ fn small_subnet() -> SubnetSpec {
         subnet: Some("0.0.0.0/29".parse().unwrap()),
         gateway: None,
         ip_range: None,
+        ..SubnetSpec::default()
     }
 }
 

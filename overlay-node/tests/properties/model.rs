@@ -261,24 +261,28 @@ impl Model {
 /// No address twice, none that is the gateway's, and each leased to whoever has it.
 fn check_addresses(state: &ClusterState) {
     let endpoints = state.endpoints().values();
-    let endpoints = endpoints.map(|record| {
-        assert_eq!(record.addresses.len(), 1);
-        (record.network, record.addresses[0], record.id.into())
+    let endpoints = endpoints.flat_map(|record| {
+        let owner = record.id.into();
+        let addresses = record.addresses.iter();
+        addresses.map(move |address| (record.network, *address, owner))
     });
     let services = state.services().values();
     let vips = services.flat_map(|service| {
         let owner = service.id.into();
         let addresses = service.virtual_addresses.iter();
-        addresses.map(move |(network, address)| (*network, *address, owner))
+        let each = addresses.flat_map(|(network, all)| all.iter().map(move |one| (*network, *one)));
+        each.map(move |(network, address)| (network, address, owner))
     });
     let mut addresses = BTreeSet::new();
     for (network, address, owner) in endpoints.chain(vips) {
-        let subnet = &state.networks()[&network].subnets[0];
+        let mut subnets = state.networks()[&network].subnets.iter();
+        let subnet = subnets.find(|subnet| subnet.prefix.contains(&address));
+        let subnet = subnet.expect("each address is in a subnet of its network");
         assert!(
             addresses.insert((network, address.addr())),
             "{address} twice"
         );
-        assert!(subnet.prefix.contains(&address.addr()) && Some(address.addr()) != subnet.gateway);
+        assert_ne!(Some(address.addr()), subnet.gateway);
         assert_eq!(
             subnet.addresses.owner(address.addr()),
             Some(owner),

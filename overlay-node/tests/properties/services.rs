@@ -40,6 +40,9 @@ pub(crate) struct TaskModel {
     created: u64,
 }
 
+/// The network of published ports.
+const INGRESS: u8 = 255;
+
 /// What a spec needs, if it can be had: its network, its port, and the network of its virtual address.
 type Needs = (Option<u8>, Option<u16>, Option<u8>);
 
@@ -155,7 +158,7 @@ impl Model {
     fn needs(&self, service: u8, spec: &Spec) -> Option<Needs> {
         let network = match spec.network {
             Some(name) => Some(self.network_named(name)?),
-            None => None,
+            None => spec.port.map(|_| INGRESS),
         };
         if spec.port.is_some() && !spec.vip {
             return None;
@@ -174,7 +177,7 @@ impl Model {
         if spec.port.is_some() && port.is_none() {
             return None;
         }
-        let vip = network.filter(|_| spec.vip);
+        let vip = network.filter(|network| spec.vip && *network != INGRESS);
         let held = self.services.get(&service).and_then(|known| known.vip);
         if vip.is_some_and(|network| held != Some(network) && !self.has_room(network)) {
             return None;
@@ -287,7 +290,8 @@ impl Model {
         }
         let spec = &self.services[&known.service].specs[&known.version];
         let network = match spec.network {
-            None => None,
+            // There are more addresses than tasks.
+            None => spec.port.map(|_| INGRESS),
             Some(name) => match self.network_named(name) {
                 Some(network) if self.has_room(network) => Some(network),
                 _ => return,

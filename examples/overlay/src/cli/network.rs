@@ -1,6 +1,10 @@
 //! `network create`, `ls`, `inspect`, `rm`, `connect`, `disconnect`; `attach` and `detach`.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
@@ -8,9 +12,11 @@ use overlay_core::plane::Namespace;
 
 use super::{Failure, ListingArgs, Report, listing::FormatArgs, pair, unexpected};
 use crate::{
-    api::{AttachRequest, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec},
+    api::{
+        AttachRequest, NetworkChoice, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec,
+    },
     client::Client,
-    wire::{NetworkChoice, ProgramRequest},
+    wire::ProgramRequest,
 };
 
 mod print;
@@ -32,6 +38,8 @@ pub(crate) enum NetworkCommand {
     /// Remove networks that nothing uses
     #[command(visible_alias = "remove")]
     Rm(NetworksArgs),
+    /// Give a network more subnets
+    Update(UpdateArgs),
     /// Connect a program of this host that runs to one more network
     Connect(ConnectArgs),
     /// Disconnect a program of this host that runs from a network
@@ -67,6 +75,12 @@ pub(crate) struct CreateArgs {
     /// Free metadata; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// An address of a subnet that nobody shall have, and its name; may be repeated
+    #[arg(long, value_name = "NAME=IP", value_parser = aux)]
+    aux_address: Vec<(String, IpAddr)>,
+    /// Make the network of published ports; there is one, which has to be removed before
+    #[arg(long)]
+    ingress: bool,
     /// Have IPv6 addresses, which come from a subnet that is given with --subnet
     #[arg(long)]
     ipv6: bool,
@@ -74,6 +88,89 @@ pub(crate) struct CreateArgs {
     _refused: refused::RefusedArgs,
     /// Name of the network
     name: String,
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// One more subnet, such as 10.1.0.0/16, or 0.0.0.0/24 for any of that length; may be repeated
+    #[arg(long, value_name = "PREFIX", required = true)]
+    subnet_add: Vec<IpNet>,
+    /// The gateway of one of them; may be repeated [default: its first address]
+    #[arg(long, value_name = "IP")]
+    gateway: Vec<IpAddr>,
+    /// Choose addresses from this part of one of them only; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    ip_range: Vec<IpNet>,
+    /// An address of one of them that nobody shall have, and its name; may be repeated
+    #[arg(long, value_name = "NAME=IP", value_parser = aux)]
+    aux_address: Vec<(String, IpAddr)>,
+    /// Identity or name of the network
+    network: String,
+}
+
+/// The addresses that something asks for.
+#[derive(Debug, Default, Args)]
+pub(crate) struct AddressArgs {
+    /// The IPv4 address to have [default: any free one]
+    #[arg(long, value_name = "IP")]
+    ip: Option<IpAddr>,
+    /// The IPv6 address to have [default: any free one]
+    #[arg(long, value_name = "IP")]
+    ip6: Option<Ipv6Addr>,
+}
+
+impl AddressArgs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ip.is_none() && self.ip6.is_none()
+    }
+
+    pub(crate) fn list(self) -> impl Iterator<Item = IpAddr> {
+        self.ip.into_iter().chain(self.ip6.map(IpAddr::V6))
+    }
+}
+
+/// Reads `my-net`, or `name=my-net,alias=web,ip=10.0.1.9`.
+pub(crate) fn choice(text: &str) -> Result<NetworkChoice, String> {
+    let mut choice = NetworkChoice::default();
+    if !text.contains('=') {
+        text.clone_into(&mut choice.network);
+    } else {
+        for field in text.split(',') {
+            match field.split_once('=') {
+                Some(("name", name)) if choice.network.is_empty() => {
+                    name.clone_into(&mut choice.network);
+                }
+                Some(("alias", alias)) if !alias.is_empty() => choice.aliases.push(alias.into()),
+                Some(("ip" | "ip6", address)) if choice.addresses.len() < 2 => {
+                    let parsed = address.parse();
+                    choice
+                        .addresses
+                        .push(parsed.map_err(|_| format!("{address} is no address"))?);
+                }
+                _ => {
+                    return Err(format!(
+                        "expected name=NETWORK once, ip=IP at most once a family and alias=NAME any number of times, found `{field}`"
+                    ));
+                }
+            }
+        }
+    }
+    if choice.network.is_empty() || choice.network.contains(',') {
+        return Err(format!(
+            "expected the name of one network, found `{text}`: repeat --network for more"
+        ));
+    }
+    Ok(choice)
+}
+
+fn aux(text: &str) -> Result<(String, IpAddr), String> {
+    let parsed = text
+        .split_once('=')
+        .and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
+    parsed
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("expected NAME=IP, found `{text}`"))
 }
 
 /// See the help texts.
@@ -112,9 +209,8 @@ pub(crate) struct ConnectArgs {
     /// One more name to be found by on this network; may be repeated
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
-    /// The address to have [default: any free one]
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
+    #[command(flatten)]
+    addresses: AddressArgs,
     /// Identity or name of the network
     network: String,
     /// The program: name, identity, or the beginning of the identity
@@ -145,9 +241,8 @@ pub(crate) struct AttachArgs {
     /// The network namespace, such as /run/netns/blue or /proc/4711/ns/net
     #[arg(long, value_name = "PATH")]
     netns: PathBuf,
-    /// The address to have [default: any free one]
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
+    #[command(flatten)]
+    addresses: AddressArgs,
     /// One more name to be found by; may be repeated
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
@@ -193,10 +288,23 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
             }
             Ok(report)
         }
+        NetworkCommand::Update(args) => {
+            let subnets = Parts {
+                gateways: &args.gateway,
+                ranges: &args.ip_range,
+                aux: &args.aux_address,
+            };
+            let request = Request::NetworkExtend {
+                network: args.network.clone(),
+                subnets: subnets.of(&args.subnet_add)?,
+            };
+            networks(client, &request).await?;
+            Ok(Report::line(args.network))
+        }
         NetworkCommand::Connect(args) => {
             let network = NetworkChoice {
                 network: args.network,
-                address: args.ip,
+                addresses: args.addresses.list().collect(),
                 aliases: args.alias,
             };
             let program = args.program;
@@ -233,12 +341,18 @@ async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
         let text = "the pools have no IPv6 addresses: give the network some with --subnet, such as --subnet fd00:1::/64";
         return Err(Failure::new(text).with_code(2));
     }
+    let subnets = Parts {
+        gateways: &args.gateway,
+        ranges: &args.ip_range,
+        aux: &args.aux_address,
+    };
     let request = Request::NetworkCreate(NetworkCreate {
         name: args.name,
         driver: args.driver,
         attachable: args.attachable,
         internal: args.internal,
-        subnets: subnets(&args.subnet, &args.gateway, &args.ip_range)?,
+        ingress: args.ingress,
+        subnets: subnets.of(&args.subnet)?,
         options: BTreeMap::from_iter(args.opt),
         labels: BTreeMap::from_iter(args.label),
     });
@@ -249,35 +363,45 @@ async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
         .ok_or_else(|| unexpected(&created))
 }
 
-/// Gives each gateway and range to the subnet that contains it.
-fn subnets(
-    prefixes: &[IpNet],
-    gateways: &[IpAddr],
-    ranges: &[IpNet],
-) -> Result<Vec<SubnetSpec>, Failure> {
-    let mut specs: Vec<SubnetSpec> = prefixes
-        .iter()
-        .map(|prefix| SubnetSpec {
+/// What belongs to subnets.
+#[derive(Clone, Copy, Default)]
+struct Parts<'a> {
+    gateways: &'a [IpAddr],
+    ranges: &'a [IpNet],
+    aux: &'a [(String, IpAddr)],
+}
+
+impl Parts<'_> {
+    /// Gives each gateway, range and address to the subnet that contains it.
+    fn of(self, prefixes: &[IpNet]) -> Result<Vec<SubnetSpec>, Failure> {
+        let spec = |prefix: &IpNet| SubnetSpec {
             subnet: Some(*prefix),
-            gateway: None,
-            ip_range: None,
-        })
-        .collect();
-    for gateway in gateways {
-        let spec = specs.iter_mut().find(|spec| {
-            spec.gateway.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(gateway))
-        });
-        let spec = spec.ok_or_else(|| orphan("gateway", gateway, prefixes))?;
-        spec.gateway = Some(*gateway);
+            ..SubnetSpec::default()
+        };
+        let mut specs: Vec<SubnetSpec> = prefixes.iter().map(spec).collect();
+        for gateway in self.gateways {
+            let spec = specs.iter_mut().find(|spec| {
+                spec.gateway.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(gateway))
+            });
+            let spec = spec.ok_or_else(|| orphan("gateway", gateway, prefixes))?;
+            spec.gateway = Some(*gateway);
+        }
+        for range in self.ranges {
+            let spec = specs.iter_mut().find(|spec| {
+                spec.ip_range.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(range))
+            });
+            let spec = spec.ok_or_else(|| orphan("ip-range", range, prefixes))?;
+            spec.ip_range = Some(*range);
+        }
+        for (name, address) in self.aux {
+            let spec = specs
+                .iter_mut()
+                .find(|spec| spec.subnet.is_some_and(|subnet| subnet.contains(address)));
+            let spec = spec.ok_or_else(|| orphan("aux-address", address, prefixes))?;
+            spec.aux_addresses.insert(name.clone(), *address);
+        }
+        Ok(specs)
     }
-    for range in ranges {
-        let spec = specs.iter_mut().find(|spec| {
-            spec.ip_range.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(range))
-        });
-        let spec = spec.ok_or_else(|| orphan("ip-range", range, prefixes))?;
-        spec.ip_range = Some(*range);
-    }
-    Ok(specs)
 }
 
 fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Failure {
@@ -287,7 +411,7 @@ fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Fai
         _ => format!("found {}", prefixes.join(", ")),
     };
     Failure::new(format_args!(
-        "every gateway and ip-range needs a subnet of its own that contains it: {what} {value}, {among}"
+        "every gateway, ip-range and aux-address needs a subnet that contains it, the first two one of their own: {what} {value}, {among}"
     ))
     .with_code(2)
 }
@@ -328,7 +452,7 @@ pub(super) async fn attach(client: &Client, args: AttachArgs) -> Result<Report, 
         network: args.network,
         name: args.name,
         aliases: args.alias,
-        address: args.ip,
+        addresses: args.addresses.list().collect(),
         namespace: Namespace::Path(path),
         endpoint: None,
     });
@@ -368,12 +492,12 @@ mod tests {
 
     #[test]
     fn gateways_and_ranges_go_to_the_subnet_that_contains_them() {
-        let specs = subnets(
-            &[net("10.1.0.0/16"), net("fd00::/64")],
-            &["fd00::1".parse().unwrap(), "10.1.0.9".parse().unwrap()],
-            &[net("10.1.2.0/26")],
-        )
-        .unwrap();
+        let parts = Parts {
+            gateways: &["fd00::1".parse().unwrap(), "10.1.0.9".parse().unwrap()],
+            ranges: &[net("10.1.2.0/26")],
+            aux: &[("router".to_owned(), "fd00::5".parse().unwrap())],
+        };
+        let specs = parts.of(&[net("10.1.0.0/16"), net("fd00::/64")]).unwrap();
         assert_eq!(
             specs,
             [
@@ -381,11 +505,16 @@ mod tests {
                     subnet: Some(net("10.1.0.0/16")),
                     gateway: Some("10.1.0.9".parse().unwrap()),
                     ip_range: Some(net("10.1.2.0/26")),
+                    ..SubnetSpec::default()
                 },
                 SubnetSpec {
                     subnet: Some(net("fd00::/64")),
                     gateway: Some("fd00::1".parse().unwrap()),
-                    ip_range: None,
+                    aux_addresses: BTreeMap::from([(
+                        "router".to_owned(),
+                        "fd00::5".parse().unwrap()
+                    )]),
+                    ..SubnetSpec::default()
                 },
             ]
         );
@@ -399,7 +528,11 @@ mod tests {
             (vec![net("10.1.0.0/16")], vec!["10.1.0.1", "10.1.0.2"]),
         ] {
             let gateways: Vec<IpAddr> = gateways.iter().map(|text| text.parse().unwrap()).collect();
-            let failure = subnets(&prefixes, &gateways, &[]).unwrap_err();
+            let parts = Parts {
+                gateways: &gateways,
+                ..Parts::default()
+            };
+            let failure = parts.of(&prefixes).unwrap_err();
             assert_eq!(failure.code, 2, "{failure}");
         }
     }

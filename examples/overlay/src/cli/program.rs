@@ -1,6 +1,6 @@
 //! `run`, `exec`, `stop`, `rm`, `ps`.
 
-use std::{io::IsTerminal as _, net::IpAddr, path::PathBuf};
+use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -8,16 +8,18 @@ use serde::Serialize;
 use super::{
     Failure, ListingArgs, Report,
     listing::Item,
+    network::{AddressArgs, choice},
     runnable, stream,
     table::{Table, ellipsis},
     terminal, unexpected,
 };
 use crate::{
+    api::NetworkChoice,
     client::{Client, Launched},
     time,
     wire::{
-        ExecRequest, NetworkChoice, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState,
-        RunRequest, Stdio, WindowSize,
+        ExecRequest, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, RunRequest, Stdio,
+        WindowSize,
     },
 };
 
@@ -34,11 +36,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     name: Option<String>,
     /// A network: its name, or name=NETWORK,alias=NAME,ip=IP with any of them; may be repeated
-    #[arg(long, required = true, value_parser = network)]
+    #[arg(long, required = true, value_parser = choice)]
     network: Vec<NetworkChoice>,
-    /// The address to have on the first network [default: any free one]
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
+    /// On the first network
+    #[command(flatten)]
+    addresses: AddressArgs,
     /// One more name to be found by on the first network; may be repeated
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
@@ -178,50 +180,18 @@ impl PlaceArgs {
     }
 }
 
-/// Reads `my-net`, or `name=my-net,alias=web,ip=10.0.1.9`.
-fn network(text: &str) -> Result<NetworkChoice, String> {
-    let mut choice = NetworkChoice::default();
-    if !text.contains('=') {
-        text.clone_into(&mut choice.network);
-    } else {
-        for field in text.split(',') {
-            match field.split_once('=') {
-                Some(("name", name)) if choice.network.is_empty() => {
-                    name.clone_into(&mut choice.network);
-                }
-                Some(("alias", alias)) if !alias.is_empty() => choice.aliases.push(alias.into()),
-                Some(("ip", address)) if choice.address.is_none() => {
-                    let parsed = address.parse();
-                    choice.address = Some(parsed.map_err(|_| format!("{address} is no address"))?);
-                }
-                _ => {
-                    return Err(format!(
-                        "expected name=NETWORK once, ip=IP at most once and alias=NAME any number of times, found `{field}`"
-                    ));
-                }
-            }
-        }
-    }
-    if choice.network.is_empty() || choice.network.contains(',') {
-        return Err(format!(
-            "expected the name of one network, found `{text}`: repeat --network for more"
-        ));
-    }
-    Ok(choice)
-}
-
 pub(super) async fn run(client: &Client, args: RunArgs) -> Result<Report, Failure> {
     let stdio = args.streams.stdio()?;
     let (environment, directory) = args.place.resolve(stdio);
     let mut networks = args.network;
     if let Some(first) = networks.first_mut() {
-        if args.ip.is_some() && first.address.is_some() {
+        if !args.addresses.is_empty() && !first.addresses.is_empty() {
             return Err(Failure::new(
-                "the address on the first network is given twice: leave out --ip, or ip= in --network",
+                "the addresses on the first network are given twice: leave out --ip, or ip= in --network",
             )
             .with_code(125));
         }
-        first.address = first.address.or(args.ip);
+        first.addresses.extend(args.addresses.list());
         first.aliases.extend(args.alias);
     }
     let request = RunRequest {

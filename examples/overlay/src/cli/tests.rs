@@ -360,9 +360,11 @@ async fn network_create_asks_for_what_the_options_say() {
             subnet: Some("10.1.0.0/16".parse().unwrap()),
             gateway: Some([10, 1, 0, 9].into()),
             ip_range: Some("10.1.2.0/24".parse().unwrap()),
+            ..SubnetSpec::default()
         }],
         options: BTreeMap::from([("encrypted".to_owned(), String::new())]),
         labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        ingress: false,
     });
     assert_eq!(asked, [serde_json::to_value(expected).unwrap()]);
     assert_eq!(report.unwrap().text, format!("{}\n", network().id));
@@ -430,7 +432,7 @@ async fn a_namespace_is_attached_by_its_absolute_path() {
         network: "my-net".into(),
         name: "alpine1".into(),
         aliases: vec!["web".into()],
-        address: Some([10, 0, 1, 2].into()),
+        addresses: vec![[10, 0, 1, 2].into()],
         namespace: Namespace::Path("/run/netns/blue".into()),
         endpoint: None,
     });

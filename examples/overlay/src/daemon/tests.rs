@@ -15,11 +15,11 @@ use tokio::{io::AsyncWriteExt as _, net::UnixListener};
 
 use super::{programs::Programs, serve, tasks::Tasks};
 use crate::{
-    api::{ErrorKind, Request, Response},
+    api::{ErrorKind, NetworkChoice, Request, Response},
     client::{Client, ClientError, Launched},
     wire::{
-        ExecRequest, Frame, FrameReader, NetworkChoice, ProgramInfo, ProgramRequest,
-        ProgramResponse, ProgramState, RunRequest, Stdio, encode,
+        ExecRequest, Frame, FrameReader, ProgramInfo, ProgramRequest, ProgramResponse,
+        ProgramState, RunRequest, Stdio, encode,
     },
 };
 use fakes::{FakeHolders, FakeNode};

@@ -180,7 +180,7 @@ impl Walk<'_> {
             network: "my-net".to_owned(),
             name: name.to_owned(),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace: Namespace::InProcess,
             endpoint: None,
         };

@@ -5,8 +5,8 @@ mod program;
 
 pub(crate) use frame::{Frame, FrameReader, encode};
 pub(crate) use program::{
-    ExecRequest, LogItem, LogsOf, LogsRequest, NetworkChoice, ProgramInfo, ProgramRequest,
-    ProgramResponse, ProgramState, Refusal, RunRequest, Started, Stdio, TaskProgram, WindowSize,
+    ExecRequest, LogItem, LogsOf, LogsRequest, ProgramInfo, ProgramRequest, ProgramResponse,
+    ProgramState, Refusal, RunRequest, Started, Stdio, TaskProgram, WindowSize,
 };
 
 /// Where one `overlay_node::api::Request` is posted.

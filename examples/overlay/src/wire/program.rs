@@ -1,13 +1,13 @@
 //! Programs: what a client asks for and what it is told.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, TaskId};
 use overlay_node::driver::LogOptions;
 use serde::{Deserialize, Serialize};
 
-use crate::api;
+use crate::api::{self, NetworkChoice};
 
 /// What a client asks about programs, beside running them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,17 +117,6 @@ pub(crate) struct TaskProgram {
     pub(crate) service: String,
     /// Whether it runs.
     pub(crate) running: bool,
-}
-
-/// A network that a program is to be on, and who it is there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NetworkChoice {
-    /// The network.
-    pub(crate) network: String,
-    /// The address to have; any free one if `None`.
-    pub(crate) address: Option<IpAddr>,
-    /// More names that resolve to it on this network.
-    pub(crate) aliases: Vec<String>,
 }
 
 /// A program to be run on networks.

@@ -41,7 +41,7 @@ fn row(number: u8) -> Row {
         vtep: [192, 0, 2, 3].into(),
         names: vec!["web".into()],
         service: None,
-        service_name: String::new(),
+        service_names: Vec::new(),
         ports: Vec::new(),
         weight: 1,
         state: RowState::Live,

@@ -43,7 +43,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         network,
         name: "web".into(),
         aliases: vec!["www".into()],
-        address: None,
+        addresses: Vec::new(),
     };
     vec![
         ("init", Command::InitCluster(Box::new(cluster))),

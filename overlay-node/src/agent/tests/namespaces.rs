@@ -262,6 +262,7 @@ fn on_networks(version: u64, task: Option<TaskId>, endpoints: &[(EndpointId, u8)
             subnets: vec![format!("10.0.{number}.0/24").parse().unwrap()],
             mtu: None,
             internal: *number == 4,
+            ingress: false,
         });
     }
     assignment.endpoints.sort_by_key(|one| one.record.id);

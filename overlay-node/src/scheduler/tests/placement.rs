@@ -302,6 +302,7 @@ fn with_port(spec: ServiceSpec, protocol: Protocol) -> ServiceSpec {
         target: 8080,
         protocol,
         mode: PublishMode::Host,
+        ..PublishedPort::default()
     };
     ServiceSpec {
         ports: vec![port],

@@ -108,6 +108,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
                 target: 80,
                 protocol: Protocol::Tcp,
                 mode: PublishMode::Host,
+                ..PublishedPort::default()
             }));
             let zone = |first| if first { "a" } else { "b" };
             let constraint = placement

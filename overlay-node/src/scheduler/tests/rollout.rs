@@ -33,6 +33,7 @@ fn only_ports_of_their_hosts_concern_tasks() {
         target: 80,
         protocol: Protocol::Tcp,
         mode,
+        ..PublishedPort::default()
     };
     let (mut world, web) = running(2, |spec| {
         spec.ports = vec![port(8_080, PublishMode::Ingress)]
@@ -117,6 +118,7 @@ fn what_opens_a_port_of_its_node_stops_first() {
             target: 80,
             protocol: Default::default(),
             mode: PublishMode::Host,
+            ..PublishedPort::default()
         }];
     });
     change(&mut world, web, "two");

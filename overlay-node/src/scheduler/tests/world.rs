@@ -69,6 +69,7 @@ impl World {
             version: String::new(),
             labels: BTreeMap::new(),
             resources: Default::default(),
+            routes: Vec::new(),
         };
         self.nodes.insert(id, record);
         self.ready.insert(id);

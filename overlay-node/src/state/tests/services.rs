@@ -16,7 +16,7 @@ fn web() -> ServiceSpec {
     ServiceSpec {
         name: "web".to_owned(),
         mode: ServiceMode::Replicated(2),
-        networks: vec!["a".to_owned()],
+        networks: vec!["a".into()],
         ports: vec![publish(8_080)],
         ..ServiceSpec::default()
     }
@@ -28,6 +28,7 @@ fn publish(published: u16) -> PublishedPort {
         target: 80,
         protocol: Protocol::Tcp,
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     }
 }
 
@@ -184,12 +185,9 @@ fn what_a_service_cannot_be_is_refused() {
             (|spec| spec.name = "no name".to_owned()) as fn(&mut ServiceSpec),
             "name",
         ),
-        (
-            |spec| spec.networks = vec!["b".to_owned()],
-            "no network \"b\"",
-        ),
-        (|spec| spec.networks = vec![INGRESS.to_owned()], "ingress"),
-        (|spec| spec.networks = vec!["a".to_owned(); 2], "networks"),
+        (|spec| spec.networks = vec!["b".into()], "no network \"b\""),
+        (|spec| spec.networks = vec![INGRESS.into()], "ingress"),
+        (|spec| spec.networks = vec!["a".into(); 2], "networks"),
         (
             |spec| spec.mode = ServiceMode::Replicated(u32::MAX),
             "replicas",
@@ -315,7 +313,7 @@ fn a_task_without_an_address_waits_and_says_why() {
         spec.subnets = vec![SubnetSpec {
             subnet,
             gateway: None,
-            ip_range: None,
+            ..SubnetSpec::default()
         }];
     };
     lab.create_with("a", small).unwrap();

@@ -45,11 +45,11 @@ fn an_endpoint_does_not_get_the_address_of_a_service_by_its_identity() {
     let id = ServiceId::from_bytes(7_u128.to_be_bytes());
     let spec = Box::new(ServiceSpec {
         name: "one".to_owned(),
-        networks: vec!["a".to_owned()],
+        networks: vec!["a".into()],
         ..ServiceSpec::default()
     });
     lab.apply(Command::CreateService { id, spec }).unwrap();
-    let address = lab.state.services()[&id].virtual_addresses[&network].addr();
+    let address = lab.state.services()[&id].virtual_addresses[&network][0].addr();
     let attach = lab_attach(network, "thief", None, 7);
     let in_use = CommandError::AddressInUse {
         address,
@@ -66,7 +66,7 @@ fn a_task_does_not_share_the_endpoint_of_another_one() {
     let service = ServiceId::from_bytes([7; 16]);
     let spec = Box::new(ServiceSpec {
         name: "one".to_owned(),
-        networks: vec!["a".to_owned()],
+        networks: vec!["a".into()],
         ..ServiceSpec::default()
     });
     lab.apply(Command::CreateService { id: service, spec })
@@ -106,6 +106,7 @@ fn ports_are_chosen_around_those_that_are_taken() {
         target: 80,
         protocol: Default::default(),
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     };
     let mut create = |number: u8, ports: Vec<PublishedPort>| {
         let id = ServiceId::from_bytes([number; 16]);

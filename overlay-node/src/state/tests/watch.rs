@@ -156,6 +156,7 @@ impl Lab {
             gossip_port: known.gossip_port,
             version: known.version,
             resources: Resources::default(),
+            routes: Vec::new(),
         };
         let node = node(1);
         self.apply(Command::DescribeNode { node, description })

@@ -11,8 +11,6 @@ pub(super) struct RefusedArgs {
     ipam_driver: Option<String>,
     #[arg(long, hide = true, value_name = "KEY=VALUE", value_parser = ipam_option)]
     ipam_opt: Option<String>,
-    #[arg(long, hide = true, value_name = "NAME=IP", value_parser = aux)]
-    aux_address: Option<String>,
     #[arg(long, hide = true, value_name = "NETWORK", value_parser = config)]
     config_from: Option<String>,
 }
@@ -36,13 +34,6 @@ fn ipam(text: &str) -> Result<String, String> {
 fn ipam_option(_: &str) -> Result<String, String> {
     Err(
         "the cluster gives addresses out by itself and has no options for that: leave it out"
-            .into(),
-    )
-}
-
-fn aux(_: &str) -> Result<String, String> {
-    Err(
-        "addresses cannot be set aside one by one: keep a part of the subnet free with --ip-range"
             .into(),
     )
 }

@@ -11,14 +11,14 @@ use clap::{Args, ValueEnum};
 
 use super::{
     refused::RefusedArgs,
-    values::{duration_ms, nano_cpus, network, octets, permille, published, target, words},
+    values::{duration_ms, named, nano_cpus, octets, permille, published, target, words},
 };
 use crate::{
     api::{
-        EndpointMode, FailureAction, PublishedPort, RestartCondition, ServiceMode, ServiceSpec,
-        UpdateOrder, UpdatePolicy,
+        EndpointMode, FailureAction, Locality, NamedPort, NetworkChoice, Policy, PublishedPort,
+        RestartCondition, ServiceMode, ServiceSpec, UpdateOrder, UpdatePolicy,
     },
-    cli::{Failure, pair, runnable},
+    cli::{Failure, network::choice, pair, runnable},
 };
 
 /// See the help texts.
@@ -27,15 +27,24 @@ pub(crate) struct CreateArgs {
     /// Name of the service, by which its tasks are found [default: one that nobody has]
     #[arg(long)]
     name: Option<String>,
-    /// A network that its tasks are on; may be repeated
-    #[arg(long, value_name = "NETWORK", value_parser = network)]
-    network: Vec<String>,
+    /// A network that its tasks are on: its name, or name=NETWORK,alias=NAME,ip=IP with any of them, where IP is the virtual
+    /// address to have; may be repeated
+    #[arg(long, value_name = "NETWORK", value_parser = choice)]
+    network: Vec<NetworkChoice>,
     /// How its tasks are counted
     #[arg(long, default_value = "replicated")]
     mode: ModeArg,
-    /// Publish a port: 8080:80, 8080:80/udp, or published=8080,target=80,protocol=tcp,mode=ingress; may be repeated
+    /// Publish a port: 8080:80, 8080:80/udp, 192.0.2.1:8080:80, or published=8080,target=80,protocol=tcp,mode=ingress
+    /// with ip=IP, nodes=CONSTRAINT for some nodes alone, and client=kept, proxy-v1, proxy-v2 or hidden: what a task learns
+    /// of who connects; may be repeated
     #[arg(short, long, value_name = "PORT", value_parser = published)]
     publish: Vec<PublishedPort>,
+    /// Find a port by a name (SRV): http=80 for _http._tcp.NAME, or dns=53/udp; may be repeated
+    #[arg(long, value_name = "NAME=PORT", value_parser = named)]
+    named_port: Vec<NamedPort>,
+    /// A text of the service's name (TXT); may be repeated
+    #[arg(long, value_name = "TEXT")]
+    txt: Vec<String>,
     /// A condition on nodes, such as node.labels.zone==a; may be repeated
     #[arg(long, value_name = "CONSTRAINT")]
     constraint: Vec<String>,
@@ -64,8 +73,8 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// Be on one more network; may be repeated
-    #[arg(long, value_name = "NETWORK", value_parser = network)]
-    network_add: Vec<String>,
+    #[arg(long, value_name = "NETWORK", value_parser = choice)]
+    network_add: Vec<NetworkChoice>,
     /// Leave a network; may be repeated
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
@@ -75,6 +84,18 @@ pub(crate) struct UpdateArgs {
     /// Publish a target port no more: 80, 80/tcp, or 8080:80; may be repeated
     #[arg(long, value_name = "TARGET", value_parser = target)]
     publish_rm: Vec<u16>,
+    /// Find one more port by a name; may be repeated
+    #[arg(long, value_name = "NAME=PORT", value_parser = named)]
+    named_port_add: Vec<NamedPort>,
+    /// Find a port by that name no more; may be repeated
+    #[arg(long, value_name = "NAME")]
+    named_port_rm: Vec<String>,
+    /// One more text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    txt_add: Vec<String>,
+    /// Drop a text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    txt_rm: Vec<String>,
     /// One more condition on nodes; may be repeated
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_add: Vec<String>,
@@ -150,6 +171,18 @@ struct CommonArgs {
     /// What the name of the service resolves to: one address, or those of the tasks
     #[arg(long, value_name = "MODE")]
     endpoint_mode: Option<EndpointModeArg>,
+    /// How the task of a new connection is chosen
+    #[arg(long, value_name = "POLICY")]
+    lb_policy: Option<PolicyArg>,
+    /// For how long the next connection of a client goes to the task of its last one; 0 for not at all [default: 0]
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    lb_affinity: Option<u64>,
+    /// Whether near tasks come first: any, those of the zone (the nodes' label `zone`), those of the node, or only those
+    #[arg(long, value_name = "LOCALITY")]
+    lb_locality: Option<LocalityArg>,
+    /// How long connections to a task may go on before it is told to stop; 0 to wait for nothing [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    drain_period: Option<u64>,
     /// How long a task may take to stop before it is killed [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     stop_grace_period: Option<u64>,
@@ -238,6 +271,8 @@ macro_rules! words_for {
 }
 
 words_for!(EndpointModeArg => EndpointMode { Vip, Dnsrr });
+words_for!(PolicyArg => Policy { Maglev, WeightedRoundRobin, LeastConnections });
+words_for!(LocalityArg => Locality { Any, Zone, Node, NodeOnly });
 words_for!(RestartConditionArg => RestartCondition { None, OnFailure, Any });
 words_for!(OrderArg => UpdateOrder { StopFirst, StartFirst });
 words_for!(FailureActionArg => FailureAction { Pause, Continue, Rollback });
@@ -256,6 +291,8 @@ impl CreateArgs {
             labels: BTreeMap::from_iter(self.label),
             networks: self.network,
             ports: self.publish,
+            named_ports: self.named_port,
+            texts: self.txt,
             ..ServiceSpec::default()
         };
         if self.mode == ModeArg::Global {
@@ -290,7 +327,6 @@ impl UpdateArgs {
         });
         spec.task.environment.extend(self.env_add);
         for (list, added, removed) in [
-            (&mut spec.networks, self.network_add, self.network_rm),
             (
                 &mut spec.placement.constraints,
                 self.constraint_add,
@@ -310,6 +346,26 @@ impl UpdateArgs {
                 }
             }
         }
+        let list = &mut spec.networks;
+        list.retain(|on| {
+            let added = self
+                .network_add
+                .iter()
+                .any(|other| other.network == on.network);
+            !added && !self.network_rm.contains(&on.network)
+        });
+        list.extend(self.network_add);
+        let list = &mut spec.named_ports;
+        list.retain(|port| {
+            let added = self
+                .named_port_add
+                .iter()
+                .any(|other| other.name == port.name);
+            !added && !self.named_port_rm.contains(&port.name)
+        });
+        list.extend(self.named_port_add);
+        spec.texts.retain(|text| !self.txt_rm.contains(text));
+        spec.texts.extend(self.txt_add);
         let same =
             |a: &PublishedPort, b: &PublishedPort| (a.target, a.protocol) == (b.target, b.protocol);
         spec.ports.retain(|port| {
@@ -344,6 +400,11 @@ impl CommonArgs {
             &mut spec.endpoint_mode,
             self.endpoint_mode.map(EndpointMode::from),
         );
+        let balance = &mut spec.balance;
+        set(&mut balance.policy, self.lb_policy.map(Policy::from));
+        set(&mut balance.affinity_ms, self.lb_affinity);
+        set(&mut balance.locality, self.lb_locality.map(Locality::from));
+        set(&mut spec.task.drain_ms, self.drain_period);
         set(&mut spec.task.stop_grace_ms, self.stop_grace_period);
         set(&mut spec.task.directory, self.workdir.clone());
         set(&mut spec.task.resources.nano_cpus, self.reserve_cpu);

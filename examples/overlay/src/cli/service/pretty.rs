@@ -66,14 +66,16 @@ pub(super) fn pretty(service: &ServiceInfo) -> String {
         "Stop grace",
         &duration(spec.task.stop_grace_ms),
     );
-    line(&mut text, 0, "Networks", &spec.networks.join(" "));
+    line(&mut text, 1, "Drain", &duration(spec.task.drain_ms));
+    let networks: Vec<&str> = spec.networks.iter().map(|on| on.network.as_str()).collect();
+    line(&mut text, 0, "Networks", &networks.join(" "));
     line(
         &mut text,
         0,
         "Endpoint Mode",
         endpoint_mode(spec.endpoint_mode),
     );
-    for address in service.virtual_addresses.values() {
+    for address in service.virtual_addresses.values().flatten() {
         line(&mut text, 1, "Address", &address.to_string());
     }
     for port in &service.ports {

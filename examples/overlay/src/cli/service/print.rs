@@ -1,15 +1,15 @@
 //! Services in Docker's columns and shapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
 use super::{mode, values::shown};
 use crate::{
     api::{
-        EndpointMode, FailureAction, Placement, PublishedPort, Resources, RestartCondition,
-        RestartPolicy, ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase,
-        UpdatePolicy,
+        Balance, EndpointMode, FailureAction, NamedPort, Placement, PublishedPort, Resources,
+        RestartCondition, RestartPolicy, ServiceInfo, ServiceMode, ServiceSpec, TaskSpec,
+        UpdateOrder, UpdatePhase, UpdatePolicy,
     },
     cli::{Table, listing::Item, table::ellipsis},
     time,
@@ -165,7 +165,7 @@ struct SpecJson<'a> {
     mode: ModeJson,
     update_config: PolicyJson,
     rollback_config: PolicyJson,
-    endpoint_spec: EndpointSpecJson,
+    endpoint_spec: EndpointSpecJson<'a>,
 }
 
 #[derive(Serialize)]
@@ -185,6 +185,7 @@ struct ProcessJson<'a> {
     command: &'a [String],
     env: &'a [String],
     dir: &'a str,
+    drain_period: u64,
     stop_grace_period: u64,
 }
 
@@ -215,6 +216,8 @@ impl AmountsJson {
 #[serde(rename_all = "PascalCase")]
 struct TargetJson<'a> {
     target: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    aliases: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -257,9 +260,14 @@ struct PolicyJson {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct EndpointSpecJson {
+struct EndpointSpecJson<'a> {
     mode: &'static str,
     ports: Vec<PortJson>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    named_ports: &'a [NamedPort],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    texts: &'a [String],
+    balance: Balance,
 }
 
 #[derive(Serialize)]
@@ -269,6 +277,11 @@ struct PortJson {
     target_port: u16,
     published_port: u16,
     publish_mode: crate::api::PublishMode,
+    #[serde(rename = "HostIP", skip_serializing_if = "Option::is_none")]
+    host_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    nodes: Vec<String>,
+    client: crate::api::ClientAddress,
 }
 
 #[derive(Serialize)]
@@ -310,9 +323,11 @@ const fn nanoseconds(ms: u64) -> u64 {
 impl<'a> From<&'a ServiceInfo> for ServiceJson<'a> {
     fn from(service: &'a ServiceInfo) -> Self {
         let virtual_ips = service.virtual_addresses.iter();
-        let virtual_ips = virtual_ips.map(|(network, address)| VirtualJson {
-            network_id: network.to_string(),
-            addr: address.to_string(),
+        let virtual_ips = virtual_ips.flat_map(|(network, addresses)| {
+            addresses.iter().map(|address| VirtualJson {
+                network_id: network.to_string(),
+                addr: address.to_string(),
+            })
         });
         Self {
             id: service.id.to_string(),
@@ -342,7 +357,10 @@ impl<'a> From<&'a ServiceInfo> for ServiceJson<'a> {
 
 impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
     fn from(spec: &'a ServiceSpec) -> Self {
-        let networks = spec.networks.iter().map(|target| TargetJson { target });
+        let networks = spec.networks.iter().map(|on| TargetJson {
+            target: &on.network,
+            aliases: &on.aliases,
+        });
         Self {
             name: &spec.name,
             labels: &spec.labels,
@@ -362,6 +380,9 @@ impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
             endpoint_spec: EndpointSpecJson {
                 mode: endpoint_mode(spec.endpoint_mode),
                 ports: spec.ports.iter().map(PortJson::from).collect(),
+                named_ports: &spec.named_ports,
+                texts: &spec.texts,
+                balance: spec.balance,
             },
         }
     }
@@ -378,6 +399,7 @@ impl<'a> From<&'a TaskSpec> for ProcessJson<'a> {
             command: &task.command,
             env: &task.environment,
             dir: &task.directory,
+            drain_period: nanoseconds(task.drain_ms),
             stop_grace_period: nanoseconds(task.stop_grace_ms),
         }
     }
@@ -424,6 +446,9 @@ impl From<&PublishedPort> for PortJson {
             target_port: port.target,
             published_port: port.published,
             publish_mode: port.mode,
+            host_ip: port.address,
+            nodes: port.nodes.clone(),
+            client: port.client,
         }
     }
 }

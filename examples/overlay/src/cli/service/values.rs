@@ -1,6 +1,8 @@
 //! Values of options as Docker's command line writes them: durations, ports, ratios, words.
 
-use crate::api::{Protocol, PublishMode, PublishedPort};
+use std::net::IpAddr;
+
+use crate::api::{ClientAddress, NamedPort, Protocol, PublishMode, PublishedPort};
 
 /// Reads `1m30s`, `500ms`, `1.5h` or `0`; the result is in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
@@ -63,7 +65,8 @@ pub(crate) fn duration(ms: u64) -> String {
     text + &format!("{seconds}{fraction}s")
 }
 
-/// Reads `80`, `8080:80`, `8080:80/udp` or `published=8080,target=80,protocol=tcp,mode=host`.
+/// Reads `80`, `8080:80`, `8080:80/udp`, `192.0.2.1:8080:80`, `[2001:db8::1]:8080:80`, or
+/// `published=8080,target=80,protocol=tcp,mode=host,ip=192.0.2.1,nodes=node.labels.edge==yes,client=proxy-v2`.
 pub(crate) fn published(text: &str) -> Result<PublishedPort, String> {
     if text.contains('=') {
         return published_long(text);
@@ -72,15 +75,30 @@ pub(crate) fn published(text: &str) -> Result<PublishedPort, String> {
         Some((ports, name)) => (ports, protocol(name)?),
         None => (text, Protocol::Tcp),
     };
-    let (published, target) = match ports.split_once(':') {
-        Some((published, target)) => (port(published)?, port(target)?),
-        None => (0, port(ports)?),
+    let (ports, target) = match ports.rsplit_once(':') {
+        Some((ports, target)) => (Some(ports), port(target)?),
+        None => (None, port(ports)?),
+    };
+    let (address, published) = match ports {
+        None => (None, 0),
+        Some(ports) => match ports.rsplit_once(':') {
+            Some((host, published)) => {
+                let published = if published.is_empty() {
+                    0
+                } else {
+                    port(published)?
+                };
+                (Some(address(host)?), published)
+            }
+            None => (None, port(ports)?),
+        },
     };
     Ok(PublishedPort {
         published,
         target,
         protocol,
-        mode: PublishMode::Ingress,
+        address,
+        ..PublishedPort::default()
     })
 }
 
@@ -123,12 +141,7 @@ pub(crate) fn octets(text: &str) -> Result<u64, String> {
 const OCTETS_MAX: f64 = 1_024.0 * 1_024.0 * 1_024.0 * 1_024.0 * 1_024.0;
 
 fn published_long(text: &str) -> Result<PublishedPort, String> {
-    let mut found = PublishedPort {
-        published: 0,
-        target: 0,
-        protocol: Protocol::Tcp,
-        mode: PublishMode::Ingress,
-    };
+    let mut found = PublishedPort::default();
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         match key {
@@ -146,9 +159,24 @@ fn published_long(text: &str) -> Result<PublishedPort, String> {
                     }
                 }
             }
+            "ip" | "host_ip" => found.address = Some(address(value)?),
+            "nodes" => found.nodes.push(value.to_owned()),
+            "client" => {
+                found.client = match value {
+                    "kept" => ClientAddress::Kept,
+                    "proxy" | "proxy-v2" => ClientAddress::ProxyV2,
+                    "proxy-v1" => ClientAddress::ProxyV1,
+                    "hidden" => ClientAddress::Hidden,
+                    _ => {
+                        return Err(format!(
+                            "expected client=kept, client=proxy-v1, client=proxy-v2 or client=hidden, found `{value}`"
+                        ));
+                    }
+                }
+            }
             _ => {
                 return Err(format!(
-                    "expected published=, target=, protocol= or mode=, found `{field}`"
+                    "expected published=, target=, protocol=, mode=, ip=, nodes= or client=, found `{field}`"
                 ));
             }
         }
@@ -157,6 +185,30 @@ fn published_long(text: &str) -> Result<PublishedPort, String> {
         return Err(format!("the target port is missing in `{text}`"));
     }
     Ok(found)
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let parsed = inner.unwrap_or(text).parse();
+    parsed.map_err(|_| format!("expected an IP address, IPv6 in brackets, found `{text}`"))
+}
+
+/// Reads `http=80` or `dns=53/udp`.
+pub(crate) fn named(text: &str) -> Result<NamedPort, String> {
+    let (name, rest) = text.split_once('=').ok_or_else(|| {
+        format!("expected NAME=PORT, such as http=80 or dns=53/udp, found `{text}`")
+    })?;
+    let (target, protocol) = match rest.split_once('/') {
+        Some((target, name)) => (port(target)?, protocol(name)?),
+        None => (port(rest)?, Protocol::Tcp),
+    };
+    Ok(NamedPort {
+        name: name.to_owned(),
+        target,
+        protocol,
+    })
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -178,20 +230,15 @@ pub(crate) fn shown(port: &PublishedPort) -> String {
         published,
         target,
         protocol,
+        address,
         ..
     } = port;
-    format!("*:{published}->{target}/{protocol}")
-}
-
-/// Reads `my-net` or `name=my-net`.
-pub(crate) fn network(text: &str) -> Result<String, String> {
-    let name = text.strip_prefix("name=").unwrap_or(text);
-    if name.is_empty() || name.contains(['=', ',']) {
-        return Err(format!(
-            "expected the name of a network, found `{text}`; aliases and driver options are not offered"
-        ));
-    }
-    Ok(name.to_owned())
+    let host = match address {
+        None => "*".to_owned(),
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => format!("[{address}]"),
+    };
+    format!("{host}:{published}->{target}/{protocol}")
 }
 
 /// Reads a ratio from 0 to 1; the result is in thousandths.

@@ -1,12 +1,15 @@
 //! Several networks of a program.
 
 use super::*;
-use crate::wire::{NetworkChoice, ProgramRequest, ProgramResponse, RunRequest, Started};
+use crate::{
+    api::NetworkChoice,
+    wire::{ProgramRequest, ProgramResponse, RunRequest, Started},
+};
 
 fn choice(network: &str, address: Option<[u8; 4]>, aliases: &[&str]) -> NetworkChoice {
     NetworkChoice {
         network: network.into(),
-        address: address.map(Into::into),
+        addresses: address.map(Into::into).into_iter().collect(),
         aliases: aliases.iter().map(|alias| (*alias).into()).collect(),
     }
 }

@@ -19,6 +19,7 @@ fn spec() -> ServiceSpec {
             target: 80,
             protocol: Protocol::Tcp,
             mode: PublishMode::Ingress,
+            ..PublishedPort::default()
         }],
         ..ServiceSpec::default()
     };
@@ -37,7 +38,10 @@ pub(super) fn service(running: u32, phase: Option<UpdatePhase>) -> ServiceInfo {
         spec: spec(),
         previous: None,
         version: 42,
-        virtual_addresses: BTreeMap::from([(NetworkId::from_bytes([5; 16]), [10, 0, 1, 9].into())]),
+        virtual_addresses: BTreeMap::from([(
+            NetworkId::from_bytes([5; 16]),
+            vec![[10, 0, 1, 9].into()],
+        )]),
         update: phase.map(|phase| UpdateStatus {
             phase,
             since_unix_ms: 0,
@@ -102,7 +106,7 @@ async fn create_asks_for_what_the_options_say() {
         panic!("{asked:?}")
     };
     assert_eq!(spec.mode, ServiceMode::Replicated(3));
-    assert_eq!(spec.networks, ["my-net", "other"]);
+    assert_eq!(spec.networks, ["my-net".into(), "other".into()]);
     assert_eq!(spec.ports.len(), 2);
     assert_eq!(spec.placement.constraints, ["node.role==worker"]);
     assert_eq!(spec.placement.preferences, ["spread=node.labels.zone"]);
@@ -148,7 +152,7 @@ async fn update_changes_what_it_was_told_to_and_names_the_version_that_it_saw() 
     assert_eq!(spec.task.command, ["sleep", "1"]);
     assert_eq!(spec.labels["k"], "v");
     assert_eq!(spec.placement.constraints, ["node.id==x"]);
-    assert_eq!(spec.networks, ["my-net", "other"]);
+    assert_eq!(spec.networks, ["my-net".into(), "other".into()]);
     assert_eq!((spec.ports.len(), spec.ports[0].published), (1, 9090));
     assert_eq!(spec.endpoint_mode, EndpointMode::Dnsrr);
     assert_eq!(spec.update, self::spec().update, "the rest stays");

@@ -13,10 +13,7 @@ use super::{
     record::{Link, Record},
     unexpected,
 };
-use crate::{
-    api::{AttachRequest, EndpointInfo, Error, ErrorKind, Request, Response},
-    wire::NetworkChoice,
-};
+use crate::api::{AttachRequest, EndpointInfo, Error, ErrorKind, NetworkChoice, Request, Response};
 
 /// How many networks a program is on at the most.
 const NETWORKS_MAX: usize = 16;
@@ -200,7 +197,7 @@ impl Programs {
             network: choice.network,
             name,
             aliases: choice.aliases,
-            address: choice.address,
+            addresses: choice.addresses,
             namespace,
             endpoint: Some(link.endpoint),
         });

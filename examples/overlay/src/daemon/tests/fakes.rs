@@ -68,7 +68,7 @@ impl FakeNode {
             network: "my-net".to_owned(),
             name: "orphan".to_owned(),
             aliases: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             namespace: Namespace::Own,
             endpoint: None,
         };
