@@ -76,6 +76,12 @@ pub(crate) enum Wish {
     RemoveClient(EndpointId),
     CreatePort(Box<PortSpec>),
     RemovePort(EndpointId),
+    /// Ask who has flows to an endpoint, and say when none is left or the patience is at its end.
+    Drain {
+        network: NetworkId,
+        endpoint: EndpointId,
+        patience: Duration,
+    },
     StartTask(Box<TaskOrder>),
     StopTask(TaskId, Duration),
     Publish(Vec<AssignedPort>),

@@ -44,6 +44,8 @@ pub(super) struct LocalTask {
     state: TaskState,
     /// Why it could not start, as it was reported last.
     obstacle: Option<String>,
+    /// The endpoints to which there may be flows, while it drains.
+    draining: BTreeSet<EndpointId>,
 }
 
 /// How far a task is here.
@@ -53,6 +55,8 @@ enum Phase {
     Waiting,
     /// It was handed to whoever runs it.
     Started,
+    /// It takes no new flows, and those that it has go on.
+    Draining,
     /// It was told to stop.
     Stopping,
     /// It has ended.
@@ -90,10 +94,11 @@ impl Agent {
             Some(local) if local.phase == Phase::Started && local.state == TaskState::Running => {
                 RowState::Live
             }
-            Some(local) if matches!(local.phase, Phase::Stopping | Phase::Ended) => {
-                RowState::Draining
+            Some(local) if matches!(local.phase, Phase::Waiting | Phase::Started) => {
+                RowState::Starting
             }
-            _ => RowState::Starting,
+            Some(_) => RowState::Draining,
+            None => RowState::Starting,
         }
     }
 
@@ -103,7 +108,10 @@ impl Agent {
         let gone: Vec<_> = self.tasks.keys().copied().collect();
         for task in gone.into_iter().filter(|task| !assigned.contains(task)) {
             if let Some(local) = self.tasks.remove(&task)
-                && matches!(local.phase, Phase::Started | Phase::Stopping)
+                && matches!(
+                    local.phase,
+                    Phase::Started | Phase::Draining | Phase::Stopping
+                )
             {
                 self.wishes.push_back(Wish::StopTask(task, Duration::ZERO));
             }
@@ -121,6 +129,7 @@ impl Agent {
                 phase: Phase::Waiting,
                 state: TaskState::Assigned,
                 obstacle: None,
+                draining: BTreeSet::new(),
             });
             local.assigned = task;
             let (phase, desired) = (local.phase, local.assigned.desired);
@@ -132,7 +141,7 @@ impl Agent {
                 }
                 (Phase::Started, DesiredState::Shutdown | DesiredState::Remove) => self.stop(id),
                 (Phase::Started, DesiredState::Ready | DesiredState::Running)
-                | (Phase::Stopping | Phase::Ended, _) => {}
+                | (Phase::Draining | Phase::Stopping | Phase::Ended, _) => {}
             }
         }
     }
@@ -183,7 +192,46 @@ impl Agent {
         }
     }
 
+    /// Stops a task: one that serves takes no new flows first, and is told to stop once it has none.
     fn stop(&mut self, task: TaskId) {
+        let Some(local) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let patience = Duration::from_millis(local.assigned.spec.drain_ms);
+        let serves = local.phase == Phase::Started && local.state == TaskState::Running;
+        let endpoints: Vec<_> = local
+            .assigned
+            .endpoints
+            .iter()
+            .filter_map(|id| Some((*id, self.endpoints.get(id)?.assigned.record.network)))
+            .collect();
+        if !serves || patience.is_zero() || endpoints.is_empty() {
+            return self.halt(task);
+        }
+        local.phase = Phase::Draining;
+        local.draining = endpoints.iter().map(|(endpoint, _)| *endpoint).collect();
+        for (endpoint, network) in endpoints {
+            self.put_row(endpoint);
+            self.wishes.push_back(Wish::Drain {
+                network,
+                endpoint,
+                patience,
+            });
+        }
+    }
+
+    /// Notes that nobody has flows to an endpoint any more, or that this was awaited long enough.
+    pub(crate) fn handle_drained(&mut self, endpoint: EndpointId) {
+        let drained = self.tasks.iter_mut().find_map(|(task, local)| {
+            let ended = local.draining.remove(&endpoint) && local.draining.is_empty();
+            (ended && local.phase == Phase::Draining).then_some(*task)
+        });
+        if let Some(task) = drained {
+            self.halt(task);
+        }
+    }
+
+    fn halt(&mut self, task: TaskId) {
         let Some(local) = self.tasks.get_mut(&task) else {
             return;
         };

@@ -197,6 +197,8 @@ pub struct IpamConfig {
     pub gateway: Option<IpAddr>,
     /// Addresses are chosen from this part only.
     pub ip_range: Option<IpNet>,
+    /// Addresses that are used otherwise, by their names.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// The VXLAN network identifier of this subnet.
     pub vni: Vni,
     /// How many addresses are given out.

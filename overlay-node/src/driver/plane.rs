@@ -13,6 +13,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use overlay_core::{EndpointId, Seed, plane::Desired};
 use overlay_vxlan::{Frame, Offload, PortId, Sink};
+use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use crate::plane::Plane;
@@ -38,6 +39,7 @@ enum Order {
     Add(EndpointId, Box<dyn PortIo>),
     Remove(EndpointId),
     Apply(Arc<Desired>),
+    Flows(EndpointId, oneshot::Sender<Option<u32>>),
     Stop,
 }
 
@@ -97,6 +99,13 @@ impl PlaneThread {
 
     pub(crate) fn apply(&self, desired: Arc<Desired>) {
         self.order(Order::Apply(desired));
+    }
+
+    /// Counts the flows to an endpoint in the data plane as it was applied last; the answer is dropped with the thread.
+    pub(crate) fn flows_left(&self, endpoint: EndpointId) -> oneshot::Receiver<Option<u32>> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Flows(endpoint, reply));
+        answer
     }
 
     fn order(&self, order: Order) {
@@ -187,19 +196,24 @@ impl FramePath {
 
     /// Carries out what was ordered; returns false when it is time to stop.
     fn obey(&mut self) -> bool {
-        let mut latest = None;
+        let (mut latest, mut counts) = (None, Vec::new());
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Add(endpoint, port)) => self.add(endpoint, port),
                 Ok(Order::Remove(endpoint)) => self.remove(endpoint),
                 // Only the newest state counts.
                 Ok(Order::Apply(desired)) => latest = Some(desired),
+                Ok(Order::Flows(endpoint, reply)) => counts.push((endpoint, reply)),
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => break,
             }
         }
         if let Some(desired) = latest {
             self.plane.apply(self.clock.now(), &desired);
+        }
+        for (endpoint, reply) in counts {
+            // Whoever asked may have gone away.
+            let _ = reply.send(self.plane.flows_left(endpoint));
         }
         self.connect();
         true

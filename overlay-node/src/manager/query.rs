@@ -137,6 +137,7 @@ impl Manager {
                     subnet: subnet.prefix,
                     gateway: subnet.gateway,
                     ip_range: subnet.ip_range,
+                    aux_addresses: subnet.aux_addresses.clone(),
                     vni: subnet.vni,
                     used: subnet.addresses.used() as u64,
                     available: u64::try_from(subnet.addresses.available()).unwrap_or(u64::MAX),

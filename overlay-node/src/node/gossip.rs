@@ -168,8 +168,15 @@ impl Node {
             GossipEvent::MemberUpdated(member) => self.member(&member, "updated"),
             GossipEvent::MemberSuspect { member, .. } => self.member(&member, "suspect"),
             GossipEvent::MemberRefuted(member) => self.member(&member, "refuted"),
-            GossipEvent::MemberDown(member) => self.member(&member, "down"),
-            GossipEvent::MemberLeft(member) => self.member(&member, "left"),
+            GossipEvent::MemberDown(member) => {
+                self.on_member_gone(&member);
+                self.member(&member, "down");
+            }
+            GossipEvent::MemberLeft(member) => {
+                self.on_member_gone(&member);
+                self.member(&member, "left");
+            }
+            GossipEvent::UserMessage { bytes, .. } => self.on_user_message(&bytes),
             GossipEvent::NetworkMemberJoined { .. } | GossipEvent::NetworkMemberLeft { .. } => {
                 self.plane_dirty = true;
             }

@@ -1,11 +1,13 @@
 //! The node: every part put together, as one machine.
 
 mod boot;
+mod drain;
 mod gossip;
 mod networks;
 mod output;
 mod peers;
 mod requests;
+mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,12 +21,13 @@ use overlay_core::{
 };
 use overlay_dns::{QueryError, QueryToken, Resolver, Transport, UpstreamToken};
 use overlay_gossip::{Gossip, StreamId};
+use overlay_lb::Drains;
 use overlay_raft::{PersistTicket, RestoreError};
 use thiserror::Error;
 
 use crate::{
     Config,
-    agent::{Agent, ServiceNames, Session, TaskReport, Wish},
+    agent::{Agent, ServiceNames, Session, TaskReport},
     api::Role,
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
@@ -84,6 +87,10 @@ pub struct Node {
     rebuilt: BTreeSet<NodeId>,
     /// The request that carries what was reported of tasks last.
     reporting: Option<RequestId>,
+    /// The endpoints here that take no new flows, and who may still have some to them.
+    drains: Drains,
+    /// Flows that somebody wants counted, once the data plane is what it shall be.
+    counts: Vec<(NodeId, EndpointId)>,
 }
 
 impl Node {
@@ -127,6 +134,8 @@ impl Node {
             described: false,
             rebuilt: BTreeSet::new(),
             reporting: None,
+            drains: Drains::new(drain::CONFIG, now),
+            counts: Vec::new(),
         };
         node.pace();
         // It may have stopped after its new role was written down and before its log was.
@@ -387,6 +396,10 @@ impl Node {
                 quiet = false;
                 self.on_gossip(output);
             }
+            while let Some(output) = self.drains.poll_output() {
+                quiet = false;
+                self.on_drain(output);
+            }
             while let Some(output) = self.resolver.poll_output() {
                 self.outputs.push_back(Output::Dns(output));
             }
@@ -399,6 +412,10 @@ impl Node {
         }
         self.remember();
         self.settle_plane();
+        for (asker, endpoint) in std::mem::take(&mut self.counts) {
+            self.outputs
+                .push_back(Output::CountFlows { asker, endpoint });
+        }
     }
 
     pub(super) fn remember(&mut self) {
@@ -432,49 +449,6 @@ impl Node {
         }
     }
 
-    fn on_wish(&mut self, wish: Wish) {
-        let now = self.now;
-        match wish {
-            Wish::JoinNetwork(network) => {
-                self.gossip_do(|gossip| gossip.join_network(now, network))
-            }
-            Wish::LeaveNetwork(network) => {
-                self.gossip_do(|gossip| gossip.leave_network(now, network));
-            }
-            Wish::PutRow(network, row) => {
-                let records = crate::agent::records(&row);
-                self.resolver
-                    .set_records(now, network, row.endpoint, records);
-                self.gossip_do(|gossip| {
-                    // Names and addresses were bounded when the endpoint was attached; the row fits.
-                    let _ = gossip.put_row(now, network, *row);
-                });
-            }
-            Wish::DeleteRow(network, endpoint) => {
-                self.resolver.remove_records(now, network, endpoint);
-                self.gossip_do(|gossip| {
-                    gossip.delete_row(now, network, endpoint);
-                });
-            }
-            Wish::SetZone(network, name, subnets) => {
-                self.resolver.set_network(now, network, &name);
-                self.resolver.set_subnets(now, network, &subnets);
-            }
-            Wish::RemoveZone(network) => self.resolver.remove_network(now, network),
-            Wish::SetClient(endpoint, view) => self.resolver.set_client(now, endpoint, view),
-            Wish::RemoveClient(endpoint) => {
-                self.resolver.remove_client(now, endpoint);
-                self.outputs.push_back(Output::CloseResolver(endpoint));
-            }
-            Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
-            Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
-            Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),
-            Wish::StartTask(order) => self.outputs.push_back(Output::StartTask(order)),
-            Wish::StopTask(task, grace) => self.outputs.push_back(Output::StopTask(task, grace)),
-        }
-        self.plane_dirty = true;
-    }
-
     fn gossip_do(&mut self, act: impl FnOnce(&mut Gossip)) {
         self.start_gossip();
         if let Some(gossip) = &mut self.gossip {
@@ -505,6 +479,7 @@ impl Machine for Node {
             gossip.handle_timeout(now);
         }
         self.resolver.handle_timeout(now);
+        self.drains.handle_timeout(now);
         self.settle();
     }
 
@@ -517,6 +492,7 @@ impl Machine for Node {
             self.agent.poll_timeout(),
             self.gossip.as_ref().and_then(Machine::poll_timeout),
             self.resolver.poll_timeout(),
+            self.drains.poll_timeout(),
             Some(self.session.poll_timeout()),
             self.next_retry(),
         ]

@@ -60,6 +60,14 @@ pub enum Output {
     Publish(Vec<AssignedPort>),
     /// The data plane as it shall be from now on.
     Plane(Arc<Desired>),
+    /// Count the flows to an endpoint, those that its published ports carry on this node among them, in the data plane as it
+    /// was handed out last, and say so with [`Node::handle_flows`](super::Node::handle_flows).
+    CountFlows {
+        /// Who asks.
+        asker: NodeId,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
     /// The answer to a local request.
     Reply {
         /// The request.

@@ -123,6 +123,11 @@ impl Plane {
         self.services.poll_timeout()
     }
 
+    /// Returns how many flows to an endpoint the balancers of this node have; `None` while one of them gives it new ones.
+    pub fn flows_left(&self, endpoint: EndpointId) -> Option<u32> {
+        self.services.flows_left(endpoint)
+    }
+
     /// Returns the port of an endpoint that runs here.
     pub fn port(&self, endpoint: EndpointId) -> Option<PortId> {
         self.ports.get(&endpoint).copied()

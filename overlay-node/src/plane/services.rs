@@ -66,6 +66,14 @@ impl Services {
         self.refused
     }
 
+    /// Returns how many flows to an endpoint are left; `None` while it is given new ones.
+    pub(super) fn flows_left(&self, endpoint: EndpointId) -> Option<u32> {
+        let networks = self.networks.values();
+        networks
+            .map(|network| network.balancer.flows_left(endpoint.into()))
+            .try_fold(0_u32, |sum, left| Some(sum.saturating_add(left?)))
+    }
+
     /// Returns whether a port is on a network that has services.
     pub(super) fn concerns(&self, port: PortId) -> bool {
         self.ports.contains_key(&port)

@@ -273,6 +273,12 @@ impl SimHost {
             }
             Output::StartTask(order) => self.start_task(*order),
             Output::StopTask(task, _) => self.stop_task(task),
+            Output::CountFlows { asker, endpoint } => {
+                let flows = self.plane.flows_left(endpoint);
+                if let Some(node) = &mut self.node {
+                    node.handle_flows(self.now, asker, endpoint, flows);
+                }
+            }
             Output::Plane(desired) => {
                 self.plane.apply(self.now, &desired);
                 self.connect();

@@ -172,6 +172,7 @@ fn network() -> NetworkInfo {
         internal: false,
         ingress: false,
         subnets: vec![IpamConfig {
+            aux_addresses: BTreeMap::from([("router".to_owned(), [10, 0, 1, 7].into())]),
             subnet: "10.0.1.0/24".parse().unwrap(),
             gateway: Some([10, 0, 1, 1].into()),
             ip_range: None,
@@ -402,7 +403,7 @@ async fn network_inspect_prints_an_array_in_dockers_shape() {
         "EnableIPv4": true,
         "EnableIPv6": false,
         "IPAM": {"Driver": "default", "Config": [
-            {"Subnet": "10.0.1.0/24", "Gateway": "10.0.1.1", "Used": 3, "Available": 250},
+            {"Subnet": "10.0.1.0/24", "Gateway": "10.0.1.1", "AuxiliaryAddresses": {"router": "10.0.1.7"}, "Used": 3, "Available": 250},
         ]},
         "Internal": false,
         "Attachable": true,

@@ -1,6 +1,6 @@
 //! Networks in Docker's columns and shapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -138,6 +138,8 @@ struct SubnetJson {
     ip_range: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    auxiliary_addresses: BTreeMap<String, IpAddr>,
     used: u64,
     available: u64,
 }
@@ -185,6 +187,7 @@ impl From<NetworkInfo> for NetworkJson {
             subnet: subnet.subnet.to_string(),
             ip_range: subnet.ip_range.map(|range| range.to_string()),
             gateway: subnet.gateway.map(|gateway| gateway.to_string()),
+            auxiliary_addresses: subnet.aux_addresses,
             used: subnet.used,
             available: subnet.available,
         });

@@ -1,5 +1,6 @@
 //! `service create`, `ls`, `inspect`, `ps`, `logs`, `scale`, `update`, `rollback`, `rm`.
 
+mod endpoint;
 mod options;
 mod pretty;
 mod print;

@@ -1,15 +1,18 @@
 //! Services in Docker's columns and shapes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{mode, values::shown};
+use super::{
+    endpoint::{EndpointSpecJson, PortJson},
+    mode,
+    values::shown,
+};
 use crate::{
     api::{
-        Balance, EndpointMode, FailureAction, NamedPort, Placement, PublishedPort, Resources,
-        RestartCondition, RestartPolicy, ServiceInfo, ServiceMode, ServiceSpec, TaskSpec,
-        UpdateOrder, UpdatePhase, UpdatePolicy,
+        EndpointMode, FailureAction, Placement, Resources, RestartCondition, RestartPolicy,
+        ServiceInfo, ServiceMode, ServiceSpec, TaskSpec, UpdateOrder, UpdatePhase, UpdatePolicy,
     },
     cli::{Table, listing::Item, table::ellipsis},
     time,
@@ -144,7 +147,7 @@ pub(super) struct ServiceJson<'a> {
     spec: SpecJson<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_spec: Option<SpecJson<'a>>,
-    endpoint: EndpointJson,
+    endpoint: EndpointJson<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     update_status: Option<UpdateStatusJson<'a>>,
     service_status: StatusJson,
@@ -260,34 +263,8 @@ struct PolicyJson {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct EndpointSpecJson<'a> {
-    mode: &'static str,
-    ports: Vec<PortJson>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    named_ports: &'a [NamedPort],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    texts: &'a [String],
-    balance: Balance,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct PortJson {
-    protocol: String,
-    target_port: u16,
-    published_port: u16,
-    publish_mode: crate::api::PublishMode,
-    #[serde(rename = "HostIP", skip_serializing_if = "Option::is_none")]
-    host_ip: Option<IpAddr>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    nodes: Vec<String>,
-    client: crate::api::ClientAddress,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct EndpointJson {
-    ports: Vec<PortJson>,
+struct EndpointJson<'a> {
+    ports: Vec<PortJson<'a>>,
     #[serde(rename = "VirtualIPs")]
     virtual_ips: Vec<VirtualJson>,
 }
@@ -316,7 +293,7 @@ struct StatusJson {
 }
 
 /// Docker's JSON has durations in nanoseconds.
-const fn nanoseconds(ms: u64) -> u64 {
+pub(super) const fn nanoseconds(ms: u64) -> u64 {
     ms.saturating_mul(1_000_000)
 }
 
@@ -377,13 +354,7 @@ impl<'a> From<&'a ServiceSpec> for SpecJson<'a> {
             },
             update_config: PolicyJson::from(&spec.update),
             rollback_config: PolicyJson::from(&spec.rollback),
-            endpoint_spec: EndpointSpecJson {
-                mode: endpoint_mode(spec.endpoint_mode),
-                ports: spec.ports.iter().map(PortJson::from).collect(),
-                named_ports: &spec.named_ports,
-                texts: &spec.texts,
-                balance: spec.balance,
-            },
+            endpoint_spec: EndpointSpecJson::from(spec),
         }
     }
 }
@@ -435,20 +406,6 @@ impl From<&UpdatePolicy> for PolicyJson {
             monitor: nanoseconds(policy.monitor_ms),
             max_failure_ratio: ratio(policy.failures_max_permille),
             order: order(policy.order),
-        }
-    }
-}
-
-impl From<&PublishedPort> for PortJson {
-    fn from(port: &PublishedPort) -> Self {
-        Self {
-            protocol: port.protocol.to_string(),
-            target_port: port.target,
-            published_port: port.published,
-            publish_mode: port.mode,
-            host_ip: port.address,
-            nodes: port.nodes.clone(),
-            client: port.client,
         }
     }
 }

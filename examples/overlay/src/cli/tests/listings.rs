@@ -249,12 +249,7 @@ fn options_that_are_not_offered_are_refused_with_the_reason() {
         ),
         ("service update --image nginx web", "--args"),
         ("service update --user nobody web", "setpriv"),
-        (
-            "service create --network name=a,alias=b -- y",
-            "not offered",
-        ),
         ("network create --scope local n", "swarm"),
-        ("network create --aux-address a=10.0.0.1 n", "--ip-range"),
         ("network create --ipam-driver dhcp n", "by itself"),
     ] {
         let words = std::iter::once("overlay").chain(words.split(' '));

@@ -6,7 +6,10 @@ use overlay_core::TaskId;
 
 use super::*;
 use crate::{
-    api::{ClusterInfo, ClusterSettings, EventInfo, TaskState, UpdatePhase},
+    api::{
+        Balance, ClientAddress, ClusterInfo, ClusterSettings, EventInfo, Locality, NamedPort,
+        Policy, Protocol, TaskState, UpdatePhase,
+    },
     cli::tests::services::{service, task, tasks},
 };
 
@@ -138,6 +141,21 @@ fn networks_and_services() -> Vec<Case> {
         nano_cpus: 500_000_000,
         memory_bytes: 1 << 20,
     };
+    full.spec.networks[0].aliases = vec!["www".into()];
+    full.spec.texts = vec!["v=1".into()];
+    full.spec.named_ports = vec![NamedPort {
+        name: "http".into(),
+        target: 80,
+        protocol: Protocol::Udp,
+    }];
+    full.spec.balance = Balance {
+        policy: Policy::WeightedRoundRobin,
+        affinity_ms: 1_000,
+        locality: Locality::NodeOnly,
+    };
+    full.ports[0].address = Some([192, 0, 2, 1].into());
+    full.ports[0].nodes = vec!["node.role==worker".into()];
+    full.ports[0].client = ClientAddress::ProxyV2;
     let mut global = service(0, None);
     global.spec.mode = crate::api::ServiceMode::Global;
     let services = vec![full.clone(), global.clone()];

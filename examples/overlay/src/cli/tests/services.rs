@@ -4,9 +4,10 @@ use overlay_core::{ServiceId, TaskId};
 
 use super::*;
 use crate::api::{
-    DesiredState, EndpointMode, EventInfo, FailureAction, NodeUpdate, PendingReason, Protocol,
-    PublishMode, PublishedPort, RestartCondition, ServiceInfo, ServiceMode, ServiceSpec, Slot,
-    TaskInfo, TaskSpec, TaskState, TaskStatus, UpdateOrder, UpdatePhase, UpdateStatus,
+    Balance, ClientAddress, DesiredState, EndpointMode, EventInfo, FailureAction, Locality,
+    NamedPort, NetworkChoice, NodeUpdate, PendingReason, Policy, Protocol, PublishMode,
+    PublishedPort, RestartCondition, ServiceInfo, ServiceMode, ServiceSpec, Slot, TaskInfo,
+    TaskSpec, TaskState, TaskStatus, UpdateOrder, UpdatePhase, UpdateStatus,
 };
 
 fn spec() -> ServiceSpec {
@@ -134,6 +135,98 @@ async fn create_asks_for_what_the_options_say() {
     assert_eq!(spec.task, expected);
     let id = ServiceId::from_bytes([7; 16]);
     assert_eq!(report.unwrap().text, format!("{id}\n"));
+}
+
+#[tokio::test]
+async fn what_a_service_offers_is_said_by_options() {
+    let words = "service create --name web --network name=my-net,alias=www,alias=w3,ip=10.0.1.50,ip6=fd00::50 \
+        -p 192.0.2.1:8080:80 -p [2001:db8::1]:8081:81/udp -p 192.0.2.1::82 \
+        -p published=443,target=8443,ip=::1,nodes=node.labels.edge==yes,nodes=node.role!=manager,client=proxy \
+        --named-port http=80 --named-port dns=53/udp --txt v=1 --txt two --lb-policy least-connections --lb-affinity 10m \
+        --lb-locality node-only --drain-period 0 -d -- sh";
+    let (report, asked) = run(words, vec![one(service(0, None))]).await;
+    report.unwrap();
+    let asked: Request = serde_json::from_value(asked[0].clone()).unwrap();
+    let Request::ServiceCreate(spec) = asked else {
+        panic!("{asked:?}")
+    };
+    let on = NetworkChoice {
+        network: "my-net".into(),
+        aliases: vec!["www".into(), "w3".into()],
+        addresses: vec![[10, 0, 1, 50].into(), "fd00::50".parse().unwrap()],
+    };
+    assert_eq!(spec.networks, [on]);
+    let port = |published, target| PublishedPort {
+        published,
+        target,
+        address: Some([192, 0, 2, 1].into()),
+        ..PublishedPort::default()
+    };
+    let expected = [
+        port(8_080, 80),
+        PublishedPort {
+            protocol: Protocol::Udp,
+            address: Some("2001:db8::1".parse().unwrap()),
+            ..port(8_081, 81)
+        },
+        port(0, 82),
+        PublishedPort {
+            address: Some("::1".parse().unwrap()),
+            nodes: vec!["node.labels.edge==yes".into(), "node.role!=manager".into()],
+            client: ClientAddress::ProxyV2,
+            ..port(443, 8_443)
+        },
+    ];
+    assert_eq!(spec.ports, expected);
+    let named = |name: &str, target, protocol| NamedPort {
+        name: name.into(),
+        target,
+        protocol,
+    };
+    let expected = [
+        named("http", 80, Protocol::Tcp),
+        named("dns", 53, Protocol::Udp),
+    ];
+    assert_eq!(spec.named_ports, expected);
+    assert_eq!(spec.texts, ["v=1", "two"]);
+    let balance = Balance {
+        policy: Policy::LeastConnections,
+        affinity_ms: 600_000,
+        locality: Locality::NodeOnly,
+    };
+    assert_eq!((spec.balance, spec.task.drain_ms), (balance, 0));
+    let words = "service update -d --named-port-add http=8080 --named-port-add tls=443 --txt-add three --txt-rm v=1 \
+        --network-add name=my-net,alias=new web";
+    let mut seen = service(2, None);
+    seen.spec = (*spec).clone();
+    let (_, asked) = run(words, vec![one(seen.clone()), one(seen)]).await;
+    let asked: Request = serde_json::from_value(asked[1].clone()).unwrap();
+    let Request::ServiceUpdate { spec, .. } = asked else {
+        panic!("{asked:?}")
+    };
+    let expected = [
+        named("dns", 53, Protocol::Udp),
+        named("http", 8_080, Protocol::Tcp),
+        named("tls", 443, Protocol::Tcp),
+    ];
+    assert_eq!(spec.named_ports, expected);
+    assert_eq!(spec.texts, ["two", "three"]);
+    assert_eq!(
+        (spec.networks.len(), &spec.networks[0].aliases[..]),
+        (1, &["new".to_owned()][..])
+    );
+    for words in [
+        "service create -p 1.2.3:80:80 -- x",
+        "service create -p target=80,client=x -- x",
+        "service create --named-port http -- x",
+        "service create --named-port http=0 -- x",
+        "service create --lb-policy random -- x",
+        "service create --network name=a,ip=x -- x",
+    ] {
+        let words = std::iter::once("overlay").chain(words.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
 }
 
 #[tokio::test]

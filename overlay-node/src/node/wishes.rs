@@ -1,0 +1,55 @@
+//! What the agent wishes, carried out.
+
+use super::{Node, Output};
+use crate::agent::{self, Wish};
+
+impl Node {
+    pub(super) fn on_wish(&mut self, wish: Wish) {
+        let now = self.now;
+        match wish {
+            Wish::JoinNetwork(network) => {
+                self.gossip_do(|gossip| gossip.join_network(now, network))
+            }
+            Wish::LeaveNetwork(network) => {
+                self.gossip_do(|gossip| gossip.leave_network(now, network));
+            }
+            Wish::PutRow(network, row) => {
+                let records = agent::records(&row);
+                self.resolver
+                    .set_records(now, network, row.endpoint, records);
+                self.gossip_do(|gossip| {
+                    // Names and addresses were bounded when the endpoint was attached; the row fits.
+                    let _ = gossip.put_row(now, network, *row);
+                });
+            }
+            Wish::DeleteRow(network, endpoint) => {
+                self.resolver.remove_records(now, network, endpoint);
+                self.gossip_do(|gossip| {
+                    gossip.delete_row(now, network, endpoint);
+                });
+                self.drains.cancel(now, endpoint.into());
+            }
+            Wish::SetZone(network, name, subnets) => {
+                self.resolver.set_network(now, network, &name);
+                self.resolver.set_subnets(now, network, &subnets);
+            }
+            Wish::RemoveZone(network) => self.resolver.remove_network(now, network),
+            Wish::SetClient(endpoint, view) => self.resolver.set_client(now, endpoint, view),
+            Wish::RemoveClient(endpoint) => {
+                self.resolver.remove_client(now, endpoint);
+                self.outputs.push_back(Output::CloseResolver(endpoint));
+            }
+            Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
+            Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
+            Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),
+            Wish::Drain {
+                network,
+                endpoint,
+                patience,
+            } => self.drain(network, endpoint, patience),
+            Wish::StartTask(order) => self.outputs.push_back(Output::StartTask(order)),
+            Wish::StopTask(task, grace) => self.outputs.push_back(Output::StopTask(task, grace)),
+        }
+        self.plane_dirty = true;
+    }
+}
