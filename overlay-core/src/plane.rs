@@ -18,9 +18,11 @@ use thiserror::Error;
 use crate::{EndpointId, MacAddr, NetworkId, ServiceId, Vni};
 
 mod balance;
+mod source;
 mod way_out;
 
 pub use balance::{Distance, Locality, Policy, VipConfig};
+pub use source::{NoSource, SourceKind};
 pub use way_out::{NoWayOut, WayOut, WayOutState};
 
 /// The whole data plane of one node, as it shall be.
@@ -215,32 +217,51 @@ pub trait Platform {
     /// Makes a TCP socket inside the endpoint's namespace that is not connected yet: whoever gets it connects to what is
     /// reached from there.
     ///
+    /// With a `source` it is bound to that address although nobody in there has it, so whoever accepts it sees that one as
+    /// its peer: the client of a published port rather than the proxy. It reaches addresses of the namespace itself and no
+    /// others, and answers come back to it whatever routes the namespace has; nothing else that the namespace sends goes
+    /// another way than before. Port 0 lets the system choose one as it connects.
+    ///
+    /// Several such sockets may have the same source, as a client may come by the same port to several of the endpoint's.
+    /// That it comes by the same one to the same one, so that two connections would have the same four numbers, is said
+    /// by connecting: `EADDRNOTAVAIL`. It also is while a former connection of these numbers, which the proxy was the first
+    /// to close, lingers (60 s); the same address with port 0 is of use then.
+    ///
     /// # Errors
     ///
-    /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets.
-    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
-        let family = if v6 { "IPv6" } else { "IPv4" };
-        Err(PlatformError::Unsupported {
-            what: "sockets of an endpoint",
-            reason: format!("this platform has none of {family} for {endpoint}"),
-        })
+    /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets. With a source besides:
+    /// [`PlatformError::Source`] if it can be none, or none here, and [`PlatformError::System`] with `EADDRINUSE` if
+    /// somebody in there listens at its port on all addresses. Without a source the socket may still be had.
+    fn open_stream(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: Option<SocketAddr>,
+    ) -> Result<TcpStream, PlatformError> {
+        let _ = source;
+        Err(no_sockets(endpoint, v6))
     }
 
-    /// Makes a UDP socket inside the endpoint's namespace that is neither bound nor connected yet, and does not block.
+    /// Makes a UDP socket inside the endpoint's namespace that is not connected yet, and does not block. Without a `source`
+    /// it is not bound either.
+    ///
+    /// With one it is as in [`open_stream`](Self::open_stream), but for these: a datagram from an endpoint that listens on
+    /// all of its addresses comes from its first one of the family, so that is the one to connect to. Port 0 is chosen at
+    /// once. No two sockets of a namespace have the same source: what the second of them would hear would be lost to the
+    /// first.
     ///
     /// # Errors
     ///
-    /// See [`PlatformError`]; [`PlatformError::Unsupported`] unless the platform has such sockets.
+    /// As [`open_stream`](Self::open_stream); `EADDRINUSE` also if another socket in there has this source, and `EMFILE` if
+    /// too many have one.
     fn open_datagrams(
         &mut self,
         endpoint: EndpointId,
         v6: bool,
+        source: Option<SocketAddr>,
     ) -> Result<UdpSocket, PlatformError> {
-        let family = if v6 { "IPv6" } else { "IPv4" };
-        Err(PlatformError::Unsupported {
-            what: "sockets of an endpoint",
-            reason: format!("this platform has none of {family} for {endpoint}"),
-        })
+        let _ = source;
+        Err(no_sockets(endpoint, v6))
     }
 
     /// Lowers what of `desired` the kernel carries; returns what had to change.
@@ -268,6 +289,14 @@ pub trait Platform {
         let port = self.actual()?.remove(&endpoint);
         let port = port.ok_or(PlatformError::UnknownEndpoint { endpoint })?;
         Ok(port.way_out)
+    }
+}
+
+fn no_sockets(endpoint: EndpointId, v6: bool) -> PlatformError {
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    PlatformError::Unsupported {
+        what: "sockets of an endpoint",
+        reason: format!("this platform has none of {family} for {endpoint}"),
     }
 }
 
@@ -344,6 +373,14 @@ pub enum PlatformError {
     UnknownEndpoint {
         /// The endpoint.
         endpoint: EndpointId,
+    },
+    /// No socket in there can show this address as its own; without it one may still be had.
+    #[error("no socket with the source {address}: {reason}")]
+    Source {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        reason: NoSource,
     },
     /// The namespace does not exist or is none.
     #[error("{path:?} is not a network namespace: {kind}")]

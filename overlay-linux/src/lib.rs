@@ -9,6 +9,11 @@
 //! masquerading, as far as the daemon may change the host's network; [`Platform::way_out`](overlay_core::plane::Platform)
 //! says whether it did. By the same bridge the host reaches the endpoint: [`Linux::dial`].
 //!
+//! A socket towards an endpoint may show the address of whoever it speaks for
+//! ([`open_stream`](overlay_core::plane::Platform::open_stream) with a source): a proxy's client, which the programs in
+//! there then see as their peer. For that the endpoint's namespace gets a routing rule and a table for what is answered, and
+//! three settings that let answers have the mark of what they answer.
+//!
 //! It does not switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
 //! interface, a mount or a file that it did not make; but interfaces by which a way out leads are made to forward on a
 //! host that is no router, for as long as there is one. It does not isolate programs beyond network, processes, host name
@@ -85,6 +90,7 @@ mod port;
 mod probe;
 mod process;
 mod sys;
+mod transparent;
 mod way_out;
 
 pub use overlay_vxlan::{Frame, Offload};

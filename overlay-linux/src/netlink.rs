@@ -29,8 +29,10 @@ use nix::sys::socket::{
 use overlay_core::MacAddr;
 
 mod route;
+mod rule;
 
 pub use route::Route;
+pub(crate) use rule::Rule;
 
 /// An rtnetlink socket of the namespace in which it was opened.
 #[derive(Debug)]

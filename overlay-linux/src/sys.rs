@@ -116,6 +116,15 @@ fn set_option(
     check(unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), length) })
 }
 
+/// Lets a socket have addresses that its namespace has not.
+pub(crate) fn set_transparent(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_option(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)
+    } else {
+        set_option(socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)
+    }
+}
+
 /// Binds a packet socket to all frames of the interface `index` of the socket's own namespace.
 pub(crate) fn bind_packet(packet: &File, index: u32) -> io::Result<()> {
     let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;

@@ -27,18 +27,26 @@ mod node;
 mod reach;
 #[path = "way_out/refusal.rs"]
 mod refusal;
+#[path = "way_out/source.rs"]
+mod source;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// What a process on host 0 does.
 type Story = fn() -> Outcome<()>;
 
-const STORIES: [&[(&str, Story)]; 3] = [reach::STORIES, life::STORIES, refusal::STORIES];
+const STORIES: [&[(&str, Story)]; 4] = [
+    reach::STORIES,
+    life::STORIES,
+    refusal::STORIES,
+    source::STORIES,
+];
 
 /// Parts of stories.
 const PARTS: &[(&str, Story)] = &[
     ("serve", serve),
     ("hear", hear),
+    ("answer", source::answer),
     ("first_life", life::first_life),
     ("without_privilege", refusal::without_privilege),
 ];

@@ -2,18 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
 };
 
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::socket::SockType};
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, PortSpec, WayOut},
+    plane::{ActualPort, NoSource, PortSpec, WayOut},
 };
 
 use crate::{
     failure::{Doing, Failure},
     port::{self, Made, PortKind},
+    transparent::Sources,
 };
 
 /// The ports that a holder has made, and the way out that is asked for by all of them.
@@ -29,6 +31,14 @@ pub(crate) struct Ports {
 struct Held {
     spec: PortSpec,
     made: Made,
+    sources: Sources,
+}
+
+impl Held {
+    fn remove(&mut self) -> Result<(), Failure> {
+        let forgotten = self.sources.forget();
+        self.made.remove().and(forgotten)
+    }
 }
 
 impl Ports {
@@ -54,20 +64,26 @@ impl Ports {
             return Err(Failure::new(doing, &Errno::EEXIST.into()));
         }
         let made = port::make(&spec, self.kind)?;
-        self.held.insert(spec.endpoint, Held { spec, made });
+        let sources = Sources::new(made.index());
+        let held = Held {
+            spec,
+            made,
+            sources,
+        };
+        self.held.insert(held.spec.endpoint, held);
         Ok(())
     }
 
     /// Removes a port; an unknown one is fine.
     pub(crate) fn remove(&mut self, endpoint: EndpointId) -> Result<(), Failure> {
         let held = self.held.remove(&endpoint);
-        held.map_or(Ok(()), |mut held| held.made.remove())
+        held.map_or(Ok(()), |mut held| held.remove())
     }
 
     /// Removes all ports; the first failure is told.
     pub(crate) fn clear(&mut self) -> Result<(), Failure> {
         let held = std::mem::take(&mut self.held);
-        let removed = held.into_values().map(|mut held| held.made.remove());
+        let removed = held.into_values().map(|mut held| held.remove());
         removed.fold(Ok(()), Result::and)
     }
 
@@ -83,6 +99,17 @@ impl Ports {
     pub(crate) fn actual(&mut self, endpoint: EndpointId) -> Result<ActualPort, Failure> {
         let held = self.held.get_mut(&endpoint).ok_or_else(unknown)?;
         held.made.actual()
+    }
+
+    /// Makes a socket that shows `source` to those that it reaches at the endpoint's addresses.
+    pub(crate) fn open_from(
+        &mut self,
+        endpoint: EndpointId,
+        source: SocketAddr,
+        kind: SockType,
+    ) -> Result<Result<OwnedFd, NoSource>, Failure> {
+        let held = self.held.get_mut(&endpoint).ok_or_else(unknown)?;
+        held.sources.open(&held.spec.addresses, source, kind)
     }
 
     /// What a port was made from, by what means it is attached, and its descriptor.

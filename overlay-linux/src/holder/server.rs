@@ -18,7 +18,6 @@ use nix::{
     sys::{
         signal::{self, SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
-        socket::{AddressFamily, SockFlag, SockType, socket},
         wait::{self, Id, WaitPidFlag, WaitStatus},
     },
     unistd::Pid,
@@ -43,6 +42,8 @@ use crate::{
     netlink::Netlink,
     way_out::inside,
 };
+
+mod sockets;
 
 /// A holder at work.
 #[derive(Debug)]
@@ -267,13 +268,10 @@ impl Server {
             }
             Request::Describe => return self.describe(self.ports.first()?),
             Request::DescribePort(endpoint) => return self.describe(endpoint),
-            Request::Sockets(address) => return Ok((Reply::Done, self.sockets(address)?)),
-            Request::Stream { v6 } => {
-                return Ok((Reply::Done, vec![unbound(SockType::Stream, v6)?]));
-            }
-            Request::Datagrams { v6 } => {
-                return Ok((Reply::Done, vec![unbound(SockType::Datagram, v6)?]));
-            }
+            Request::Sockets(_)
+            | Request::Stream { .. }
+            | Request::Datagrams { .. }
+            | Request::From { .. } => return self.open(request),
             Request::Actual => Reply::Actual(self.ports.actual(self.ports.first()?)?),
             Request::ActualPort(endpoint) => Reply::Actual(self.ports.actual(endpoint)?),
             Request::Repair(spec) => {
@@ -384,27 +382,6 @@ impl Server {
         way.map_or(Ok(Vec::new()), |way| inside::furnish(way, self.own))
     }
 
-    /// Datagram and listening sockets in the namespace. They are kept, so that queries wait while no daemon is there.
-    fn sockets(&mut self, address: SocketAddr) -> Result<Vec<OwnedFd>, Failure> {
-        if !self.sockets.contains_key(&address) {
-            if self.sockets.len() >= SOCKETS_MAX {
-                return Err(Failure::new("open more sockets", &Errno::EMFILE.into()));
-            }
-            let datagram = UdpSocket::bind(address).doing(|| format!("bind UDP {address}"))?;
-            let stream = TcpListener::bind(address).doing(|| format!("bind TCP {address}"))?;
-            for unblocked in [datagram.set_nonblocking(true), stream.set_nonblocking(true)] {
-                unblocked.doing(|| "set a socket non-blocking".into())?;
-            }
-            self.sockets.insert(address, (datagram, stream));
-        }
-        let Some((datagram, stream)) = self.sockets.get(&address) else {
-            return Ok(Vec::new());
-        };
-        let copies = [datagram.as_fd(), stream.as_fd()].map(|one| one.try_clone_to_owned());
-        let copies: io::Result<Vec<_>> = copies.into_iter().collect();
-        copies.doing(|| "copy sockets".into())
-    }
-
     /// Kills everything that lives in the endpoint's namespaces, as far as that is ours to do.
     fn end_all(&self) {
         self.programs.kill_all();
@@ -483,17 +460,6 @@ fn listen(folder: &Path) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-/// Makes a TCP or UDP socket in the namespace that this process is in.
-fn unbound(kind: SockType, v6: bool) -> Result<OwnedFd, Failure> {
-    let family = if v6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, kind, flags, None).doing(|| format!("make a {kind:?} socket"))
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "a holder is no machine: its programs run in real time"
@@ -510,8 +476,6 @@ pub(crate) const SOCKET: &str = "holder.sock";
 ///
 /// With the streams of all programs this stays below the usual limit of 1,024 descriptors.
 const CLIENTS_MAX: usize = 256;
-/// Addresses with sockets.
-const SOCKETS_MAX: usize = 16;
 /// The longest grace before a kill.
 const GRACE_MAX: Duration = Duration::from_secs(3_600);
 /// How long a removal waits for killed children.

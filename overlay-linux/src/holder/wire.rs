@@ -24,7 +24,7 @@ use std::{
 use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, PortSpec, WayOut},
+    plane::{ActualPort, NoSource, PortSpec, WayOut},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -85,6 +85,13 @@ pub(crate) enum Request {
     ActualPort(EndpointId),
     /// Answer: `Done` and a datagram socket that is neither bound nor connected yet, of IPv6 if so.
     Datagrams { v6: bool },
+    /// Answer: `Done` and a stream or datagram socket that shows this source, or `NoSource`. It is for reaching this
+    /// endpoint.
+    From {
+        endpoint: EndpointId,
+        source: SocketAddr,
+        datagrams: bool,
+    },
 }
 
 /// What a holder is made for.
@@ -114,6 +121,8 @@ pub(crate) enum Reply {
     Inner(Option<Inner>),
     /// How many ports there are still; the holder ends if there are none.
     Left(u32),
+    /// Why there is no socket with the source.
+    NoSource(NoSource),
 }
 
 /// What a holder holds.

@@ -12,14 +12,16 @@ use std::{
 use overlay_core::{
     EndpointId,
     plane::{
-        ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState,
+        ActualPort, Change, Desired, Namespace, NoSource, Platform, PlatformError, PortSpec,
+        WayOutState,
     },
 };
 
-use super::{Linux, Sockets, port_of, unexpected};
+use super::{Linux, Sockets, port_of, unexpected, unknown_if_absent};
 use crate::{
     holder::{
         self,
+        server::NOT_UNDERSTOOD,
         wire::{Reply, Request},
     },
     port::Port,
@@ -88,24 +90,30 @@ impl Platform for Linux {
         }
     }
 
-    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
-        let (reply, descriptors) = self.call(endpoint, &Request::Stream { v6 })?;
-        let socket = descriptors.into_iter().next();
-        socket
-            .map(TcpStream::from)
-            .ok_or_else(|| unexpected(&reply))
+    fn open_stream(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: Option<SocketAddr>,
+    ) -> Result<TcpStream, PlatformError> {
+        let socket = match source {
+            None => self.socket(endpoint, &Request::Stream { v6 }),
+            Some(source) => self.socket_from(endpoint, v6, source, false),
+        };
+        socket.map(TcpStream::from)
     }
 
     fn open_datagrams(
         &mut self,
         endpoint: EndpointId,
         v6: bool,
+        source: Option<SocketAddr>,
     ) -> Result<UdpSocket, PlatformError> {
-        let (reply, descriptors) = self.call(endpoint, &Request::Datagrams { v6 })?;
-        let socket = descriptors.into_iter().next();
-        socket
-            .map(UdpSocket::from)
-            .ok_or_else(|| unexpected(&reply))
+        let socket = match source {
+            None => self.socket(endpoint, &Request::Datagrams { v6 }),
+            Some(source) => self.socket_from(endpoint, v6, source, true),
+        };
+        socket.map(UdpSocket::from)
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
@@ -163,6 +171,49 @@ impl Platform for Linux {
 
     fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
         self.way_out_state(endpoint)
+    }
+}
+
+impl Linux {
+    /// Asks a holder for a socket.
+    fn socket(&self, endpoint: EndpointId, request: &Request) -> Result<OwnedFd, PlatformError> {
+        let (reply, descriptors) = self.call(endpoint, request)?;
+        let socket = descriptors.into_iter().next();
+        socket.ok_or_else(|| unexpected(&reply))
+    }
+
+    /// Asks a holder for a socket that shows a client's address.
+    fn socket_from(
+        &self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: SocketAddr,
+        datagrams: bool,
+    ) -> Result<OwnedFd, PlatformError> {
+        let refused = |reason| PlatformError::Source {
+            address: source,
+            reason,
+        };
+        NoSource::check(source, v6).map_err(refused)?;
+        let request = Request::From {
+            endpoint,
+            source,
+            datagrams,
+        };
+        match self.call(endpoint, &request) {
+            Ok((Reply::NoSource(reason), _)) => Err(refused(reason)),
+            Ok((reply, descriptors)) => {
+                let socket = descriptors.into_iter().next();
+                socket.ok_or_else(|| unexpected(&reply))
+            }
+            Err(PlatformError::System { operation, .. })
+                if operation.starts_with(NOT_UNDERSTOOD) =>
+            {
+                let reason = "an earlier release started this program; start it anew".to_owned();
+                Err(refused(NoSource::Unsupported { reason }))
+            }
+            Err(error) => Err(unknown_if_absent(error, endpoint)),
+        }
     }
 }
 

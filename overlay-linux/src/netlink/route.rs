@@ -62,6 +62,29 @@ impl Netlink {
         self.command(request, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Makes all destinations of a family local, by way of the loopback interface `index`, in a table that only packets of
+    /// certain rules come to. What is sent without a source gets `source`; one that the table has already is replaced.
+    pub(crate) fn set_local_route(
+        &mut self,
+        table: u32,
+        index: u32,
+        source: IpAddr,
+    ) -> io::Result<()> {
+        let request = RouteNetlinkMessage::NewRoute(local_route(table, index, source));
+        self.command(request, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Takes away what [`set_local_route`](Self::set_local_route) made.
+    pub(crate) fn remove_local_route(
+        &mut self,
+        table: u32,
+        index: u32,
+        source: IpAddr,
+    ) -> io::Result<()> {
+        let request = RouteNetlinkMessage::DelRoute(local_route(table, index, source));
+        self.command(request, 0)
+    }
+
     /// Lists the unicast routes of IPv4, of all tables.
     ///
     /// # Errors
@@ -73,6 +96,21 @@ impl Netlink {
         let answers = self.call(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(route_of).collect())
     }
+}
+
+fn local_route(table: u32, index: u32, source: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(source);
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Local;
+    message.header.scope = RouteScope::Host;
+    message.attributes = vec![
+        RouteAttribute::Table(table),
+        RouteAttribute::Oif(index),
+        RouteAttribute::PrefSource(RouteAddress::from(source)),
+    ];
+    message
 }
 
 fn route_of(answer: RouteNetlinkMessage) -> Option<Route> {

@@ -173,6 +173,11 @@ impl Made {
         Ok(())
     }
 
+    /// The number of the inner end within its namespace.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Reads back what is really there.
     pub(crate) fn actual(&mut self) -> Result<ActualPort, Failure> {
         let links = self.inner.links().doing(|| "list interfaces".into())?;

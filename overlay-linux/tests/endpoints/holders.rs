@@ -156,7 +156,9 @@ fn restarted(kind: PortKind) -> Outcome<()> {
 fn streams(bench: &mut Bench, own: &Sockets, other: &Sockets) -> Outcome<()> {
     let address = own.tcp.local_addr()?;
     for (endpoint, reached, missed) in [(0, own, other), (1, other, own)] {
-        let stream = bench.linux.open_stream(bench.endpoint(endpoint), false)?;
+        let stream = bench
+            .linux
+            .open_stream(bench.endpoint(endpoint), false, None)?;
         let outcome = socket2::Socket::from(stream).connect(&address.into());
         if let Err(error) = outcome {
             assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{error}");

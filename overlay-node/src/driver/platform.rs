@@ -68,11 +68,11 @@ impl PlatformThread {
                         }
                         Order::Stream(endpoint, v6, reply) => {
                             // Whoever asked may have gone away.
-                            let _ = reply.send(platform.open_stream(endpoint, v6));
+                            let _ = reply.send(platform.open_stream(endpoint, v6, None));
                         }
                         Order::Datagrams(endpoint, v6, reply) => {
                             // Whoever asked may have gone away.
-                            let _ = reply.send(platform.open_datagrams(endpoint, v6));
+                            let _ = reply.send(platform.open_datagrams(endpoint, v6, None));
                         }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);

@@ -125,16 +125,22 @@ impl Platform for OnLinux {
         Ok((udp, tcp))
     }
 
-    fn open_stream(&mut self, endpoint: EndpointId, v6: bool) -> Result<TcpStream, PlatformError> {
-        self.0.open_stream(endpoint, v6)
+    fn open_stream(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: Option<SocketAddr>,
+    ) -> Result<TcpStream, PlatformError> {
+        self.0.open_stream(endpoint, v6, source)
     }
 
     fn open_datagrams(
         &mut self,
         endpoint: EndpointId,
         v6: bool,
+        source: Option<SocketAddr>,
     ) -> Result<UdpSocket, PlatformError> {
-        self.0.open_datagrams(endpoint, v6)
+        self.0.open_datagrams(endpoint, v6, source)
     }
 
     fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
