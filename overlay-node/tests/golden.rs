@@ -566,7 +566,7 @@ fn assignment() -> Assignment {
                 role: Role::Worker,
                 management: "192.0.2.1:2377".parse().unwrap(),
                 endpoint: endpoint(1),
-                address: "10.99.0.35".parse().unwrap(),
+                addresses: vec!["10.99.0.35".parse().unwrap()],
             }],
         }],
     }

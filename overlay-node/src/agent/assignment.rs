@@ -116,8 +116,8 @@ pub struct Backend {
     pub management: SocketAddr,
     /// Its endpoint.
     pub endpoint: EndpointId,
-    /// The address of its endpoint.
-    pub address: IpAddr,
+    /// The addresses of its endpoint.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A task of the node that has not ended.

@@ -74,6 +74,11 @@ pub(crate) enum Input {
     Renewed(Result<(Admission, String), api::Error>),
     Task(TaskReport),
     Forward(ingress::Ask),
+    Flows {
+        asker: NodeId,
+        endpoint: EndpointId,
+        flows: Option<u32>,
+    },
     Logs(logs::Asked),
 }
 
@@ -355,10 +360,16 @@ impl Active {
             Input::Renewed(result) => self.on_renewed(result),
             Input::Task(report) => self.node.handle_task(now, report),
             Input::Logs(asked) => self.on_logs(asked),
+            Input::Flows {
+                asker,
+                endpoint,
+                flows,
+            } => self.node.handle_flows(now, asker, endpoint, flows),
             Input::Forward(ask) => {
                 let local = self.ingress.local(ask.forward, ask.protocol);
+                let connections = self.ingress.connections().clone();
                 // Whoever asked may have gone away.
-                let _ = ask.reply.send(local);
+                let _ = ask.reply.send(local.map(|target| (target, connections)));
             }
         }
     }
@@ -387,6 +398,23 @@ impl Active {
         self.node.handle_port(self.clock.now(), endpoint, result);
     }
 
+    /// Asks the frame path, and adds what published ports carry.
+    fn count_flows(&self, asker: NodeId, endpoint: EndpointId) {
+        let counted = self.plane.flows_left(endpoint);
+        let (connections, inputs) = (self.ingress.connections().clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let flows = counted.await.ok().flatten();
+            let flows = flows.map(|flows| flows.saturating_add(connections.to(endpoint)));
+            let counted = Input::Flows {
+                asker,
+                endpoint,
+                flows,
+            };
+            // The node may have stopped.
+            let _ = inputs.send(counted).await;
+        });
+    }
+
     /// Carries out everything that the node asked for.
     fn carry_out(&mut self) {
         while let Some(output) = self.node.poll_output() {
@@ -412,6 +440,7 @@ impl Active {
                     }
                 }
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
+                Output::CountFlows { asker, endpoint } => self.count_flows(asker, endpoint),
                 Output::Publish(ports) => self.ingress.publish(ports),
                 Output::StartTask(order) => {
                     self.executor

@@ -6,11 +6,12 @@
 mod datagrams;
 mod flows;
 mod outside;
+mod target;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use overlay_core::{EndpointId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -28,6 +30,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub(crate) use self::target::{Connections, Origin, Target};
 use super::{bootstrap, clock::Clock, platform::PlatformThread, session};
 use crate::{
     agent::{AssignedPort, Backend, Keyed as _},
@@ -42,6 +45,8 @@ pub(crate) struct Forward {
     endpoint: EndpointId,
     /// The port that its service publishes.
     published: u16,
+    /// On whose behalf.
+    origin: Origin,
 }
 
 /// A request for a connection, to be answered by the node's loop.
@@ -49,7 +54,7 @@ pub(crate) struct Forward {
 pub(crate) struct Ask {
     pub(crate) forward: Forward,
     pub(crate) protocol: Protocol,
-    pub(crate) reply: oneshot::Sender<Option<(EndpointId, SocketAddr)>>,
+    pub(crate) reply: oneshot::Sender<Option<(Target, Connections)>>,
 }
 
 /// What carries connections and datagrams.
@@ -66,6 +71,7 @@ struct Carrier {
     /// For octets of datagrams that wait.
     queued: Arc<Semaphore>,
     turn: Arc<AtomicUsize>,
+    connections: Connections,
 }
 
 /// The listeners of a node.
@@ -76,6 +82,7 @@ pub(crate) struct Ingress {
 }
 
 struct Listener {
+    address: Option<IpAddr>,
     assigned: watch::Sender<AssignedPort>,
     task: JoinHandle<()>,
 }
@@ -95,6 +102,8 @@ impl Ingress {
         credentials: watch::Receiver<Credentials>,
     ) -> Self {
         let (flows_room, queued) = datagrams::rooms();
+        let [a, b, ..] = *node.as_bytes();
+        let first = [a, b];
         let carrier = Carrier {
             node,
             clock,
@@ -103,7 +112,9 @@ impl Ingress {
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             flows_room,
             queued,
-            turn: Arc::default(),
+            // Nodes begin with different tasks.
+            turn: Arc::new(AtomicUsize::new(u16::from_be_bytes(first).into())),
+            connections: Connections::default(),
         };
         Self {
             listen,
@@ -118,7 +129,10 @@ impl Ingress {
             .into_iter()
             .map(|assigned| (assigned.key(), assigned))
             .collect();
-        self.ports.retain(|port, _| wanted.contains_key(port));
+        self.ports.retain(|port, listener| {
+            let assigned = wanted.get(port);
+            assigned.is_some_and(|assigned| assigned.port.address == listener.address)
+        });
         for (port, assigned) in wanted {
             if let Some(listener) = self.ports.get(&port) {
                 listener.assigned.send_replace(assigned);
@@ -126,58 +140,97 @@ impl Ingress {
             }
             let (sender, watched) = watch::channel(assigned);
             let (published, protocol) = port;
-            let address = SocketAddr::new(self.listen, published);
+            let address = sender.borrow().port.address;
+            let at = SocketAddr::new(address.unwrap_or(self.listen), published);
             let carrier = self.carrier.clone();
             let task = match protocol {
-                Protocol::Tcp => tokio::spawn(listen(address, carrier, watched)),
-                Protocol::Udp => tokio::spawn(datagrams::listen(address, carrier, watched)),
+                Protocol::Tcp => tokio::spawn(listen(at, carrier, watched)),
+                Protocol::Udp => tokio::spawn(datagrams::listen(at, carrier, watched)),
             };
             let assigned = sender;
-            self.ports.insert(port, Listener { assigned, task });
+            let listener = Listener {
+                address,
+                assigned,
+                task,
+            };
+            self.ports.insert(port, listener);
         }
     }
 
     /// Returns where a task of this node answers, if another node may ask for it.
-    pub(crate) fn local(
-        &self,
-        forward: Forward,
-        protocol: Protocol,
-    ) -> Option<(EndpointId, SocketAddr)> {
+    pub(crate) fn local(&self, forward: Forward, protocol: Protocol) -> Option<Target> {
         let listener = self.ports.get(&(forward.published, protocol))?;
         let assigned = listener.assigned.borrow();
         let mut own = assigned.backends.iter();
         let backend = own.find(|backend| {
             backend.node == self.carrier.node && backend.endpoint == forward.endpoint
         })?;
-        let address = SocketAddr::new(backend.address, assigned.port.target);
-        Some((backend.endpoint, address))
+        Some(target(&assigned, backend))
+    }
+
+    /// Returns what counts the connections to tasks of this node.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.carrier.connections
     }
 }
 
-/// Binds a published port, as soon as it is free.
+fn target(assigned: &AssignedPort, backend: &Backend) -> Target {
+    Target {
+        endpoint: backend.endpoint,
+        addresses: backend.addresses.clone(),
+        port: assigned.port.target,
+        client: assigned.port.client,
+    }
+}
+
+/// Binds a published port, as soon as it is free and its address is there.
 async fn listening<T>(
     address: SocketAddr,
     assigned: &watch::Receiver<AssignedPort>,
-    bind: impl AsyncFn(SocketAddr) -> io::Result<T>,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
 ) -> T {
     loop {
-        match bind(address).await {
+        // One socket for both families, where there are both.
+        let both = (address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+            .then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()));
+        let bound = match both.map(&bind) {
+            Some(Ok(listener)) => Ok(listener),
+            _ => bind(address),
+        };
+        let error = match bound {
             Ok(listener) => return listener,
-            Err(error) => {
-                let (service, protocol) = {
-                    let assigned = assigned.borrow();
-                    (assigned.service_name.clone(), assigned.port.protocol)
-                };
-                tracing::warn!(%address, ?protocol, %service, %error, "a published port cannot be listened on; trying again");
-                sleep(RETRY).await;
-            }
+            Err(error) => error,
+        };
+        let (service, protocol) = {
+            let assigned = assigned.borrow();
+            (assigned.service_name.clone(), assigned.port.protocol)
+        };
+        if error.kind() == io::ErrorKind::AddrNotAvailable {
+            // It is for the nodes that have the address; this one may get it yet.
+            tracing::debug!(%address, ?protocol, %service, "this host has no such address to publish a port at");
+        } else {
+            tracing::warn!(%address, ?protocol, %service, %error, "a published port cannot be listened on; trying again");
         }
+        sleep(RETRY).await;
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        setsockopt(&socket, Ipv6V6Only, &false)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Takes connections on a published port until it is no more.
 async fn listen(address: SocketAddr, carrier: Carrier, assigned: watch::Receiver<AssignedPort>) {
-    let listener = listening(address, &assigned, TcpListener::bind).await;
+    let listener = listening(address, &assigned, bind).await;
     loop {
         let Ok(permit) = Arc::clone(&carrier.room).acquire_owned().await else {
             return;
@@ -186,7 +239,7 @@ async fn listen(address: SocketAddr, carrier: Carrier, assigned: watch::Receiver
             Ok((stream, from)) => {
                 let (carrier, assigned) = (carrier.clone(), assigned.borrow().clone());
                 tokio::spawn(async move {
-                    if let Err(error) = carrier.carry(stream, &assigned).await {
+                    if let Err(error) = carrier.carry(stream, from, &assigned).await {
                         let service = assigned.service_name;
                         tracing::debug!(%from, %service, %error, "a connection to a published port ended");
                     }
@@ -203,24 +256,31 @@ async fn listen(address: SocketAddr, carrier: Carrier, assigned: watch::Receiver
 
 impl Carrier {
     /// Carries a connection to the first task that takes it, beginning with another one each time.
-    async fn carry(&self, mut client: TcpStream, assigned: &AssignedPort) -> io::Result<()> {
+    async fn carry(
+        &self,
+        mut client: TcpStream,
+        from: SocketAddr,
+        assigned: &AssignedPort,
+    ) -> io::Result<()> {
         client.set_nodelay(true)?;
+        let origin = Origin::new(from, client.local_addr()?);
         let count = assigned.backends.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "no task of the service runs");
         for at in 0..count {
             let backend = &assigned.backends[(first + at) % count];
             let tried = if backend.node == self.node {
-                let address = SocketAddr::new(backend.address, assigned.port.target);
-                let reached = connect(&self.platform, backend.endpoint, address).await;
-                match reached {
+                let _open = self.connections.open(backend.endpoint);
+                let target = target(assigned, backend);
+                match target.connect(&self.platform, origin).await {
                     Ok(mut task) => {
                         return copy_bidirectional(&mut client, &mut task).await.map(drop);
                     }
                     Err(error) => error,
                 }
             } else {
-                match timeout(PATIENCE, self.reach(KIND, backend, assigned.port.published)).await {
+                let reached = self.reach(KIND, backend, assigned.port.published, origin);
+                match timeout(PATIENCE, reached).await {
                     Ok(Ok(mut task)) => {
                         return copy_bidirectional(&mut client, &mut task).await.map(drop);
                     }
@@ -239,6 +299,7 @@ impl Carrier {
         kind: u8,
         backend: &Backend,
         published: u16,
+        origin: Origin,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let Backend {
             node,
@@ -250,6 +311,7 @@ impl Carrier {
         let forward = Forward {
             endpoint: backend.endpoint,
             published,
+            origin,
         };
         stream.write_all(&wire::encode_body(kind, &forward)).await?;
         stream.flush().await?;
@@ -264,11 +326,15 @@ impl Carrier {
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     platform: &PlatformThread,
-    ask: impl AsyncFnOnce(Forward) -> Option<(EndpointId, SocketAddr)>,
+    ask: impl AsyncFnOnce(Forward) -> Option<(Target, Connections)>,
 ) -> io::Result<()> {
     let forward: Forward = timeout(PATIENCE, bootstrap::receive(KIND, &mut stream)).await??;
-    let connected = match ask(forward).await {
-        Some((endpoint, address)) => connect(platform, endpoint, address).await,
+    let found = ask(forward).await;
+    let _open = found
+        .as_ref()
+        .map(|(target, all)| all.open(target.endpoint));
+    let connected = match &found {
+        Some((target, _)) => target.connect(platform, forward.origin).await,
         None => Err(io::ErrorKind::NotFound.into()),
     };
     let mut task = answer(&mut stream, connected).await?;
@@ -279,14 +345,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) async fn serve_datagrams<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     platform: &PlatformThread,
-    ask: impl AsyncFnOnce(Forward) -> Option<(EndpointId, SocketAddr)>,
+    ask: impl AsyncFnOnce(Forward) -> Option<(Target, Connections)>,
 ) -> io::Result<()> {
     let received = bootstrap::receive(DATAGRAMS, &mut stream);
     let forward: Forward = timeout(PATIENCE, received).await??;
     let opened = match ask(forward).await {
-        Some((endpoint, address)) => datagrams::open(platform, endpoint, address)
-            .await
-            .map(|task| (task, address)),
+        Some((target, _)) => target.datagrams(platform, forward.origin).await,
         None => Err(io::ErrorKind::NotFound.into()),
     };
     let (task, address) = answer(&mut stream, opened).await?;
@@ -304,19 +368,6 @@ async fn answer<S: AsyncWrite + Unpin, T>(stream: &mut S, reached: io::Result<T>
     reached
 }
 
-/// Connects to an address from inside an endpoint's namespace.
-async fn connect(
-    platform: &PlatformThread,
-    endpoint: EndpointId,
-    address: SocketAddr,
-) -> io::Result<TcpStream> {
-    let socket = platform.stream(endpoint, address.is_ipv6()).await;
-    let socket = TcpSocket::from_std_stream(socket.map_err(session::invalid)?);
-    let stream = timeout(CONNECT, socket.connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// A connection to a task.
 pub(crate) const KIND: u8 = b'F';
 /// A flow of datagrams to a task.
@@ -325,8 +376,8 @@ const TAKEN: u8 = 0;
 const REFUSED: u8 = 1;
 /// How many connections to published ports a node carries at a time; more wait.
 const CONNECTIONS_MAX: usize = 4_096;
-/// How long a task may take to accept.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How many connections wait at a port to be accepted.
+const BACKLOG: u32 = 1_024;
 /// How long another node may take to reach its task.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait before a port that is in use is tried again.

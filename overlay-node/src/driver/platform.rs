@@ -25,11 +25,13 @@ enum Order {
     Stream(
         EndpointId,
         bool,
+        Option<SocketAddr>,
         oneshot::Sender<Result<TcpStream, PlatformError>>,
     ),
     Datagrams(
         EndpointId,
         bool,
+        Option<SocketAddr>,
         oneshot::Sender<Result<UdpSocket, PlatformError>>,
     ),
 }
@@ -66,13 +68,13 @@ impl PlatformThread {
                                 tracing::debug!("a port was made for a node that stopped");
                             }
                         }
-                        Order::Stream(endpoint, v6, reply) => {
+                        Order::Stream(endpoint, v6, source, reply) => {
                             // Whoever asked may have gone away.
-                            let _ = reply.send(platform.open_stream(endpoint, v6, None));
+                            let _ = reply.send(platform.open_stream(endpoint, v6, source));
                         }
-                        Order::Datagrams(endpoint, v6, reply) => {
+                        Order::Datagrams(endpoint, v6, source, reply) => {
                             // Whoever asked may have gone away.
-                            let _ = reply.send(platform.open_datagrams(endpoint, v6, None));
+                            let _ = reply.send(platform.open_datagrams(endpoint, v6, source));
                         }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
@@ -103,10 +105,11 @@ impl PlatformThread {
         &self,
         endpoint: EndpointId,
         v6: bool,
+        source: Option<SocketAddr>,
     ) -> Result<TcpStream, PlatformError> {
         let (reply, made) = oneshot::channel();
         // The thread ends only with the daemon.
-        let _ = self.0.send(Order::Stream(endpoint, v6, reply));
+        let _ = self.0.send(Order::Stream(endpoint, v6, source, reply));
         made.await
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }
@@ -116,10 +119,11 @@ impl PlatformThread {
         &self,
         endpoint: EndpointId,
         v6: bool,
+        source: Option<SocketAddr>,
     ) -> Result<UdpSocket, PlatformError> {
         let (reply, made) = oneshot::channel();
         // The thread ends only with the daemon.
-        let _ = self.0.send(Order::Datagrams(endpoint, v6, reply));
+        let _ = self.0.send(Order::Datagrams(endpoint, v6, source, reply));
         made.await
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }

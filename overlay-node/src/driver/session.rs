@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use overlay_core::{EndpointId, NodeId};
+use overlay_core::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -185,7 +185,7 @@ async fn ask(
     inputs: &mpsc::Sender<Input>,
     protocol: Protocol,
     forward: ingress::Forward,
-) -> Option<(EndpointId, SocketAddr)> {
+) -> Option<(ingress::Target, ingress::Connections)> {
     let (reply, answer) = oneshot::channel();
     let ask = ingress::Ask {
         forward,

@@ -316,7 +316,7 @@ impl Manager {
             role: node.role,
             management: node.management(),
             endpoint: endpoint.id,
-            address: endpoint.addresses.first()?.addr(),
+            addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    Carrier, DATAGRAMS, PATIENCE,
+    Carrier, DATAGRAMS, Origin, PATIENCE, Target,
     flows::{Flows, IDLE},
     listening,
     outside::{Client, Outside},
@@ -139,7 +139,7 @@ impl Port {
 
     /// Begins a flow to a task, to another one than what failed if there is any.
     fn begin(&mut self, client: Client, failed: Option<EndpointId>) -> Option<Flow> {
-        let (backend, target) = {
+        let (backend, target, port) = {
             let assigned = self.assigned.borrow();
             let others = assigned.backends.iter();
             let others = others.filter(|backend| Some(backend.endpoint) != failed);
@@ -149,7 +149,11 @@ impl Port {
             }
             let turn = self.carrier.turn.fetch_add(1, Ordering::Relaxed);
             let backend = fit.get(turn.checked_rem(fit.len())?)?;
-            (Backend::clone(backend), assigned.port.target)
+            (
+                Backend::clone(backend),
+                super::target(&assigned, backend),
+                assigned.port.target,
+            )
         };
         let is_remote = backend.node != self.carrier.node;
         if is_remote && self.carrier.flows_room.available_permits() == 0 {
@@ -165,12 +169,13 @@ impl Port {
         };
         let (carrier, to) = (self.carrier.clone(), backend.clone());
         let published = self.assigned.borrow().port.published;
+        let at = client.at.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let origin = Origin::new(client.from, SocketAddr::new(at, published));
         let carrying = tokio::spawn(async move {
             let carried = if is_remote {
-                way.forward(&carrier, &to, published).await
+                way.forward(&carrier, &to, published, origin).await
             } else {
-                let address = SocketAddr::new(to.address, target);
-                way.deliver(&carrier.platform, to.endpoint, address).await
+                way.deliver(&carrier.platform, &target, origin).await
             };
             if let Err(error) = carried {
                 let (from, endpoint) = (client.from, to.endpoint);
@@ -179,7 +184,7 @@ impl Port {
         });
         Some(Flow {
             backend,
-            target,
+            target: port,
             is_remote,
             queue,
             answered,
@@ -195,7 +200,7 @@ impl Port {
             let stays = |backend: &Backend| {
                 backend.endpoint == own.endpoint
                     && backend.node == own.node
-                    && backend.address == own.address
+                    && backend.addresses == own.addresses
             };
             flow.target == assigned.port.target && assigned.backends.iter().any(stays)
         });
@@ -215,10 +220,10 @@ impl Way {
     async fn deliver(
         mut self,
         platform: &PlatformThread,
-        endpoint: EndpointId,
-        address: SocketAddr,
+        target: &Target,
+        origin: Origin,
     ) -> io::Result<()> {
-        let task = open(platform, endpoint, address).await?;
+        let (task, address) = target.datagrams(platform, origin).await?;
         loop {
             tokio::select! {
                 datagram = self.queued.recv() => match datagram {
@@ -236,10 +241,11 @@ impl Way {
         carrier: &Carrier,
         backend: &Backend,
         published: u16,
+        origin: Origin,
     ) -> io::Result<()> {
         let reached = async {
             let room = Arc::clone(&carrier.flows_room).acquire_owned().await;
-            let stream = carrier.reach(DATAGRAMS, backend, published).await?;
+            let stream = carrier.reach(DATAGRAMS, backend, published, origin).await?;
             io::Result::Ok((stream, room))
         };
         let (stream, _room) = timeout(PATIENCE, reached).await??;
@@ -306,18 +312,6 @@ pub(super) async fn exchange(
         result = back => result,
         () = idle => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-/// Opens a socket to an address inside an endpoint's namespace.
-pub(super) async fn open(
-    platform: &PlatformThread,
-    endpoint: EndpointId,
-    address: SocketAddr,
-) -> io::Result<UdpSocket> {
-    let socket = platform.datagrams(endpoint, address.is_ipv6()).await;
-    let socket = UdpSocket::from_std(socket.map_err(session::invalid)?)?;
-    socket.connect(address).await?;
-    Ok(socket)
 }
 
 /// Sends to a task. What IPv6 carries and IPv4 does not is lost, as on the way.

@@ -10,9 +10,9 @@ use std::{
 use nix::{
     libc,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg,
-        setsockopt,
-        sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo},
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+        SockaddrStorage, recvmsg, sendmsg, setsockopt, socket,
+        sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only},
     },
 };
 use tokio::{io::Interest, net::UdpSocket};
@@ -21,15 +21,26 @@ use tokio::{io::Interest, net::UdpSocket};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Client {
     pub(super) from: SocketAddr,
-    at: Option<IpAddr>,
+    pub(super) at: Option<IpAddr>,
 }
 
 #[derive(Debug)]
 pub(super) struct Outside(UdpSocket);
 
 impl Outside {
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address).await?;
+    pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(family, SockType::Datagram, flags, None)?;
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            setsockopt(&socket, Ipv6V6Only, &false)?;
+        }
+        nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        let socket = UdpSocket::from_std(socket.into())?;
         match address {
             SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
@@ -130,7 +141,7 @@ mod tests {
             ("[::]:0", "::1"),
             ("[::]:0", "127.0.0.9"),
         ] {
-            let Ok(outside) = Outside::bind(any.parse().unwrap()).await else {
+            let Ok(outside) = Outside::bind(any.parse().unwrap()) else {
                 // There are hosts without IPv6.
                 assert!(any.starts_with('['));
                 continue;
