@@ -112,6 +112,8 @@ pub struct PortSpec {
     pub mac: MacAddr,
     /// Addresses of the interface, with the prefix lengths of their subnets.
     pub addresses: Vec<IpNet>,
+    /// What else is reached by the interface directly, without a router: the other subnets of its network.
+    pub on_link: Vec<IpNet>,
     /// Next hop of the default route, if the network has a way out.
     pub gateway: Option<IpAddr>,
     /// MTU of the interface, in octets.

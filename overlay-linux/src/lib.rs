@@ -42,6 +42,7 @@
 //!     interface: "eth0".into(),
 //!     mac: MacAddr::from_ipv4([10, 0, 1, 2].into()),
 //!     addresses: vec!["10.0.1.2/24".parse()?],
+//!     on_link: Vec::new(),
 //!     gateway: None,
 //!     mtu: 1450,
 //!     hostname: "alpine1".into(),

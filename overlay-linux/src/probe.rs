@@ -153,6 +153,7 @@ fn make_port(kind: PortKind) -> Result<(), Failure> {
         interface: "probe0".into(),
         mac: MacAddr::from_ipv4(Ipv4Addr::LOCALHOST),
         addresses: Vec::new(),
+        on_link: Vec::new(),
         gateway: None,
         mtu: 1_400,
         hostname: String::new(),

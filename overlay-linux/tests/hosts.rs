@@ -285,6 +285,7 @@ fn leave_an_endpoint() -> Outcome<()> {
         interface: "eth0".into(),
         mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
         addresses: vec!["10.0.1.2/24".parse()?],
+        on_link: Vec::new(),
         gateway: None,
         mtu: 1450,
         hostname: "alpine1".into(),

@@ -561,6 +561,7 @@ fn assignment() -> Assignment {
         ports: vec![AssignedPort {
             port: port(),
             service_name: "web".to_owned(),
+            open: true,
             backends: vec![Backend {
                 node: node(1),
                 role: Role::Worker,

@@ -14,8 +14,12 @@ use overlay_linux::{capabilities, holder, hosts};
 
 #[path = "walk/balance.rs"]
 mod balance;
+#[path = "walk/ingress.rs"]
+mod ingress;
 #[path = "walk/losses.rs"]
 mod losses;
+#[path = "walk/names.rs"]
+mod names;
 #[path = "walk/networks.rs"]
 mod networks;
 #[path = "walk/outputs.rs"]
@@ -56,6 +60,8 @@ const STORIES: &[&[Story]] = &[
     roles::STORIES,
     services::STORIES,
     ports::STORIES,
+    ingress::STORIES,
+    names::STORIES,
     balance::STORIES,
     outputs::STORIES,
 ];

@@ -140,6 +140,7 @@ mod tests {
                 "10.0.1.2/24".parse().unwrap(),
                 "fd00::2/64".parse().unwrap(),
             ],
+            on_link: Vec::new(),
             gateway: None,
             mtu: 1450,
             hostname: "alpine1".into(),

@@ -83,6 +83,7 @@ mod tests {
             interface: "eth0".into(),
             mac: MacAddr::BROADCAST,
             addresses: vec!["10.0.1.2/24".parse().unwrap()],
+            on_link: Vec::new(),
             gateway: Some("10.0.1.1".parse().unwrap()),
             mtu: 1450,
             hostname: "alpine1".into(),

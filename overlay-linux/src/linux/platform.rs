@@ -49,6 +49,10 @@ impl Platform for Linux {
         match self.describe(spec.endpoint) {
             Ok((description, port)) if is_same_port(&description.spec, spec) => {
                 let port = port_of(port, description.kind)?;
+                if !spec.on_link.is_empty() {
+                    // Its network may have grown; a route that is there is no matter.
+                    self.call(spec.endpoint, &Request::Repair(Box::new(spec.clone())))?;
+                }
                 self.settle_way_out(spec, description.spec.way_out.as_ref());
                 return Ok(port);
             }
@@ -219,9 +223,10 @@ impl Linux {
 
 /// Whether a port can be taken up: a way out comes and goes without it.
 fn is_same_port(made: &PortSpec, wanted: &PortSpec) -> bool {
-    let way_out = made.way_out.clone();
+    let (way_out, on_link) = (made.way_out.clone(), made.on_link.clone());
     let wanted = PortSpec {
         way_out,
+        on_link,
         ..wanted.clone()
     };
     *made == wanted

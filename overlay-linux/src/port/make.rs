@@ -146,6 +146,7 @@ impl Made {
             self.add_address(name, *address)?;
         }
         self.set_up(name)?;
+        self.reach_directly(spec)?;
         if let Some(gateway) = spec.gateway {
             self.inner
                 .add_route(self.index, everywhere(gateway), Some(gateway))
@@ -231,6 +232,7 @@ impl Made {
             done.push(format!("set {name} up"));
         }
         // A route goes with its interface's address or state; setting it again is harmless.
+        self.reach_directly(spec)?;
         if let Some(gateway) = spec.gateway.filter(|_| !done.is_empty()) {
             self.inner
                 .add_route(self.index, everywhere(gateway), Some(gateway))
@@ -277,6 +279,15 @@ impl Made {
             }
             _ => Ok(()),
         }
+    }
+
+    fn reach_directly(&mut self, spec: &PortSpec) -> Result<(), Failure> {
+        for prefix in &spec.on_link {
+            self.inner
+                .add_route(self.index, *prefix, None)
+                .doing(|| format!("add the route to {prefix} on {}", spec.interface))?;
+        }
+        Ok(())
     }
 
     fn add_address(&mut self, name: &str, address: IpNet) -> Result<(), Failure> {

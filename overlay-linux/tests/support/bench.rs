@@ -60,6 +60,7 @@ pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
         interface: "eth0".into(),
         mac: MacAddr::from_ipv4(address),
         addresses: vec![format!("{address}/24").parse()?],
+        on_link: Vec::new(),
         gateway: None,
         mtu: 1450,
         hostname: format!("alpine{number}"),

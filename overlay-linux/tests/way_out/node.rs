@@ -149,6 +149,7 @@ pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
         interface: "eth0".into(),
         mac: MacAddr::from_ipv4([10, 0, 1, number].into()),
         addresses: vec![format!("10.0.1.{number}/24").parse()?],
+        on_link: Vec::new(),
         gateway: None,
         mtu: 1450,
         hostname: format!("alpine{number}"),

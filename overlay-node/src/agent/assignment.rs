@@ -94,13 +94,15 @@ pub struct ServiceOnNetwork {
     pub aliases: Vec<String>,
 }
 
-/// A port that a service publishes on the node.
+/// A port that a service publishes on the node, or that leads to a task of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignedPort {
     /// The port, outside and inside.
     pub port: PublishedPort,
     /// The name of the service.
     pub service_name: String,
+    /// Whether it is open on the node; one that is not leads to a task of the node's for others.
+    pub open: bool,
     /// The tasks that answer.
     pub backends: Vec<Backend>,
 }

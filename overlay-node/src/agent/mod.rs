@@ -160,9 +160,12 @@ impl Agent {
                 .push_back(Wish::Publish(assignment.ports.clone()));
         }
         let before = self.memory.assignment.replace(assignment);
-        let before = before.map_or_else(Vec::new, |before| before.services);
+        let (before, networks) = before.map_or_else(Default::default, |before| {
+            (before.services, before.networks)
+        });
         self.memory_changed = true;
         self.settle_networks();
+        self.grow_networks(&networks);
         self.stop_tasks();
         self.settle_endpoints(now);
         self.retell_services(&before);
@@ -371,6 +374,26 @@ impl Agent {
             }
         }
         self.joined = wanted;
+    }
+
+    /// Tells names and ports of the subnets that networks have got since `before`.
+    fn grow_networks(&mut self, before: &[AssignedNetwork]) {
+        let grown = |network: &&AssignedNetwork| {
+            let mut before = before.iter().filter(|before| before.id == network.id);
+            before.any(|before| before.subnets != network.subnets)
+        };
+        let grown: Vec<_> = self.carried().filter(grown).cloned().collect();
+        for network in grown {
+            let locals = self.endpoints.values();
+            let on = locals.filter(|local| local.assigned.record.network == network.id);
+            let endpoints: Vec<_> = on.map(|local| local.assigned.record.id).collect();
+            let (id, name, subnets) = (network.id, network.name, network.subnets);
+            self.wishes.push_back(Wish::SetZone(id, name, subnets));
+            for endpoint in endpoints {
+                // It is told what is new; whatever runs behind it goes on.
+                self.create_port(endpoint);
+            }
+        }
     }
 
     /// Returns the networks whose frames this node carries, and whose names it knows.

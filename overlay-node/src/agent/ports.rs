@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use overlay_core::{
     EndpointId, Instant, NetworkId,
     plane::{Namespace, PlatformError, PortSpec},
@@ -220,9 +221,17 @@ impl Agent {
         let Some(namespace) = self.memory.namespaces.get(&endpoint).cloned() else {
             return;
         };
-        let Some(mtu) = self.network(record.network).map(|one| self.mtu(one)) else {
+        let Some(network) = self.network(record.network) else {
             return;
         };
+        let mtu = self.mtu(network);
+        let has = |subnet: &IpNet| {
+            let mut addresses = record.addresses.iter();
+            addresses.any(|address| subnet.contains(address))
+        };
+        // Nobody is reached by the network of published ports.
+        let subnets = network.subnets.iter().filter(|_| !network.ingress);
+        let on_link = subnets.filter(|subnet| !has(subnet)).copied().collect();
         let name = namespace.name(endpoint);
         let leads_out = self.shared.get(&name).is_some_and(|one| one.leads_out);
         let way_out = match &namespace {
@@ -235,6 +244,7 @@ impl Agent {
             namespace,
             mac: record.mac,
             addresses: record.addresses,
+            on_link,
             gateway: None,
             mtu,
             hostname: record.name,

@@ -209,6 +209,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                         ..PublishedPort::default()
                     },
                     service_name: "web".to_owned(),
+                    open: true,
                     backends: Vec::new(),
                 })
                 .collect();

@@ -78,7 +78,8 @@ struct Carrier {
 pub(crate) struct Ingress {
     listen: IpAddr,
     carrier: Carrier,
-    ports: BTreeMap<(u16, Protocol), Listener>,
+    assigned: BTreeMap<(u16, Protocol), AssignedPort>,
+    open: BTreeMap<(u16, Protocol), Listener>,
 }
 
 struct Listener {
@@ -119,26 +120,28 @@ impl Ingress {
         Self {
             listen,
             carrier,
-            ports: BTreeMap::new(),
+            assigned: BTreeMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
     /// Listens on these ports and no others.
     pub(crate) fn publish(&mut self, assigned: Vec<AssignedPort>) {
-        let wanted: BTreeMap<_, _> = assigned
-            .into_iter()
+        let assigned = assigned.into_iter();
+        self.assigned = assigned
             .map(|assigned| (assigned.key(), assigned))
             .collect();
-        self.ports.retain(|port, listener| {
-            let assigned = wanted.get(port);
+        self.open.retain(|port, listener| {
+            let assigned = self.assigned.get(port).filter(|assigned| assigned.open);
             assigned.is_some_and(|assigned| assigned.port.address == listener.address)
         });
-        for (port, assigned) in wanted {
-            if let Some(listener) = self.ports.get(&port) {
-                listener.assigned.send_replace(assigned);
+        for (port, assigned) in self.assigned.iter().filter(|(_, assigned)| assigned.open) {
+            let port = *port;
+            if let Some(listener) = self.open.get(&port) {
+                listener.assigned.send_replace(assigned.clone());
                 continue;
             }
-            let (sender, watched) = watch::channel(assigned);
+            let (sender, watched) = watch::channel(assigned.clone());
             let (published, protocol) = port;
             let address = sender.borrow().port.address;
             let at = SocketAddr::new(address.unwrap_or(self.listen), published);
@@ -153,19 +156,18 @@ impl Ingress {
                 assigned,
                 task,
             };
-            self.ports.insert(port, listener);
+            self.open.insert(port, listener);
         }
     }
 
     /// Returns where a task of this node answers, if another node may ask for it.
     pub(crate) fn local(&self, forward: Forward, protocol: Protocol) -> Option<Target> {
-        let listener = self.ports.get(&(forward.published, protocol))?;
-        let assigned = listener.assigned.borrow();
+        let assigned = self.assigned.get(&(forward.published, protocol))?;
         let mut own = assigned.backends.iter();
         let backend = own.find(|backend| {
             backend.node == self.carrier.node && backend.endpoint == forward.endpoint
         })?;
-        Some(target(&assigned, backend))
+        Some(target(assigned, backend))
     }
 
     /// Returns what counts the connections to tasks of this node.

@@ -251,6 +251,7 @@ mod tests {
             namespace,
             mac: MacAddr::new([2, 0, 0, 0, 0, number]),
             addresses: vec![format!("10.0.1.{number}/24").parse().unwrap()],
+            on_link: Vec::new(),
             gateway: None,
             mtu: 1_450,
             hostname: "web".to_owned(),

@@ -266,23 +266,25 @@ impl Manager {
         }
         let local = |backend: &&Backend| backend.node == node;
         let record = self.state.nodes().get(&node);
-        let open = |published: &&AssignedPort| {
+        let open = |published: &AssignedPort| {
             let conditions = published.port.nodes.iter();
             let mut conditions = conditions.filter_map(|text| constraint::parse(text).ok());
             record.is_some_and(|record| conditions.all(|condition| condition.holds(record)))
         };
-        let published = self.published.1.iter().filter(open);
+        let published = self.published.1.iter();
         published
-            .filter_map(|published| match published.port.mode {
-                PublishMode::Ingress => Some(published.clone()),
-                PublishMode::Host => {
-                    let backends: Vec<_> =
-                        published.backends.iter().filter(local).cloned().collect();
-                    (!backends.is_empty()).then(|| AssignedPort {
-                        backends,
-                        ..published.clone()
-                    })
+            .filter_map(|published| {
+                let own = published.backends.iter().filter(local);
+                let leads_here = own.clone().next().is_some();
+                let mut assigned = AssignedPort {
+                    open: open(published),
+                    ..published.clone()
+                };
+                if published.port.mode == PublishMode::Host {
+                    assigned.backends = own.cloned().collect();
+                    assigned.open &= leads_here;
                 }
+                (assigned.open || leads_here).then_some(assigned)
             })
             .collect()
     }
@@ -301,6 +303,7 @@ impl Manager {
             ports.extend(service.ports.iter().map(|port| AssignedPort {
                 port: port.clone(),
                 service_name: service.spec().name.clone(),
+                open: true,
                 backends: backends.clone(),
             }));
         }

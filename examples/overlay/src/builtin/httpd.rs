@@ -56,14 +56,11 @@ pub(super) async fn run(args: HttpdArgs) -> Result<u8, Failure> {
         let text = Arc::clone(&text);
         tokio::spawn(async move {
             let _place = place;
-            let about = || about(&text, &addresses());
+            let from = from.ip().to_canonical();
+            let about = || about(&text, &addresses(), from);
             let answered = timeout(PATIENCE, answer(connection, about)).await;
             if let Ok(Ok(request)) = answered {
-                print(&format!(
-                    "{} {}\n",
-                    from.ip().to_canonical(),
-                    request.escape_debug()
-                ));
+                print(&format!("{from} {}\n", request.escape_debug()));
             }
         });
     }
@@ -108,13 +105,14 @@ async fn answer(
     Ok(request)
 }
 
-/// Who this is.
-fn about(text: &str, addresses: &[String]) -> String {
+/// Who this is, and who asks.
+fn about(text: &str, addresses: &[String], client: IpAddr) -> String {
     let host = rustix::system::uname();
     let mut body = format!("{text}host: {}\n", host.nodename().to_string_lossy());
     for address in addresses {
         body.push_str(&format!("address: {address}\n"));
     }
+    body.push_str(&format!("client: {client}\n"));
     if let Ok(task) = std::env::var("OVERLAY_TASK") {
         body.push_str(&format!("task: {task}\n"));
     }
@@ -147,7 +145,7 @@ mod tests {
     async fn asked(request: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         client.write_all(request).await.unwrap();
-        let about = || about("hello\n", &["10.0.1.2".into()]);
+        let about = || about("hello\n", &["10.0.1.2".into()], [192, 0, 2, 7].into());
         let answered = answer(server, about).await;
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();
@@ -164,6 +162,7 @@ mod tests {
         assert!(head.contains(&length), "{head}");
         assert!(body.starts_with("hello\nhost: "), "{body}");
         assert!(body.contains("\naddress: 10.0.1.2\n"), "{body}");
+        assert!(body.contains("\nclient: 192.0.2.7\n"), "{body}");
         let text = asked(b"HEAD / HTTP/1.1\r\n\r\n").await;
         assert!(text.ends_with("\r\n\r\n"), "{text}");
     }

@@ -1,6 +1,6 @@
 //! Services behind virtual addresses: asked by programs on every host, while tasks come and go.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     Story,
     networks::resolve,
     services::{create, host_of, remove, settled, start},
-    support::{Cluster, OVERLAY, PATIENCE, eventually, say},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, say},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -30,6 +30,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 3,
         programs: &["iperf3", "sh"],
         tell: restarted,
+    },
+    Story {
+        name: "updates_break_no_connection",
+        hosts: 3,
+        programs: &["curl", "python3", "sh"],
+        tell: updated,
     },
     Story {
         name: "a_virtual_address_leads_past_a_lost_host",
@@ -186,6 +192,111 @@ fn restarted(cluster: &mut Cluster) -> anyhow::Result<()> {
     ));
     ensure!(bytes > 4_000_000, "it stood still: {bytes}");
     Ok(())
+}
+
+/// Says that it is in the midst of an answer for a while, and dies at once when it is told to.
+const SLOW: &str = "\
+import os, socket, threading, time
+def serve(c):
+    c.recv(4096)
+    c.sendall(b'HTTP/1.0 200 OK\\r\\ncontent-length: 6\\r\\n\\r\\nab')
+    time.sleep(0.3)
+    c.sendall(b'cdef')
+    c.close()
+s = socket.create_server(('', 8000), family=socket.AF_INET, backlog=128)
+while True:
+    c, _ = s.accept()
+    threading.Thread(target=serve, args=(c,), daemon=True).start()
+";
+
+/// All tasks are replaced, over and over, while clients on all hosts and at a published port have requests under way.
+fn updated(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let rounds = std::env::var("OVERLAY_UPDATES").ok();
+    let rounds = rounds.map_or(Ok(4), |rounds| rounds.parse())?;
+    start(cluster)?;
+    let more = [
+        "--replicas",
+        "3",
+        "--detach",
+        "--publish",
+        "8080:8000",
+        "--env",
+        "ROUND=0",
+    ];
+    create(cluster, &more, &["python3", "-c", SLOW])?;
+    settled(cluster, 0, 3, "three running tasks", |_| true)?;
+    // A server runs before it listens: that is none of the updates' business, so they wait for it, too.
+    let wait = "until curl -s --max-time 5 -o /dev/null $0; do sleep 0.1; done; sleep 2";
+    let end = cluster.path("end");
+    let hammer = "until [ -e $2 ]; do curl -s --max-time 10 -o /dev/null $0; echo $? >> $1; done";
+    let mut said = Vec::new();
+    for host in 0..3 {
+        let file = cluster.path(&format!("hammer{host}"));
+        let path = file.to_string_lossy().into_owned();
+        let script = format!("{wait}; ({hammer}) & ({hammer}) & {hammer}; wait");
+        let words = [
+            "run",
+            "-d",
+            "--name",
+            &client(host),
+            "--network",
+            "my-net",
+            "--",
+        ];
+        let sh = [
+            "sh",
+            "-c",
+            &script,
+            "http://web:8000/",
+            &path,
+            &end.to_string_lossy(),
+        ];
+        cluster.ask(host, &[&words[..], &sh].concat())?;
+        said.push(file);
+    }
+    let outside = cluster.path("outside");
+    let url = format!("http://{}:8080/", address(1));
+    let script = format!("{wait}; ({hammer}) & {hammer}; wait");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, &url]).args([&outside, &end]);
+    let mut hammering = cluster.lab.spawn_in(2, &mut command)?;
+    said.push(outside);
+    let counts = |said: &[std::path::PathBuf]| -> anyhow::Result<Vec<(usize, usize)>> {
+        let count = |file: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let failed = text.lines().filter(|line| *line != "0").count();
+            (text.lines().count(), failed)
+        };
+        Ok(said.iter().map(count).collect())
+    };
+    eventually(PATIENCE, "answers everywhere", || {
+        Ok(counts(&said)?.iter().all(|(all, _)| *all > 3).then_some(()))
+    })?;
+    let began = std::time::Instant::now();
+    for round in 1..=rounds {
+        let env = format!("ROUND={round}");
+        let update = ["service", "update", "--detach", "--env-add", &env, "web"];
+        cluster.ask(0, &update)?;
+        eventually(PATIENCE * 2, "the end of an update", || {
+            let seen = cluster.ask(0, &["service", "inspect", "web"])?;
+            let seen: Value = serde_json::from_str(&seen)?;
+            let done = seen[0]["UpdateStatus"]["State"] == "completed";
+            let spec = &seen[0]["Spec"]["TaskTemplate"]["ProcessSpec"]["Env"];
+            Ok((done && spec[0] == env.as_str()).then_some(()))
+        })?;
+    }
+    std::fs::write(&end, "")?;
+    hammering.wait()?;
+    let counts = counts(&said)?;
+    let all: usize = counts.iter().map(|(all, _)| all).sum();
+    let failed: usize = counts.iter().map(|(_, failed)| failed).sum();
+    say(&format!(
+        "{rounds} updates of three tasks in {:?}: {all} requests, {failed} failed",
+        began.elapsed()
+    ));
+    ensure!(failed == 0, "{failed} of {all} requests failed: {counts:?}");
+    remove_clients(cluster)?;
+    remove(cluster)
 }
 
 fn lost(cluster: &mut Cluster) -> anyhow::Result<()> {
