@@ -1,10 +1,11 @@
-//! Frames through the balancer.
+//! Frames through the balancer, and headers of the PROXY protocol.
 
 use std::time::Duration;
 
 use overlay_core::{Instant, Machine, Seed};
 use overlay_lb::{
     Backend, BackendId, Balancer, Config, PartialChecksum, Protocol, Verdict, Vip, VipConfig,
+    proxy::{Header, V1_BYTES_MAX, V2_BYTES_MAX, Version},
 };
 
 use crate::input::Input;
@@ -51,6 +52,28 @@ pub fn lb_frames(bytes: &[u8]) {
         while balancer.poll_output().is_some() {}
         assert!(balancer.stats().flows <= FLOWS_MAX as usize);
     }
+}
+
+/// What a connection brings first.
+///
+/// A header is known by its own octets alone, is not awaited for ever, and says the same when it is written again.
+pub fn lb_proxy(bytes: &[u8]) {
+    let Ok(Some(parsed)) = Header::parse(bytes) else {
+        let is_awaited = Header::parse(bytes) == Ok(None);
+        assert!(!is_awaited || bytes.len() < V2_BYTES_MAX);
+        return;
+    };
+    let max = match parsed.version {
+        Version::V1 => V1_BYTES_MAX,
+        Version::V2 => V2_BYTES_MAX,
+    };
+    assert!(parsed.length <= max);
+    assert_eq!(Header::parse(&bytes[..parsed.length]), Ok(Some(parsed)));
+    assert_eq!(Header::parse(&bytes[..parsed.length - 1]), Ok(None));
+    let again = parsed.header.emit(parsed.version);
+    let read = Header::parse(&again).expect("what was written is valid");
+    let read = read.expect("what was written is whole");
+    assert_eq!((read.header, read.length), (parsed.header, again.len()));
 }
 
 fn balancer(now: Instant) -> Balancer {

@@ -28,7 +28,7 @@ pub use dns::{dns_message, dns_query, dns_upstream};
 pub use gossip::{gossip_datagram, gossip_machine, gossip_stream};
 pub use input::Script;
 pub use ipam::ipam_snapshot;
-pub use lb::lb_frames;
+pub use lb::{lb_frames, lb_proxy};
 pub use node::{node_frame, node_peer, node_state, node_token};
 pub use raft::{raft_machine, raft_message};
 pub use raft_disk::{MemoryDisk, disk_script, raft_log};
@@ -47,6 +47,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("gossip_stream", gossip_stream),
     ("ipam_snapshot", ipam_snapshot),
     ("lb_frames", lb_frames),
+    ("lb_proxy", lb_proxy),
     ("node_frame", node_frame),
     ("node_peer", node_peer),
     ("node_state", node_state),

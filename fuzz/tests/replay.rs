@@ -124,7 +124,7 @@ replays! {
     dns_message dns_query dns_upstream
     gossip_datagram gossip_machine gossip_stream
     ipam_snapshot
-    lb_frames
+    lb_frames lb_proxy
     node_frame node_peer node_state node_token
     raft_log raft_machine raft_message
     vxlan_headers vxlan_local vxlan_remote vxlan_switch

@@ -9,7 +9,8 @@
 //! [`Balancer::handle_inbound`] each that it is to get: they rewrite IPv4 and IPv6, TCP and UDP in place, ICMP errors and
 //! fragments with them, and answer with a reset, port unreachable or an echo reply where nobody else would. Where the
 //! rewriting is done elsewhere, [`Balancer::choose_tcp`] says whereto. [`Drains`] is the other side: whoever runs a
-//! backend learns from all balancers that it may stop.
+//! backend learns from all balancers that it may stop. Where connections are relayed instead of rewritten, [`proxy`] tells
+//! the backend who the client is.
 //!
 //! It does not check whether backends answer: their state comes in by [`Balancer::set_state`]. It does not resolve
 //! addresses: who answers for a virtual address's link address is the switch's business.
@@ -80,6 +81,7 @@
 //! | `fragments` | the ways of fragmented packets |
 //! | `reset` | [`Reset`]: both ends of a connection that has to go hear of it |
 //! | `drain` | [`Drains`]: draining by acknowledgement |
+//! | [`proxy`] | the PROXY protocol: who the client of a relayed connection is |
 //! | `config` | [`Config`], [`Timeouts`] |
 //! | `hash` | keyed hashes |
 
@@ -96,6 +98,7 @@ mod frame;
 mod hash;
 mod index;
 mod maglev;
+pub mod proxy;
 mod reset;
 mod service;
 mod vip;

@@ -1,6 +1,10 @@
-//! Scripts of frames to a virtual address, and of the replies.
+//! Scripts of frames to a virtual address, and of the replies; headers of the PROXY protocol.
 
 use overlay_fuzz::Script;
+use overlay_lb::{
+    Protocol,
+    proxy::{Header, Relayed, Version},
+};
 
 use super::{Seed, seed};
 
@@ -99,4 +103,37 @@ fn sum(bytes: &[u8]) -> u16 {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     !u16::try_from(sum).expect("it was folded")
+}
+
+/// Headers of both versions, with octets of the client behind them.
+pub(super) fn headers() -> Vec<Seed> {
+    let relayed = |proto, source: &str, destination: &str| {
+        let [source, destination] = [source, destination].map(|end| end.parse().expect("an end"));
+        Header::Relayed(Relayed::new(proto, source, destination).expect("one family"))
+    };
+    let v4 = |proto| relayed(proto, "192.0.2.7:56324", "198.51.100.1:443");
+    let v6 = |proto| relayed(proto, "[2001:db8::7]:56324", "[2001:db8:1::1]:443");
+    let headers = [
+        ("tcp4", v4(Protocol::Tcp)),
+        ("udp4", v4(Protocol::Udp)),
+        ("tcp6", v6(Protocol::Tcp)),
+        ("udp6", v6(Protocol::Udp)),
+        ("unknown", Header::Unknown),
+        ("local", Header::Local),
+    ];
+    let versions = [("v1", Version::V1), ("v2", Version::V2)];
+    let mut seeds: Vec<Seed> = versions
+        .into_iter()
+        .flat_map(|(prefix, version)| {
+            headers.map(|(name, header)| {
+                let bytes = [header.emit(version), b"GET /".to_vec()].concat();
+                seed(format!("{prefix}-{name}"), bytes)
+            })
+        })
+        .collect();
+    let mut tlv = v4(Protocol::Tcp).emit(Version::V2);
+    tlv[15] += 5;
+    tlv.extend([1, 0, 2, b'h', b'2']);
+    seeds.push(seed("v2-tlv", tlv));
+    seeds
 }

@@ -25,6 +25,7 @@ fn main() -> io::Result<()> {
         ("gossip_stream", gossip::streams()),
         ("ipam_snapshot", ipam::states()),
         ("lb_frames", lb::scripts()),
+        ("lb_proxy", lb::headers()),
         ("node_frame", node::frames()),
         ("node_peer", node::conversations()),
         ("node_state", node::states()),
