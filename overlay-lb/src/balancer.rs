@@ -66,7 +66,7 @@ impl Balancer {
             members: Vec::new(),
             free: Vec::new(),
             addresses: Addresses::new(&seed.derive("addresses")),
-            flows: Flows::new(&seed.derive("flows"), config.timeouts),
+            flows: Flows::new(&seed.derive("flows"), config.timeouts, config.flows_max),
             fragments: Fragments::new(&seed.derive("fragments"), config.fragments_max),
             answer: Vec::with_capacity(ANSWER_BYTES_MAX),
             affinities: Affinities::new(config.affinities_max),

@@ -20,7 +20,10 @@ use crate::{
     balancer::track::Side,
     flows::{End, Marks, Packed},
     fragments::{Hop, Way},
-    wire::{Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at},
+    wire::{
+        Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at,
+        plain_addresses,
+    },
 };
 
 /// A checksum of which the sender has summed up only the pseudo-header, the rest being left to the device.
@@ -94,19 +97,33 @@ impl Balancer {
         partial: Option<PartialChecksum>,
     ) -> Verdict<'_> {
         self.pass(now);
-        let Some(addresses) = network_at(bytes).and_then(|at| addresses(bytes, at)) else {
-            return Verdict::Pass;
-        };
+        // The same twice: first for the frames that most are, with all offsets known to the compiler.
+        if let Some(addresses) = plain_addresses(bytes) {
+            return self.outbound(bytes, &addresses, partial);
+        }
+        match network_at(bytes).and_then(|at| addresses(bytes, at)) {
+            Some(addresses) => self.outbound(bytes, &addresses, partial),
+            None => Verdict::Pass,
+        }
+    }
+
+    #[inline(always)]
+    fn outbound(
+        &mut self,
+        bytes: &mut [u8],
+        addresses: &Addresses,
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
         if !self.addresses.may_contain(addresses.to) {
             return Verdict::Pass;
         }
-        if let Some((at, ip)) = self.known(bytes, &addresses) {
+        if let Some((at, ip)) = self.known(bytes, addresses) {
             return self.forward(bytes, &ip, partial, at);
         }
         if !self.addresses.contains(addresses.to, addresses.v6) {
             return Verdict::Pass;
         }
-        let Some(ip) = Ip::parse(bytes, &addresses) else {
+        let Some(ip) = Ip::parse(bytes, addresses) else {
             return Verdict::Drop(DropReason::Malformed);
         };
         match (ip.proto, addresses.v6) {
@@ -380,7 +397,7 @@ impl Balancer {
 }
 
 /// Writes the Ethernet addresses of a rewritten frame.
-#[inline]
+#[inline(always)]
 fn verdict(to: Hop, bytes: &mut [u8]) -> Verdict<'static> {
     match to {
         Hop::Client => Verdict::Client,
