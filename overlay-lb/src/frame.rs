@@ -58,6 +58,9 @@ pub enum Verdict<'a> {
     Hairpin,
     /// It ends here, and this frame goes back to the endpoint that it came from.
     Answer(&'a [u8]),
+    /// It is a fragment whose first one has not come: the balancer has kept a copy, and the frame itself ends here. See
+    /// [`Config::fragments_held_max`](crate::Config::fragments_held_max).
+    Held,
     /// It ends here.
     Drop(DropReason),
 }
@@ -70,7 +73,7 @@ pub enum DropReason {
     Malformed,
     /// A virtual address speaks TCP, UDP and ICMP echo.
     Protocol,
-    /// A fragment whose first one has not come, or is forgotten.
+    /// A fragment whose first one has not come, or is forgotten; or one that overlaps the headers in the first one.
     Fragment,
     /// An ICMP error about a packet of no known flow.
     UnknownFlow,
@@ -129,6 +132,7 @@ impl Balancer {
         match (ip.proto, addresses.v6) {
             _ if ip.is_later_fragment() => match self.later_fragment(bytes, &ip) {
                 Some(to) => verdict(to, bytes),
+                None if self.hold(bytes, &ip) => Verdict::Held,
                 None => Verdict::Drop(DropReason::Fragment),
             },
             (TCP, _) => self.outbound_tcp(bytes, &ip, partial),
@@ -378,21 +382,25 @@ impl Balancer {
             destination: destination.words,
             to,
         };
-        let now = self.now();
-        self.fragments.set(packet(ip, fragment.id), way, now);
+        let (packet, now) = (packet(ip, fragment.id), self.now());
+        self.fragments.set(packet, way, now);
+        self.release(&packet);
     }
 
     /// Rewrites a fragment that has no ports like the first of its packet.
     fn later_fragment(&self, bytes: &mut [u8], ip: &Ip<'_>) -> Option<Hop> {
-        let fragment = ip.fragment?;
-        // It would overwrite the header that was looked at (RFC 3128 §4).
-        let overlaps = ip.proto == TCP && fragment.offset < 20;
-        if overlaps {
-            return None;
-        }
+        let fragment = ip.fragment.filter(|_| !ip.overlaps_header())?;
         let way = self.fragments.get(&packet(ip, fragment.id), self.now())?;
         rewrite::set_addresses(bytes, ip.addresses, way.source, way.destination);
         Some(way.to)
+    }
+
+    /// Holds a fragment that has no ports until the first of its packet comes; false if there is no room for it.
+    fn hold(&mut self, bytes: &[u8], ip: &Ip<'_>) -> bool {
+        let now = self.now();
+        self.stats.fragments_expired += self.held.expire(now);
+        let fragment = ip.fragment.filter(|_| !ip.overlaps_header());
+        fragment.is_some_and(|fragment| self.held.hold(packet(ip, fragment.id), bytes, now))
     }
 }
 

@@ -187,6 +187,13 @@ impl<'a> Ip<'a> {
         self.fragment.is_some_and(|fragment| fragment.offset > 0)
     }
 
+    /// Whether it is a later fragment that would overwrite the header in the first one, which was looked at (RFC 3128 §4).
+    pub(crate) fn overlaps_header(&self) -> bool {
+        let header = if self.proto == TCP { TCP_BYTES } else { 0 };
+        self.fragment
+            .is_some_and(|fragment| fragment.offset > 0 && usize::from(fragment.offset) < header)
+    }
+
     /// Returns both ends of TCP or UDP: source, destination.
     #[inline(always)]
     pub(crate) fn ends(&self, bytes: &[u8]) -> Option<(End, End)> {
