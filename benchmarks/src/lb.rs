@@ -14,7 +14,7 @@ use overlay_lb::{
     VipConfig,
 };
 
-use crate::clock::cpu;
+use crate::{clock::cpu, heap};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const BACKENDS: u8 = 100;
@@ -42,8 +42,10 @@ pub fn run(rounds: usize) {
 
 /// Packets of known flows, drawn at random: the verdict, and the frame rewritten.
 fn packets(name: &str, flows: u32, rounds: usize) {
-    let (mut balancer, now) = (balancer(flows), Instant::EPOCH);
+    let (held, now) = (heap::held(), Instant::EPOCH);
+    let mut balancer = balancer(flows);
     open(&mut balancer, flows, now);
+    let held = heap::held() - held;
     let seen = in_batches(
         rounds,
         &order(flows),
@@ -69,6 +71,11 @@ fn packets(name: &str, flows: u32, rounds: usize) {
         },
     );
     row("  prefetched, in batches of 64", seen, "");
+    println!(
+        "{:<56} {:>12.1} octets",
+        "  heap for each",
+        held as f64 / f64::from(flows)
+    );
 }
 
 fn replies(rounds: usize) {

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use overlay_core::{Instant, Machine, Seed};
 use overlay_lb::{
-    Backend, BackendId, Balancer, Config, PartialChecksum, Protocol, Verdict, Vip, VipConfig,
+    Backend, BackendId, Balancer, Config, Output, PartialChecksum, Protocol, Verdict, Vip,
+    VipConfig,
     proxy::{Header, V1_BYTES_MAX, V2_BYTES_MAX, Version},
 };
 
 use crate::input::Input;
 
 const FLOWS_MAX: u32 = 16;
+const HELD_MAX: u16 = 4;
 const ANSWER_BYTES_MAX: usize = 9_100;
 
 /// A script: an octet chooses what happens, frames have their length in front.
@@ -43,14 +45,24 @@ pub fn lb_frames(bytes: &[u8]) {
                 assert!(answer.len() <= ANSWER_BYTES_MAX);
                 assert!(is_damaged(&before) || !is_damaged(answer));
             }
-            Verdict::Pass | Verdict::Drop(_) => assert_eq!(frame, before),
+            Verdict::Pass | Verdict::Held | Verdict::Drop(_) => assert_eq!(frame, before),
             Verdict::Backend { .. } | Verdict::Client | Verdict::Hairpin => {
                 assert_eq!(frame.len(), before.len());
                 assert!(partial.is_some() || is_damaged(&before) || !is_damaged(&frame));
             }
         }
-        while balancer.poll_output().is_some() {}
-        assert!(balancer.stats().flows <= FLOWS_MAX as usize);
+        let stats = balancer.stats();
+        assert!(stats.flows <= FLOWS_MAX as usize && stats.fragments_held <= HELD_MAX.into());
+        while let Some(output) = balancer.poll_output() {
+            let Output::Released(bytes) = output else {
+                continue;
+            };
+            let verdict = balancer.handle_outbound(now, &mut bytes.into_vec(), None);
+            assert!(matches!(
+                verdict,
+                Verdict::Backend { .. } | Verdict::Hairpin | Verdict::Client
+            ));
+        }
     }
 }
 
@@ -80,6 +92,8 @@ fn balancer(now: Instant) -> Balancer {
     let config = Config {
         flows_max: FLOWS_MAX,
         fragments_max: 4,
+        fragments_held_max: HELD_MAX,
+        fragments_held_octets_max: 2_000,
         maglev_entries: 13,
         backends_max: 4,
         ..Config::default()

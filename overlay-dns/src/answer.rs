@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How many aliases are followed.
-const ALIASES_MAX: usize = 8;
+pub(crate) const ALIASES_MAX: usize = 8;
 
 /// Buffers and randomness that answers need, kept between them.
 #[derive(Debug)]
@@ -76,6 +76,7 @@ pub(crate) fn answer(
     let mut writer = Writer::new(out, compressor, asked.terms.limit);
     writer.question(asked.question.wire);
     let mut composer = Composer {
+        data: (config, directory, view),
         writer,
         members,
         rng,
@@ -121,7 +122,7 @@ pub(crate) fn seconds(duration: std::time::Duration) -> u32 {
 }
 
 #[inline]
-fn place<'a>(
+pub(crate) fn place<'a>(
     (config, directory, view): (&Config, &'a Directory, &'a View),
     name: &'a Name,
     kind: RecordType,

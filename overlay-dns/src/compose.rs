@@ -1,5 +1,7 @@
 //! Writes answers: which record sets stand at a place, and in which order.
 
+mod services;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::ControlFlow,
@@ -10,7 +12,9 @@ use overlay_core::Rng;
 use crate::{
     Transport,
     answer::Place,
-    directory::{Found, Network, is_port},
+    config::Config,
+    directory::{Directory, Found, Network},
+    records::View,
     wire::{Class, Full, HEADER_BYTES, Name, Owner, Rcode, RecordType, Section, Writer},
     zone::Zone,
 };
@@ -26,6 +30,8 @@ pub(crate) struct Members {
 
 /// Writes record sets.
 pub(crate) struct Composer<'a> {
+    /// What there is, and what of it the client sees.
+    pub(crate) data: (&'a Config, &'a Directory, &'a View),
     pub(crate) writer: Writer<'a>,
     pub(crate) members: &'a mut Members,
     pub(crate) rng: &'a mut Rng,
@@ -188,48 +194,6 @@ impl Composer<'_> {
         self.members.places = places;
     }
 
-    fn services(&mut self, owner: Owner<'_>, found: &Found<'_>) {
-        let Some(asked) = found.port else { return };
-        let (network, zone) = (found.network, &found.network.zone);
-        let port = |place: &(u32, usize)| zone.ports(place.0).get(place.1);
-        let key = |place: &(u32, usize)| {
-            let numbers = port(place).map(|port| (port.priority, port.weight, port.number));
-            (target(place.0, zone), numbers)
-        };
-        let mut places = self.places(found, |slot| zone.ports(slot).len());
-        places.retain(|place| {
-            port(place).is_some_and(|p| is_port(p.name.as_bytes(), p.protocol.as_bytes(), asked))
-        });
-        places.sort_unstable_by_key(key);
-        places.dedup_by(|one, other| key(one) == key(other));
-        shuffle(self.rng, &mut places);
-        self.writer.remember_question();
-        let write = |w: &mut Writer<'_>, place: &(u32, usize)| {
-            let (Some(port), Some(target)) = (port(place), full_name(place.0, network)) else {
-                return Err(Full);
-            };
-            for number in [port.priority, port.weight, port.number] {
-                w.bytes(&number.to_be_bytes())?;
-            }
-            w.name(&target, false) // RFC 2782: not compressed
-        };
-        places.retain(|place| full_name(place.0, network).is_some());
-        self.set(Section::Answer, owner, RecordType::SRV, &places, write);
-        if !self.truncated {
-            for (at, place) in places.iter().enumerate() {
-                let mut before = places.iter().take(at);
-                let again = before.any(|other| target(other.0, zone) == target(place.0, zone));
-                let Some(name) = full_name(place.0, network).filter(|_| !again) else {
-                    continue;
-                };
-                if self.additional(&name, zone, place.0).is_err() {
-                    break; // what does not fit is asked for if it is needed
-                }
-            }
-        }
-        self.members.places = places;
-    }
-
     /// Lists what the sources of a name have, of which each has as many as `count` says.
     fn places(&mut self, found: &Found<'_>, count: impl Fn(u32) -> usize) -> Vec<(u32, usize)> {
         let mut places = std::mem::take(&mut self.members.places);
@@ -239,26 +203,6 @@ impl Composer<'_> {
             places.extend((0..count(slot)).map(|number| (slot, number)));
         }
         places
-    }
-
-    fn additional(&mut self, target: &Name, zone: &Zone, slot: u32) -> Result<(), Full> {
-        for kind in [RecordType::A, RecordType::AAAA] {
-            let mark = self.writer.mark();
-            let addresses = zone.addresses(slot);
-            for address in addresses.filter(|address| is_of(kind, *address)) {
-                let written = self.writer.record(
-                    Section::Additional,
-                    Owner::Name(target),
-                    (kind, Class::IN, self.ttl),
-                    |w| write_address(w, &address),
-                );
-                if written.is_err() {
-                    self.writer.rollback(mark);
-                    return written;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn pointers(&mut self, owner: Owner<'_>, kind: RecordType, network: &Network, address: IpAddr) {
@@ -390,8 +334,7 @@ fn alias(found: &Found<'_>) -> Option<Name> {
     Name::from_wire(canonical)
 }
 
-/// Returns the name at which a holder's ports are, and whether it is one of our own: the primary name or, without an
-/// address, what that is an alias of (RFC 2782: no alias).
+/// Returns the primary name of a holder or, without an address, what that is an alias of; and whether it is the former.
 fn target(slot: u32, zone: &Zone) -> Option<(&[u8], bool)> {
     let alias = zone.canonical(slot);
     match alias.filter(|_| zone.addresses(slot).next().is_none()) {

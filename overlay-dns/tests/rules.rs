@@ -618,6 +618,51 @@ fn rule_28_the_target_is_no_alias() {
 }
 
 #[test]
+fn rule_28_the_target_is_the_end_of_a_chain_of_aliases() {
+    let mut bench = Bench::new();
+    let alias = |name: &str, canonical: &str| Records {
+        addresses: Vec::new(),
+        canonical: Some(canonical.into()),
+        ..http(name, "10.0.1.9")
+    };
+    let chain = [
+        ("outside", "middle.my-net"),
+        ("other", "db.example.com"),
+        ("middle", "db.example.com"),
+        ("inside", "nearer"),
+        ("nearer", "site.my-net"),
+        ("one", "two"),
+        ("two", "one"),
+    ];
+    for (number, (name, canonical)) in (10..).zip(chain) {
+        bench.records(MY_NET, number, alias(name, canonical));
+    }
+    bench.records(MY_NET, 5, http("site", "10.0.1.5"));
+    let targets = |bench: &mut Bench, name: &str| {
+        let answer = bench.ask(&format!("_http._tcp.{name}"), RecordType::SRV);
+        let answers = answer.message.answers.iter();
+        let targets: Vec<_> = answers.map(|record| record.data.to_string()).collect();
+        (targets, texts(&answer.message.additionals))
+    };
+    let (found, more) = targets(&mut bench, "outside");
+    assert_eq!(found, ["1 2 8080 db.example.com."]);
+    assert!(more.is_empty());
+    let (found, more) = targets(&mut bench, "inside");
+    assert_eq!(found, ["1 2 8080 site.my-net."]);
+    assert_eq!(more, ["site.my-net. 5 A 10.0.1.5"]);
+    // A circle has no end.
+    bench
+        .ask("_http._tcp.one", RecordType::SRV)
+        .assert_no_data("_http._tcp.one.");
+    // Two ways to one end are one place.
+    let mut both = alias("both", "middle");
+    bench.records(MY_NET, 30, both.clone());
+    both.canonical = Some("other".into());
+    bench.records(MY_NET, 31, both);
+    assert_eq!(targets(&mut bench, "both").0, ["1 2 8080 db.example.com."]);
+}
+
+#[test]
 fn rule_29_equal_texts_of_several_owners_are_told_once() {
     let mut bench = Bench::new();
     for owner in [5, 6] {

@@ -78,11 +78,8 @@ impl Subnet {
     /// [`AllocateError::Exhausted`]; nothing changes.
     pub fn allocate(&mut self, owner: OwnerId, index: u64) -> Result<Lease, AllocateError> {
         let held = self.ledger.of(owner);
-        if held.is_none() && self.available() == 0 {
-            return Err(AllocateError::Exhausted {
-                prefix: self.config.prefix,
-                usage: self.usage(),
-            });
+        if held.is_none() {
+            self.check_room()?;
         }
         self.pass(index);
         if let Some(record) = held {
@@ -103,29 +100,22 @@ impl Subnet {
         address: IpAddr,
         index: u64,
     ) -> Result<Lease, AllocateError> {
-        let prefix = self.config.prefix;
-        let at = self
-            .layout
-            .place(address)
-            .ok_or(AllocateError::Outside { address, prefix })?;
-        if let Some(reserved) = self.layout.reserved(at) {
-            return Err(AllocateError::Reserved { address, reserved });
-        }
-        match (self.ledger.at(at), self.ledger.of(owner)) {
-            (Some(record), _) if record.owner == owner => {
-                self.pass(index);
-                return Ok(self.lease(record));
-            }
-            (Some(Record { owner, .. }), _) => return Err(AllocateError::Taken { address, owner }),
-            (None, Some(record)) => {
-                let address = self.layout.address(record.at);
-                return Err(AllocateError::OwnerHolds { owner, address });
-            }
-            (None, None) => {}
-        }
+        let at = self.asked(owner, address)?;
         self.pass(index);
+        if let Some(record) = self.ledger.of(owner) {
+            return Ok(self.lease(record));
+        }
         self.rest.remove(at);
         Ok(self.give(owner, at))
+    }
+
+    /// Returns why [`reserve`](Self::reserve) would be refused, if so.
+    ///
+    /// # Errors
+    ///
+    /// See [`AllocateError`].
+    pub fn check_reserve(&self, owner: OwnerId, address: IpAddr) -> Result<(), AllocateError> {
+        self.asked(owner, address).map(|_| ())
     }
 
     /// Takes back what `owner` holds; `None` if that is nothing, and then nothing changes.
@@ -162,18 +152,7 @@ impl Subnet {
 
     /// Compares the leases with the owners that really live.
     pub fn audit(&self, live: &BTreeSet<OwnerId>) -> Audit {
-        let orphaned = self
-            .leases()
-            .filter(|lease| !live.contains(&lease.owner))
-            .collect();
-        let missing = live
-            .iter()
-            .filter(|owner| self.ledger.of(**owner).is_none())
-            .copied();
-        Audit {
-            orphaned,
-            missing: missing.collect(),
-        }
+        Audit::new(self.leases(), live, |owner| self.ledger.of(owner).is_some())
     }
 
     /// Returns what the subnet was made from.
@@ -239,6 +218,35 @@ impl Subnet {
             .word(self.generation);
         let digest = digest.word(self.index).word(self.ledger.sum());
         digest.word(self.rest.sum()).finish()
+    }
+
+    /// Returns the place of an address that `owner` asks for and may have, or has.
+    fn asked(&self, owner: OwnerId, address: IpAddr) -> Result<u128, AllocateError> {
+        let prefix = self.config.prefix;
+        let at = self.layout.place(address);
+        let at = at.ok_or(AllocateError::Outside { address, prefix })?;
+        if let Some(reserved) = self.layout.reserved(at) {
+            return Err(AllocateError::Reserved { address, reserved });
+        }
+        match (self.ledger.at(at), self.ledger.of(owner)) {
+            (Some(record), _) if record.owner == owner => Ok(at),
+            (Some(Record { owner, .. }), _) => Err(AllocateError::Taken { address, owner }),
+            (None, Some(record)) => {
+                let address = self.layout.address(record.at);
+                Err(AllocateError::OwnerHolds { owner, address })
+            }
+            (None, None) => Ok(at),
+        }
+    }
+
+    fn check_room(&self) -> Result<(), AllocateError> {
+        match self.available() {
+            0 => Err(AllocateError::Exhausted {
+                prefix: self.config.prefix,
+                usage: self.usage(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Notes the index, and frees what has rested for long enough.
@@ -395,4 +403,20 @@ pub struct Audit {
     pub orphaned: Vec<Lease>,
     /// Owners that live and hold no address.
     pub missing: Vec<OwnerId>,
+}
+
+impl Audit {
+    pub(crate) fn new(
+        leases: impl Iterator<Item = Lease>,
+        live: &BTreeSet<OwnerId>,
+        holds: impl Fn(OwnerId) -> bool,
+    ) -> Self {
+        let missing = live.iter().copied().filter(|owner| !holds(*owner));
+        Self {
+            orphaned: leases
+                .filter(|lease| !live.contains(&lease.owner))
+                .collect(),
+            missing: missing.collect(),
+        }
+    }
 }

@@ -72,22 +72,17 @@ impl Subnets {
     /// [`AllocateError::NoSubnet`]; [`AllocateError::Exhausted`] of the subnet added last, with the counts of all. Nothing
     /// changes.
     pub fn allocate(&mut self, owner: OwnerId, index: u64) -> Result<Lease, AllocateError> {
-        let holder = self.holder(owner);
-        let rested = |subnet: &Subnet| subnet.available() > subnet.usage().resting;
-        let fresh = || self.subnets.iter().position(rested);
-        let any = || {
-            self.subnets
-                .iter()
-                .position(|subnet| subnet.available() > 0)
-        };
-        if let Some(at) = holder.or_else(fresh).or_else(any) {
-            return self.subnets[at].allocate(owner, index);
-        }
-        let last = self.subnets.last().ok_or(AllocateError::NoSubnet)?;
-        Err(AllocateError::Exhausted {
-            prefix: last.prefix(),
-            usage: self.usage(),
-        })
+        let at = self.source(owner)?;
+        self.subnets[at].allocate(owner, index)
+    }
+
+    /// Returns why [`allocate`](Self::allocate) would be refused, if so.
+    ///
+    /// # Errors
+    ///
+    /// See [`allocate`](Self::allocate).
+    pub fn check_allocate(&self, owner: OwnerId) -> Result<(), AllocateError> {
+        self.source(owner).map(|_| ())
     }
 
     /// Gives `owner` the address that it asks for; see [`Subnet::reserve`].
@@ -101,27 +96,17 @@ impl Subnets {
         address: IpAddr,
         index: u64,
     ) -> Result<Lease, AllocateError> {
-        let Some(at) = self.of(address) else {
-            let last = self.subnets.last().ok_or(AllocateError::NoSubnet)?;
-            let prefix = last.prefix();
-            return Err(AllocateError::Outside { address, prefix });
-        };
-        let elsewhere = self.holder(owner).filter(|holder| *holder != at);
-        if let Some(lease) = elsewhere.and_then(|holder| self.subnets[holder].lease_of(owner)) {
-            let subnet = &self.subnets[at];
-            // The reasons that the subnet itself would give come first.
-            if let Some(reserved) = subnet.reserved(address) {
-                return Err(AllocateError::Reserved { address, reserved });
-            }
-            return Err(match subnet.owner(address) {
-                Some(owner) => AllocateError::Taken { address, owner },
-                None => AllocateError::OwnerHolds {
-                    owner,
-                    address: lease.address,
-                },
-            });
-        }
+        let at = self.asked(owner, address)?;
         self.subnets[at].reserve(owner, address, index)
+    }
+
+    /// Returns why [`reserve`](Self::reserve) would be refused, if so.
+    ///
+    /// # Errors
+    ///
+    /// See [`reserve`](Self::reserve).
+    pub fn check_reserve(&self, owner: OwnerId, address: IpAddr) -> Result<(), AllocateError> {
+        self.asked(owner, address).map(|_| ())
     }
 
     /// Takes back what `owner` holds; `None` if that is nothing, and then nothing changes.
@@ -147,12 +132,7 @@ impl Subnets {
 
     /// Compares the leases with the owners that really live.
     pub fn audit(&self, live: &BTreeSet<OwnerId>) -> Audit {
-        let orphaned = self.leases().filter(|lease| !live.contains(&lease.owner));
-        let missing = live.iter().filter(|owner| self.holder(**owner).is_none());
-        Audit {
-            orphaned: orphaned.collect(),
-            missing: missing.copied().collect(),
-        }
+        Audit::new(self.leases(), live, |owner| self.holder(owner).is_some())
     }
 
     /// Returns the subnets, in the order in which they were added.
@@ -208,6 +188,38 @@ impl Subnets {
         }
         self.subnets.push(subnet);
         Ok(())
+    }
+
+    /// Returns the subnet from which `owner` gets an address, or has one.
+    fn source(&self, owner: OwnerId) -> Result<usize, AllocateError> {
+        let first = |gives: fn(&Subnet) -> bool| self.subnets.iter().position(gives);
+        let fresh = || first(|subnet| subnet.available() > subnet.usage().resting);
+        let any = || first(|subnet| subnet.available() > 0);
+        if let Some(at) = self.holder(owner).or_else(fresh).or_else(any) {
+            return Ok(at);
+        }
+        let last = self.subnets.last().ok_or(AllocateError::NoSubnet)?;
+        Err(AllocateError::Exhausted {
+            prefix: last.prefix(),
+            usage: self.usage(),
+        })
+    }
+
+    /// Returns the subnet of an address that `owner` asks for and may have, or has.
+    fn asked(&self, owner: OwnerId, address: IpAddr) -> Result<usize, AllocateError> {
+        let Some(at) = self.of(address) else {
+            let last = self.subnets.last().ok_or(AllocateError::NoSubnet)?;
+            let prefix = last.prefix();
+            return Err(AllocateError::Outside { address, prefix });
+        };
+        self.subnets[at].check_reserve(owner, address)?;
+        match self.lease_of(owner) {
+            Some(lease) if lease.address != address => Err(AllocateError::OwnerHolds {
+                owner,
+                address: lease.address,
+            }),
+            _ => Ok(at),
+        }
     }
 
     fn holder(&self, owner: OwnerId) -> Option<usize> {

@@ -16,9 +16,10 @@ use crate::{
     Backend, BackendId, BackendState, Config, ConfigError, Vip, VipConfig,
     addresses::Addresses,
     affinity::Affinities,
-    flows::Flows,
+    flows::{Flows, Packed},
     fragments::Fragments,
     frame::answer::ANSWER_BYTES_MAX,
+    held::Held,
     reset::Reset,
     service::{Member, Service},
 };
@@ -41,6 +42,7 @@ pub struct Balancer {
     pub(crate) addresses: Addresses,
     pub(crate) flows: Flows,
     pub(crate) fragments: Fragments,
+    pub(crate) held: Held,
     /// The frame that answers the last one.
     pub(crate) answer: Vec<u8>,
     affinities: Affinities,
@@ -66,8 +68,9 @@ impl Balancer {
             members: Vec::new(),
             free: Vec::new(),
             addresses: Addresses::new(&seed.derive("addresses")),
-            flows: Flows::new(&seed.derive("flows"), config.timeouts),
+            flows: Flows::new(&seed.derive("flows"), config.timeouts, config.flows_max),
             fragments: Fragments::new(&seed.derive("fragments"), config.fragments_max),
+            held: Held::new(&config),
             answer: Vec::with_capacity(ANSWER_BYTES_MAX),
             affinities: Affinities::new(config.affinities_max),
             outputs: VecDeque::new(),
@@ -126,7 +129,15 @@ impl Balancer {
         Stats {
             flows: self.flows.len(),
             affinities: self.affinities.len(),
+            fragments_held: self.held.len(),
             ..self.stats
+        }
+    }
+
+    /// Gives back what was held of a packet whose first fragment has come.
+    pub(crate) fn release(&mut self, packet: &Packed) {
+        while let Some(bytes) = self.held.take(packet) {
+            self.outputs.push_back(Output::Released(bytes));
         }
     }
 
@@ -144,11 +155,13 @@ impl Machine for Balancer {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.pass(now);
+        self.stats.fragments_expired += self.held.expire(self.now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         if self.outputs.is_empty() {
-            self.flows.next_due().map(|(deadline, _)| deadline)
+            let due = self.flows.next_due().map(|(deadline, _)| deadline);
+            due.into_iter().chain(self.held.deadline()).min()
         } else {
             Some(self.now)
         }
@@ -156,7 +169,11 @@ impl Machine for Balancer {
 
     fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front()?;
-        self.resets -= u32::from(matches!(output, Output::Reset(_)));
+        match &output {
+            Output::Released(bytes) => self.held.polled(bytes),
+            Output::Reset(_) => self.resets -= 1,
+            Output::Event(_) => {}
+        }
         Some(output)
     }
 }
@@ -195,8 +212,11 @@ pub enum Reject {
 }
 
 /// What the balancer asks its driver to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// Take this frame to [`Balancer::handle_outbound`] again, as from the endpoint that sent it: the first fragment of its
+    /// packet has come since [`Verdict::Held`](crate::Verdict::Held).
+    Released(Box<[u8]>),
     /// Reset both ends of a TCP connection that the balancer forgets.
     Reset(Reset),
     /// Something that the embedder may want to know.
@@ -235,4 +255,8 @@ pub struct Stats {
     pub cut: u64,
     /// Resets that were not queued because too many waited.
     pub resets_lost: u64,
+    /// Fragments that are held now.
+    pub fragments_held: usize,
+    /// Fragments that were held for so long that they were dropped.
+    pub fragments_expired: u64,
 }

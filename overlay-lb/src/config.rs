@@ -8,7 +8,7 @@ use thiserror::Error;
 /// What a balancer is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// Flows that are tracked at once; 262,144 by default, at some 120 octets each. When it is reached, a new flow takes the
+    /// Flows that are tracked at once; 262,144 by default, at some 100 octets each, 140 of IPv6. When it is reached, a new flow takes the
     /// place of one that has ended, else of one still opening, of an idle datagram flow, and last of the established
     /// one that was idle for longest, which is reset. Too low breaks idle connections.
     pub flows_max: u32,
@@ -25,6 +25,12 @@ pub struct Config {
     /// Fragmented packets whose first fragment's way is remembered for the others; 1,024 by default, at some 100 octets
     /// each. Beyond, the oldest is forgotten, and what is left of its packet is dropped.
     pub fragments_max: u32,
+    /// Fragments to virtual addresses that are held because their first one has not come; 0 by default: they are dropped.
+    /// Beyond, they are dropped, too. Whoever raises it takes [`Output::Released`](crate::Output::Released); networks that
+    /// reorder need some tens.
+    pub fragments_held_max: u16,
+    /// Octets of all frames that are held; 262,144 by default.
+    pub fragments_held_octets_max: u32,
     /// Entries of a Maglev table: a prime, at least a hundred times the number of backends for shares right to one
     /// percent. 65,537 by default, which takes 128 KiB for each virtual address in use. All nodes need the same.
     pub maglev_entries: u32,
@@ -47,6 +53,8 @@ impl Default for Config {
             backends_max: 4_096,
             resets_max: 65_536,
             fragments_max: 1_024,
+            fragments_held_max: 0,
+            fragments_held_octets_max: 262_144,
             maglev_entries: 65_537,
             maglev_seed: 0,
             replies_seen: true,
@@ -56,6 +64,10 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a fragment is held at most. Who reorders does it within milliseconds; its sender sends again after a
+    /// second (RFC 6298 §2).
+    pub const FRAGMENTS_HELD_FOR: Duration = Duration::from_secs(1);
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let found = self.maglev_entries;
         if !is_prime(found) {

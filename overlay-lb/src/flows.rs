@@ -2,6 +2,7 @@
 
 mod flow;
 mod key;
+mod slot;
 mod table;
 
 use std::net::SocketAddr;
@@ -9,11 +10,11 @@ use std::net::SocketAddr;
 use overlay_core::{Instant, Seed};
 
 pub use self::flow::Sequence;
-use self::table::Table;
 pub(crate) use self::{
     flow::{Flow, FlowState, Marks},
     key::{End, Packed, words_of},
 };
+use self::{slot::Slot, table::Table};
 
 use crate::{
     FlowKey, Timeouts,
@@ -49,22 +50,12 @@ pub(crate) struct Ends {
     pub(crate) source: SocketAddr,
 }
 
-/// All that a packet of a known flow needs, in one line of the processor's cache.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Slot {
-    key: Packed,
-    /// When its place among the recent was last changed.
-    noted: Instant,
-    sequence: Sequence,
-    flow: Flow,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Links {
     recent: Link,
     sibling: Link,
-    back_hash: u32,
+    /// When its place among the recent was last changed.
+    noted: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,10 +80,10 @@ struct Group {
 }
 
 impl Flows {
-    pub(crate) fn new(seed: &Seed, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(seed: &Seed, timeouts: Timeouts, len_max: u32) -> Self {
         let mut rng = seed.rng();
         Self {
-            table: Table::default(),
+            table: Table::new(len_max),
             back: Index::default(),
             links: Vec::new(),
             key: TableKey::new([(); 5].map(|()| rng.next_u64())),
@@ -117,9 +108,8 @@ impl Flows {
 
     /// Finds a flow by what its backend sees.
     pub(crate) fn find_back(&self, key: &Packed) -> Option<u32> {
-        self.back.find(self.hash(key), |at| {
-            self.slot(at).back(&self.groups) == *key
-        })
+        self.back
+            .find(self.hash(key), |at| self.back_key(at) == *key)
     }
 
     /// Adds a flow that is in under neither of its keys.
@@ -127,23 +117,18 @@ impl Flows {
         if let Some(moved) = self.table.make_room(|key| self.key.hash(key.0)) {
             self.renumber(&moved);
         }
-        let slot = Slot {
-            key: Packed::new(key),
-            noted: now,
-            sequence: Sequence::default(),
-            flow,
-        };
+        let key = Packed::new(key);
+        let slot = Slot::new(&key, flow, now);
         let links = Links {
-            recent: Link::NONE,
-            sibling: Link::NONE,
-            back_hash: self.hash(&slot.back(&self.groups)),
+            noted: now,
+            ..Links::NONE
         };
-        let at = self.table.insert(self.hash(&slot.key), slot);
+        let at = self.table.insert(self.hash(&key), slot, &key);
         if self.links.len() < self.table.capacity() {
             self.links.resize(self.table.capacity(), Links::NONE);
         }
         self.links[at as usize] = links;
-        self.back.insert(links.back_hash, at);
+        self.back.insert(self.hash(&self.back_key(at)), at);
         self.link_recent(at);
         self.link_sibling(at);
         at
@@ -155,8 +140,8 @@ impl Flows {
         self.unlink_sibling(at);
         let slot = *self.slot(at);
         let ends = self.ends(at);
-        self.back.remove(self.links[at as usize].back_hash, at);
-        self.table.remove(self.hash(&slot.key), at);
+        self.back.remove(self.hash(&self.back_key(at)), at);
+        self.table.remove(self.hash(&self.table.key(at)), at);
         let known = slot.flow.marks.has(Marks::SEQUENCED);
         (ends, slot.flow, known.then_some(slot.sequence))
     }
@@ -167,14 +152,25 @@ impl Flows {
         let slot = self.table.get_mut(at);
         let before = slot.flow;
         slot.flow.marks = flow.marks;
-        if before.state == flow.state && now < slot.noted + Timeouts::GRANULARITY {
+        if before.state == flow.state && slot.is_recent(now) {
+            return;
+        }
+        self.move_up(at, before, flow.state, now);
+    }
+
+    /// Notes a packet that may not be the first since a flow's place among the recent was changed, or that changes its state.
+    fn move_up(&mut self, at: u32, before: Flow, state: FlowState, now: Instant) {
+        let noted = self.links[at as usize].noted;
+        if before.state == state && now < noted + Timeouts::GRANULARITY {
             return;
         }
         self.unlink_recent(at);
-        let ended = before.is_live() && !flow.is_live();
-        self.groups[before.group as usize].live -= u32::from(ended);
         let slot = self.table.get_mut(at);
-        (slot.flow.state, slot.noted) = (flow.state, now);
+        slot.flow.state = state;
+        slot.note(now);
+        let ended = before.is_live() && !slot.flow.is_live();
+        self.groups[before.group as usize].live -= u32::from(ended);
+        self.links[at as usize].noted = now;
         self.link_recent(at);
     }
 
@@ -217,15 +213,15 @@ impl Flows {
     /// Returns both ends of a client's packet as its backend gets it: source and destination.
     #[inline(always)]
     pub(crate) fn forth(&self, at: u32) -> (End, End) {
-        let slot = self.slot(at);
-        let (vip, client) = slot.key.ends();
-        let hairpin = slot.flow.marks.has(Marks::HAIRPIN);
+        let flow = self.flow(at);
+        let (vip, client) = self.table.key(at).ends();
+        let hairpin = flow.marks.has(Marks::HAIRPIN);
         let from = if hairpin { vip } else { client };
         let source = End {
-            port: slot.flow.port,
+            port: flow.port,
             ..from
         };
-        let end = self.groups[slot.flow.group as usize].end;
+        let end = self.groups[flow.group as usize].end;
         let port = if end.port == 0 { vip.port } else { end.port };
         (source, End { port, ..end })
     }
@@ -233,16 +229,15 @@ impl Flows {
     /// Returns both ends of a backend's packet as its client gets it: source and destination.
     #[inline]
     pub(crate) fn back(&self, at: u32) -> (End, End) {
-        self.slot(at).key.ends()
+        self.table.key(at).ends()
     }
 
     pub(crate) fn ends(&self, at: u32) -> Ends {
-        let slot = self.slot(at);
-        let key = slot.key.unpack();
+        let (key, flow) = (self.table.key(at).unpack(), self.flow(at));
         Ends {
             key,
-            backend: self.address(slot.flow.group, &key),
-            source: slot.flow.source(&key),
+            backend: self.address(flow.group, &key),
+            source: flow.source(&key),
         }
     }
 
@@ -301,8 +296,8 @@ impl Flows {
     }
 
     fn deadline(&self, at: u32) -> Instant {
-        let slot = self.slot(at);
-        slot.noted + slot.flow.state.timeout(&self.timeouts) + Timeouts::GRANULARITY
+        let timeout = self.slot(at).flow.state.timeout(&self.timeouts);
+        self.links[at as usize].noted + timeout + Timeouts::GRANULARITY
     }
 
     fn link_recent(&mut self, at: u32) {
@@ -370,8 +365,9 @@ impl Flows {
                 *at = *moved;
             }
         };
-        let mut links = vec![Links::NONE; self.table.capacity()];
-        self.back = Index::default();
+        let mut links = Vec::with_capacity(self.table.room());
+        links.resize(self.table.capacity(), Links::NONE);
+        let mut back = Index::default();
         for (before, after) in self.links.iter().zip(moved) {
             let Some(place) = links.get_mut(*after as usize) else {
                 continue; // it was free
@@ -381,9 +377,9 @@ impl Flows {
                 to(&mut link.before);
                 to(&mut link.next);
             }
-            self.back.insert(before.back_hash, *after);
+            back.insert(self.hash(&self.back_key(*after)), *after);
         }
-        self.links = links;
+        (self.links, self.back) = (links, back);
         let of_groups = self.groups.iter_mut().map(|group| &mut group.list);
         for list in self.recent.iter_mut().chain(of_groups) {
             to(&mut list.first);
@@ -391,40 +387,16 @@ impl Flows {
         }
     }
 
+    /// The key by which the backend's packets find a flow.
+    #[inline]
+    fn back_key(&self, at: u32) -> Packed {
+        let (source, backend) = self.forth(at);
+        self.table.key(at).with_ends(backend, source)
+    }
+
     #[inline(always)]
     fn slot(&self, at: u32) -> &Slot {
         self.table.get(at)
-    }
-}
-
-impl Slot {
-    const EMPTY: Self = Self {
-        key: Packed::NONE,
-        noted: Instant::EPOCH,
-        sequence: Sequence {
-            client: 0,
-            backend: 0,
-        },
-        flow: Flow {
-            group: NONE,
-            port: 0,
-            state: FlowState::Closed,
-            marks: Marks::NONE,
-        },
-    };
-
-    /// The key by which the backend's packets find it.
-    #[inline]
-    fn back(&self, groups: &[Group]) -> Packed {
-        let (vip, client) = self.key.ends();
-        let hairpin = self.flow.marks.has(Marks::HAIRPIN);
-        let source = End {
-            port: self.flow.port,
-            ..if hairpin { vip } else { client }
-        };
-        let end = groups[self.flow.group as usize].end;
-        let port = if end.port == 0 { vip.port } else { end.port };
-        self.key.with_ends(End { port, ..end }, source)
     }
 }
 
@@ -439,7 +411,7 @@ impl Links {
     const NONE: Self = Self {
         recent: Link::NONE,
         sibling: Link::NONE,
-        back_hash: 0,
+        noted: Instant::EPOCH,
     };
 }
 
@@ -468,7 +440,7 @@ mod tests {
 
     #[test]
     fn the_room_of_ended_flows_is_used_again() {
-        let mut flows = Flows::new(&Seed::from_u64(1), Timeouts::default());
+        let mut flows = Flows::new(&Seed::from_u64(1), Timeouts::default(), 100);
         flows.set_group(0, ([10, 0, 1, 9], 80).into());
         let vip = Vip {
             addr: [10, 0, 1, 2].into(),
@@ -492,13 +464,8 @@ mod tests {
         }
         assert_eq!(
             (flows.len(), flows.table.capacity(), flows.live(0)),
-            (3, 8, 3)
+            (3, 32, 3)
         );
         assert_eq!(flows.back.len(), 3);
-    }
-
-    #[test]
-    fn a_flow_is_one_line_of_the_cache() {
-        assert_eq!(size_of::<Slot>(), 64);
     }
 }

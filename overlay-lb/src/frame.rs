@@ -20,7 +20,10 @@ use crate::{
     balancer::track::Side,
     flows::{End, Marks, Packed},
     fragments::{Hop, Way},
-    wire::{Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at},
+    wire::{
+        Addresses, ICMP, ICMPV6, Ip, Segment, TCP, UDP, UDP_BYTES, addresses, network_at,
+        plain_addresses,
+    },
 };
 
 /// A checksum of which the sender has summed up only the pseudo-header, the rest being left to the device.
@@ -55,6 +58,9 @@ pub enum Verdict<'a> {
     Hairpin,
     /// It ends here, and this frame goes back to the endpoint that it came from.
     Answer(&'a [u8]),
+    /// It is a fragment whose first one has not come: the balancer has kept a copy, and the frame itself ends here. See
+    /// [`Config::fragments_held_max`](crate::Config::fragments_held_max).
+    Held,
     /// It ends here.
     Drop(DropReason),
 }
@@ -67,7 +73,7 @@ pub enum DropReason {
     Malformed,
     /// A virtual address speaks TCP, UDP and ICMP echo.
     Protocol,
-    /// A fragment whose first one has not come, or is forgotten.
+    /// A fragment whose first one has not come, or is forgotten; or one that overlaps the headers in the first one.
     Fragment,
     /// An ICMP error about a packet of no known flow.
     UnknownFlow,
@@ -94,24 +100,39 @@ impl Balancer {
         partial: Option<PartialChecksum>,
     ) -> Verdict<'_> {
         self.pass(now);
-        let Some(addresses) = network_at(bytes).and_then(|at| addresses(bytes, at)) else {
-            return Verdict::Pass;
-        };
+        // The same twice: first for the frames that most are, with all offsets known to the compiler.
+        if let Some(addresses) = plain_addresses(bytes) {
+            return self.outbound(bytes, &addresses, partial);
+        }
+        match network_at(bytes).and_then(|at| addresses(bytes, at)) {
+            Some(addresses) => self.outbound(bytes, &addresses, partial),
+            None => Verdict::Pass,
+        }
+    }
+
+    #[inline(always)]
+    fn outbound(
+        &mut self,
+        bytes: &mut [u8],
+        addresses: &Addresses,
+        partial: Option<PartialChecksum>,
+    ) -> Verdict<'_> {
         if !self.addresses.may_contain(addresses.to) {
             return Verdict::Pass;
         }
-        if let Some((at, ip)) = self.known(bytes, &addresses) {
+        if let Some((at, ip)) = self.known(bytes, addresses) {
             return self.forward(bytes, &ip, partial, at);
         }
         if !self.addresses.contains(addresses.to, addresses.v6) {
             return Verdict::Pass;
         }
-        let Some(ip) = Ip::parse(bytes, &addresses) else {
+        let Some(ip) = Ip::parse(bytes, addresses) else {
             return Verdict::Drop(DropReason::Malformed);
         };
         match (ip.proto, addresses.v6) {
             _ if ip.is_later_fragment() => match self.later_fragment(bytes, &ip) {
                 Some(to) => verdict(to, bytes),
+                None if self.hold(bytes, &ip) => Verdict::Held,
                 None => Verdict::Drop(DropReason::Fragment),
             },
             (TCP, _) => self.outbound_tcp(bytes, &ip, partial),
@@ -361,26 +382,30 @@ impl Balancer {
             destination: destination.words,
             to,
         };
-        let now = self.now();
-        self.fragments.set(packet(ip, fragment.id), way, now);
+        let (packet, now) = (packet(ip, fragment.id), self.now());
+        self.fragments.set(packet, way, now);
+        self.release(&packet);
     }
 
     /// Rewrites a fragment that has no ports like the first of its packet.
     fn later_fragment(&self, bytes: &mut [u8], ip: &Ip<'_>) -> Option<Hop> {
-        let fragment = ip.fragment?;
-        // It would overwrite the header that was looked at (RFC 3128 §4).
-        let overlaps = ip.proto == TCP && fragment.offset < 20;
-        if overlaps {
-            return None;
-        }
+        let fragment = ip.fragment.filter(|_| !ip.overlaps_header())?;
         let way = self.fragments.get(&packet(ip, fragment.id), self.now())?;
         rewrite::set_addresses(bytes, ip.addresses, way.source, way.destination);
         Some(way.to)
     }
+
+    /// Holds a fragment that has no ports until the first of its packet comes; false if there is no room for it.
+    fn hold(&mut self, bytes: &[u8], ip: &Ip<'_>) -> bool {
+        let now = self.now();
+        self.stats.fragments_expired += self.held.expire(now);
+        let fragment = ip.fragment.filter(|_| !ip.overlaps_header());
+        fragment.is_some_and(|fragment| self.held.hold(packet(ip, fragment.id), bytes, now))
+    }
 }
 
 /// Writes the Ethernet addresses of a rewritten frame.
-#[inline]
+#[inline(always)]
 fn verdict(to: Hop, bytes: &mut [u8]) -> Verdict<'static> {
     match to {
         Hop::Client => Verdict::Client,

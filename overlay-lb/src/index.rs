@@ -15,6 +15,18 @@ struct Place {
 }
 
 impl Index {
+    /// Makes an index that takes so many slots without asking for memory.
+    pub(crate) fn with_room(slots: usize) -> Self {
+        let empty = Place {
+            hash: 0,
+            slot: NONE,
+        };
+        Self {
+            places: vec![empty; (slots * 4 / 3 + 1).next_power_of_two()],
+            len: 0,
+        }
+    }
+
     /// Returns the slot with this hash that `is_it` confirms.
     pub(crate) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(hash)?;

@@ -12,6 +12,11 @@
 //! backend learns from all balancers that it may stop. Where connections are relayed instead of rewritten, [`proxy`] tells
 //! the backend who the client is.
 //!
+//! A client that reaches a backend by the virtual address and directly, both from one port at once, has two connections
+//! that look the same to the backend, and at most one of them works: the balancer knows only the one by the virtual
+//! address, for it tracks no frame that it passes. Fragments that come before the first of their packet are dropped unless
+//! [`Config::fragments_held_max`] says otherwise, and those of replies go on as they are.
+//!
 //! It does not check whether backends answer: their state comes in by [`Balancer::set_state`]. It does not resolve
 //! addresses: who answers for a virtual address's link address is the switch's business.
 //!
@@ -62,6 +67,7 @@
 //!         Verdict::Backend { address, .. } => forward(resolve(frame, address)),
 //!         Verdict::Answer(answer) => to_endpoint(answer),
 //!         Verdict::Hairpin | Verdict::Client => to_endpoint(frame),
+//!         Verdict::Held => {} // comes back as an output, if the configuration allows it
 //!         Verdict::Drop(_reason) => {} // count it
 //!     }
 //! }
@@ -78,7 +84,7 @@
 //! | `service` | one virtual address: the policies |
 //! | `maglev` | [`Maglev`]: the consistent hash, of use alone, too |
 //! | `flows`, `index`, `affinity`, `addresses` | the flow table, its index by hash, clients' last backends, which addresses are virtual |
-//! | `fragments` | the ways of fragmented packets |
+//! | `fragments`, `held` | the ways of fragmented packets, fragments that came before their first one |
 //! | `reset` | [`Reset`]: both ends of a connection that has to go hear of it |
 //! | `drain` | [`Drains`]: draining by acknowledgement |
 //! | [`proxy`] | the PROXY protocol: who the client of a relayed connection is |
@@ -96,6 +102,7 @@ mod flows;
 mod fragments;
 mod frame;
 mod hash;
+mod held;
 mod index;
 mod maglev;
 pub mod proxy;

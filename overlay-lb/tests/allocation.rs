@@ -87,7 +87,9 @@ fn a_frame_allocates_nothing() {
             Verdict::Answer(_) => 1,
             Verdict::Hairpin => 2,
             Verdict::Pass => 3,
-            verdict @ (Verdict::Client | Verdict::Drop(_)) => unreachable!("{verdict:?}"),
+            verdict @ (Verdict::Client | Verdict::Held | Verdict::Drop(_)) => {
+                unreachable!("{verdict:?}")
+            }
         };
         kinds[kind] += 1;
     }

@@ -17,6 +17,7 @@ struct BalancerSubject;
 const FLOWS_MAX: u32 = 40;
 const RESETS_MAX: u32 = 25;
 const AFFINITIES_MAX: u32 = 20;
+const HELD_MAX: u16 = 5;
 
 impl Subject for BalancerSubject {
     type Machine = Balancer;
@@ -28,6 +29,7 @@ impl Subject for BalancerSubject {
             vips_max: 3,
             backends_max: 3,
             resets_max: RESETS_MAX,
+            fragments_held_max: HELD_MAX,
             maglev_entries: 13,
             ..Config::default()
         };
@@ -36,7 +38,7 @@ impl Subject for BalancerSubject {
 
     fn act(&mut self, balancer: &mut Balancer, now: Instant, rng: &mut Rng) -> Acted {
         let (vip, id) = (vip(rng), BackendId::from_bytes([octet(rng, 5); 16]));
-        match rng.below(8) {
+        match rng.below(9) {
             0 => balancer.set_vip(now, vip, config(rng)).into(),
             1 if rng.chance(300_000) => {
                 balancer.remove_vip(now, vip);
@@ -66,6 +68,11 @@ impl Subject for BalancerSubject {
                         },
                     )
                     .into()
+            }
+            6 => {
+                let frame = &mut fragment(rng, vip);
+                balancer.handle_outbound(now, frame, None);
+                Acted::Done
             }
             _ => {
                 let flow = FlowKey {
@@ -98,11 +105,12 @@ impl Subject for BalancerSubject {
     }
 
     fn footprint(&self, balancer: &Balancer) -> usize {
-        balancer.stats().flows + balancer.stats().affinities
+        let stats = balancer.stats();
+        stats.flows + stats.affinities + stats.fragments_held
     }
 
     fn footprint_max(&self) -> usize {
-        (FLOWS_MAX + AFFINITIES_MAX) as usize
+        (FLOWS_MAX + AFFINITIES_MAX + u32::from(HELD_MAX)) as usize
     }
 
     fn feed(
@@ -143,6 +151,21 @@ fn packet(balancer: &mut Balancer, now: Instant, flow: FlowKey, flags: u8, which
             balancer.choose_tcp(now, flow, flags);
         }
     }
+}
+
+/// The first or the second fragment of a UDP datagram, of few packets.
+fn fragment(rng: &mut Rng, vip: Vip) -> [u8; 50] {
+    let mut frame = [0; 50];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let is_first = rng.chance(300_000);
+    let flags = if is_first { [0x20, 0] } else { [0, 1] };
+    frame[14..24].copy_from_slice(&[0x45, 0, 0, 36, 0, octet(rng, 4), flags[0], flags[1], 64, 17]);
+    frame[26..30].copy_from_slice(&[10, 0, 2, octet(rng, 2)]);
+    if let IpAddr::V4(address) = vip.addr {
+        frame[30..34].copy_from_slice(&address.octets());
+    }
+    frame[34..40].copy_from_slice(&[0, 99, 0, 80, 0, 24]);
+    frame
 }
 
 fn vip(rng: &mut Rng) -> Vip {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use overlay_core::{Instant, Machine, Seed};
 use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Choice, Config, Event, FlowKey, Output, Policy,
-    Protocol, Reject, Reset, TcpFlags, Vip, VipConfig,
+    Protocol, Reject, Reset, TcpFlags, Timeouts, Vip, VipConfig,
 };
 
 #[test]
@@ -28,6 +28,23 @@ fn an_idle_connection_survives_two_hours_and_eleven_minutes_and_then_both_ends_h
     };
     assert_eq!(drain(&mut balancer), [reset(flow, backend, address)]);
     assert_eq!((balancer.poll_timeout(), balancer.stats().flows), (None, 0));
+}
+
+#[test]
+fn a_packet_counts_for_the_time_out_at_most_once_a_second() {
+    let mut balancer = balancer(Config::default(), Policy::Maglev, 3);
+    let (flow, mut noted) = (flow(1), Instant::from_millis(123));
+    connect(&mut balancer, noted, flow);
+    let timeouts = Timeouts::default();
+    for millis in (130..9_000).step_by(10) {
+        let now = Instant::from_millis(millis);
+        balancer.choose_tcp(now, flow, TcpFlags::ACK);
+        if now >= noted + Timeouts::GRANULARITY {
+            noted = now;
+        }
+        let due = noted + timeouts.established + Timeouts::GRANULARITY;
+        assert_eq!(balancer.poll_timeout(), Some(due));
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ impl Edns {
     /// # Errors
     ///
     /// [`DecodeError::Truncated`] if an option ends behind the record.
+    #[inline]
     pub fn parse(record: &Record<'_>) -> Result<Self, DecodeError> {
         let (rdata, mut at) = (record.rdata, 0_usize);
         while at < rdata.len() {
@@ -64,6 +65,7 @@ impl Edns {
     }
 
     /// Returns the record as it stands in a message, without options.
+    #[inline]
     pub fn emit(&self) -> [u8; OPT_BYTES] {
         let [a, b] = self.payload_bytes.to_be_bytes();
         let flags = if self.dnssec_ok { 0x80 } else { 0 };

@@ -1,7 +1,7 @@
 //! A checked view of a message.
 
 use super::{
-    Class, DecodeError, Edns, HEADER_BYTES, Header, Name, RecordType, read_u16, read_u32, truncated,
+    Class, DecodeError, Edns, HEADER_BYTES, Header, Name, RecordType, read_u16, truncated,
 };
 
 /// A part of a message.
@@ -113,16 +113,24 @@ impl<'a> Message<'a> {
     #[inline]
     fn check_records(&self) -> Result<Option<Edns>, DecodeError> {
         let (mut at, mut edns) = (self.records_at, None);
-        for section in self.section_of_each() {
-            let (record, end) = read_record(self.bytes, at, section)?;
-            if record.kind == RecordType::OPT {
-                let rooted = self.bytes.get(at) == Some(&0);
-                if section != Section::Additional || !rooted || edns.is_some() {
-                    return Err(DecodeError::Opt { at });
+        let [_, answer, authority, additional] = self.counts;
+        let sections = [
+            (Section::Answer, answer),
+            (Section::Authority, authority),
+            (Section::Additional, additional),
+        ];
+        for (section, count) in sections {
+            for _ in 0..count {
+                let (record, end) = read_record(self.bytes, at, section)?;
+                if record.kind == RecordType::OPT {
+                    let rooted = self.bytes.get(at) == Some(&0);
+                    if section != Section::Additional || !rooted || edns.is_some() {
+                        return Err(DecodeError::Opt { at });
+                    }
+                    edns = Some(Edns::parse(&record)?);
                 }
-                edns = Some(Edns::parse(&record)?);
+                at = end;
             }
-            at = end;
         }
         Ok(edns)
     }
@@ -193,14 +201,18 @@ impl<'a> Message<'a> {
     }
 }
 
+#[inline]
 fn read_record(
     bytes: &[u8],
     at: usize,
     section: Section,
 ) -> Result<(Record<'_>, usize), DecodeError> {
-    let fixed = Name::skip(bytes, at)?;
-    let rdata_at = fixed.saturating_add(10);
-    let length = usize::from(read_u16(bytes, fixed.saturating_add(8))?);
+    let fixed_at = Name::skip(bytes, at)?;
+    let fixed = bytes.get(fixed_at..).and_then(<[u8]>::first_chunk);
+    let [a, b, c, d, e, f, g, h, i, j] =
+        *fixed.ok_or_else(|| truncated(bytes, fixed_at, FIXED_BYTES))?;
+    let rdata_at = fixed_at.saturating_add(FIXED_BYTES);
+    let length = usize::from(u16::from_be_bytes([i, j]));
     let end = rdata_at.saturating_add(length);
     let rdata = bytes
         .get(rdata_at..end)
@@ -208,11 +220,14 @@ fn read_record(
     let record = Record {
         section,
         owner_at: at,
-        kind: RecordType(read_u16(bytes, fixed)?),
-        class: Class(read_u16(bytes, fixed.saturating_add(2))?),
-        ttl: read_u32(bytes, fixed.saturating_add(4))?,
+        kind: RecordType(u16::from_be_bytes([a, b])),
+        class: Class(u16::from_be_bytes([c, d])),
+        ttl: u32::from_be_bytes([e, f, g, h]),
         rdata_at,
         rdata,
     };
     Ok((record, end))
 }
+
+/// Length of type, class, TTL and length, in octets (RFC 1035 §4.1.3).
+const FIXED_BYTES: usize = 10;

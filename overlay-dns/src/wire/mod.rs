@@ -87,14 +87,6 @@ fn read_u16(bytes: &[u8], at: usize) -> Result<u16, DecodeError> {
         .ok_or_else(|| truncated(bytes, at, 2))
 }
 
-/// Reads a big-endian 32-bit number.
-fn read_u32(bytes: &[u8], at: usize) -> Result<u32, DecodeError> {
-    let octets = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
-    octets
-        .map(|octets| u32::from_be_bytes(*octets))
-        .ok_or_else(|| truncated(bytes, at, 4))
-}
-
 fn truncated(bytes: &[u8], at: usize, need: usize) -> DecodeError {
     DecodeError::Truncated {
         at,

@@ -42,8 +42,6 @@ impl PartialEq for Packed {
 }
 
 impl Packed {
-    pub(super) const NONE: Self = Self([0; 5]);
-
     pub(crate) fn new(key: &FlowKey) -> Self {
         let vip = SocketAddr::new(key.vip.addr, key.vip.port);
         Self::of(key.vip.proto, vip, key.client)
@@ -93,6 +91,25 @@ impl Packed {
         (server, client)
     }
 
+    /// Both addresses, in words.
+    pub(super) fn addresses(&self) -> [u64; 4] {
+        let Self([addresses @ .., _]) = *self;
+        addresses
+    }
+
+    /// The key that `short` is of, if that is not of IPv6.
+    #[inline(always)]
+    pub(super) fn of_short(short: Short) -> Self {
+        let (server, client) = (short.addresses >> 32, short.addresses & 0xffff_ffff);
+        Self([0, server, 0, client, short.rest])
+    }
+
+    /// The key that `short` is of, and these addresses.
+    #[inline(always)]
+    pub(super) fn of_wide(short: Short, [a, b, c, d]: [u64; 4]) -> Self {
+        Self([a, b, c, d, short.rest])
+    }
+
     /// Packs other ends of a flow of the same kind.
     #[inline]
     pub(super) fn with_ends(&self, server: End, client: End) -> Self {
@@ -129,6 +146,35 @@ impl Packed {
     }
 }
 
+/// What a slot holds of a key: all of it for IPv4, and what few flows have in common for IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short {
+    /// Both IPv4 addresses; or some bits of the addresses.
+    pub(super) addresses: u64,
+    /// The ports and the bits behind them: [`REST_BITS`].
+    pub(super) rest: u64,
+}
+
+impl Short {
+    #[inline(always)]
+    pub(super) fn of(key: &Packed) -> Self {
+        let Packed([_, server, _, client, rest]) = *key;
+        let addresses = server << 32 ^ client;
+        Self { addresses, rest }
+    }
+
+    /// Whether one of the addresses is IPv6.
+    #[inline(always)]
+    pub(super) fn is_wide(self) -> bool {
+        self.rest & WIDE != 0
+    }
+}
+
+/// How many bits of a key follow the addresses.
+pub(super) const REST_BITS: u32 = 36;
+/// Those of the address families.
+const WIDE: u64 = 0b11 << 33;
+
 fn number(address: IpAddr) -> (u128, u64) {
     match address {
         IpAddr::V4(address) => (u32::from(address).into(), 0),
@@ -164,7 +210,15 @@ mod tests {
                         vip,
                         client: SocketAddr::new(client, 0x0102),
                     };
-                    assert_eq!(Packed::new(&key).unpack(), key);
+                    let packed = Packed::new(&key);
+                    let (short, addresses) = (Short::of(&packed), packed.addresses());
+                    assert_eq!(short.is_wide(), !(addr.is_ipv4() && client.is_ipv4()));
+                    let again = if short.is_wide() {
+                        Packed::of_wide(short, addresses)
+                    } else {
+                        Packed::of_short(short)
+                    };
+                    assert_eq!((packed.unpack(), again), (key, packed));
                     assert!(!seen.contains(&Packed::new(&key)));
                     seen.push(Packed::new(&key));
                 }

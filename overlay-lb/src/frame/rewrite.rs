@@ -77,40 +77,33 @@ pub(super) fn set_addresses(
     destination: [u64; 2],
 ) -> Delta {
     let (mut delta, at) = (Delta::default(), before.at);
-    let (first, length) = if before.v6 {
-        (at + 8, 16)
-    } else {
-        (at + 12, 4)
-    };
-    let ends = [
-        (first, before.from, source),
-        (first + length, before.to, destination),
-    ];
-    for (at, old, new) in ends {
-        if old == new {
-            continue;
-        }
-        let places = (at..).step_by(8).zip(old.into_iter().zip(new));
-        for (place, (old, new)) in places {
+    if before.v6 {
+        let words = before.from.into_iter().zip(source);
+        let words = words.chain(before.to.into_iter().zip(destination));
+        for (at, (old, new)) in (at + 8..).step_by(8).zip(words) {
             delta.replace_long(old, new);
-            if before.v6 {
-                write(bytes, place, new.to_be_bytes());
-            }
+            write(bytes, at, new.to_be_bytes());
         }
-        if let ([.., low], false) = (new, before.v6) {
-            let [.., a, b, c, d] = low.to_be_bytes();
+        return delta;
+    }
+    let ends = [
+        (at + 12, before.from, source),
+        (at + 16, before.to, destination),
+    ];
+    for (at, [_, old], [_, new]) in ends {
+        let ([.., p, q, r, s], [.., a, b, c, d]) = (old.to_be_bytes(), new.to_be_bytes());
+        if old != new {
+            delta.replace_wide([p, q, r, s], [a, b, c, d]);
             write(bytes, at, [a, b, c, d]);
         }
     }
-    if !before.v6
-        && let Some(sum) = read_u16(bytes, at + 10)
-    {
+    if let Some(sum) = read_u16(bytes, at + 10) {
         write(bytes, at + 10, delta.apply(sum).to_be_bytes());
     }
     delta
 }
 
-#[inline]
+#[inline(always)]
 fn set_ports(bytes: &mut [u8], at: usize, source: u16, destination: u16) -> Delta {
     let mut delta = Delta::default();
     let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
@@ -122,7 +115,7 @@ fn set_ports(bytes: &mut [u8], at: usize, source: u16, destination: u16) -> Delt
 }
 
 /// Returns the changed checksum of a whole segment or datagram; zero in UDP is none, and stays so (RFC 768).
-#[inline]
+#[inline(always)]
 fn transport(proto: u8, before: u16, delta: Delta) -> u16 {
     match (proto, before, delta.apply(before)) {
         (UDP, 0, _) => 0,
@@ -132,7 +125,7 @@ fn transport(proto: u8, before: u16, delta: Delta) -> u16 {
 }
 
 /// Whether the sender left the checksum of this header to the device, and not that of one further in.
-#[inline]
+#[inline(always)]
 fn is_partial(partial: Option<PartialChecksum>, upper: usize, field: usize) -> bool {
     partial.is_some_and(|partial| {
         (usize::from(partial.start), usize::from(partial.offset)) == (upper, field)

@@ -101,7 +101,9 @@ fn fold(sum: u64) -> u16 {
     let sum = (sum >> 16).wrapping_add(sum & 0xffff);
     let sum = (sum >> 16).wrapping_add(sum & 0xffff);
     let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    u16::try_from(sum).unwrap_or(u16::MAX)
+    // No more is left than 16 bits.
+    let [.., high, low] = sum.to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 #[cfg(test)]

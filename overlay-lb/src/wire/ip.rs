@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_BYTES, IPV6_BYTES,
+    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_BYTES, IPV6_BYTES, TCP, TCP_BYTES,
     octets::{read, read_u8, read_u16},
 };
 use crate::flows::End;
@@ -70,8 +70,22 @@ pub(crate) fn network_at(bytes: &[u8]) -> Option<usize> {
     matches!(kind, ETHERTYPE_IPV4 | ETHERTYPE_IPV6).then_some(at)
 }
 
+/// Reads both addresses of a packet that is IPv4 without options, TCP, and in an Ethernet frame without a tag; `None` for
+/// all others.
+#[inline(always)]
+pub(crate) fn plain_addresses(bytes: &[u8]) -> Option<Addresses> {
+    let headers = bytes.first_chunk::<PLAIN_BYTES>()?;
+    let is_plain = read_u16(headers, ETHERTYPE_AT)? == ETHERTYPE_IPV4
+        && read_u8(headers, ETHERNET_BYTES)? == IPV4_PLAIN
+        && read_u8(headers, PROTO_AT)? == TCP;
+    if !is_plain {
+        return None;
+    }
+    addresses(headers, ETHERNET_BYTES)
+}
+
 /// Reads both addresses of the packet at `at`; `None` if it is not IP.
-#[inline]
+#[inline(always)]
 pub(crate) fn addresses(bytes: &[u8], at: usize) -> Option<Addresses> {
     let header = bytes.get(at..)?;
     let (v6, from, to) = match header.first()? >> 4 {
@@ -95,14 +109,14 @@ pub(crate) fn addresses(bytes: &[u8], at: usize) -> Option<Addresses> {
 
 impl<'a> Ip<'a> {
     /// Reads the headers of a packet that lies in the frame as a whole; `None` if it does not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn parse(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         let ip = Self::parse_quoted(bytes, addresses)?;
         (ip.end <= bytes.len()).then_some(ip)
     }
 
     /// Reads the headers of a packet of which the end may be missing: `end` is where it would be.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn parse_quoted(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         if addresses.v6 {
             Self::parse_v6(bytes, addresses)
@@ -111,7 +125,7 @@ impl<'a> Ip<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_v4(bytes: &[u8], addresses: &'a Addresses) -> Option<Self> {
         let at = addresses.at;
         let header: [u8; IPV4_BYTES] = read(bytes, at)?;
@@ -173,8 +187,15 @@ impl<'a> Ip<'a> {
         self.fragment.is_some_and(|fragment| fragment.offset > 0)
     }
 
+    /// Whether it is a later fragment that would overwrite the header in the first one, which was looked at (RFC 3128 §4).
+    pub(crate) fn overlaps_header(&self) -> bool {
+        let header = if self.proto == TCP { TCP_BYTES } else { 0 };
+        self.fragment
+            .is_some_and(|fragment| fragment.offset > 0 && usize::from(fragment.offset) < header)
+    }
+
     /// Returns both ends of TCP or UDP: source, destination.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ends(&self, bytes: &[u8]) -> Option<(End, End)> {
         let (source, destination) = self.ports(bytes)?;
         let end = |words, port| End { words, port };
@@ -183,6 +204,7 @@ impl<'a> Ip<'a> {
     }
 
     /// Returns both ports of TCP or UDP: source, destination.
+    #[inline(always)]
     pub(crate) fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
         let [a, b, c, d] = read(bytes, self.upper)?;
         Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
@@ -197,6 +219,12 @@ fn fragment(more: bool, offset: u16, id: u32) -> Option<Fragment> {
 const ETHERTYPE_AT: usize = 12;
 const ETHERTYPE_TAGGED: u16 = 0x8100;
 const TAG_BYTES: usize = 4;
+
+/// Version 4, and a header of five words.
+const IPV4_PLAIN: u8 = 0x45;
+const PROTO_AT: usize = ETHERNET_BYTES + 9;
+/// Length of the headers of a frame without anything optional, in octets.
+const PLAIN_BYTES: usize = ETHERNET_BYTES + IPV4_BYTES + TCP_BYTES;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;

@@ -23,7 +23,7 @@ mod octets;
 mod tcp;
 
 pub(crate) use checksum::{Delta, Sum};
-pub(crate) use ip::{Addresses, Ip, addresses, network_at};
+pub(crate) use ip::{Addresses, Ip, addresses, network_at, plain_addresses};
 pub(crate) use octets::{read, read_u16, write};
 pub(crate) use tcp::Segment;
 

@@ -17,7 +17,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Reads the segment from `at` to `end`; `None` if its header is not within.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn parse(bytes: &[u8], at: usize, end: usize) -> Option<Self> {
         let segment = bytes.get(at..end)?;
         let header = usize::from(read_u8(segment, 12)? >> 4).saturating_mul(4);

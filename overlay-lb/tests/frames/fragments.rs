@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use overlay_lb::{Config, DropReason, Protocol, Verdict};
+use overlay_core::Machine;
+use overlay_lb::{Balancer, Config, DropReason, Output, Protocol, Verdict};
 
 use crate::{
     NOW, both,
@@ -238,4 +239,151 @@ fn a_packet_that_is_its_own_only_fragment_is_whole() {
     let mut later = fragment(&sent, lab, 9, 8, &[0; 8], false);
     let verdict = balancer.handle_outbound(NOW, &mut later, None);
     assert_eq!(verdict, Verdict::Drop(DropReason::Fragment));
+}
+
+/// A balancer that holds up to three fragments.
+fn holding() -> Config {
+    Config {
+        fragments_held_max: 3,
+        ..Config::default()
+    }
+}
+
+fn released(balancer: &mut Balancer) -> Vec<Vec<u8>> {
+    let outputs = std::iter::from_fn(|| balancer.poll_output());
+    let frames = outputs.filter_map(|output| match output {
+        Output::Released(bytes) => Some(bytes.into_vec()),
+        Output::Reset(_) | Output::Event(_) => None,
+    });
+    frames.collect()
+}
+
+#[test]
+fn fragments_that_come_before_their_first_one_are_held() {
+    for (lab, proto) in both() {
+        let mut balancer = lab.balancer(holding(), &[5]);
+        let [client, vip, backend] = ends(lab);
+        let sent = packet(proto, client, vip, SYN, &[7; 90]);
+        let (pieces, other) = (cut(&sent, lab, 9, &[24, 64]), cut(&sent, lab, 10, &[24]));
+        for bytes in [&pieces[2], &other[1], &pieces[1]] {
+            let seen = &mut bytes.clone();
+            assert_eq!(balancer.handle_outbound(NOW, seen, None), Verdict::Held);
+            assert_eq!(seen, bytes);
+        }
+        assert_eq!(balancer.stats().fragments_held, 3);
+        assert_eq!(released(&mut balancer), Vec::<Vec<u8>>::new());
+        let mut first = pieces[0].clone();
+        let verdict = balancer.handle_outbound(NOW, &mut first, None);
+        assert!(matches!(verdict, Verdict::Backend { .. }), "{verdict:?}");
+        assert_eq!(balancer.poll_timeout(), Some(NOW));
+        let mut rest = released(&mut balancer);
+        assert_eq!(rest, [pieces[2].clone(), pieces[1].clone()]);
+        for bytes in &mut rest {
+            let verdict = balancer.handle_outbound(NOW, bytes, None);
+            assert!(matches!(verdict, Verdict::Backend { .. }), "{verdict:?}");
+        }
+        let seen = read(&whole(&[first, rest.remove(1), rest.remove(0)], lab));
+        assert_eq!((seen.source, seen.destination), (client, backend));
+        assert_eq!(balancer.stats().fragments_held, 1);
+    }
+}
+
+#[test]
+fn what_is_held_is_bounded_in_number_octets_and_time() {
+    for (lab, proto) in both() {
+        let [client, vip, _] = ends(lab);
+        let sent = packet(proto, client, vip, SYN, &[7; 90]);
+        let later = |number| cut(&sent, lab, number, &[24]).remove(1);
+        let dropped = Verdict::Drop(DropReason::Fragment);
+        let hold = |balancer: &mut Balancer, number, now| {
+            balancer.handle_outbound(now, &mut later(number), None) == Verdict::Held
+        };
+
+        let mut balancer = lab.balancer(holding(), &[5]);
+        let held: Vec<_> = (0..5)
+            .map(|number| hold(&mut balancer, number, NOW))
+            .collect();
+        assert_eq!(held, [true, true, true, false, false]);
+        let (just, end) = (
+            NOW + Duration::from_millis(999),
+            NOW + Config::FRAGMENTS_HELD_FOR,
+        );
+        assert!(!hold(&mut balancer, 6, just));
+        assert_eq!(balancer.poll_timeout(), Some(end));
+        balancer.handle_timeout(just);
+        assert_eq!(balancer.stats().fragments_held, 3);
+        balancer.handle_timeout(end);
+        let stats = balancer.stats();
+        assert_eq!((stats.fragments_held, stats.fragments_expired), (0, 3));
+        assert_eq!(balancer.poll_timeout(), None);
+        // Without a wake-up in between, too.
+        assert!((0..3).all(|number| hold(&mut balancer, number, end)));
+        let later_on = end + Config::FRAGMENTS_HELD_FOR;
+        assert!((0..3).all(|number| hold(&mut balancer, number, later_on)));
+
+        let config = Config {
+            fragments_held_octets_max: u32::try_from(2 * later(0).len() + 1).expect("a few"),
+            ..holding()
+        };
+        let mut balancer = lab.balancer(config, &[5]);
+        let held: Vec<_> = (0..3)
+            .map(|number| hold(&mut balancer, number, NOW))
+            .collect();
+        assert_eq!(held, [true, true, false]);
+        // The octets of what is released or expired are free again.
+        let mut first = cut(&sent, lab, 0, &[24]).remove(0);
+        balancer.handle_outbound(NOW, &mut first, None);
+        assert_eq!(released(&mut balancer).len(), 1);
+        assert!(hold(&mut balancer, 3, NOW) && !hold(&mut balancer, 4, NOW));
+        assert!((5..7).all(|number| hold(&mut balancer, number, end)));
+
+        let mut balancer = lab.balancer(Config::default(), &[5]);
+        let verdict = balancer.handle_outbound(NOW, &mut later(0), None);
+        assert_eq!(verdict, dropped);
+    }
+}
+
+#[test]
+fn what_was_released_needs_its_room_until_it_is_polled() {
+    let lab = FAMILIES[0];
+    let mut balancer = lab.balancer(holding(), &[5]);
+    let [client, vip, _] = ends(lab);
+    let sent = packet(Protocol::Udp, client, vip, SYN, &[7; 90]);
+    let held = |balancer: &mut Balancer, number| {
+        let mut pieces = cut(&sent, lab, number, &[24]);
+        let verdict = balancer.handle_outbound(NOW, &mut pieces[1], None);
+        let is_held = verdict == Verdict::Held;
+        balancer.handle_outbound(NOW, &mut pieces[0], None);
+        is_held
+    };
+    let seen: Vec<_> = (0..5).map(|number| held(&mut balancer, number)).collect();
+    assert_eq!(seen, [true, true, true, false, false]);
+    assert_eq!(released(&mut balancer).len(), 3);
+    assert!(held(&mut balancer, 5));
+}
+
+#[test]
+fn what_no_first_fragment_may_release_is_not_held() {
+    for lab in FAMILIES {
+        let mut balancer = lab.balancer(holding(), &[5]);
+        let [client, vip, backend] = ends(lab);
+        let sent = tcp(client, vip, SYN, (1, 0), &[7; 90]);
+        // It would overwrite the header.
+        let mut overlapping = fragment(&sent, lab, 9, 8, &[0; 8], true);
+        let verdict = balancer.handle_outbound(NOW, &mut overlapping, None);
+        assert_eq!(verdict, Verdict::Drop(DropReason::Fragment));
+        // Its end is missing.
+        let mut cut_short = fragment(&sent, lab, 9, 24, &[0; 8], true);
+        cut_short.truncate(cut_short.len() - 1);
+        let verdict = balancer.handle_outbound(NOW, &mut cut_short, None);
+        assert_eq!(verdict, Verdict::Drop(DropReason::Malformed));
+        // It is not for a virtual address.
+        let direct = tcp(client, backend, SYN, (1, 0), &[7; 90]);
+        let mut direct = fragment(&direct, lab, 9, 24, &[0; 8], true);
+        assert_eq!(
+            balancer.handle_outbound(NOW, &mut direct, None),
+            Verdict::Pass
+        );
+        assert_eq!(balancer.stats().fragments_held, 0);
+    }
 }

@@ -40,6 +40,8 @@ fn limits() -> Config {
         backends_max: 4,
         resets_max: 1_000,
         fragments_max: 10,
+        fragments_held_max: 4,
+        fragments_held_octets_max: 4_096,
         maglev_entries: ENTRIES,
         maglev_seed: 3,
         replies_seen: true,

@@ -160,7 +160,7 @@ impl Services {
             // Each backend has its MAC address, so that the frame has it by now.
             Verdict::Pass | Verdict::Backend { .. } => return Way::On,
             Verdict::Client | Verdict::Hairpin => return Way::Back,
-            Verdict::Drop(_) => return Way::End,
+            Verdict::Drop(_) | Verdict::Held => return Way::End,
             Verdict::Answer(bytes) => bytes,
         };
         *frame = Frame::with_headroom(Frame::HEADROOM, answer);

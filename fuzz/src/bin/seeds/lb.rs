@@ -43,6 +43,7 @@ pub(super) fn scripts() -> Vec<Seed> {
         seed("tcp", exchange.done()),
         seed("udp", datagrams.done()),
         seed("fragments", out(out(Script::new(), &first), &later).done()),
+        seed("reordered", out(out(Script::new(), &later), &first).done()),
         seed("echo", out(Script::new(), &echo).done()),
         seed(
             "hairpin",
