@@ -20,6 +20,7 @@ use crate::{
     fragments::Fragments,
     frame::answer::ANSWER_BYTES_MAX,
     held::Held,
+    openings::Openings,
     reset::Reset,
     service::{Member, Service},
 };
@@ -43,6 +44,7 @@ pub struct Balancer {
     pub(crate) flows: Flows,
     pub(crate) fragments: Fragments,
     pub(crate) held: Held,
+    pub(crate) openings: Openings,
     /// The frame that answers the last one.
     pub(crate) answer: Vec<u8>,
     affinities: Affinities,
@@ -71,6 +73,7 @@ impl Balancer {
             flows: Flows::new(&seed.derive("flows"), config.timeouts, config.flows_max),
             fragments: Fragments::new(&seed.derive("fragments"), config.fragments_max),
             held: Held::new(&config),
+            openings: Openings::new(&config),
             answer: Vec::with_capacity(ANSWER_BYTES_MAX),
             affinities: Affinities::new(config.affinities_max),
             outputs: VecDeque::new(),
@@ -172,7 +175,7 @@ impl Machine for Balancer {
         match &output {
             Output::Released(bytes) => self.held.polled(bytes),
             Output::Reset(_) => self.resets -= 1,
-            Output::Event(_) => {}
+            Output::Retried(_) | Output::Event(_) => {}
         }
         Some(output)
     }
@@ -217,6 +220,10 @@ pub enum Output {
     /// Take this frame to [`Balancer::handle_outbound`] again, as from the endpoint that sent it: the first fragment of its
     /// packet has come since [`Verdict::Held`](crate::Verdict::Held).
     Released(Box<[u8]>),
+    /// Take this frame to [`Balancer::handle_outbound`] again, as from the endpoint that sent it: the first segment of a
+    /// connection, which a backend has refused; it goes to another one. See
+    /// [`Config::openings_max`](crate::Config::openings_max).
+    Retried(Box<[u8]>),
     /// Reset both ends of a TCP connection that the balancer forgets.
     Reset(Reset),
     /// Something that the embedder may want to know.
@@ -247,6 +254,8 @@ pub struct Stats {
     pub chosen: u64,
     /// Packets that got none.
     pub rejected: u64,
+    /// Connections that went to another backend because one refused them or said nothing.
+    pub retried: u64,
     /// Flows forgotten because their time was over.
     pub expired: u64,
     /// Flows forgotten to make room.

@@ -31,6 +31,10 @@ pub struct Config {
     pub fragments_held_max: u16,
     /// Octets of all frames that are held; 262,144 by default.
     pub fragments_held_octets_max: u32,
+    /// Connections whose first segment is kept until a backend answers, so that one that is refused, or that nobody answers
+    /// when the client asks again, goes to another backend, three at the most; 0 by default: they go to one. At some 300
+    /// octets each. Whoever raises it takes [`Output::Retried`](crate::Output::Retried).
+    pub openings_max: u16,
     /// Entries of a Maglev table: a prime, at least a hundred times the number of backends for shares right to one
     /// percent. 65,537 by default, which takes 128 KiB for each virtual address in use. All nodes need the same.
     pub maglev_entries: u32,
@@ -55,6 +59,7 @@ impl Default for Config {
             fragments_max: 1_024,
             fragments_held_max: 0,
             fragments_held_octets_max: 262_144,
+            openings_max: 0,
             maglev_entries: 65_537,
             maglev_seed: 0,
             replies_seen: true,

@@ -85,6 +85,8 @@ pub enum DropReason {
     TooLong,
     /// Who would serve it may not be known yet; see [`Balancer::settle_until`].
     Unsettled,
+    /// A backend's refusal of a connection that another one is asked for now.
+    Refused,
 }
 
 impl Balancer {
@@ -195,6 +197,9 @@ impl Balancer {
         else {
             return Verdict::Pass;
         };
+        if !self.openings.is_empty() && self.is_retried(bytes, &ip) {
+            return Verdict::Drop(DropReason::Refused);
+        }
         let to = match ip.proto {
             _ if ip.is_later_fragment() => self.later_fragment(bytes, &ip),
             TCP | UDP => self.reply(bytes, &ip, partial),
@@ -224,6 +229,9 @@ impl Balancer {
             .flows
             .find(&Packed::of_ends(proto, addresses.v6, vip, client))?;
         let flags = segment.map(|segment| segment.flags);
+        if flags.is_some_and(TcpFlags::opens) && self.is_given_up(at) {
+            return None;
+        }
         self.follow(at, Side::Client, flags)?;
         if let Some(segment) = segment {
             self.sequence(at, &segment);
@@ -252,6 +260,12 @@ impl Balancer {
         let key = flow_key(ip.addresses, Protocol::Tcp, ports);
         match self.open(&key, Some(segment.flags)) {
             Ok(at) => {
+                if segment.flags.opens() && self.choices(at) > 1 {
+                    let now = self.now();
+                    let next = segment.next();
+                    self.openings
+                        .begin(Packed::new(&key), bytes, partial, next, now);
+                }
                 self.sequence(at, &segment);
                 self.forward(bytes, ip, partial, at)
             }
@@ -370,6 +384,27 @@ impl Balancer {
             self.remember(ip, vip, client, to);
         }
         Some(to)
+    }
+
+    /// Looks at a backend's answer to a connection: whether it is a refusal, and another backend is asked.
+    fn is_retried(&mut self, bytes: &[u8], ip: &Ip<'_>) -> bool {
+        if ip.proto != TCP || ip.is_later_fragment() {
+            return false;
+        }
+        let segment = Segment::parse(bytes, ip.upper, ip.end);
+        let (Some(segment), Some((backend, client))) = (segment, ip.ends(bytes)) else {
+            return false;
+        };
+        let key = Packed::of_ends(Protocol::Tcp, ip.addresses.v6, backend, client);
+        let Some(at) = self.flows.find_back(&key) else {
+            return false;
+        };
+        if segment.flags.contains(TcpFlags::RST) {
+            self.refused(at, segment.acknowledgement)
+        } else {
+            self.answered(at);
+            false
+        }
     }
 
     /// Remembers the way of a first fragment for the later ones.

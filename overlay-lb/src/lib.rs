@@ -105,6 +105,7 @@ mod hash;
 mod held;
 mod index;
 mod maglev;
+mod openings;
 pub mod proxy;
 mod reset;
 mod service;

@@ -63,7 +63,21 @@ impl Service {
         self.takers(members).contains(&group)
     }
 
-    fn takers(&mut self, members: &[Option<Member>]) -> &[u32] {
+    /// Chooses the backend of a flow among those that were not tried.
+    pub(crate) fn choose_other(
+        &mut self,
+        flow: &FlowKey,
+        among: &mut Among<'_>,
+        tried: &[BackendId],
+    ) -> Option<u32> {
+        let takers = self.takers(among.members).iter();
+        let others = takers.filter(|group| is_other(among.members, **group, tried));
+        let others: Vec<_> = others.copied().collect();
+        let nth = flow_hash(flow, false, among.maglev_seed).checked_rem(others.len() as u64)?;
+        others.get(nth as usize).copied()
+    }
+
+    pub(crate) fn takers(&mut self, members: &[Option<Member>]) -> &[u32] {
         let locality = self.config.locality;
         self.takers
             .get_or_insert_with(|| takers(&self.groups, locality, members))
@@ -100,6 +114,12 @@ impl Service {
             }
         }
     }
+}
+
+/// Returns whether a backend is none of these.
+pub(crate) fn is_other(members: &[Option<Member>], group: u32, tried: &[BackendId]) -> bool {
+    let member = members.get(group as usize).and_then(Option::as_ref);
+    member.is_some_and(|member| !tried.contains(&member.backend.id))
 }
 
 /// Smooth weighted round robin: each turn every taker earns its weight, and the richest pays the sum of all for the flow.

@@ -6,8 +6,9 @@ use super::{Balancer, Choice, Event, Output, Reject};
 use crate::{
     BackendState, FlowKey, Policy, Protocol, Sequence, TcpFlags, Vip,
     flows::{Ends, Flow, FlowState, Marks, Packed},
+    openings::TRIES_MAX,
     reset::Reset,
-    service::Among,
+    service::{Among, is_other},
 };
 
 /// Who sent a packet.
@@ -130,9 +131,14 @@ impl Balancer {
             maglev_entries: self.config.maglev_entries,
             maglev_seed: self.config.maglev_seed,
         };
-        let group = known
-            .or_else(|| service.choose(key, &mut among))
-            .ok_or(Reject::NoBackend)?;
+        let tried = self.openings.tried(&Packed::new(key));
+        let group = if tried.is_empty() {
+            known.or_else(|| service.choose(key, &mut among))
+        } else {
+            let other = service.choose_other(key, &mut among, tried);
+            other.or_else(|| service.choose(key, &mut among))
+        };
+        let group = group.ok_or(Reject::NoBackend)?;
         let mut flow = Flow::new(group, key.vip.proto);
         let believed = match flags {
             Some(flags) => !flags.opens() && !self.config.replies_seen,
@@ -155,6 +161,78 @@ impl Balancer {
             self.advance(at, Side::Client, flags);
         }
         Ok(at)
+    }
+
+    /// Returns among how many backends that of a flow was chosen.
+    pub(crate) fn choices(&mut self, at: u32) -> usize {
+        let group = self.flows.flow(at).group;
+        let vip = self.member(group).map(|member| member.vip);
+        let service = vip.and_then(|vip| self.services.get_mut(&vip));
+        service.map_or(0, |service| service.takers(&self.members).len())
+    }
+
+    /// Takes a backend's refusal of a connection; returns whether another backend is asked instead.
+    pub(crate) fn refused(&mut self, at: u32, acknowledged: u32) -> bool {
+        let key = Packed::new(&self.flows.ends(at).key);
+        let opening = self.openings.get_mut(&key);
+        if opening.is_none_or(|opening| opening.next != acknowledged) || !self.retry(at, &key) {
+            return false;
+        }
+        if let Some(opening) = self.openings.get_mut(&key) {
+            let first = opening.first.clone();
+            self.outputs.push_back(Output::Retried(first));
+        }
+        true
+    }
+
+    /// Notes that a backend has answered a connection.
+    pub(crate) fn answered(&mut self, at: u32) {
+        if !self.flows.flow(at).marks.has(Marks::ANSWERED) {
+            let key = Packed::new(&self.flows.ends(at).key);
+            self.openings.end(&key);
+        }
+    }
+
+    /// Takes a client's first segment that comes again; returns whether the backend of before is given up, and with it the
+    /// flow.
+    pub(crate) fn is_given_up(&mut self, at: u32) -> bool {
+        if self.openings.is_empty() {
+            return false;
+        }
+        let key = Packed::new(&self.flows.ends(at).key);
+        self.openings.is_silent(&key, self.now) && self.retry(at, &key)
+    }
+
+    /// Gives the backend of a flow up if there is another one that was not tried; the flow is gone then.
+    fn retry(&mut self, at: u32, key: &Packed) -> bool {
+        let mut flow = self.flows.flow(at);
+        if flow.state != FlowState::Opening || flow.marks.has(Marks::ANSWERED) {
+            return false;
+        }
+        let Some((vip, backend)) = self
+            .member(flow.group)
+            .map(|member| (member.vip, member.backend.id))
+        else {
+            return false;
+        };
+        let Some(opening) = self.openings.get_mut(key) else {
+            return false;
+        };
+        let Some(service) = self.services.get_mut(&vip) else {
+            return false;
+        };
+        opening.tried.push(backend);
+        let takers = service.takers(&self.members);
+        let is_other = |group: &&u32| is_other(&self.members, **group, &opening.tried);
+        if opening.tried.len() >= TRIES_MAX || takers.iter().find(is_other).is_none() {
+            opening.tried.pop();
+            return false;
+        }
+        self.flows.remove(at);
+        self.stats.retried += 1;
+        flow.state = FlowState::Closed;
+        self.ended(flow);
+        true
     }
 
     /// Returns the virtual address that serves this one: itself, or the one for all ports.

@@ -29,7 +29,7 @@ pub(crate) fn words_of(address: IpAddr) -> [u64; 2] {
 ///
 /// Both addresses, then both ports and a bit each for UDP and the address families, and one that is always set: a key
 /// of zeroes is none.
-#[derive(Clone, Copy, Debug, Eq)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord)]
 pub(crate) struct Packed(pub(super) [u64; 5]);
 
 /// Word by word, which is a few instructions; the derived one calls `memcmp`.

@@ -253,7 +253,7 @@ fn released(balancer: &mut Balancer) -> Vec<Vec<u8>> {
     let outputs = std::iter::from_fn(|| balancer.poll_output());
     let frames = outputs.filter_map(|output| match output {
         Output::Released(bytes) => Some(bytes.into_vec()),
-        Output::Reset(_) | Output::Event(_) => None,
+        Output::Retried(_) | Output::Reset(_) | Output::Event(_) => None,
     });
     frames.collect()
 }

@@ -4,6 +4,7 @@ mod errors;
 mod fragments;
 mod lab;
 mod random;
+mod retries;
 
 use std::time::Duration;
 

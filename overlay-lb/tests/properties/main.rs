@@ -42,6 +42,7 @@ fn limits() -> Config {
         fragments_max: 10,
         fragments_held_max: 4,
         fragments_held_octets_max: 4_096,
+        openings_max: 0,
         maglev_entries: ENTRIES,
         maglev_seed: 3,
         replies_seen: true,

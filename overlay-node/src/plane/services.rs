@@ -190,24 +190,57 @@ impl Services {
             .min()
     }
 
-    /// Forgets idle flows, and tells both ends of those that came to an end of it.
+    /// Forgets idle flows, tells both ends of those that came to an end of it, and asks other backends for connections that
+    /// one has refused.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         switch: &mut Switch,
         sink: &mut impl Sink,
     ) {
-        let mut resets = Vec::new();
+        let (mut resets, mut again) = (Vec::new(), Vec::new());
         for (id, network) in &mut self.networks {
             network.balancer.handle_timeout(now);
             while let Some(output) = network.balancer.poll_output() {
-                if let Output::Reset(reset) = output {
-                    resets.push((*id, reset));
+                match output {
+                    Output::Reset(reset) => resets.push((*id, reset)),
+                    Output::Released(bytes) | Output::Retried(bytes) => again.push((*id, bytes)),
+                    Output::Event(_) => {}
                 }
             }
         }
         for (network, reset) in resets {
             self.reset(now, network, &reset, switch, sink);
+        }
+        for (network, bytes) in again {
+            self.send_again(now, network, &bytes, switch, sink);
+        }
+    }
+
+    /// Takes a frame that an endpoint has sent and that waited here, as if it came now.
+    fn send_again(
+        &mut self,
+        now: Instant,
+        network: NetworkId,
+        bytes: &[u8],
+        switch: &mut Switch,
+        sink: &mut impl Sink,
+    ) {
+        let clients = self.networks.get(&network).map(|network| &network.clients);
+        let mut clients = clients.into_iter().flatten();
+        let sender = clients.find(|(_, (_, mac))| bytes.get(6..12) == Some(&mac.octets()));
+        // One that has gone meanwhile awaits nothing.
+        let Some((port, _)) = sender.map(|(_, sender)| *sender) else {
+            return;
+        };
+        let mut frame = Frame::with_headroom(Frame::HEADROOM, bytes);
+        match self.outbound(now, port, &mut frame) {
+            Way::On => {
+                let mut delivery = self.delivery(now, sink);
+                switch.forward_local(now, port, &mut frame, &mut delivery);
+            }
+            Way::Back => sink.to_port(port, &mut frame),
+            Way::End => {}
         }
     }
 
@@ -377,6 +410,8 @@ fn config() -> Config {
     Config {
         backends_max: 1_024,
         maglev_entries: 16_381,
+        fragments_held_max: 64,
+        openings_max: 1_024,
         ..Config::default()
     }
 }

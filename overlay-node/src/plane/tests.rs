@@ -128,6 +128,54 @@ fn both_ends_of_a_connection_hear_that_its_backend_is_gone() {
     assert_eq!(reset.sequence, 101, "what the backend awaits");
 }
 
+#[test]
+fn a_connection_that_one_backend_refuses_goes_to_another() {
+    let (syn, ack) = (tcp::Flags::SYN, tcp::Flags::ACK);
+    let refusal = tcp::Flags(tcp::Flags::RST.0 | ack.0);
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (client, here) = (id(1), id(2));
+    plane.apply(Instant::EPOCH, &served(&[2, 3]));
+    // Until one goes to the backend that is here.
+    let port = (40_000..41_000).find(|port| {
+        let sent = send(
+            &mut plane,
+            client,
+            &segment(1, 200, (*port, 80), syn, (100, 0)),
+        );
+        sent.ports
+            .iter()
+            .any(|(to, _)| Some(*to) == plane.port(here))
+    });
+    let port = port.expect("each gets its share");
+    let refused = segment(2, 1, (80, port), refusal, (0, 101));
+    let sent = send(&mut plane, here, &refused);
+    assert!(sent.ports.is_empty(), "the client hears nothing: {sent:?}");
+    assert!(
+        plane
+            .poll_timeout()
+            .is_some_and(|due| due <= Instant::EPOCH)
+    );
+    let mut sent = Sent::default();
+    plane.handle_timeout(Instant::EPOCH, &mut sent);
+    let [(_, elsewhere)] = &sent.vteps[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(elsewhere[8..], segment(1, 3, (port, 80), syn, (100, 0)));
+    // Both refuse: then it is refused.
+    let mut alone = Plane::new(Seed::from_u64(1));
+    alone.apply(Instant::EPOCH, &served(&[2]));
+    send(
+        &mut alone,
+        client,
+        &segment(1, 200, (port, 80), syn, (100, 0)),
+    );
+    let sent = send(&mut alone, here, &refused);
+    let [(to, _)] = &sent.ports[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(Some(*to), alone.port(client));
+}
+
 /// Endpoints 1 and 2 here, 3 elsewhere, and a service at address 200 with some of them behind it.
 fn served(backends: &[u8]) -> Desired {
     let backend = |number: &u8| {
