@@ -5,7 +5,11 @@ use std::{io::Write, process::Command, thread};
 use nix::sched::{self, CloneFlags};
 use proptest::prelude::*;
 
-use super::{attribute::HEADER_BYTES as ATTRIBUTE_HEADER, *};
+use super::{
+    attribute::HEADER_BYTES as ATTRIBUTE_HEADER,
+    socket::{refusal, split},
+    *,
+};
 
 #[cfg(target_endian = "little")]
 #[test]
@@ -205,6 +209,7 @@ fn example() -> Table {
         ("guard", guard),
     ];
     Table {
+        sets: BTreeMap::new(),
         flags: 0,
         chains: chains.map(|(name, chain)| (name.to_owned(), chain)).into(),
     }
