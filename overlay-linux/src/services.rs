@@ -3,8 +3,8 @@
 //! The kernel's back end of what `overlay-lb` does to each frame: the flows that programs of a namespace begin to a virtual
 //! address ([`DesiredService`](overlay_core::plane::DesiredService)) are led to its backends, TCP and UDP, IPv4 and IPv6, all
 //! ports. A backend that drains keeps its flows and takes no new ones. The flows of one that is gone are forgotten: of TCP,
-//! the next packet is answered by a reset; of UDP, the next datagram goes to a backend that is there. What is left without a
-//! backend is refused at once: by a reset, or by port unreachable.
+//! the connection is ended (`ECONNABORTED`), or else its next packet is answered by a reset; of UDP, the next datagram goes to
+//! a backend that is there. What is left without a backend is refused at once: by a reset, or by port unreachable.
 //!
 //! # What it takes, and what it refuses
 //!
@@ -13,11 +13,12 @@
 //! the hash of the client's address alone. It is neither the hash nor the table of `overlay-lb`: a flow that moves from one to
 //! the other changes its backend. Only what programs in the namespace itself begin, or what it forwards, is led.
 //!
-//! A connection whose backend is gone is reset when its client next sends; one that only waits is not woken. Echo requests to
-//! a virtual address are answered by port unreachable. The kernel holds about 100 KB a virtual address with several backends
+//! A connection that is forwarded, and any where the kernel does not end connections (`CONFIG_INET_DIAG_DESTROY`), is reset
+//! only when its client next sends. A datagram that is refused is told to its sender as `EPERM`, and by the socket's next error
+//! as `ECONNREFUSED`. Echo requests to a virtual address are answered by port unreachable. The kernel holds about 100 KB a virtual address with several backends
 //! in each namespace.
 //!
-//! Nothing calls it but its users yet: the driver of `overlay-node` serves virtual addresses in user space.
+//! The driver of `overlay-node` does not use it yet: it serves virtual addresses in user space.
 //!
 //! # How it is used
 //!
@@ -43,6 +44,7 @@
 //! # }
 //! ```
 
+mod abort;
 mod flows;
 mod kernel;
 mod plan;

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use overlay_core::plane::PlatformError;
 
 use super::{
+    abort::{Diagnosis, TCP},
     flows,
     plan::{Actual, Flow, Operation},
     rules,
@@ -55,6 +56,8 @@ pub trait Kernel {
 pub struct Netfilter {
     nftables: Nftables,
     tracked: Socket,
+    /// Ends connections of local programs, if that is asked for.
+    diagnosis: Option<Diagnosis>,
     /// As it was read back last.
     there: Option<Table>,
 }
@@ -71,8 +74,30 @@ impl Netfilter {
         Ok(Self {
             nftables: Nftables::open_inet().doing(opening)?,
             tracked: Socket::open().doing(opening)?,
+            diagnosis: Some(Diagnosis::open().doing(|| "open a socket for sockets".into())?),
             there: None,
         })
+    }
+
+    /// Leaves connections whose flow is forgotten to their next packet, which is answered by a reset (`ECONNRESET`).
+    ///
+    /// Without this, those of local programs are ended at once (`ECONNABORTED`), where the kernel does that
+    /// (`CONFIG_INET_DIAG_DESTROY`): also a program that only waits is told then.
+    #[must_use]
+    pub fn without_aborts(mut self) -> Self {
+        self.diagnosis = None;
+        self
+    }
+
+    /// Returns whether connections of local programs are ended at once when their flow is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn ends_connections(&self) -> Result<bool, PlatformError> {
+        let possible = self.diagnosis.as_ref().map(Diagnosis::is_possible);
+        let possible = possible.unwrap_or(Ok(false));
+        Ok(possible.doing(|| "ask whether connections can be ended".into())?)
     }
 
     /// Takes the table away with all that it holds. Tracked flows stay.
@@ -157,6 +182,11 @@ impl Kernel for Netfilter {
     }
 
     fn forget(&mut self, flow: &Flow) -> Result<(), PlatformError> {
+        if let Some(diagnosis) = self.diagnosis.as_ref().filter(|_| flow.protocol == TCP) {
+            // While it is tracked, so that its backend, if it lives, is told, too.
+            let aborted = diagnosis.abort(flow);
+            aborted.doing(|| format!("end the connection of {} to {}", flow.client, flow.to))?;
+        }
         let forgotten = flows::forget(&mut self.tracked, flow);
         let doing = || format!("forget the flow of {} to {}", flow.client, flow.to);
         Ok(forgotten.doing(doing)?)

@@ -148,6 +148,20 @@ impl Client {
         Ok(Self { backend, stream })
     }
 
+    /// Waits for something, which is never sent.
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        self.stream.read_exact(&mut [0])
+    }
+
+    /// Ends the connection by a reset, so that nothing of it lingers.
+    pub(crate) fn break_off(self) -> io::Result<()> {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+    }
+
+    pub(crate) fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// Sends something, and gets it back.
     pub(crate) fn echo(&mut self) -> io::Result<()> {
         self.stream.write_all(b"ping")?;
