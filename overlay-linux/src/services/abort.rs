@@ -138,7 +138,13 @@ fn connection(answer: &[u8], flow: &Flow) -> Option<[u8; 8]> {
     let state = *answer.get(1)?;
     let found = answer.get(4..4 + ADDRESSES_BYTES)?;
     let cookie = answer.get(COOKIE..COOKIE + 8)?.try_into().ok()?;
-    let same = found == addresses(flow.client, flow.to);
+    // Of a socket of IPv6 that speaks IPv4 they are in its guise.
+    let guised = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    let same = found == addresses(flow.client, flow.to)
+        || found == addresses(guised(flow.client), guised(flow.to));
     (same && state != LISTENS).then_some(cookie)
 }
 
