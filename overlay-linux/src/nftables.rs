@@ -122,6 +122,11 @@ impl Nftables {
         self.socket.carry_out(batch.messages())
     }
 
+    /// Which part of a batch was refused, in words.
+    pub(crate) fn refused<'a>(&self, batch: &'a Batch) -> Option<&'a str> {
+        batch.words(self.socket.refused()?)
+    }
+
     /// How long a batch may be, in octets, if `wanted` is more than usual.
     pub(crate) fn room(&self, wanted: usize) -> io::Result<usize> {
         self.socket.make_room(wanted)

@@ -406,7 +406,12 @@ fn a_change_is_carried_out_entirely_or_not_at_all() {
                 vip: vip(v6(6)),
             },
         ];
-        assert!(reconciler.kernel().commit(&broken).is_err());
+        let refused = reconciler.kernel().commit(&broken).unwrap_err().to_string();
+        // And which part of it was refused is said.
+        assert!(
+            refused.contains("add elements to slots_10.0.1.101"),
+            "{refused}"
+        );
         assert_eq!(reconciler.kernel().read()?, before);
         held.echo()?;
         assert_ne!(Client::connect(v4(100))?.backend, v4(6));

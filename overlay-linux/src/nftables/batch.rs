@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use super::{
     SUBSYSTEM,
     attribute::Attributes,
-    expression::Rule,
+    expression::{Expression, Rule},
     set::{self, Element, SetKind},
     socket::Message,
     table::{self, Chain, Hook, Table},
@@ -19,6 +19,8 @@ pub(crate) struct Batch {
     family: u8,
     table: String,
     messages: Vec<Message>,
+    /// What each of them is about, in words.
+    words: Vec<String>,
     sets: u32,
 }
 
@@ -28,6 +30,7 @@ impl Batch {
             family,
             table: table.to_owned(),
             messages: Vec::new(),
+            words: Vec::new(),
             sets: 0,
         }
     }
@@ -39,14 +42,16 @@ impl Batch {
             Some(flags) => about.number(table::TABLE_FLAGS, flags),
             None => about,
         };
-        self.push(NEWTABLE, NLM_F_CREATE, about);
+        let words = format!("make the table {}", self.table);
+        self.push(NEWTABLE, NLM_F_CREATE, about, words);
     }
 
     /// Deletes the table with all that it holds; one that is not there is fine.
     pub(crate) fn delete_table(&mut self) {
         // What is not there cannot be deleted, and what is there can be made again.
         self.make_table(None);
-        self.push(DELTABLE, 0, self.about(table::TABLE_NAME));
+        let words = format!("delete the table {}", self.table);
+        self.push(DELTABLE, 0, self.about(table::TABLE_NAME), words);
     }
 
     /// Makes a table such as `wanted`, where there is none.
@@ -74,15 +79,20 @@ impl Batch {
             Some(hook) => hook.emit(about),
             None => about,
         };
-        self.push(NEWCHAIN, NLM_F_CREATE, about);
+        self.push(
+            NEWCHAIN,
+            NLM_F_CREATE,
+            about,
+            format!("make the chain {name}"),
+        );
     }
 
     /// Deletes a chain that is there, and before that its rules.
     pub(crate) fn delete_chain(&mut self, name: &str) {
         let rules = self.about(table::RULE_TABLE).text(table::RULE_CHAIN, name);
-        self.push(DELRULE, 0, rules);
+        self.push(DELRULE, 0, rules, format!("delete the rules of {name}"));
         let chain = self.about(table::CHAIN_TABLE).text(table::CHAIN_NAME, name);
-        self.push(DELCHAIN, 0, chain);
+        self.push(DELCHAIN, 0, chain, format!("delete the chain {name}"));
     }
 
     pub(crate) fn add_rules(&mut self, chain: &str, rules: &[Rule]) {
@@ -91,7 +101,9 @@ impl Batch {
                 .about(table::RULE_TABLE)
                 .text(table::RULE_CHAIN, chain)
                 .nest(table::RULE_EXPRESSIONS, &rule.emit());
-            self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, about);
+            let names: Vec<&str> = rule.0.iter().map(Expression::name).collect();
+            let words = format!("add a rule of {} to {chain}", names.join(", "));
+            self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, about, words);
         }
     }
 
@@ -99,13 +111,13 @@ impl Batch {
         self.sets += 1;
         let about = self.about(set::SET_TABLE).text(set::SET_NAME, name);
         let about = kind.emit(about).number(set::SET_ID, self.sets);
-        self.push(NEWSET, NLM_F_CREATE, about);
+        self.push(NEWSET, NLM_F_CREATE, about, format!("make the set {name}"));
     }
 
     /// Deletes a set that is there.
     pub(crate) fn delete_set(&mut self, name: &str) {
         let about = self.about(set::SET_TABLE).text(set::SET_NAME, name);
-        self.push(DELSET, 0, about);
+        self.push(DELSET, 0, about, format!("delete the set {name}"));
     }
 
     pub(crate) fn add_elements(&mut self, set: &str, elements: &BTreeMap<Vec<u8>, Element>) {
@@ -113,14 +125,15 @@ impl Batch {
         for some in all.chunks(ELEMENTS_MAX) {
             let about = self.elements(set);
             let about = set::emit_elements(about, some.iter().copied());
-            self.push(NEWSETELEM, NLM_F_CREATE, about);
+            let words = format!("add elements to {set}");
+            self.push(NEWSETELEM, NLM_F_CREATE, about, words);
         }
     }
 
     /// Deletes an element that is there.
     pub(crate) fn delete_element(&mut self, set: &str, key: &[u8]) {
         let about = set::emit_elements(self.elements(set), [(&key.to_vec(), &Element::Present)]);
-        self.push(DELSETELEM, 0, about);
+        self.push(DELSETELEM, 0, about, format!("delete an element of {set}"));
     }
 
     /// Its length, in octets, and what comes before and after it.
@@ -131,6 +144,11 @@ impl Batch {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// What a message is about, in words, by its place.
+    pub(super) fn words(&self, place: usize) -> Option<&str> {
+        self.words.get(place).map(String::as_str)
     }
 
     pub(super) fn messages(&self) -> &[Message] {
@@ -146,7 +164,8 @@ impl Batch {
         Attributes::default().text(name, &self.table)
     }
 
-    fn push(&mut self, kind: u16, flags: u16, about: Attributes) {
+    fn push(&mut self, kind: u16, flags: u16, about: Attributes, words: String) {
+        self.words.push(words);
         self.messages.push(Message {
             subsystem: SUBSYSTEM,
             kind,

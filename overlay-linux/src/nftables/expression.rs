@@ -234,7 +234,8 @@ impl Rule {
 }
 
 impl Expression {
-    fn name(&self) -> &str {
+    /// What the kernel calls it.
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::InputName | Self::OutputName | Self::Family | Self::Protocol => "meta",
             Self::Load(..) => "payload",

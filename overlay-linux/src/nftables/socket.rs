@@ -20,6 +20,8 @@ use super::attribute::Attributes;
 pub(crate) struct Socket {
     descriptor: OwnedFd,
     sequence: u32,
+    /// Which message of the last batch was refused first.
+    refused: Option<usize>,
 }
 
 /// What a message is about.
@@ -45,6 +47,7 @@ impl Socket {
         Ok(Self {
             descriptor,
             sequence: 0,
+            refused: None,
         })
     }
 
@@ -110,9 +113,15 @@ impl Socket {
             self.append(&mut octets, &message, 0);
         }
         self.append(&mut octets, &edge(BATCH_END), subsystem);
+        self.refused = None;
         self.make_room(octets.len())?;
         self.send(&octets)?;
         self.answers(first, |_| {})
+    }
+
+    /// Which message of the last batch was refused, by its place in the batch, if one was.
+    pub(crate) fn refused(&self) -> Option<usize> {
+        self.refused
     }
 
     fn append(&mut self, octets: &mut Vec<u8>, message: &Message, resource: u16) {
@@ -148,7 +157,7 @@ impl Socket {
     }
 
     /// Looks at answers to the messages from `first` on, up to an acknowledgement, the end of a dump or a refusal.
-    fn answers(&self, first: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    fn answers(&mut self, first: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let sent = self.sequence.wrapping_sub(first);
         let mut buffer = vec![0; ANSWER_BYTES_MAX];
         loop {
@@ -156,11 +165,18 @@ impl Socket {
             let mut rest = buffer.get(..length).unwrap_or_default();
             while let Some((kind, sequence, body, after)) = split(rest) {
                 rest = after;
-                if sequence.wrapping_sub(first) > sent {
+                let place = sequence.wrapping_sub(first);
+                if place > sent {
                     continue;
                 }
                 match kind {
-                    ERROR => return refusal(body),
+                    ERROR => {
+                        let answered = refusal(body);
+                        // A batch begins with a message of its own.
+                        let place = usize::try_from(place).ok().and_then(|at| at.checked_sub(1));
+                        self.refused = place.filter(|_| answered.is_err());
+                        return answered;
+                    }
                     DONE => return Ok(()),
                     _ => each(body.get(FAMILY_BYTES..).unwrap_or_default()),
                 }

@@ -169,6 +169,7 @@ proptest! {
     fn arbitrary_octets_never_panic(octets: Vec<u8>) {
         let rule = Rule::parse(Parsed(&octets));
         let _ = (rule.target_name(), Hook::parse(Parsed(&octets)));
+        let _ = (SetKind::parse(Parsed(&octets)), set::parse_elements(Parsed(&octets)));
         let mut rest = octets.as_slice();
         while let Some((_, _, body, after)) = split(rest) {
             let _ = refusal(body);

@@ -176,7 +176,10 @@ impl Kernel for Netfilter {
         }
         for part in parts.iter().filter(|part| !part.is_empty()) {
             let committed = self.nftables.commit(part);
-            committed.doing(|| format!("change the table {}", rules::TABLE))?;
+            committed.doing(|| {
+                let refused = self.nftables.refused(part).unwrap_or("change it");
+                format!("change the table {}: {refused}", rules::TABLE)
+            })?;
         }
         Ok(())
     }
