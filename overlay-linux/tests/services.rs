@@ -5,12 +5,15 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
     time::{Duration, Instant},
 };
 
-use nix::libc;
+use nix::{
+    libc,
+    poll::{PollTimeout, poll},
+};
 use overlay_linux::services::{
     Actual, Kernel, Netfilter, Operation, Reconciler, Vip, compile_all, plan,
 };
@@ -131,19 +134,32 @@ fn whoever_only_waits_for_a_backend_that_is_gone_is_told() {
             let client = Client::connect(address)?;
             let local = client.local()?;
             client.break_off()?;
-            listeners.push(std::net::TcpListener::bind(local)?);
+            listeners.push(listen(local)?);
         }
         let report = reconciler.apply(&one(service(&both(), &[(5, 1)])))?;
         let forgotten = report.operations.iter();
         let forgotten = forgotten.filter(|one| matches!(one, Operation::Forget { .. }));
         assert_eq!(forgotten.count(), 2, "{:?}", report.operations);
         for listener in listeners {
-            std::net::TcpStream::connect(listener.local_addr()?)?;
+            TcpStream::connect(listener.local_addr()?)?;
             listener.accept()?;
         }
         Ok(())
     })
     .unwrap();
+}
+
+/// Listens where a connection was. A child of another test may still hold it, until it executes its own program.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let begun = now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if begun.elapsed() < LIMIT && error.kind() == io::ErrorKind::AddrInUse => {
+                poll(&mut [], PollTimeout::from(10_u8))?;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// As for those whose connections are not this kernel's own: they meet a reset when they send.
@@ -260,9 +276,9 @@ fn a_client_keeps_its_backend_if_that_is_asked_for() {
 fn a_backend_serves_itself_and_ordinary_addresses_are_left_alone() {
     with_backends("a_backend_serves_itself", |reconciler| {
         // The client's own address is among the backends.
-        let listener = std::net::TcpListener::bind((v4(2), 80))?;
+        let listener = TcpListener::bind((v4(2), 80))?;
         reconciler.apply(&one(service(&[v4(100)], &[(2, 1)])))?;
-        let stream = std::net::TcpStream::connect((v4(100), 80))?;
+        let stream = TcpStream::connect((v4(100), 80))?;
         let (_, from) = listener.accept()?;
         assert_eq!(from, stream.local_addr()?);
         for number in BACKENDS {
