@@ -14,6 +14,9 @@
 //! there then see as their peer. For that the endpoint's namespace gets a routing rule and a table for what is answered, and
 //! three settings that let answers have the mark of what they answer.
 //!
+//! For programs whose packets do not pass a switch in user space, [`services`] makes virtual addresses by nf_tables. The
+//! driver of `overlay-node` does not use it yet.
+//!
 //! It does not switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
 //! interface, a mount or a file that it did not make; but interfaces by which a way out leads are made to forward on a
 //! host that is no router, for as long as there is one. It does not isolate programs beyond network, processes, host name
@@ -73,6 +76,7 @@
 //! | [`holder`] | the process that keeps an endpoint, and the one call that a binary makes for it |
 //! | [`hosts`] | several hosts in a box, for demonstrations and tests |
 //! | [`netlink`] | links, addresses and routes, blocking |
+//! | [`services`] | virtual addresses of services, in the kernel |
 //!
 //! `unsafe` is in one private module, `sys`: device ioctls, packet sockets, adopted descriptors, and the moment between
 //! fork and exec.
@@ -90,6 +94,7 @@ mod nftables;
 mod port;
 mod probe;
 mod process;
+pub mod services;
 mod sys;
 mod transparent;
 mod way_out;

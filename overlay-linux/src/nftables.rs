@@ -1,49 +1,50 @@
-//! A small nf_tables client that blocks: one table of IPv4 rules, read back and replaced as a whole.
+//! A small nf_tables client that blocks: one table, read back and changed.
 //!
 //! Changes go in one batch, which the kernel carries out entirely or not at all, so there is no moment without rules.
 //! No other table is touched. A socket belongs for ever to the namespace in which it was opened.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
-use nix::{
-    errno::Errno,
-    sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType},
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use nix::errno::Errno;
 
-mod attribute;
+pub(crate) mod attribute;
+mod batch;
+mod expression;
+mod set;
+pub(crate) mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use attribute::{Attributes, Parsed};
-pub(crate) use table::{Chain, Hook, Rule, Table, Verdict};
+pub(crate) use batch::Batch;
+pub(crate) use expression::{Expression, Field, Found, Register, Rule, Verdict};
+pub(crate) use set::{Element, Set, SetKind};
+use socket::{Message, Socket};
+pub(crate) use table::{Chain, Hook, Table};
 
-/// A netfilter socket of the namespace in which it was opened.
+/// A netfilter socket of the namespace in which it was opened, for tables of one family.
 #[derive(Debug)]
 pub(crate) struct Nftables {
-    socket: OwnedFd,
-    sequence: u32,
+    socket: Socket,
+    family: u8,
 }
 
-/// A message's kind, its flags, and what it is about.
-type Message = (u16, u16, Attributes);
-
 impl Nftables {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens a socket in the calling thread's network namespace, for tables of IPv4.
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = socket::socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )?;
-        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let sequence = 0;
-        Ok(Self { socket, sequence })
+        Self::of(IPV4)
+    }
+
+    /// The same, for tables of both families at once. Since Linux 5.2 they may change addresses.
+    pub(crate) fn open_inet() -> io::Result<Self> {
+        Self::of(INET)
+    }
+
+    fn of(family: u8) -> io::Result<Self> {
+        let socket = Socket::open()?;
+        Ok(Self { socket, family })
     }
 
     /// Reads a table back; none if there is none of the name.
@@ -81,49 +82,54 @@ impl Nftables {
                 chain.rules.push(Rule::parse(list.unwrap_or(Parsed(&[]))));
             }
         }
+        let about = Attributes::default().text(set::SET_TABLE, name);
+        for answer in self.ask(GETSET, NLM_F_DUMP, &about)? {
+            let answer = Parsed(&answer);
+            let set = answer.text(set::SET_NAME);
+            let (Some(set), Some(kind)) = (set, SetKind::parse(answer)) else {
+                continue;
+            };
+            if answer.text(set::SET_TABLE).as_deref() == Some(name) {
+                let elements = self.elements(name, &set)?;
+                found.sets.insert(set, Set { kind, elements });
+            }
+        }
         Ok(Some(found))
     }
 
-    /// Makes a table such as `table` says, in one step, in the place of the one of the same name if there is one.
+    /// Makes a table such as `wanted` says, in one step, in the place of the one of the same name if there is one.
     pub(crate) fn replace(&mut self, name: &str, wanted: &Table) -> io::Result<()> {
-        let about = || Attributes::default().text(table::TABLE_NAME, name);
-        let mut batch: Vec<Message> = vec![
-            // What is not there cannot be deleted, and what is there can be made again.
-            (NEWTABLE, NLM_F_CREATE, about()),
-            (DELTABLE, 0, about()),
-            (
-                NEWTABLE,
-                NLM_F_CREATE,
-                about().number(table::TABLE_FLAGS, wanted.flags),
-            ),
-        ];
-        for (chain, Chain { hook, .. }) in &wanted.chains {
-            let about = Attributes::default()
-                .text(table::CHAIN_TABLE, name)
-                .text(table::CHAIN_NAME, chain);
-            let about = match hook {
-                Some(hook) => hook.emit(about),
-                None => about,
-            };
-            batch.push((NEWCHAIN, NLM_F_CREATE, about));
-        }
-        // Rules may name any chain, so all chains come first.
-        for (chain, Chain { rules, .. }) in &wanted.chains {
-            for rule in rules {
-                let about = Attributes::default()
-                    .text(table::RULE_TABLE, name)
-                    .text(table::RULE_CHAIN, chain)
-                    .nest(table::RULE_EXPRESSIONS, &rule.emit());
-                batch.push((NEWRULE, NLM_F_CREATE | NLM_F_APPEND, about));
-            }
-        }
-        self.carry_out(&batch)
+        let mut batch = self.batch(name);
+        batch.delete_table();
+        batch.fill(wanted);
+        self.commit(&batch)
     }
 
     /// Deletes a table with all that it holds; one that is not there is fine.
     pub(crate) fn delete(&mut self, name: &str) -> io::Result<()> {
-        let about = || Attributes::default().text(table::TABLE_NAME, name);
-        self.carry_out(&[(NEWTABLE, NLM_F_CREATE, about()), (DELTABLE, 0, about())])
+        let mut batch = self.batch(name);
+        batch.delete_table();
+        self.commit(&batch)
+    }
+
+    /// Begins changes of a table.
+    pub(crate) fn batch(&self, name: &str) -> Batch {
+        Batch::new(self.family, name)
+    }
+
+    /// Carries changes out, all of them or none.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> io::Result<()> {
+        self.socket.carry_out(batch.messages())
+    }
+
+    /// Which part of a batch was refused, in words.
+    pub(crate) fn refused<'a>(&self, batch: &'a Batch) -> Option<&'a str> {
+        batch.words(self.socket.refused()?)
+    }
+
+    /// How long a batch may be, in octets, if `wanted` is more than usual.
+    pub(crate) fn room(&self, wanted: usize) -> io::Result<usize> {
+        self.socket.make_room(wanted)
     }
 
     /// Finds the chains outside of the table `own` that drop what is forwarded unless a rule accepts it: `ip filter`,
@@ -135,13 +141,23 @@ impl Nftables {
                 let answer = Parsed(&answer);
                 let table = answer.text(table::CHAIN_TABLE).unwrap_or_default();
                 let chain = answer.text(table::CHAIN_NAME).unwrap_or_default();
-                let ours = family == IPV4 && table == own;
+                let ours = family == self.family && table == own;
                 if !ours && Hook::parse(answer).is_some_and(|hook| hook.drops_forwarded()) {
                     found.push((format!("{word} {table}"), chain));
                 }
             }
         }
         Ok(found)
+    }
+
+    fn elements(&mut self, table: &str, set: &str) -> io::Result<BTreeMap<Vec<u8>, Element>> {
+        let about = Attributes::default()
+            .text(set::ELEMENTS_TABLE, table)
+            .text(set::ELEMENTS_SET, set);
+        let answers = self.ask(GETSETELEM, NLM_F_DUMP, &about)?;
+        let answers = answers.iter();
+        let elements = answers.flat_map(|answer| set::parse_elements(Parsed(answer)));
+        Ok(elements.collect())
     }
 
     fn raw_rules(&mut self, name: &str) -> io::Result<Vec<Vec<u8>>> {
@@ -152,9 +168,9 @@ impl Nftables {
         Ok(all)
     }
 
-    /// Sends one question about IPv4 and returns the attributes of its answers.
+    /// Sends one question and returns the attributes of its answers.
     fn ask(&mut self, kind: u16, flags: u16, about: &Attributes) -> io::Result<Vec<Vec<u8>>> {
-        self.ask_family(IPV4, kind, flags, about)
+        self.ask_family(self.family, kind, flags, about)
     }
 
     fn ask_family(
@@ -164,121 +180,24 @@ impl Nftables {
         flags: u16,
         about: &Attributes,
     ) -> io::Result<Vec<Vec<u8>>> {
-        let first = self.sequence.wrapping_add(1);
-        let (mut octets, kind) = (Vec::new(), SUBSYSTEM << 8 | kind);
-        self.append(&mut octets, kind, flags, (family, 0), about);
-        self.send(&octets)?;
-        self.answers(first)
-    }
-
-    /// Sends changes as one batch and waits for the end of the last one, or the first refusal.
-    fn carry_out(&mut self, batch: &[Message]) -> io::Result<()> {
-        let first = self.sequence.wrapping_add(1);
-        let (mut octets, none) = (Vec::new(), Attributes::default());
-        self.append(&mut octets, BATCH_BEGIN, 0, (0, SUBSYSTEM), &none);
-        for (at, (kind, flags, about)) in batch.iter().enumerate() {
-            let last = at + 1 == batch.len();
-            let flags = if last { flags | NLM_F_ACK } else { *flags };
-            let kind = SUBSYSTEM << 8 | kind;
-            self.append(&mut octets, kind, flags, (IPV4, 0), about);
-        }
-        self.append(&mut octets, BATCH_END, 0, (0, SUBSYSTEM), &none);
-        self.send(&octets)?;
-        self.answers(first).map(drop)
-    }
-
-    fn append(
-        &mut self,
-        octets: &mut Vec<u8>,
-        kind: u16,
-        flags: u16,
-        (family, resource): (u8, u16),
-        about: &Attributes,
-    ) {
-        self.sequence = self.sequence.wrapping_add(1);
-        let length = HEADER_BYTES + FAMILY_BYTES + about.octets().len();
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        octets.extend_from_slice(&length.to_ne_bytes());
-        octets.extend_from_slice(&kind.to_ne_bytes());
-        octets.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-        octets.extend_from_slice(&self.sequence.to_ne_bytes());
-        octets.extend_from_slice(&[0; 4]);
-        octets.extend_from_slice(&[family, VERSION]);
-        octets.extend_from_slice(&resource.to_be_bytes());
-        octets.extend_from_slice(about.octets());
-    }
-
-    fn send(&self, octets: &[u8]) -> io::Result<()> {
-        let kernel = NetlinkAddr::new(0, 0);
-        socket::sendto(self.socket.as_raw_fd(), octets, &kernel, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Collects answers to the messages from `first` on, up to an acknowledgement, the end of a dump or a refusal.
-    ///
-    /// What is left of an earlier exchange that ended with its first refusal is passed over by its number.
-    fn answers(&self, first: u32) -> io::Result<Vec<Vec<u8>>> {
-        let sent = self.sequence.wrapping_sub(first);
-        let (mut answers, mut buffer) = (Vec::new(), vec![0; ANSWER_BYTES_MAX]);
-        loop {
-            let length = socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            let mut rest = buffer.get(..length).unwrap_or_default();
-            while let Some((kind, sequence, body, after)) = split(rest) {
-                rest = after;
-                if sequence.wrapping_sub(first) > sent {
-                    continue;
-                }
-                match kind {
-                    ERROR => return refusal(body).map(|()| answers),
-                    DONE => return Ok(answers),
-                    _ => answers.push(body.get(FAMILY_BYTES..).unwrap_or_default().to_vec()),
-                }
-            }
-        }
+        self.socket.ask(&Message {
+            subsystem: SUBSYSTEM,
+            kind,
+            flags,
+            family,
+            about: about.clone(),
+        })
     }
 }
 
-/// Splits the first message off: its kind, its number, what is in it, and what comes after it.
-fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
-    let header = octets.first_chunk::<HEADER_BYTES>()?;
-    let [a, b, c, d, e, f, _, _, i, j, k, l, ..] = *header;
-    let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
-    let body = octets.get(HEADER_BYTES..length)?;
-    let after = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
-    let (kind, sequence) = (u16::from_ne_bytes([e, f]), u32::from_ne_bytes([i, j, k, l]));
-    Some((kind, sequence, body, after))
-}
-
-fn refusal(body: &[u8]) -> io::Result<()> {
-    match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(code.wrapping_neg())),
-        None => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-const HEADER_BYTES: usize = 16;
-/// Of `struct nfgenmsg`: family, version, resource.
-const FAMILY_BYTES: usize = 4;
-const VERSION: u8 = 0;
 /// `NFPROTO_IPV4`.
 const IPV4: u8 = 2;
 /// `NFPROTO_INET`: IPv4 and IPv6 at once.
 const INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-
-const NEWTABLE: u16 = 0;
 const GETTABLE: u16 = 1;
-const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
-const NEWRULE: u16 = 6;
 const GETRULE: u16 = 7;
-
-/// The kernel sends at most 32 KiB at once.
-const ANSWER_BYTES_MAX: usize = 65_536;
+const GETSET: u16 = 10;
+const GETSETELEM: u16 = 13;

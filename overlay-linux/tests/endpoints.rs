@@ -17,6 +17,8 @@ mod ports;
 mod programs;
 #[path = "endpoints/shared.rs"]
 mod shared;
+#[path = "endpoints/sources.rs"]
+mod sources;
 
 use bench::{Outcome, say};
 
@@ -50,7 +52,7 @@ fn trials() -> Outcome<Vec<Trial>> {
             continue;
         }
         let tests = ports::TESTS.iter().chain(holders::TESTS);
-        let tests = tests.chain(shared::TESTS);
+        let tests = tests.chain(shared::TESTS).chain(sources::TESTS);
         for (test, function) in tests {
             trials.push(trial(format!("{name}::{test}"), *function, kind));
         }

@@ -10,14 +10,14 @@
 
 /// Attributes in the making.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes(Vec<u8>);
+pub(crate) struct Attributes(Vec<u8>);
 
 impl Attributes {
-    pub(super) fn octets(&self) -> &[u8] {
+    pub(crate) fn octets(&self) -> &[u8] {
         &self.0
     }
 
-    pub(super) fn value(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn value(mut self, kind: u16, value: &[u8]) -> Self {
         // The kernel refuses what is longer; nothing here comes near.
         let length = u16::try_from(HEADER_BYTES + value.len()).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&length.to_ne_bytes());
@@ -27,45 +27,45 @@ impl Attributes {
         self
     }
 
-    pub(super) fn number(self, kind: u16, number: u32) -> Self {
+    pub(crate) fn number(self, kind: u16, number: u32) -> Self {
         self.value(kind, &number.to_be_bytes())
     }
 
-    pub(super) fn text(self, kind: u16, text: &str) -> Self {
+    pub(crate) fn text(self, kind: u16, text: &str) -> Self {
         self.value(kind, &[text.as_bytes(), &[0]].concat())
     }
 
     /// As the kernel itself writes it, without the flag that says that there is more inside.
-    pub(super) fn nest(self, kind: u16, inner: &Self) -> Self {
+    pub(crate) fn nest(self, kind: u16, inner: &Self) -> Self {
         self.value(kind, &inner.0)
     }
 }
 
 /// Attributes as they came; what is cut off ends them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parsed<'a>(pub(super) &'a [u8]);
+pub(crate) struct Parsed<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Parsed<'a> {
     /// The value of the first attribute of a type.
-    pub(super) fn value(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn value(self, kind: u16) -> Option<&'a [u8]> {
         let mut all = self;
         all.find(|(found, _)| *found == kind)
             .map(|(_, value)| value)
     }
 
-    pub(super) fn number(self, kind: u16) -> Option<u32> {
+    pub(crate) fn number(self, kind: u16) -> Option<u32> {
         let value = self.value(kind)?.try_into().ok()?;
         Some(u32::from_be_bytes(value))
     }
 
-    pub(super) fn text(self, kind: u16) -> Option<String> {
+    pub(crate) fn text(self, kind: u16) -> Option<String> {
         let value = self.value(kind)?;
         let end = value.iter().position(|octet| *octet == 0);
         let text = value.get(..end.unwrap_or(value.len()))?;
         String::from_utf8(text.to_vec()).ok()
     }
 
-    pub(super) fn nested(self, kind: u16) -> Option<Self> {
+    pub(crate) fn nested(self, kind: u16) -> Option<Self> {
         self.value(kind).map(Self)
     }
 }
@@ -85,7 +85,7 @@ impl<'a> Iterator for Parsed<'a> {
     }
 }
 
-pub(super) const HEADER_BYTES: usize = 4;
+pub(crate) const HEADER_BYTES: usize = 4;
 const ALIGNMENT: usize = 4;
 /// Without the flags for nested and big-endian values.
 const TYPE_MASK: u16 = 0x3fff;

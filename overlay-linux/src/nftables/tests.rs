@@ -5,7 +5,11 @@ use std::{io::Write, process::Command, thread};
 use nix::sched::{self, CloneFlags};
 use proptest::prelude::*;
 
-use super::{attribute::HEADER_BYTES as ATTRIBUTE_HEADER, *};
+use super::{
+    attribute::HEADER_BYTES as ATTRIBUTE_HEADER,
+    socket::{refusal, split},
+    *,
+};
 
 #[cfg(target_endian = "little")]
 #[test]
@@ -165,6 +169,7 @@ proptest! {
     fn arbitrary_octets_never_panic(octets: Vec<u8>) {
         let rule = Rule::parse(Parsed(&octets));
         let _ = (rule.target_name(), Hook::parse(Parsed(&octets)));
+        let _ = (SetKind::parse(Parsed(&octets)), set::parse_elements(Parsed(&octets)));
         let mut rest = octets.as_slice();
         while let Some((_, _, body, after)) = split(rest) {
             let _ = refusal(body);
@@ -205,6 +210,7 @@ fn example() -> Table {
         ("guard", guard),
     ];
     Table {
+        sets: BTreeMap::new(),
         flags: 0,
         chains: chains.map(|(name, chain)| (name.to_owned(), chain)).into(),
     }

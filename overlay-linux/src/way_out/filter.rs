@@ -18,7 +18,7 @@
 //! }
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::plane::WayOut;
 
@@ -59,6 +59,7 @@ pub(super) fn table(way: &WayOut, opened: &BTreeSet<String>) -> Table {
     Table {
         flags: 0,
         chains: chains.into(),
+        sets: BTreeMap::new(),
     }
 }
 

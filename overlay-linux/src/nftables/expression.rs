@@ -1,0 +1,500 @@
+//! Rules and their steps, and how they are said to the kernel and heard from it.
+//!
+//! Registers are of 16 octets, or of 4, which lie in them: 1, then 2 with its parts 12 to 15, then 3. Whatever is heard
+//! that is never made here is kept by its name, so that it differs from everything that is wanted.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::attribute::{Attributes, Parsed};
+
+/// The expressions of a rule; the first that does not match ends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule(pub(crate) Vec<Expression>);
+
+/// One step of a rule. Loads and masks work on register 1 where nothing else is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expression {
+    /// Loads the name of the interface by which the packet came.
+    InputName,
+    /// Loads the name of the interface by which the packet leaves.
+    OutputName,
+    /// Loads the family: 2 for IPv4, 10 for IPv6.
+    Family,
+    /// Loads the transport protocol's number.
+    Protocol,
+    /// Loads octets of a header.
+    Load(Field, Register),
+    /// Loads the connection's state.
+    State,
+    /// Keeps these bits.
+    Mask(Vec<u8>),
+    /// Goes on if the register is equal (or if it is not).
+    Compare { equal: bool, with: Vec<u8> },
+    /// Makes a number below `modulus` of that many octets from register 2 on.
+    Hash { octets: u32, modulus: u32 },
+    /// Looks the register up in a set.
+    Lookup(String, Found),
+    /// Ends with a verdict.
+    Verdict(Verdict),
+    /// Gives the packet the source address of the interface by which it leaves.
+    Masquerade,
+    /// Gives the connection the destination address in the register.
+    Destination { v6: bool },
+    /// Ends with a reset for the sender.
+    Reset,
+    /// Ends with an ICMP error for the sender: port unreachable.
+    Unreachable,
+    /// Something that is never made here.
+    Other(String),
+}
+
+/// Octets of a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Field {
+    header: u32,
+    offset: u32,
+    octets: u32,
+}
+
+/// Where octets are loaded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Register(u32);
+
+/// What becomes of a look-up; without success the rule ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The rule goes on.
+    Matches,
+    /// What is there is the verdict.
+    Decides,
+    /// What is there comes into the register.
+    Loads,
+}
+
+/// How a rule ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accept,
+    Drop,
+    Jump(String),
+    /// As a jump, but never back.
+    Goto(String),
+}
+
+impl Field {
+    /// The source address (RFC 791 §3.1, RFC 8200 §3).
+    pub(crate) fn source(v6: bool) -> Self {
+        let (offset, octets) = if v6 { (8, 16) } else { (12, 4) };
+        let header = NETWORK_HEADER;
+        Self {
+            header,
+            offset,
+            octets,
+        }
+    }
+
+    /// The destination address.
+    pub(crate) fn destination(v6: bool) -> Self {
+        let (offset, octets) = if v6 { (24, 16) } else { (16, 4) };
+        let header = NETWORK_HEADER;
+        Self {
+            header,
+            offset,
+            octets,
+        }
+    }
+
+    /// Both ports, of TCP and of UDP.
+    pub(crate) const PORTS: Self = Self {
+        header: TRANSPORT_HEADER,
+        offset: 0,
+        octets: 4,
+    };
+
+    /// The flags of TCP (RFC 9293 §3.1).
+    pub(crate) const TCP_FLAGS: Self = Self {
+        header: TRANSPORT_HEADER,
+        offset: 13,
+        octets: 1,
+    };
+
+    pub(crate) fn octets(self) -> u32 {
+        self.octets
+    }
+}
+
+impl Register {
+    /// The one that is compared, masked and looked up.
+    pub(crate) const FIRST: Self = Self(REG_1);
+    /// The first that is hashed.
+    pub(crate) const HASHED: Self = Self(REG_2);
+
+    /// The one after the first one's `octets`: 4 or 16.
+    pub(crate) fn hashed_after(octets: u32) -> Self {
+        Self(if octets > 4 { REG_3 } else { REG_2_SECOND })
+    }
+}
+
+impl Rule {
+    /// Matches everything.
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn input(self, name: &str) -> Self {
+        self.load(Expression::InputName)
+            .compare(true, &name_value(name))
+    }
+
+    pub(crate) fn output(self, name: &str) -> Self {
+        self.load(Expression::OutputName)
+            .compare(true, &name_value(name))
+    }
+
+    pub(crate) fn not_output(self, name: &str) -> Self {
+        self.load(Expression::OutputName)
+            .compare(false, &name_value(name))
+    }
+
+    pub(crate) fn source(self, subnet: Ipv4Net) -> Self {
+        self.load(Expression::Load(Field::source(false), Register::FIRST))
+            .load(Expression::Mask(subnet.netmask().octets().to_vec()))
+            .compare(true, &subnet.network().octets())
+    }
+
+    /// Packets of connections that exist, and of those that belong to them.
+    pub(crate) fn of_known_connections(self) -> Self {
+        let states = ESTABLISHED | RELATED;
+        self.load(Expression::State)
+            .load(Expression::Mask(states.to_ne_bytes().to_vec()))
+            .compare(false, &[0; 4])
+    }
+
+    pub(crate) fn ends(self, verdict: Verdict) -> Self {
+        self.load(Expression::Verdict(verdict))
+    }
+
+    pub(crate) fn masquerades(self) -> Self {
+        self.load(Expression::Masquerade)
+    }
+
+    /// The interface that packets must come by, if the rule says so.
+    pub(crate) fn source_name(&self) -> Option<String> {
+        self.name_after(&Expression::InputName)
+    }
+
+    /// The interface that packets must leave by, if the rule says so.
+    pub(crate) fn target_name(&self) -> Option<String> {
+        self.name_after(&Expression::OutputName)
+    }
+
+    fn name_after(&self, load: &Expression) -> Option<String> {
+        let mut pairs = self.0.windows(2);
+        pairs.find_map(|pair| match pair {
+            [found, Expression::Compare { equal: true, with }] if found == load => {
+                let end = with.iter().position(|octet| *octet == 0);
+                let name = with.get(..end.unwrap_or(with.len()))?;
+                String::from_utf8(name.to_vec()).ok()
+            }
+            _ => None,
+        })
+    }
+
+    /// With this step more.
+    pub(crate) fn load(mut self, expression: Expression) -> Self {
+        self.0.push(expression);
+        self
+    }
+
+    pub(crate) fn compare(self, equal: bool, with: &[u8]) -> Self {
+        let with = with.to_vec();
+        self.load(Expression::Compare { equal, with })
+    }
+
+    pub(super) fn emit(&self) -> Attributes {
+        self.0.iter().fold(Attributes::default(), |all, one| {
+            let inner = Attributes::default()
+                .text(EXPR_NAME, one.name())
+                .nest(EXPR_DATA, &one.emit());
+            all.nest(LIST_ELEM, &inner)
+        })
+    }
+
+    pub(super) fn parse(list: Parsed<'_>) -> Self {
+        let expressions = list.map(|(_, inner)| {
+            let inner = Parsed(inner);
+            let name = inner.text(EXPR_NAME).unwrap_or_default();
+            let data = inner.nested(EXPR_DATA).unwrap_or(Parsed(&[]));
+            Expression::parse(&name, data).unwrap_or(Expression::Other(name))
+        });
+        Self(expressions.collect())
+    }
+}
+
+impl Expression {
+    /// What the kernel calls it.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::InputName | Self::OutputName | Self::Family | Self::Protocol => "meta",
+            Self::Load(..) => "payload",
+            Self::Hash { .. } => "hash",
+            Self::Lookup(..) => "lookup",
+            Self::Destination { .. } => "nat",
+            Self::Reset | Self::Unreachable => "reject",
+            Self::State => "ct",
+            Self::Mask(_) => "bitwise",
+            Self::Compare { .. } => "cmp",
+            Self::Verdict(_) => "immediate",
+            Self::Masquerade => "masq",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// In the kernel's own order, so that what it returns is the very same octets.
+    fn emit(&self) -> Attributes {
+        let empty = Attributes::default();
+        let meta = |key| {
+            let key = Attributes::default().number(META_KEY, key);
+            key.number(META_DREG, REG_1)
+        };
+        match self {
+            Self::InputName => meta(META_IIFNAME),
+            Self::OutputName => meta(META_OIFNAME),
+            Self::Family => meta(META_NFPROTO),
+            Self::Protocol => meta(META_L4PROTO),
+            Self::Load(field, register) => empty
+                .number(PAYLOAD_DREG, register.0)
+                .number(PAYLOAD_BASE, field.header)
+                .number(PAYLOAD_OFFSET, field.offset)
+                .number(PAYLOAD_LEN, field.octets),
+            Self::Hash { octets, modulus } => empty
+                .number(HASH_SREG, REG_2)
+                .number(HASH_DREG, REG_1)
+                .number(HASH_LEN, *octets)
+                .number(HASH_MODULUS, *modulus)
+                .number(HASH_SEED, SEED)
+                .number(HASH_TYPE, JENKINS),
+            Self::Lookup(set, found) => {
+                let about = empty.text(LOOKUP_SET, set).number(LOOKUP_SREG, REG_1);
+                let about = match found {
+                    Found::Matches => about,
+                    Found::Decides => about.number(LOOKUP_DREG, REG_VERDICT),
+                    Found::Loads => about.number(LOOKUP_DREG, REG_1),
+                };
+                about.number(LOOKUP_FLAGS, 0)
+            }
+            Self::Destination { v6 } => empty
+                .number(NAT_TYPE, NAT_DESTINATION)
+                .number(NAT_FAMILY, if *v6 { IPV6 } else { IPV4 })
+                .number(NAT_ADDRESS_MIN, REG_1)
+                .number(NAT_ADDRESS_MAX, REG_1)
+                .number(NAT_FLAGS, NAT_MAP_IPS),
+            Self::Reset => empty.number(REJECT_TYPE, REJECT_RESET),
+            Self::Unreachable => empty
+                .number(REJECT_TYPE, REJECT_UNREACHABLE)
+                .value(REJECT_CODE, &[PORT_UNREACHABLE]),
+            Self::State => empty.number(CT_DREG, REG_1).number(CT_KEY, CT_STATE),
+            Self::Mask(mask) => empty
+                .number(BITWISE_SREG, REG_1)
+                .number(BITWISE_DREG, REG_1)
+                .number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX))
+                .number(BITWISE_OP, MASK_XOR)
+                .nest(BITWISE_MASK, &Attributes::default().value(DATA_VALUE, mask))
+                .nest(
+                    BITWISE_XOR,
+                    &Attributes::default().value(DATA_VALUE, &vec![0; mask.len()]),
+                ),
+            Self::Compare { equal, with } => empty
+                .number(CMP_SREG, REG_1)
+                .number(CMP_OP, if *equal { CMP_EQ } else { CMP_NEQ })
+                .nest(CMP_DATA, &Attributes::default().value(DATA_VALUE, with)),
+            Self::Verdict(verdict) => {
+                let verdict = Attributes::default().nest(DATA_VERDICT, &verdict.emit());
+                empty
+                    .number(IMMEDIATE_DREG, REG_VERDICT)
+                    .nest(IMMEDIATE_DATA, &verdict)
+            }
+            Self::Masquerade | Self::Other(_) => empty,
+        }
+    }
+
+    fn parse(name: &str, data: Parsed<'_>) -> Option<Self> {
+        let known = match name {
+            "meta" => match data.number(META_KEY)? {
+                META_IIFNAME => Self::InputName,
+                META_OIFNAME => Self::OutputName,
+                META_NFPROTO => Self::Family,
+                META_L4PROTO => Self::Protocol,
+                _ => return None,
+            },
+            "payload" => {
+                let field = Field {
+                    header: data.number(PAYLOAD_BASE)?,
+                    offset: data.number(PAYLOAD_OFFSET)?,
+                    octets: data.number(PAYLOAD_LEN)?,
+                };
+                Self::Load(field, Register(data.number(PAYLOAD_DREG)?))
+            }
+            "hash" => Self::Hash {
+                octets: data.number(HASH_LEN)?,
+                modulus: data.number(HASH_MODULUS)?,
+            },
+            "lookup" => {
+                let found = match data.number(LOOKUP_DREG) {
+                    None => Found::Matches,
+                    Some(REG_VERDICT) => Found::Decides,
+                    Some(_) => Found::Loads,
+                };
+                Self::Lookup(data.text(LOOKUP_SET)?, found)
+            }
+            "nat" => Self::Destination {
+                v6: data.number(NAT_FAMILY)? == IPV6,
+            },
+            "reject" => match data.number(REJECT_TYPE)? {
+                REJECT_RESET => Self::Reset,
+                _ => Self::Unreachable,
+            },
+            "ct" => Self::State,
+            "bitwise" => {
+                let mask = data.nested(BITWISE_MASK)?.value(DATA_VALUE)?;
+                Self::Mask(mask.to_vec())
+            }
+            "cmp" => Self::Compare {
+                equal: data.number(CMP_OP)? == CMP_EQ,
+                with: data.nested(CMP_DATA)?.value(DATA_VALUE)?.to_vec(),
+            },
+            "immediate" => {
+                let verdict = data.nested(IMMEDIATE_DATA)?.nested(DATA_VERDICT)?;
+                Self::Verdict(Verdict::parse(verdict)?)
+            }
+            "masq" => Self::Masquerade,
+            _ => return None,
+        };
+        // Whatever is said otherwise, more or less means something else.
+        let emitted = known.emit();
+        let same = plain(name, data) == plain(name, Parsed(emitted.octets()));
+        same.then_some(known)
+    }
+}
+
+/// The attributes of an expression in whatever order, without what only newer kernels say.
+fn plain<'a>(name: &str, data: Parsed<'a>) -> BTreeMap<u16, &'a [u8]> {
+    let since_5_6 = (BITWISE_OP, &MASK_XOR.to_be_bytes()[..]);
+    let said = data.filter(|one| name != "bitwise" || *one != since_5_6);
+    said.collect()
+}
+
+impl Verdict {
+    pub(super) fn emit(&self) -> Attributes {
+        let empty = Attributes::default();
+        match self {
+            Self::Drop => empty.number(VERDICT_CODE, DROP),
+            Self::Accept => empty.number(VERDICT_CODE, ACCEPT),
+            Self::Jump(chain) => empty.number(VERDICT_CODE, JUMP).text(VERDICT_CHAIN, chain),
+            Self::Goto(chain) => empty.number(VERDICT_CODE, GOTO).text(VERDICT_CHAIN, chain),
+        }
+    }
+
+    pub(super) fn parse(data: Parsed<'_>) -> Option<Self> {
+        match data.number(VERDICT_CODE)? {
+            DROP => Some(Self::Drop),
+            ACCEPT => Some(Self::Accept),
+            JUMP => Some(Self::Jump(data.text(VERDICT_CHAIN)?)),
+            GOTO => Some(Self::Goto(data.text(VERDICT_CHAIN)?)),
+            _ => None,
+        }
+    }
+}
+
+/// The kernel compares the whole field of a name.
+fn name_value(name: &str) -> [u8; 16] {
+    let mut value = [0; 16];
+    for (place, octet) in value.iter_mut().zip(name.bytes()) {
+        *place = octet;
+    }
+    value
+}
+
+// `linux/netfilter/nf_tables.h`, by the names there without their prefix.
+pub(super) const LIST_ELEM: u16 = 1;
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+const META_DREG: u16 = 1;
+const META_KEY: u16 = 2;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const CMP_SREG: u16 = 1;
+const CMP_OP: u16 = 2;
+const CMP_DATA: u16 = 3;
+const CMP_EQ: u32 = 0;
+const CMP_NEQ: u32 = 1;
+const PAYLOAD_DREG: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LEN: u16 = 4;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const BITWISE_SREG: u16 = 1;
+const BITWISE_DREG: u16 = 2;
+const BITWISE_LEN: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const BITWISE_OP: u16 = 6;
+const MASK_XOR: u32 = 0;
+const CT_DREG: u16 = 1;
+const CT_KEY: u16 = 2;
+const CT_STATE: u32 = 0;
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
+const IMMEDIATE_DREG: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+const REG_VERDICT: u32 = 0;
+const REG_1: u32 = 1;
+const REG_2: u32 = 2;
+const REG_3: u32 = 3;
+/// The second word of [`REG_2`].
+const REG_2_SECOND: u32 = 13;
+pub(super) const DROP: u32 = 0;
+pub(super) const ACCEPT: u32 = 1;
+/// -3.
+const JUMP: u32 = 0xffff_fffd;
+/// -4.
+const GOTO: u32 = 0xffff_fffc;
+const HASH_SREG: u16 = 1;
+const HASH_DREG: u16 = 2;
+const HASH_LEN: u16 = 3;
+const HASH_MODULUS: u16 = 4;
+const HASH_SEED: u16 = 5;
+const HASH_TYPE: u16 = 7;
+const JENKINS: u32 = 0;
+/// The same everywhere, so that all nodes choose alike.
+const SEED: u32 = 0x6f76_6c79;
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_SREG: u16 = 2;
+const LOOKUP_DREG: u16 = 3;
+const LOOKUP_FLAGS: u16 = 5;
+const NAT_TYPE: u16 = 1;
+const NAT_FAMILY: u16 = 2;
+const NAT_ADDRESS_MIN: u16 = 3;
+const NAT_ADDRESS_MAX: u16 = 4;
+const NAT_FLAGS: u16 = 7;
+const NAT_DESTINATION: u32 = 1;
+const NAT_MAP_IPS: u32 = 1;
+const REJECT_TYPE: u16 = 1;
+const REJECT_CODE: u16 = 2;
+const REJECT_RESET: u32 = 1;
+/// For both families.
+const REJECT_UNREACHABLE: u32 = 2;
+const PORT_UNREACHABLE: u8 = 1;
+/// `NFPROTO_IPV4`.
+const IPV4: u32 = 2;
+/// `NFPROTO_IPV6`.
+const IPV6: u32 = 10;
