@@ -1,7 +1,9 @@
 //! Addresses: states that come from elsewhere, and what is done with them.
 
 use overlay_core::Vni;
-use overlay_ipam::{AddressSet, OwnerId, Pools, Subnet, SubnetRequest, Subnets, VniAllocator};
+use overlay_ipam::{
+    AddressSet, NetworkAddresses, OwnerId, Pools, Subnet, SubnetRequest, Subnets, VniAllocator,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::input::Input;
@@ -9,14 +11,15 @@ use crate::input::Input;
 /// An octet chooses what is read, then come the operations with their length, then the state.
 pub fn ipam_snapshot(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let kind = input.u8() % 5;
+    let kind = input.u8() % 6;
     let (operations, state) = (Input::new(input.bytes()), input.rest());
     match kind {
         0 => subnet(operations, state),
         1 => set(operations, state),
         2 => pools(operations, state),
         3 => vnis(operations, state),
-        _ => subnets(operations, state),
+        4 => subnets(operations, state),
+        _ => network(operations, state),
     }
 }
 
@@ -173,4 +176,41 @@ fn subnets(mut operations: Input<'_>, state: &[u8]) {
         }
     }
     survives(&subnets);
+}
+
+fn network(mut operations: Input<'_>, state: &[u8]) {
+    let Some(mut network) = read::<NetworkAddresses>(state) else {
+        return;
+    };
+    let mut index = 1_000;
+    let mut asked: Vec<_> = network
+        .leases()
+        .take(8)
+        .map(|lease| lease.address)
+        .collect();
+    while !operations.is_empty() {
+        let owner = OwnerId::from_bytes([operations.u8() % 8; 16]);
+        index += u64::from(operations.u8());
+        let held = network.leases_of(owner);
+        let before = network.state_hash();
+        if operations.u8() & 1 == 0 {
+            assert_eq!(network.release_owner(owner, index), held);
+            continue;
+        }
+        let count = usize::from(operations.u8() % 3).min(asked.len());
+        asked.rotate_left(count);
+        let may = network.check(owner, &asked[..count]).is_ok();
+        match network.allocate(owner, &asked[..count], index) {
+            Ok(leases) => {
+                assert!(
+                    may && held
+                        .iter()
+                        .all(|held| leases.iter().any(|lease| lease == held))
+                );
+                assert_eq!(network.leases_of(owner), leases);
+            }
+            Err(_) => assert!(!may && network.state_hash() == before),
+        }
+    }
+    survives(&network);
 }

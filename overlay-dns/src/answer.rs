@@ -27,6 +27,8 @@ pub(crate) struct Scratch {
     pub(crate) name: Box<Name>,
     /// The names that are gone through: aliases, each of the next.
     pub(crate) followed: Vec<Name>,
+    /// What is looked for in the cache.
+    pub(crate) key: Vec<u8>,
 }
 
 /// What became of a question.
@@ -36,8 +38,8 @@ pub(crate) enum Verdict {
     Answered { truncated: bool },
     /// The question is not answered, with this code.
     Rejected(Rcode),
-    /// The last of these names is to be asked upstream; the ones before it are aliases, each of the next.
-    Foreign { names: Vec<Name> },
+    /// The name that was gone through last, [`Scratch::followed`] or [`Scratch::name`], is to be asked upstream.
+    Foreign,
 }
 
 /// Whose records a name has, or why it has none.
@@ -70,6 +72,7 @@ pub(crate) fn answer(
         rng,
         name,
         followed,
+        key: _,
     } = scratch;
     name.assign_lowercase(asked.question.name_wire());
     let name: &Name = name;
@@ -92,10 +95,7 @@ pub(crate) fn answer(
         let current = followed.last().unwrap_or(name);
         let target = match place((config, directory, view), current, kind) {
             Place::Foreign if !view.forward => return Verdict::Rejected(Rcode::REFUSED),
-            Place::Foreign => {
-                let names = [std::slice::from_ref(name), followed].concat();
-                return Verdict::Foreign { names };
-            }
+            Place::Foreign => return Verdict::Foreign,
             place => match composer.place(current, kind, &place, followed.is_empty()) {
                 ControlFlow::Break(rcode) => break rcode,
                 ControlFlow::Continue(target) => target,

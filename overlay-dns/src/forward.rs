@@ -105,9 +105,16 @@ impl Waiter {
     }
 }
 
-/// Makes the key under which equal queries are merged and answers are kept.
-pub(crate) fn key(name: &Name, kind: RecordType, header: &Header, dnssec_ok: bool) -> Key {
-    let mut key = name.as_bytes().to_vec();
+/// Writes the key under which equal queries are merged and answers are kept.
+pub(crate) fn write_key(
+    key: &mut Vec<u8>,
+    name: &Name,
+    kind: RecordType,
+    header: &Header,
+    dnssec_ok: bool,
+) {
+    key.clear();
+    key.extend_from_slice(name.as_bytes());
     key.push(0);
     key.extend_from_slice(&kind.0.to_be_bytes());
     let flags = [
@@ -121,7 +128,6 @@ pub(crate) fn key(name: &Name, kind: RecordType, header: &Header, dnssec_ok: boo
             .iter()
             .fold(0, |bits, flag| bits << 1 | u8::from(*flag)),
     );
-    key.into()
 }
 
 impl Forwarder {

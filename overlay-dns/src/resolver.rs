@@ -106,6 +106,7 @@ impl Resolver {
                 rng: seed.derive("queries").rng(),
                 name: Box::new(Name::ROOT),
                 followed: Vec::new(),
+                key: Vec::new(),
             },
             queue: VecDeque::new(),
             spare: Vec::new(),
@@ -249,9 +250,9 @@ impl Resolver {
                         self.recycle(self.now, bytes);
                         asked.reject(rcode)
                     }
-                    Verdict::Foreign { names } => {
+                    Verdict::Foreign => {
                         self.recycle(self.now, bytes);
-                        self.forward(client, token, &asked, names);
+                        self.forward(client, token, &asked);
                         return Ok(());
                     }
                 }
@@ -350,30 +351,35 @@ impl Resolver {
         (&mut self.forwarder, context)
     }
 
-    fn forward(
-        &mut self,
-        client: EndpointId,
-        token: QueryToken,
-        asked: &Asked<'_>,
-        names: Vec<Name>,
-    ) {
-        let Some(name) = names.last() else { return };
+    /// Answers from the cache or asks upstream for the name that was gone through last.
+    fn forward(&mut self, client: EndpointId, token: QueryToken, asked: &Asked<'_>) {
+        let Scratch {
+            name,
+            followed,
+            key,
+            ..
+        } = &mut self.scratch;
+        let last = followed.last().unwrap_or(name);
         let dnssec_ok = asked.terms.edns.is_some_and(|edns| edns.dnssec_ok);
-        let key = forward::key(name, asked.question.kind, &asked.header, dnssec_ok);
-        if let Some((reply, age)) = self.cache.get(self.now, &key) {
+        forward::write_key(key, last, asked.question.kind, &asked.header, dnssec_ok);
+        let aliases = match followed.as_slice() {
+            [] => Vec::new(),
+            followed => [std::slice::from_ref(&**name), followed].concat(),
+        };
+        if let Some((reply, age)) = self.cache.get(self.now, key) {
             let reply = Arc::clone(reply);
             self.stats.cache_hits += 1;
             let reader = Reader {
                 header: asked.header,
                 question: asked.question.wire,
                 terms: asked.terms,
-                names: &names,
+                names: &aliases,
                 alias_ttl: answer::seconds(self.config.ttl),
             };
             self.emit(client, token, (&reply, age), &reader);
             return;
         }
-        let aliases = if names.len() > 1 { names } else { Vec::new() };
+        let key = key.as_slice().into();
         let waiter = Waiter::new(client, token, asked, aliases);
         let (forwarder, mut context) = self.forwarder();
         match forwarder.ask(&mut context, key, waiter) {

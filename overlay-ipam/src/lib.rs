@@ -1,7 +1,8 @@
 //! Subnets from pools, addresses from subnets, owners and quarantine.
 //!
-//! [`Pools`] cut subnets that never overlap; a [`Subnet`] gives addresses to owners, and [`Subnets`] are those of one
-//! network, which grows by one more; [`VniAllocator`] numbers networks. All are plain data for a replicated state: no clock, no randomness, no hash order. The same requests in the
+//! [`Pools`] cut subnets that never overlap; a [`Subnet`] gives addresses to owners; [`Subnets`] are several of one
+//! address family, which grow by one more, and [`NetworkAddresses`] those of both families; [`VniAllocator`] numbers
+//! networks. All are plain data for a replicated state: no clock, no randomness, no hash order. The same requests in the
 //! same order make the same state on every replica, [`state_hash`](Subnet::state_hash) proves it, and serde stores it
 //! (a versioned form, checked when read).
 //!
@@ -32,7 +33,8 @@
 //! |---|---|
 //! | `pool` | [`Pools`]: subnets from pools |
 //! | `subnet` | [`Subnet`]: addresses and their owners; [`Usage`]: counts and forecast |
-//! | `subnets` | [`Subnets`]: several subnets of one network |
+//! | `subnets` | [`Subnets`]: several subnets of one network and family |
+//! | `network` | [`NetworkAddresses`]: those of both families |
 //! | `set` | [`AddressSet`]: which addresses are taken, and the next that is not |
 //! | `vni` | [`VniAllocator`]: VXLAN network identifiers |
 //! | `owner` | [`OwnerId`] |
@@ -41,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 mod digest;
+mod network;
 mod owner;
 mod pool;
 mod prefix;
@@ -49,6 +52,7 @@ mod subnet;
 mod subnets;
 mod vni;
 
+pub use network::{Leases, NetworkAddresses};
 pub use owner::OwnerId;
 pub use pool::{PoolConfig, PoolConfigError, PoolError, Pools, SubnetRequest};
 pub use set::AddressSet;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The key under which an address is held: 16 octets that the embedder chooses.
 ///
-/// One owner holds at most one address of a subnet, so that a repeated request is answered with the same address.
+/// One owner holds at most one address of a subnet, and of a network one of each family, so that a repeated request is answered with the same address.
 /// Whoever needs several (a service with a virtual IP and its tasks) uses an owner each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OwnerId([u8; 16]);

@@ -284,7 +284,7 @@ impl Subnet {
     }
 
     fn give(&mut self, owner: OwnerId, at: u128) -> Lease {
-        self.generation += 1;
+        self.generation = (self.generation + 1).min(GENERATION_MAX);
         let generation = self.generation;
         let record = Record {
             owner,
@@ -340,6 +340,9 @@ impl PartialEq for Subnet {
 }
 
 impl Eq for Subnet {}
+
+/// Where counting ends. No count of real leases comes near it, only a state that was made up.
+const GENERATION_MAX: u64 = u64::MAX >> 1;
 
 /// An address and who holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

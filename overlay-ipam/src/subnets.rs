@@ -1,4 +1,4 @@
-//! Several subnets of one network.
+//! Several subnets of one network and address family.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -15,7 +15,8 @@ use crate::{
 ///
 /// An owner holds at most one address in all of them. Addresses come from the first subnet, in the order in which they
 /// were added, that has one which is neither held nor rests; then from the first that has one which rests. What
-/// [`Subnet`] promises of replicas, indexes and refusals holds here, too. A network of both families has two of these.
+/// [`Subnet`] promises of replicas, indexes and refusals holds here, too. A network of both families has two of these: see
+/// [`NetworkAddresses`](crate::NetworkAddresses).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subnets {
     subnets: Vec<Subnet>,
@@ -42,7 +43,8 @@ impl Subnets {
         added.ok_or(SubnetsError::Unknown { prefix })
     }
 
-    /// Removes a subnet of which nobody holds an address.
+    /// Removes a subnet of which nobody holds an address. If it is added again, its generations begin anew: a release from
+    /// before then is no longer told from one of now.
     ///
     /// # Errors
     ///

@@ -39,6 +39,14 @@ pub enum AllocateError {
         /// The address that it holds.
         address: IpAddr,
     },
+    /// Two addresses of one family were asked for.
+    #[error("{address} and {other} are of one address family: an owner gets one of each")]
+    TwoOfAFamily {
+        /// The second one.
+        address: IpAddr,
+        /// The first one.
+        other: IpAddr,
+    },
     /// Nobody gets this address.
     #[error("address {address} is not given out: it is the {reserved}")]
     Reserved {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Record, Subnet, SubnetConfig};
+use super::{GENERATION_MAX, Record, Subnet, SubnetConfig};
 use crate::OwnerId;
 
 /// Versions are appended, never changed.
@@ -101,6 +101,3 @@ fn restore(snapshot: Snapshot<SubnetConfig>) -> Result<Subnet, String> {
         None => Ok(subnet),
     }
 }
-
-/// No count of real leases comes near it, so that counting on cannot overflow.
-const GENERATION_MAX: u64 = u64::MAX >> 1;

@@ -1,6 +1,7 @@
 //! Random operations against naive models: ordered collections and linear scans.
 
 mod extremes;
+mod network;
 mod pools;
 mod refusals;
 mod set;

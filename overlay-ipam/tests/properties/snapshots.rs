@@ -167,6 +167,29 @@ fn subnets_that_cannot_be_are_refused() {
     }
 }
 
+#[test]
+fn a_subnet_that_has_counted_as_far_as_it_may_is_stored_after_the_next_lease_too() {
+    let config = SubnetConfig::new("10.0.1.0/28".parse().unwrap());
+    let form = SubnetForm::V1 {
+        config,
+        cursor: 0,
+        generation: u64::MAX >> 1,
+        index: 0,
+        leases: Vec::new(),
+        resting: Vec::new(),
+    };
+    let mut subnet: Subnet = postcard::from_bytes(&postcard::to_allocvec(&form).unwrap()).unwrap();
+    for octet in 1..4 {
+        let owner = OwnerId::from_bytes([octet; 16]);
+        let lease = subnet.allocate(owner, 1).unwrap();
+        assert_eq!(
+            subnet.release(lease.address, lease.generation, 2),
+            Ok(lease)
+        );
+        assert_eq!(crate::stored(&subnet), subnet);
+    }
+}
+
 /// The form of a set, likewise.
 #[derive(Serialize)]
 enum SetForm {

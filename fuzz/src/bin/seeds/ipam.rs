@@ -2,8 +2,8 @@
 
 use overlay_fuzz::Script;
 use overlay_ipam::{
-    AddressSet, OwnerId, PoolConfig, Pools, Subnet, SubnetConfig, SubnetRequest, Subnets,
-    VniAllocator,
+    AddressSet, NetworkAddresses, OwnerId, PoolConfig, Pools, Subnet, SubnetConfig, SubnetRequest,
+    Subnets, VniAllocator,
 };
 use serde::Serialize;
 
@@ -63,7 +63,18 @@ pub(crate) fn states() -> Vec<Seed> {
     for owner in 0..9 {
         let _ = subnets.allocate(OwnerId::from_bytes([owner; 16]), u64::from(owner));
     }
+    let mut network = NetworkAddresses::new();
+    for prefix in ["10.0.1.0/29", "fd00::/126", "10.0.2.0/29"] {
+        let prefix = prefix.parse().expect("a prefix");
+        network
+            .add(SubnetConfig::new(prefix))
+            .expect("a good subnet");
+    }
+    for owner in 0..3 {
+        let _ = network.allocate(OwnerId::from_bytes([owner; 16]), &[], u64::from(owner));
+    }
     vec![
+        state("network", 5, &operations, &network),
         state("subnet-24", 0, &operations, &subnet("10.0.1.0/24", 5)),
         state("subnet-31", 0, &operations, &subnet("10.0.1.0/31", 2)),
         state("subnet-v6", 0, &operations, &subnet("fd00::/64", 9)),
