@@ -28,7 +28,7 @@ pub struct Records {
 /// What a service has in one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceRecords {
-    /// Name and aliases; the first is the primary one.
+    /// Name and aliases; the first is the primary one, to which reverse lookups of its addresses lead.
     pub names: Vec<String>,
     /// Its virtual addresses. Without any its names lead to its tasks.
     pub addresses: Vec<IpAddr>,

@@ -116,9 +116,7 @@ impl Zone {
         let key = (owner, &id);
         self.holders
             .insert(slot, |other| by_holder(records, other, key));
-        if owner == Owner::Endpoint {
-            self.insert_addresses(slot);
-        }
+        self.insert_addresses(slot);
         true
     }
 
@@ -170,12 +168,12 @@ impl Zone {
         Some(self.names.text(NameId(*first)))
     }
 
-    /// Returns true if an address may stand in more than one of the endpoints' records.
+    /// Returns true if an address may stand in more than one of the records.
     pub(crate) fn has_shared_addresses(&self) -> bool {
         self.shared > 0
     }
 
-    /// Returns the records of the endpoints that have the address.
+    /// Returns the records of the endpoints and services that have the address.
     pub(crate) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = u32> + use<'_> {
         let single = match address {
             IpAddr::V4(address) => Some(address),
@@ -191,7 +189,7 @@ impl Zone {
         singles.chain(others.map(|(_, slot)| *slot))
     }
 
-    /// Returns true if an endpoint has an address in the range, both ends included.
+    /// Returns true if an endpoint or a service has an address in the range, both ends included.
     pub(crate) fn has_address_within(&self, first: IpAddr, last: IpAddr) -> bool {
         if let (IpAddr::V4(first), IpAddr::V4(last)) = (first, last) {
             let mut after = self
@@ -338,9 +336,7 @@ impl Zone {
         let records = &self.records;
         let key = (record.owner, &record.id);
         self.holders.remove(|other| by_holder(records, other, key));
-        if record.owner == Owner::Endpoint {
-            self.remove_addresses(slot);
-        }
+        self.remove_addresses(slot);
         let (names, services) = self.links(slot);
         for name in [names, services].concat() {
             self.names.remove(NameId(name), slot);

@@ -207,7 +207,11 @@ fn proxied(cluster: &mut Cluster) -> anyhow::Result<()> {
         let before = |cluster: &mut Cluster, port: u16| {
             let url = format!("http://{}:{port}/", address(to));
             let page = eventually(PATIENCE, "a page", || curl(cluster, from, &[&url]))?;
-            let hex = page.trim().strip_prefix("before: ").context("no answer")?;
+            let hex = page
+                .trim()
+                .strip_prefix("before:")
+                .with_context(|| page.clone())?
+                .trim();
             let octets = (0..hex.len()).step_by(2);
             let octets = octets.map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
             Ok::<_, anyhow::Error>(octets.collect::<Result<Vec<_>, _>>()?)
