@@ -39,8 +39,16 @@ pub(crate) struct Sources {
     table: u32,
     /// What was made of each family, to be taken away again: the endpoint's address in the table's route.
     made: BTreeSet<IpAddr>,
-    /// Rules for datagrams in the namespace, at the most, and how many there may be before the next look.
-    rules: usize,
+    v4: Rules,
+    v6: Rules,
+}
+
+/// The rules for datagrams of a family in the namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rules {
+    /// How many there are, at the most.
+    count: usize,
+    /// How many there may be before the next look for those of sockets that are gone.
     look_at: usize,
 }
 
@@ -50,8 +58,8 @@ impl Sources {
         Self {
             table: TABLES | (index & INDICES),
             made: BTreeSet::new(),
-            rules: 0,
-            look_at: 0,
+            v4: Rules::default(),
+            v6: Rules::default(),
         }
     }
 
@@ -124,7 +132,8 @@ impl Sources {
     /// Lets what is marked, and what comes of it, stay in the namespace.
     fn furnish(&mut self, netlink: &mut Netlink, own: IpAddr) -> Result<(), Failure> {
         let table = self.table;
-        for setting in SETTINGS {
+        let reflect = if own.is_ipv6() { REFLECT_V6 } else { REFLECT };
+        for setting in [ACCEPT, reflect] {
             raise(Path::new(setting))?;
         }
         let loopback = netlink.link(LOOPBACK).doing(|| "look for lo".into())?;
@@ -169,12 +178,14 @@ impl Sources {
 
     /// Lets datagrams to the address of a socket come to it.
     fn lead_back(&mut self, netlink: &mut Netlink, to: SocketAddr) -> Result<(), Failure> {
-        if self.rules >= self.look_at {
-            self.rules = sweep(netlink, to.is_ipv6())?;
-            self.look_at = (2 * self.rules).clamp(RULES_MIN, RULES_MAX);
+        let v6 = to.is_ipv6();
+        let rules = if v6 { &mut self.v6 } else { &mut self.v4 };
+        if rules.count >= rules.look_at {
+            rules.count = sweep(netlink, v6)?;
+            rules.look_at = (2 * rules.count).clamp(RULES_MIN, RULES_MAX);
         }
         let doing = || format!("add a rule for datagrams to {to}");
-        if self.rules >= RULES_MAX {
+        if rules.count >= RULES_MAX {
             return Err(Failure::new(doing(), &Errno::EMFILE.into()));
         }
         // One of a former socket may lead elsewhere.
@@ -182,7 +193,7 @@ impl Sources {
         let former = netlink.remove_rule(rule(ANY_TABLE));
         former.doing(|| format!("remove the rule for datagrams to {to}"))?;
         netlink.add_rule(rule(self.table)).doing(doing)?;
-        self.rules += 1;
+        rules.count += 1;
         Ok(())
     }
 }
@@ -245,24 +256,20 @@ fn bound(socket: &OwnedFd) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::from(Errno::EAFNOSUPPORT))
 }
 
-/// Sets a setting of the namespace to 1. One that is not there belongs to a family that is not.
+/// Sets a setting of the namespace to 1.
 fn raise(path: &Path) -> Result<(), Failure> {
-    let now = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        read => read.doing(|| format!("read {}", path.display()))?,
-    };
+    let now = fs::read_to_string(path).doing(|| format!("read {}", path.display()))?;
     if now.trim() == "1" {
         return Ok(());
     }
     fs::write(path, "1").doing(|| format!("set {} to 1", path.display()))
 }
 
-/// Accepted connections, resets and ICMP errors have the mark of what they answer.
-const SETTINGS: [&str; 3] = [
-    "/proc/sys/net/ipv4/tcp_fwmark_accept",
-    "/proc/sys/net/ipv4/fwmark_reflect",
-    "/proc/sys/net/ipv6/fwmark_reflect",
-];
+/// Connections that are accepted, of both families, have the mark of what they answer.
+const ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+/// Resets and ICMP errors have it.
+const REFLECT: &str = "/proc/sys/net/ipv4/fwmark_reflect";
+const REFLECT_V6: &str = "/proc/sys/net/ipv6/fwmark_reflect";
 const LOOPBACK: &str = "lo";
 /// Where the tables begin, far from those that people and programs number: "ov" and the number of an interface.
 const TABLES: u32 = 0x6f76_0000;
@@ -271,7 +278,8 @@ const INDICES: u32 = 0xffff;
 const NO_RULE: u16 = u16::MAX;
 /// In a removal: of whatever table.
 const ANY_TABLE: u32 = 0;
-/// Rules for datagrams of a family in a namespace. Each is looked at for whatever is sent without a known way.
+/// Rules for datagrams of a family in a namespace of one endpoint; where several share one, they may be as many times more.
+/// Each is looked at for whatever is sent without a known way.
 const RULES_MAX: usize = 1_024;
 /// So many are not looked at for sockets that are gone.
 const RULES_MIN: usize = 16;
