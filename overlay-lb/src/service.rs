@@ -67,14 +67,15 @@ impl Service {
     pub(crate) fn choose_other(
         &mut self,
         flow: &FlowKey,
-        among: &mut Among<'_>,
+        among: &Among<'_>,
         tried: &[BackendId],
     ) -> Option<u32> {
         let takers = self.takers(among.members).iter();
         let others = takers.filter(|group| is_other(among.members, **group, tried));
         let others: Vec<_> = others.copied().collect();
-        let nth = flow_hash(flow, false, among.maglev_seed).checked_rem(others.len() as u64)?;
-        others.get(nth as usize).copied()
+        let hash = flow_hash(flow, false, among.maglev_seed);
+        let nth = hash.checked_rem(others.len() as u64)?;
+        others.get(usize::try_from(nth).ok()?).copied()
     }
 
     pub(crate) fn takers(&mut self, members: &[Option<Member>]) -> &[u32] {

@@ -135,7 +135,7 @@ impl Balancer {
         let group = if tried.is_empty() {
             known.or_else(|| service.choose(key, &mut among))
         } else {
-            let other = service.choose_other(key, &mut among, tried);
+            let other = service.choose_other(key, &among, tried);
             other.or_else(|| service.choose(key, &mut among))
         };
         let group = group.ok_or(Reject::NoBackend)?;

@@ -68,7 +68,7 @@ impl Target {
                 .await;
             let connected = match made {
                 Ok(socket) => reach(socket, to).await,
-                Err(_) => break,
+                Err(_) => continue,
             };
             match connected {
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
