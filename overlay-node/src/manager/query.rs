@@ -133,14 +133,20 @@ impl Manager {
             subnets: network
                 .subnets
                 .iter()
-                .map(|subnet| IpamConfig {
-                    subnet: subnet.prefix,
-                    gateway: subnet.gateway,
-                    ip_range: subnet.ip_range,
-                    aux_addresses: subnet.aux_addresses.clone(),
-                    vni: subnet.vni,
-                    used: subnet.addresses.used() as u64,
-                    available: u64::try_from(subnet.addresses.available()).unwrap_or(u64::MAX),
+                .map(|subnet| {
+                    let mut all = network.addresses.subnets();
+                    let usage = all.find(|other| other.prefix() == subnet.prefix);
+                    let usage = usage.map(|addresses| (addresses.used(), addresses.available()));
+                    let (used, available) = usage.unwrap_or_default();
+                    IpamConfig {
+                        subnet: subnet.prefix,
+                        gateway: subnet.gateway,
+                        ip_range: subnet.ip_range,
+                        aux_addresses: subnet.aux_addresses.clone(),
+                        vni: subnet.vni,
+                        used: used as u64,
+                        available: u64::try_from(available).unwrap_or(u64::MAX),
+                    }
                 })
                 .collect(),
             options: network.options.clone(),

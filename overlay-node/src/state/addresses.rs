@@ -4,89 +4,42 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr};
-use overlay_ipam::AllocateError;
+use overlay_ipam::{AllocateError, Lease};
 
 use super::{CommandError, NetworkRecord, node::owner};
 
-/// Addresses that can be had, not yet taken: the place of each one's subnet, and which address if that was asked for.
-#[derive(Debug)]
-pub(super) struct Choice(Vec<(usize, Option<IpAddr>)>);
-
 impl NetworkRecord {
-    /// Finds addresses for an owner: those that are `asked` for, and any of the families that are not. What the owner has in
-    /// a subnet it gets again.
-    pub(super) fn choose(&self, id: &[u8; 16], asked: &[IpAddr]) -> Result<Choice, CommandError> {
-        let mut chosen = Vec::new();
-        for address in asked {
-            let (at, subnet) = self.subnet_of(*address)?;
-            let same = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
-            if asked.iter().filter(|other| same(other)).count() > 1 {
-                let text = "another one of its family is asked for, too".to_owned();
-                return Err(self.unusable(*address, text));
-            }
-            match subnet.owner(*address) {
-                Some(other) if other != owner(id) => {
-                    return Err(CommandError::AddressInUse {
-                        address: *address,
-                        network: self.name.clone(),
-                    });
-                }
-                _ => {}
-            }
-            if let Some(reserved) = subnet.reserved(*address) {
-                let address = *address;
-                let error = AllocateError::Reserved { address, reserved };
-                return Err(self.unusable(address, error.to_string()));
-            }
-            if let Some(held) = subnet.lease_of(owner(id))
-                && held.address != *address
-            {
-                let (owner, held) = (owner(id), held.address);
-                let error = AllocateError::OwnerHolds {
-                    owner,
-                    address: held,
-                };
-                return Err(self.unusable(*address, error.to_string()));
-            }
-            chosen.push((at, Some(*address)));
+    /// Returns why an owner does not get addresses, if so: those that are `asked` for, and any of the families that are not.
+    pub(super) fn check(&self, id: &[u8; 16], asked: &[IpAddr]) -> Result<(), CommandError> {
+        // Here, because the network knows better than any one of its subnets.
+        let inside = |address: &&IpAddr| {
+            let mut subnets = self.subnets.iter();
+            !subnets.any(|subnet| subnet.prefix.contains(*address))
+        };
+        if let Some(outside) = asked.iter().find(inside) {
+            let text = "it is in none of the network's subnets".to_owned();
+            return Err(self.unusable(*outside, text));
         }
-        for v4 in [true, false] {
-            let family = |at: &usize| self.subnets[*at].prefix.addr().is_ipv4() == v4;
-            let mut all = (0..self.subnets.len()).filter(family);
-            if all.clone().next().is_none() || chosen.iter().any(|(at, _)| family(at)) {
-                continue;
-            }
-            let held = all.clone().find(|at| {
-                let addresses = &self.subnets[*at].addresses;
-                addresses.lease_of(owner(id)).is_some()
-            });
-            let at = held.or_else(|| all.find(|at| self.subnets[*at].addresses.available() > 0));
-            chosen.push((at.ok_or_else(|| self.full(v4))?, None));
-        }
-        chosen.sort_by_key(|(at, _)| !self.subnets[*at].prefix.addr().is_ipv4());
-        Ok(Choice(chosen))
+        let checked = self.addresses.check(owner(id), asked);
+        checked.map_err(|error| self.refusal(&error, asked))
     }
 
-    /// Takes addresses that [`choose`](Self::choose) found for the same owner, IPv4 first.
-    pub(super) fn take(&mut self, id: &[u8; 16], choice: &Choice, index: u64) -> Vec<IpNet> {
-        let Choice(chosen) = choice;
-        let take = |(at, address): &(usize, Option<IpAddr>)| {
-            let subnet = &mut self.subnets[*at];
-            let lease = match address {
-                Some(address) => subnet.addresses.reserve(owner(id), *address, index),
-                None => subnet.addresses.allocate(owner(id), index),
-            };
-            let address = lease.expect("it was there to be had").address;
-            IpNet::new(address, subnet.prefix.prefix_len())
-                .expect("an address of the subnet has its family")
+    /// Takes addresses that [`check`](Self::check) found to be there for the same owner, IPv4 first.
+    pub(super) fn take(&mut self, id: &[u8; 16], asked: &[IpAddr], index: u64) -> Vec<IpNet> {
+        let leases = self.addresses.allocate(owner(id), asked, index);
+        let leases = leases.expect("they were there to be had");
+        let with_prefix = |lease: Lease| {
+            let mut subnets = self.subnets.iter();
+            let subnet = subnets.find(|subnet| subnet.prefix.contains(&lease.address));
+            let length = subnet.expect("a lease is of a subnet").prefix.prefix_len();
+            IpNet::new(lease.address, length).expect("an address of the subnet has its family")
         };
-        chosen.iter().map(take).collect()
+        leases.iter().map(with_prefix).collect()
     }
 
     /// Refuses an identity under which something else has an address: the two would share it.
     pub(super) fn check_owner(&self, id: &[u8; 16]) -> Result<(), CommandError> {
-        let mut subnets = self.subnets.iter();
-        match subnets.find_map(|subnet| subnet.addresses.lease_of(owner(id))) {
+        match self.addresses.leases_of(owner(id)).iter().next() {
             Some(lease) => Err(CommandError::AddressInUse {
                 address: lease.address,
                 network: self.name.clone(),
@@ -95,14 +48,32 @@ impl NetworkRecord {
         }
     }
 
-    fn subnet_of(&self, address: IpAddr) -> Result<(usize, &overlay_ipam::Subnet), CommandError> {
-        let mut subnets = self.subnets.iter().enumerate();
-        let found = subnets.find(|(_, subnet)| subnet.prefix.contains(&address));
-        let (at, subnet) = found.ok_or_else(|| {
-            let text = "it is in none of the network's subnets".to_owned();
-            self.unusable(address, text)
-        })?;
-        Ok((at, &subnet.addresses))
+    fn refusal(&self, error: &AllocateError, asked: &[IpAddr]) -> CommandError {
+        let network = self.name.clone();
+        match error {
+            AllocateError::Exhausted { usage, .. } => CommandError::SubnetFull {
+                network,
+                used: u64::try_from(usage.chosen).unwrap_or(u64::MAX),
+            },
+            AllocateError::Taken { address, .. } => CommandError::AddressInUse {
+                address: *address,
+                network,
+            },
+            AllocateError::Reserved { address, .. }
+            | AllocateError::TwoOfAFamily { address, .. } => {
+                self.unusable(*address, error.to_string())
+            }
+            AllocateError::OwnerHolds { address: held, .. } => {
+                let same = |address: &&IpAddr| address.is_ipv4() == held.is_ipv4();
+                let address = asked.iter().find(same).unwrap_or(held);
+                self.unusable(*address, error.to_string())
+            }
+            other => {
+                let any = asked.first().copied();
+                let any = any.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+                self.unusable(any, other.to_string())
+            }
+        }
     }
 
     fn unusable(&self, address: IpAddr, reason: String) -> CommandError {
@@ -110,15 +81,6 @@ impl NetworkRecord {
             address,
             network: self.name.clone(),
             reason,
-        }
-    }
-
-    fn full(&self, v4: bool) -> CommandError {
-        let used = self.subnets.iter();
-        let used = used.filter(|subnet| subnet.prefix.addr().is_ipv4() == v4);
-        CommandError::SubnetFull {
-            network: self.name.clone(),
-            used: used.map(|subnet| subnet.addresses.used() as u64).sum(),
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use overlay_core::NetworkId;
-use overlay_ipam::{Audit, OwnerId};
+use overlay_ipam::{Audit, OwnerId, Subnet};
 use overlay_raft::RaftId;
 use thiserror::Error;
 
-use super::{ClusterState, SnapshotError, TaskRecord};
+use super::{ClusterState, NetworkRecord, SnapshotError, TaskRecord};
 
 /// A state contradicts itself.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -73,6 +73,12 @@ impl ClusterState {
             networks.flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix));
         let mut subnets: Vec<_> = subnets.collect();
         subnets.sort_unstable();
+        let shares = |network: &NetworkRecord| {
+            let prefixes: BTreeSet<_> =
+                network.subnets.iter().map(|subnet| subnet.prefix).collect();
+            let shared: BTreeSet<_> = network.addresses.subnets().map(Subnet::prefix).collect();
+            prefixes == shared
+        };
         let mut allocated: Vec<_> = self.pools.allocated().collect();
         allocated.sort_unstable();
         let stands = |task: &TaskRecord| {
@@ -82,6 +88,7 @@ impl ClusterState {
         let services = &mut self.services().values();
         RaftId::new(self.next_raft_id).is_some_and(|next| parts.into_iter().all(|id| id < next))
             && subnets == allocated
+            && self.networks().values().all(shares)
             && services.all(|service| service.specs.contains_key(&service.spec_version))
             && self.tasks().values().all(stands)
     }
@@ -98,18 +105,13 @@ impl ClusterState {
                 .map(|endpoint| OwnerId::from(endpoint.id))
                 .collect();
             live.extend(services.map(|service| OwnerId::from(service.id)));
-            let mut all = Audit::default();
-            for subnet in &network.subnets {
-                all.orphaned.extend(subnet.addresses.audit(&live).orphaned);
-            }
-            // One of each family, or of one alone if the network got the other later.
-            live.retain(|owner| {
-                let mut subnets = network.subnets.iter();
-                !subnets.any(|subnet| subnet.addresses.lease_of(*owner).is_some())
-            });
-            all.missing.extend(live);
-            if all != Audit::default() {
-                let (network, audit) = (network.id, all);
+            let mut audit = network.addresses.audit(&live);
+            // What was there when the network got a subnet of another family has none of that.
+            audit
+                .missing
+                .retain(|owner| network.addresses.leases_of(*owner).is_empty());
+            if audit != Audit::default() {
+                let network = network.id;
                 return Err(Inconsistency::Leases { network, audit });
             }
         }

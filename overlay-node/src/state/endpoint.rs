@@ -4,7 +4,7 @@ use overlay_core::{EndpointId, NetworkId, NodeId};
 
 use super::{
     AttachEndpoint, ClusterState, CommandError, EndpointRecord, NetworkRecord, Outcome,
-    addresses::{Choice, mac_of},
+    addresses::mac_of,
     node::{is_name, owner},
 };
 
@@ -14,9 +14,11 @@ impl ClusterState {
         index: u64,
         attach: AttachEndpoint,
     ) -> Result<Outcome, CommandError> {
-        let choice = self.check_attach(&attach)?;
+        self.check_attach(&attach)?;
         let (network, generation) = (attach.network, self.generation(index));
-        let take = |record: &mut NetworkRecord| record.take(attach.id.as_bytes(), &choice, index);
+        let take = |record: &mut NetworkRecord| {
+            record.take(attach.id.as_bytes(), &attach.addresses, index)
+        };
         let taken = self.networks.modify_part(network, take);
         let addresses = taken.ok_or(CommandError::UnknownNetwork { network })?;
         let endpoint = EndpointRecord {
@@ -76,13 +78,11 @@ impl ClusterState {
     /// Gives back the addresses that something has on a network.
     pub(super) fn release(&mut self, network: NetworkId, id: &[u8; 16], index: u64) {
         self.networks.modify_part(network, |record| {
-            for subnet in &mut record.subnets {
-                subnet.addresses.release_owner(owner(id), index);
-            }
+            record.addresses.release_owner(owner(id), index);
         });
     }
 
-    fn check_attach(&self, attach: &AttachEndpoint) -> Result<Choice, CommandError> {
+    fn check_attach(&self, attach: &AttachEndpoint) -> Result<(), CommandError> {
         for name in std::iter::once(&attach.name).chain(&attach.aliases) {
             if !is_name(name) {
                 return Err(CommandError::InvalidName {
@@ -130,7 +130,7 @@ impl ClusterState {
             });
         }
         record.check_owner(attach.id.as_bytes())?;
-        record.choose(attach.id.as_bytes(), &attach.addresses)
+        record.check(attach.id.as_bytes(), &attach.addresses)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use overlay_core::{NetworkId, ServiceId};
 
-use super::{ClusterState, CommandError, INGRESS, NetworkRecord, addresses::Choice, node::is_name};
+use super::{ClusterState, CommandError, INGRESS, NetworkRecord, node::is_name};
 use crate::api::{
     ClientAddress, EndpointMode, Protocol, PublishMode, PublishedPort, ServiceMode, ServiceSpec,
 };
@@ -19,8 +19,8 @@ pub(super) struct Needs {
     pub(super) ports: Vec<PublishedPort>,
     /// Virtual addresses that it has.
     pub(super) held: BTreeMap<NetworkId, Vec<IpNet>>,
-    /// Those that networks have for it.
-    pub(super) wanted: Vec<(NetworkId, Choice)>,
+    /// Networks that have some for it, and which ones it asks for.
+    pub(super) wanted: Vec<(NetworkId, Vec<IpAddr>)>,
 }
 
 impl ClusterState {
@@ -72,8 +72,8 @@ impl ClusterState {
                         needs.held.insert(network.id, held.clone());
                     }
                     None => {
-                        let choice = network.choose(id.as_bytes(), asked)?;
-                        needs.wanted.push((network.id, choice));
+                        network.check(id.as_bytes(), asked)?;
+                        needs.wanted.push((network.id, asked.clone()));
                     }
                 }
             }
@@ -124,22 +124,7 @@ impl ClusterState {
         let held = held.map_or(&[][..], |service| &service.ports);
         let mut chosen: Vec<PublishedPort> = Vec::new();
         for port in &spec.ports {
-            if port.target == 0 {
-                return Err(invalid("a published port", "its target is 0"));
-            }
-            if port.nodes.len() > RULES_MAX {
-                return Err(limit("conditions a published port", RULES_MAX as u64));
-            }
-            let proxied = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
-            if port.protocol != Protocol::Tcp && proxied.contains(&port.client) {
-                let text =
-                    "the PROXY protocol is for TCP: of UDP, client=kept shows the client's address";
-                return Err(invalid("a published port", text));
-            }
-            if port.mode == PublishMode::Ingress && spec.endpoint_mode == EndpointMode::Dnsrr {
-                let text = "ports published in ingress mode need --endpoint-mode vip";
-                return Err(invalid("a published port", text));
-            }
+            check_port(port, spec.endpoint_mode)?;
             let free = |number: u16, chosen: &[PublishedPort]| {
                 let same = |other: &PublishedPort| {
                     other.published == number && other.protocol == port.protocol
@@ -229,6 +214,26 @@ fn check_sizes(spec: &ServiceSpec) -> Result<(), CommandError> {
         if found > most {
             return Err(limit(what, most as u64));
         }
+    }
+    Ok(())
+}
+
+/// Refuses a port that cannot be published as it says.
+fn check_port(port: &PublishedPort, mode: EndpointMode) -> Result<(), CommandError> {
+    if port.target == 0 {
+        return Err(invalid("a published port", "its target is 0"));
+    }
+    if port.nodes.len() > RULES_MAX {
+        return Err(limit("conditions a published port", RULES_MAX as u64));
+    }
+    let proxied = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
+    if port.protocol != Protocol::Tcp && proxied.contains(&port.client) {
+        let text = "the PROXY protocol is for TCP: of UDP, client=kept shows the client's address";
+        return Err(invalid("a published port", text));
+    }
+    if port.mode == PublishMode::Ingress && mode == EndpointMode::Dnsrr {
+        let text = "ports published in ingress mode need --endpoint-mode vip";
+        return Err(invalid("a published port", text));
     }
     Ok(())
 }

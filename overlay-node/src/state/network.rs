@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use overlay_core::{NetworkId, NodeId, Vni};
-use overlay_ipam::{PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator};
+use overlay_ipam::{
+    NetworkAddresses, PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator,
+};
 
 use super::{ClusterState, CommandError, NetworkRecord, Outcome, SubnetRecord, node::is_name};
 use crate::api::{NetworkCreate, SubnetSpec};
@@ -26,7 +28,12 @@ impl ClusterState {
             spec.subnets.clone()
         };
         check_number(wanted.len())?;
-        let subnets = self.allocate_subnets(&wanted, &options.vnis)?;
+        let taken = self.allocate_subnets(&wanted, &options.vnis)?;
+        let mut addresses = NetworkAddresses::new();
+        let subnets = taken
+            .into_iter()
+            .map(|subnet| subnet.add_to(&mut addresses))
+            .collect();
         let driver = if spec.driver.is_empty() {
             OVERLAY.to_owned()
         } else {
@@ -41,6 +48,7 @@ impl ClusterState {
             internal: spec.internal,
             ingress: spec.ingress,
             subnets,
+            addresses,
             mtu: options.mtu,
             options: spec.options,
             labels: spec.labels,
@@ -85,9 +93,12 @@ impl ClusterState {
             .get(network)
             .ok_or(CommandError::UnknownNetwork { network })?;
         check_number(record.subnets.len() + wanted.len())?;
-        let subnets = self.allocate_subnets(wanted, &[])?;
+        let taken = self.allocate_subnets(wanted, &[])?;
         self.networks.modify(&mut self.journal, network, |record| {
-            record.subnets.extend(subnets);
+            for subnet in taken {
+                let subnet = subnet.add_to(&mut record.addresses);
+                record.subnets.push(subnet);
+            }
         });
         Ok(Outcome::Network(network))
     }
@@ -156,15 +167,15 @@ impl ClusterState {
         &mut self,
         wanted: &[SubnetSpec],
         vnis: &[Vni],
-    ) -> Result<Vec<SubnetRecord>, CommandError> {
+    ) -> Result<Vec<TakenSubnet>, CommandError> {
         let next = self.vnis.next();
         let mut subnets = Vec::new();
         for (at, spec) in wanted.iter().enumerate() {
             match self.allocate_subnet(spec, vnis.get(at).copied()) {
                 Ok(subnet) => subnets.push(subnet),
                 Err(error) => {
-                    for subnet in &subnets {
-                        self.release_subnet(subnet);
+                    for TakenSubnet { record, .. } in &subnets {
+                        self.release_subnet(record);
                     }
                     self.vnis.resume_at(next);
                     return Err(error);
@@ -186,7 +197,7 @@ impl ClusterState {
         &mut self,
         spec: &SubnetSpec,
         vni: Option<Vni>,
-    ) -> Result<SubnetRecord, CommandError> {
+    ) -> Result<TakenSubnet, CommandError> {
         let vni = allocate_vni(&mut self.vnis, vni)?;
         let taken = self.cut_subnet(spec, vni);
         if taken.is_err() {
@@ -195,7 +206,7 @@ impl ClusterState {
         taken
     }
 
-    fn cut_subnet(&mut self, spec: &SubnetSpec, vni: Vni) -> Result<SubnetRecord, CommandError> {
+    fn cut_subnet(&mut self, spec: &SubnetSpec, vni: Vni) -> Result<TakenSubnet, CommandError> {
         let request = match spec.subnet {
             None => SubnetRequest::Any,
             Some(subnet) if subnet.addr().is_unspecified() && subnet.prefix_len() > 0 => {
@@ -232,15 +243,17 @@ impl ClusterState {
                 .collect(),
             ..SubnetConfig::new(prefix)
         };
-        match Subnet::new(config) {
-            Ok(addresses) => Ok(SubnetRecord {
-                prefix,
-                gateway: addresses.gateway(),
-                ip_range: spec.ip_range,
-                aux_addresses: spec.aux_addresses.clone(),
-                vni,
-                addresses,
-            }),
+        match Subnet::new(config.clone()) {
+            Ok(subnet) => {
+                let record = SubnetRecord {
+                    prefix,
+                    gateway: subnet.gateway(),
+                    ip_range: spec.ip_range,
+                    aux_addresses: spec.aux_addresses.clone(),
+                    vni,
+                };
+                Ok(TakenSubnet { record, config })
+            }
             Err(error) => {
                 self.pools
                     .release(prefix)
@@ -288,6 +301,20 @@ impl ClusterState {
     /// Returns the network of that name.
     pub fn network_named(&self, name: &str) -> Option<&NetworkRecord> {
         self.networks.get(self.networks.index().named(name)?)
+    }
+}
+
+/// A subnet that was taken from the pools, and is of no network yet.
+struct TakenSubnet {
+    record: SubnetRecord,
+    config: SubnetConfig,
+}
+
+impl TakenSubnet {
+    fn add_to(self, addresses: &mut NetworkAddresses) -> SubnetRecord {
+        let added = addresses.add(self.config);
+        added.expect("it is valid, and overlaps no other of the pools'");
+        self.record
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, ServiceId, TaskId, Vni};
-use overlay_ipam::Subnet;
+use overlay_ipam::NetworkAddresses;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
@@ -162,6 +162,8 @@ pub struct NetworkRecord {
     pub ingress: bool,
     /// Its subnets.
     pub subnets: Vec<SubnetRecord>,
+    /// Who has which of their addresses.
+    pub addresses: NetworkAddresses,
     /// Largest inner packet asked for, in octets; the underlay's less the encapsulation's if `None`.
     pub mtu: Option<u16>,
     /// Driver options, as given.
@@ -175,7 +177,7 @@ pub struct NetworkRecord {
 }
 
 /// One subnet of a network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetRecord {
     /// The prefix.
     pub prefix: IpNet,
@@ -187,8 +189,6 @@ pub struct SubnetRecord {
     pub aux_addresses: BTreeMap<String, IpAddr>,
     /// Its VXLAN network identifier.
     pub vni: Vni,
-    /// Who has which address.
-    pub addresses: Subnet,
 }
 
 /// One endpoint.

@@ -1,6 +1,6 @@
 //! Services: what they are, and the commands about them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ClusterState, CommandError, NetworkRecord, Outcome,
-    addresses::Choice,
     index::TaskIndex,
     needs::{invalid, limit},
     node::is_name,
@@ -307,11 +306,11 @@ impl ClusterState {
         index: u64,
         id: ServiceId,
         held: BTreeMap<NetworkId, Vec<IpNet>>,
-        wanted: &[(NetworkId, Choice)],
+        wanted: &[(NetworkId, Vec<IpAddr>)],
     ) -> BTreeMap<NetworkId, Vec<IpNet>> {
         let mut addresses = held;
-        for (network, choice) in wanted {
-            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), choice, index);
+        for (network, asked) in wanted {
+            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), asked, index);
             let taken = self.networks.modify_part(*network, take);
             addresses.insert(*network, taken.expect("the network is there"));
         }

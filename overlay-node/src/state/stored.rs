@@ -5,8 +5,8 @@ use overlay_raft::RaftId;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, ServiceRecord, SubnetRecord,
-    TaskEndpoint, TaskRecord,
+    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, ServiceRecord, TaskEndpoint,
+    TaskRecord,
     digest::Octets,
     index::{EndpointIndex, NetworkIndex, NodeIndex, ServiceIndex, TaskIndex},
     table::Record,
@@ -48,6 +48,7 @@ record!(NetworkRecord, NetworkId, NetworkIndex, 3, Network, {
             internal,
             ingress,
             subnets,
+            addresses: _,
             mtu,
             options,
             labels,
@@ -56,12 +57,12 @@ record!(NetworkRecord, NetworkId, NetworkIndex, 3, Network, {
         } = self;
         let names = (Octets(id.as_bytes()), name, driver, options, labels);
         let rest = (attachable, internal, ingress, mtu, created_unix_ms, node);
-        (names, rest, Subnets(subnets))
+        (names, rest, subnets)
     }
 
-    /// The addresses of a subnet keep a hash of their own: there may be millions.
+    /// The addresses keep a hash of their own: there may be millions.
     fn part(&self) -> Option<impl Serialize> {
-        Some(Addresses(&self.subnets))
+        Some(self.addresses.state_hash())
     }
 });
 
@@ -174,34 +175,6 @@ impl Record for Cluster {
     fn changed(previous: Option<Self>, new: Option<Self>) -> Option<Changed> {
         let (previous, new) = (previous.map(Box::new), new.map(Box::new));
         Some(Changed::Cluster { previous, new })
-    }
-}
-
-/// Subnets without their addresses.
-struct Subnets<'a>(&'a [SubnetRecord]);
-
-impl Serialize for Subnets<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|subnet| {
-            let SubnetRecord {
-                prefix,
-                gateway,
-                ip_range,
-                aux_addresses,
-                vni,
-                addresses: _,
-            } = subnet;
-            (prefix, gateway, ip_range, aux_addresses, vni)
-        }))
-    }
-}
-
-/// The hashes of the addresses of subnets.
-struct Addresses<'a>(&'a [SubnetRecord]);
-
-impl Serialize for Addresses<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|subnet| subnet.addresses.state_hash()))
     }
 }
 

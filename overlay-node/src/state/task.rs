@@ -240,13 +240,14 @@ impl ClusterState {
         let mut wanted = Vec::new();
         for network in self.networks_of(spec).map_err(|name| name.to_owned())? {
             let id = endpoint_of(task, network.id);
-            let choice = network.choose(id.as_bytes(), &[]);
-            let choice = choice.ok().filter(|_| !self.endpoints.contains(id));
-            wanted.push((id, network.id, choice.ok_or(network.name.clone())?));
+            if network.check(id.as_bytes(), &[]).is_err() || self.endpoints.contains(id) {
+                return Err(network.name.clone());
+            }
+            wanted.push((id, network.id));
         }
-        for (id, network, choice) in &wanted {
+        for (id, network) in &wanted {
             let (id, network) = (*id, *network);
-            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), choice, index);
+            let take = |record: &mut NetworkRecord| record.take(id.as_bytes(), &[], index);
             let taken = self.networks.modify_part(network, take);
             let addresses = taken.expect("the network is there");
             let endpoint = EndpointRecord {
@@ -262,7 +263,7 @@ impl ClusterState {
             };
             self.endpoints.insert(&mut self.journal, id, endpoint);
         }
-        Ok(wanted.into_iter().map(|(id, ..)| id).collect())
+        Ok(wanted.into_iter().map(|(id, _)| id).collect())
     }
 
     fn pend(&mut self, task: TaskId, reason: PendingReason) {

@@ -643,7 +643,7 @@ fn an_endpoint_is_detached_by_its_own_node_only_and_its_identity_is_used_once() 
         CommandError::NameInUse { .. }
     ));
     lab.detach(endpoint).unwrap();
-    assert_eq!(lab.network("a").subnets[0].addresses.used(), 0);
+    assert_eq!(lab.network("a").addresses.leases().count(), 0);
     assert_eq!(
         lab.detach(endpoint),
         Err(CommandError::UnknownEndpoint { endpoint })
@@ -800,7 +800,7 @@ fn what_a_removed_node_ran_is_gone_and_its_addresses_are_free() {
         };
         lab.apply(Command::AttachEndpoint(attach)).unwrap();
     }
-    assert_eq!(lab.network("a").subnets[0].addresses.used(), 3);
+    assert_eq!(lab.network("a").addresses.leases().count(), 3);
     lab.apply(Command::RemoveNode { node: node(2) }).unwrap();
     let left: Vec<_> = lab
         .state
@@ -809,7 +809,7 @@ fn what_a_removed_node_ran_is_gone_and_its_addresses_are_free() {
         .map(|endpoint| endpoint.name.as_str())
         .collect();
     assert_eq!(left, ["stays"]);
-    assert_eq!(lab.network("a").subnets[0].addresses.used(), 1);
+    assert_eq!(lab.network("a").addresses.leases().count(), 1);
     lab.attach(network, "goes1", Some(ip("10.0.1.3"))).unwrap();
 }
 

@@ -284,16 +284,15 @@ fn check_addresses(state: &ClusterState) {
         );
         assert_ne!(Some(address.addr()), subnet.gateway);
         assert_eq!(
-            subnet.addresses.owner(address.addr()),
+            state.networks()[&network].addresses.owner(address.addr()),
             Some(owner),
             "{address}"
         );
     }
-    let subnets = state
-        .networks()
-        .values()
-        .flat_map(|network| &network.subnets);
-    let leases: usize = subnets.map(|subnet| subnet.addresses.used()).sum();
+    let networks = state.networks().values();
+    let leases: usize = networks
+        .map(|network| network.addresses.leases().count())
+        .sum();
     assert_eq!(leases, addresses.len(), "leases of nobody");
 }
 

@@ -331,6 +331,11 @@ pub(crate) fn address(host: usize) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, number)
 }
 
+/// Splits words at spaces, and adds those that have some.
+pub(crate) fn words<'a>(text: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    text.split(' ').chain(more.iter().copied()).collect()
+}
+
 /// The name of a host.
 pub(crate) fn name(host: usize) -> String {
     format!("host{}", host + 1)

@@ -1,6 +1,6 @@
 //! Services behind virtual addresses: asked by programs on every host, while tasks come and go.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     Story,
     networks::resolve,
     services::{create, host_of, remove, settled, start},
-    support::{Cluster, OVERLAY, PATIENCE, address, eventually, say},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, say, words},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -212,82 +212,40 @@ while True:
 /// All tasks are replaced, over and over, while clients on all hosts and at a published port have requests under way.
 fn updated(cluster: &mut Cluster) -> anyhow::Result<()> {
     let rounds = std::env::var("OVERLAY_UPDATES").ok();
-    let rounds = rounds.map_or(Ok(4), |rounds| rounds.parse())?;
+    let rounds = rounds.map_or(Ok(UPDATES), |rounds| rounds.parse())?;
     start(cluster)?;
-    let more = [
-        "--replicas",
-        "3",
-        "--detach",
-        "--publish",
-        "8080:8000",
-        "--env",
-        "ROUND=0",
-    ];
-    create(cluster, &more, &["python3", "-c", SLOW])?;
+    let more = "--replicas 3 --detach --publish 8080:8000 --env ROUND=0";
+    create(cluster, &words(more, &[]), &["python3", "-c", SLOW])?;
     settled(cluster, 0, 3, "three running tasks", |_| true)?;
-    // A server runs before it listens: that is none of the updates' business, so they wait for it, too.
-    let wait = "until curl -s --max-time 5 -o /dev/null $0; do sleep 0.1; done; sleep 2";
-    let end = cluster.path("end");
-    let hammer = "until [ -e $2 ]; do curl -s --max-time 10 -o /dev/null $0; echo $? >> $1; done";
-    let mut said = Vec::new();
+    let (end, mut said) = (cluster.path("end"), Vec::new());
     for host in 0..3 {
         let file = cluster.path(&format!("hammer{host}"));
-        let path = file.to_string_lossy().into_owned();
-        let script = format!("{wait}; ({hammer}) & ({hammer}) & {hammer}; wait");
-        let words = [
-            "run",
-            "-d",
-            "--name",
-            &client(host),
-            "--network",
-            "my-net",
-            "--",
-        ];
-        let sh = [
-            "sh",
-            "-c",
-            &script,
-            "http://web:8000/",
-            &path,
-            &end.to_string_lossy(),
-        ];
-        cluster.ask(host, &[&words[..], &sh].concat())?;
+        let script = format!("{WAIT}; ({HAMMER}) & ({HAMMER}) & {HAMMER}; wait");
+        let paths = [&file, &end].map(|path| path.to_string_lossy().into_owned());
+        let run = ["run", "-d", "--name", &client(host), "--network", "my-net"];
+        let shell = ["--", "sh", "-c", &script, "http://web:8000/"];
+        let [file_text, end_text] = &paths;
+        cluster.ask(host, &[&run[..], &shell, &[file_text, end_text]].concat())?;
         said.push(file);
     }
     let outside = cluster.path("outside");
     let url = format!("http://{}:8080/", address(1));
-    let script = format!("{wait}; ({hammer}) & {hammer}; wait");
+    let script = format!("{WAIT}; ({HAMMER}) & {HAMMER}; wait");
     let mut command = Command::new("sh");
     command.args(["-c", &script, &url]).args([&outside, &end]);
     let mut hammering = cluster.lab.spawn_in(2, &mut command)?;
     said.push(outside);
-    let counts = |said: &[std::path::PathBuf]| -> anyhow::Result<Vec<(usize, usize)>> {
-        let count = |file: &std::path::PathBuf| {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            let failed = text.lines().filter(|line| *line != "0").count();
-            (text.lines().count(), failed)
-        };
-        Ok(said.iter().map(count).collect())
-    };
     eventually(PATIENCE, "answers everywhere", || {
-        Ok(counts(&said)?.iter().all(|(all, _)| *all > 3).then_some(()))
+        let counts = said.iter().map(|file| answers(file));
+        Ok(counts.into_iter().all(|(all, _)| all > 3).then_some(()))
     })?;
     let began = std::time::Instant::now();
     for round in 1..=rounds {
-        let env = format!("ROUND={round}");
-        let update = ["service", "update", "--detach", "--env-add", &env, "web"];
-        cluster.ask(0, &update)?;
-        eventually(PATIENCE * 2, "the end of an update", || {
-            let seen = cluster.ask(0, &["service", "inspect", "web"])?;
-            let seen: Value = serde_json::from_str(&seen)?;
-            let done = seen[0]["UpdateStatus"]["State"] == "completed";
-            let spec = &seen[0]["Spec"]["TaskTemplate"]["ProcessSpec"]["Env"];
-            Ok((done && spec[0] == env.as_str()).then_some(()))
-        })?;
+        update(cluster, round)?;
     }
     std::fs::write(&end, "")?;
     hammering.wait()?;
-    let counts = counts(&said)?;
+    let counts: Vec<_> = said.iter().map(|file| answers(file)).collect();
     let all: usize = counts.iter().map(|(all, _)| all).sum();
     let failed: usize = counts.iter().map(|(_, failed)| failed).sum();
     say(&format!(
@@ -298,6 +256,35 @@ fn updated(cluster: &mut Cluster) -> anyhow::Result<()> {
     remove_clients(cluster)?;
     remove(cluster)
 }
+
+/// Replaces all tasks, and waits until that is done.
+fn update(cluster: &Cluster, round: u32) -> anyhow::Result<()> {
+    let env = format!("ROUND={round}");
+    let update = ["service", "update", "--detach", "--env-add", &env, "web"];
+    cluster.ask(0, &update)?;
+    eventually(PATIENCE * 2, "the end of an update", || {
+        let seen = cluster.ask(0, &["service", "inspect", "web"])?;
+        let seen: Value = serde_json::from_str(&seen)?;
+        let done = seen[0]["UpdateStatus"]["State"] == "completed";
+        let process = &seen[0]["Spec"]["TaskTemplate"]["ProcessSpec"];
+        Ok((done && process["Env"][0] == env.as_str()).then_some(()))
+    })
+}
+
+/// How many requests were made, and how many of them failed.
+fn answers(file: &Path) -> (usize, usize) {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let failed = text.lines().filter(|line| *line != "0").count();
+    (text.lines().count(), failed)
+}
+
+/// Updates in a normal run; the issue asks for 100, which `OVERLAY_UPDATES=100` gives.
+const UPDATES: u32 = 4;
+/// A server runs before it listens: what comes before the first answer does not count.
+const WAIT: &str = "until curl -s --max-time 5 -o /dev/null $0; do sleep 0.1; done";
+/// Asks for a page over and over, and notes what `curl` says.
+const HAMMER: &str =
+    "until [ -e $2 ]; do curl -s --max-time 10 -o /dev/null $0; echo $? >> $1; done";
 
 fn lost(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;

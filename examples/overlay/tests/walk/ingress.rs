@@ -14,7 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::{
     Story,
     services::{host_of, settled, start},
-    support::{Cluster, OVERLAY, PATIENCE, address, eventually},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, words},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -80,78 +80,45 @@ fn clients(cluster: &mut Cluster) -> anyhow::Result<()> {
     let pages = pages.context("some of 200 requests failed")?;
     let client = format!("client: {}\n", address(home));
     ensure!(pages.matches(&client).count() == 200, "{pages}");
-    // Services that only publish reach nobody by that network, and find no names there.
-    let other = [
-        "service",
-        "create",
-        "--name",
-        "other",
-        "--publish",
-        "8090:7",
-        "--",
-    ];
-    cluster.ask(0, &[&other[..], &[OVERLAY, "echod"]].concat())?;
-    let words = ["exec", "web.1", "--", OVERLAY, "get", "--timeout", "1"];
-    cluster.refused(home, &[&words[..], &["other:8000"]].concat())?;
-    let ends: Vec<String> = {
-        let ingress = cluster.inspect(0, "ingress")?;
-        let inside = ingress["Containers"].as_object().context("containers")?;
-        let ends = inside
-            .values()
-            .filter_map(|one| one["IPv4Address"].as_str());
-        ends.map(|end| end.split('/').next().unwrap_or(end).to_owned())
-            .collect()
-    };
+    apart(cluster, home)?;
+    replaced(cluster)
+}
+
+/// Services that only publish reach nobody by their network, and find no names there.
+fn apart(cluster: &Cluster, home: usize) -> anyhow::Result<()> {
+    let other = words(
+        "service create --name other --publish 8090:7 --",
+        &[OVERLAY, "echod"],
+    );
+    cluster.ask(0, &other)?;
+    let get = |task: &'static str| words(task, &[OVERLAY, "get", "--timeout", "1"]);
+    cluster.refused(home, &[&get("exec web.1 --")[..], &["other:8000"]].concat())?;
+    let ingress = cluster.inspect(0, "ingress")?;
+    let inside = ingress["Containers"].as_object().context("containers")?;
     let tasks = cluster.list(0, &["service", "ps", "other"])?;
     let elsewhere = host_of(&tasks[0])?;
-    for end in ends {
-        let to = format!("{end}:8000");
-        cluster.refused(
-            elsewhere,
-            &[
-                "exec",
-                "other.1",
-                "--",
-                OVERLAY,
-                "get",
-                "--timeout",
-                "1",
-                &to,
-            ],
-        )?;
+    for end in inside.values() {
+        let end = end["IPv4Address"].as_str().context("no address")?;
+        let to = end.split('/').next().map(|end| format!("{end}:8000"));
+        let to = to.unwrap_or_default();
+        cluster.refused(elsewhere, &[&get("exec other.1 --")[..], &[&to]].concat())?;
     }
     cluster.refused(0, &["network", "rm", "ingress"])?;
     cluster.ask(0, &["service", "rm", "web", "other"])?;
-    // It can be replaced.
+    Ok(())
+}
+
+/// The network of published ports goes when nothing uses it, and another one takes its place.
+fn replaced(cluster: &mut Cluster) -> anyhow::Result<()> {
     eventually(PATIENCE, "the end of the network", || {
-        Ok(cluster
-            .run(0, &["network", "rm", "ingress"])?
-            .status
-            .success()
-            .then_some(()))
+        let output = cluster.run(0, &["network", "rm", "ingress"])?;
+        Ok(output.status.success().then_some(()))
     })?;
-    let refused = cluster.refused(
-        0,
-        &[
-            "service",
-            "create",
-            "-p",
-            "8080:8000",
-            "--",
-            OVERLAY,
-            "httpd",
-        ],
-    )?;
+    let web = words("service create -p 8080:8000 --", &[OVERLAY, "httpd"]);
+    let refused = cluster.refused(0, &web)?;
     ensure!(refused.said.contains("--ingress"), "{}", refused.said);
-    let words = [
-        "network",
-        "create",
-        "--ingress",
-        "--subnet",
-        "172.30.0.0/24",
-        "edge",
-    ];
-    cluster.ask(0, &words)?;
+    let edge = "network create --ingress --subnet 172.30.0.0/24 edge";
+    cluster.ask(0, &words(edge, &[]))?;
     publish(cluster, &["8080:8000"])?;
     let url = format!("http://{}:8080/", address(2));
     let page = eventually(PATIENCE, "a page", || curl(cluster, 1, &[&url]))?;
@@ -181,78 +148,46 @@ while True:
 
 fn proxied(cluster: &mut Cluster) -> anyhow::Result<()> {
     start(cluster)?;
-    let words = [
-        "service",
-        "create",
-        "--name",
-        "web",
-        "--network",
-        "my-net",
-        "--detach",
-    ];
-    let ports = [
-        "--publish",
-        "published=9001,target=9000,client=proxy-v1",
-        "--publish",
-        "published=9002,target=9000,client=proxy-v2",
-        "--publish",
-        "published=9003,target=9000,client=hidden",
-    ];
-    cluster.ask(
-        0,
-        &[&words[..], &ports, &["--", "python3", "-c", READER]].concat(),
-    )?;
+    let web = "service create --name web --network my-net --detach \
+        --publish published=9001,target=9000,client=proxy-v1 --publish published=9002,target=9000,client=proxy-v2 \
+        --publish published=9003,target=9000,client=hidden -- python3 -c";
+    let web: Vec<_> = web.split_whitespace().collect();
+    cluster.ask(0, &[&web[..], &[READER]].concat())?;
     settled(cluster, 0, 1, "a running task", |_| true)?;
     for (from, to) in [(0, 0), (0, 1), (1, 2), (2, 2)] {
-        let before = |cluster: &mut Cluster, port: u16| {
-            let url = format!("http://{}:{port}/", address(to));
-            let page = eventually(PATIENCE, "a page", || curl(cluster, from, &[&url]))?;
-            let hex = page
-                .trim()
-                .strip_prefix("before:")
-                .with_context(|| page.clone())?
-                .trim();
-            let octets = (0..hex.len()).step_by(2);
-            let octets = octets.map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
-            Ok::<_, anyhow::Error>(octets.collect::<Result<Vec<_>, _>>()?)
-        };
-        let text = String::from_utf8(before(cluster, 9_001)?)?;
+        let text = String::from_utf8(before(cluster, from, to, 9_001)?)?;
         let ends = format!("PROXY TCP4 {} {} ", address(from), address(to));
-        ensure!(
-            text.starts_with(&ends) && text.ends_with(" 9001\r\n"),
-            "{text}"
-        );
-        let binary = before(cluster, 9_002)?;
+        let whole = text.starts_with(&ends) && text.ends_with(" 9001\r\n");
+        ensure!(whole, "{text}");
+        let binary = before(cluster, from, to, 9_002)?;
         ensure!(binary.len() == 28, "{binary:x?}");
+        let (fixed, ends) = binary.split_at(16);
         ensure!(
-            binary[..16] == *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
+            fixed == b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
             "{binary:x?}"
         );
-        ensure!(binary[16..20] == address(from).octets(), "{binary:x?}");
-        ensure!(binary[20..24] == address(to).octets(), "{binary:x?}");
-        ensure!(binary[26..28] == 9_002_u16.to_be_bytes(), "{binary:x?}");
-        ensure!(
-            before(cluster, 9_003)?.is_empty(),
-            "octets before the client's"
-        );
+        ensure!(ends[..4] == address(from).octets(), "{binary:x?}");
+        ensure!(ends[4..8] == address(to).octets(), "{binary:x?}");
+        ensure!(ends[10..] == 9_002_u16.to_be_bytes(), "{binary:x?}");
+        let none = before(cluster, from, to, 9_003)?;
+        ensure!(none.is_empty(), "octets before the client's: {none:x?}");
     }
-    let refused = cluster.refused(
-        0,
-        &[
-            "service",
-            "create",
-            "-p",
-            "target=53,protocol=udp,client=proxy",
-            "--",
-            "true",
-        ],
-    )?;
-    ensure!(
-        refused.said.contains("PROXY protocol is for TCP"),
-        "{}",
-        refused.said
-    );
+    let udp = "service create -p target=53,protocol=udp,client=proxy -- true";
+    let refused = cluster.refused(0, &words(udp, &[]))?;
+    let said = refused.said;
+    ensure!(said.contains("PROXY protocol is for TCP"), "{said}");
     Ok(())
+}
+
+/// What a task gets before the client's own octets.
+fn before(cluster: &mut Cluster, from: usize, to: usize, port: u16) -> anyhow::Result<Vec<u8>> {
+    let url = format!("http://{}:{port}/", address(to));
+    let page = eventually(PATIENCE, "a page", || curl(cluster, from, &[&url]))?;
+    let hex = page.trim().strip_prefix("before:");
+    let hex = hex.with_context(|| page.clone())?.trim();
+    let octets = (0..hex.len()).step_by(2);
+    let octets = octets.map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
+    Ok(octets.collect::<Result<_, _>>()?)
 }
 
 fn places(cluster: &mut Cluster) -> anyhow::Result<()> {

@@ -89,7 +89,7 @@ impl Lab {
     }
 
     fn used(&self) -> usize {
-        self.network("a").subnets[0].addresses.used()
+        self.network("a").addresses.leases().count()
     }
 }
 

@@ -178,11 +178,6 @@ async fn what_a_service_offers_is_said_by_options() {
         },
     ];
     assert_eq!(spec.ports, expected);
-    let named = |name: &str, target, protocol| NamedPort {
-        name: name.into(),
-        target,
-        protocol,
-    };
     let expected = [
         named("http", 80, Protocol::Tcp),
         named("dns", 53, Protocol::Udp),
@@ -195,10 +190,34 @@ async fn what_a_service_offers_is_said_by_options() {
         locality: Locality::NodeOnly,
     };
     assert_eq!((spec.balance, spec.task.drain_ms), (balance, 0));
+}
+
+#[test]
+fn offers_that_make_no_sense_are_refused() {
+    for words in [
+        "service create -p 1.2.3:80:80 -- x",
+        "service create -p target=80,client=x -- x",
+        "service create --named-port http -- x",
+        "service create --named-port http=0 -- x",
+        "service create --lb-policy random -- x",
+        "service create --network name=a,ip=x -- x",
+    ] {
+        let words = std::iter::once("overlay").chain(words.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_offers_changes_one_by_one() {
+    let mut seen = service(2, None);
+    seen.spec.named_ports = vec![
+        named("http", 80, Protocol::Tcp),
+        named("dns", 53, Protocol::Udp),
+    ];
+    seen.spec.texts = vec!["v=1".into(), "two".into()];
     let words = "service update -d --named-port-add http=8080 --named-port-add tls=443 --txt-add three --txt-rm v=1 \
         --network-add name=my-net,alias=new web";
-    let mut seen = service(2, None);
-    seen.spec = (*spec).clone();
     let (_, asked) = run(words, vec![one(seen.clone()), one(seen)]).await;
     let asked: Request = serde_json::from_value(asked[1].clone()).unwrap();
     let Request::ServiceUpdate { spec, .. } = asked else {
@@ -215,17 +234,13 @@ async fn what_a_service_offers_is_said_by_options() {
         (spec.networks.len(), &spec.networks[0].aliases[..]),
         (1, &["new".to_owned()][..])
     );
-    for words in [
-        "service create -p 1.2.3:80:80 -- x",
-        "service create -p target=80,client=x -- x",
-        "service create --named-port http -- x",
-        "service create --named-port http=0 -- x",
-        "service create --lb-policy random -- x",
-        "service create --network name=a,ip=x -- x",
-    ] {
-        let words = std::iter::once("overlay").chain(words.split(' '));
-        let error = Cli::try_parse_from(words).unwrap_err();
-        assert_eq!(error.exit_code(), 2, "{error}");
+}
+
+fn named(name: &str, target: u16, protocol: Protocol) -> NamedPort {
+    NamedPort {
+        name: name.into(),
+        target,
+        protocol,
     }
 }
 
