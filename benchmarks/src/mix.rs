@@ -194,7 +194,7 @@ impl Mix {
                     gossip_port: 7_946,
                     version: "0.1.0".to_owned(),
                     resources: Resources::default(),
-routes: Vec::new(),
+                    routes: Vec::new(),
                 };
                 (kind, Command::DescribeNode { node, description })
             }
@@ -378,13 +378,13 @@ routes: Vec::new(),
             target: 80,
             protocol: Default::default(),
             mode: Default::default(),
-..PublishedPort::default()
+            ..PublishedPort::default()
         };
         ServiceSpec {
             name: format!("service-{number}"),
             mode: ServiceMode::Replicated(u32::try_from(TASKS / SERVICES).expect("few")),
             task,
-            networks: vec![Self::networks_name(number % NETWORKS)],
+            networks: vec![Self::networks_name(number % NETWORKS).as_str().into()],
             ports: publishes.then_some(port).into_iter().collect(),
             ..ServiceSpec::default()
         }

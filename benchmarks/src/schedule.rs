@@ -90,7 +90,7 @@ impl World {
             subnet: "10.128.0.0/16".parse().ok(),
             gateway: None,
             ip_range: None,
-..SubnetSpec::default()
+            ..SubnetSpec::default()
         };
         let id = NetworkId::random(&mut world.rng);
         let spec = NetworkCreate {
@@ -106,7 +106,7 @@ impl World {
                 ..ServiceSpec::default()
             };
             if network {
-                spec.networks = vec!["wide".to_owned()];
+                spec.networks = vec!["wide".into()];
             }
             if zones > 0 {
                 spec.placement.preferences = vec!["spread=node.labels.zone".into()];
