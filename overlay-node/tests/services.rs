@@ -306,6 +306,51 @@ fn tasks_move_off_a_host_that_is_lost_or_drained() {
     assert_eq!(cluster.quiet_violations(), []);
 }
 
+/// Until how many tasks of the service run, in steps of ten milliseconds.
+fn until_running(cluster: &mut Cluster, count: usize) -> Duration {
+    let step = Duration::from_millis(10);
+    for steps in 1..1_000 {
+        cluster.run_for(step);
+        let state = cluster.leader_state().unwrap();
+        let running = state.tasks().values();
+        let running = running.filter(|task| task.status.state == TaskState::Running);
+        if running.count() == count {
+            return step * steps;
+        }
+    }
+    panic!("more or fewer than {count} tasks run after ten seconds");
+}
+
+#[test]
+fn a_task_stops_when_all_have_said_that_they_send_it_nothing_more() {
+    let mut cluster = cluster(7, 4);
+    let mut web = spec("web", ServiceMode::Replicated(3), "run");
+    web.placement.constraints = vec!["node.hostname!=host3".to_owned()];
+    create(&mut cluster, web);
+    // One that runs none of the tasks is on their network, too.
+    cluster.attach(3, "my-net", "asker").unwrap();
+    cluster.run_for(Duration::from_secs(3));
+    assert_eq!(running(&mut cluster, "web").len(), 3);
+    let scale = |cluster: &mut Cluster, replicas| {
+        let service = "web".to_owned();
+        let request = Request::ServiceScale { service, replicas };
+        cluster.ask(0, request).unwrap();
+    };
+    // Five seconds are what it may take, not what it takes.
+    scale(&mut cluster, 2);
+    let quick = until_running(&mut cluster, 2);
+    assert!(quick < Duration::from_secs(1), "{quick:?}");
+    // One that does not answer is awaited until it counts as down, or the five seconds are over.
+    cluster.world().crash(HostId(3));
+    scale(&mut cluster, 1);
+    let slow = until_running(&mut cluster, 1);
+    assert!(
+        slow > quick + Duration::from_millis(500),
+        "{slow:?}, and {quick:?} before"
+    );
+    assert!(slow < Duration::from_secs(7), "{slow:?}");
+}
+
 #[test]
 fn a_task_that_ends_is_followed_by_another() {
     let mut cluster = cluster(3, 3);

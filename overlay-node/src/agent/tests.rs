@@ -7,9 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{Balance, DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec},
+    api::{
+        Balance, DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec,
+        TaskState,
+    },
     identity::LeaseSigner,
-    state::{EndpointRecord, Secret},
+    state::{EndpointRecord, Secret, TaskEndpoint},
 };
 
 #[test]
@@ -163,6 +166,78 @@ proptest! {
         let changed = old.changed(change).unwrap();
         let ids: Vec<_> = changed.endpoints.iter().map(Keyed::key).collect();
         prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+}
+
+#[test]
+fn a_task_that_serves_is_told_to_stop_when_its_flows_have_ended() {
+    let endpoint = EndpointId::from_bytes([1; 16]);
+    let task = TaskId::from_bytes([9; 16]);
+    let with = |version, desired, drain_ms| {
+        let mut assignment = assignment(version, &[endpoint]);
+        assignment.endpoints[0].record.task = Some(TaskEndpoint {
+            task,
+            service: ServiceId::from_bytes([7; 16]),
+            service_name: "web".to_owned(),
+        });
+        assignment.tasks = vec![AssignedTask {
+            id: task,
+            service_name: "web".to_owned(),
+            slot: Slot::Replica(1),
+            spec: TaskSpec {
+                drain_ms,
+                ..TaskSpec::default()
+            },
+            desired,
+            endpoints: vec![endpoint],
+        }];
+        assignment
+    };
+    let wishes =
+        |agent: &mut Agent| -> Vec<Wish> { std::iter::from_fn(|| agent.poll_wish()).collect() };
+    let stops = |wishes: &[Wish]| wishes.iter().any(|wish| matches!(wish, Wish::StopTask(..)));
+    let drains = |wishes: &[Wish]| wishes.iter().any(|wish| matches!(wish, Wish::Drain { .. }));
+    let report = |state| TaskReport {
+        task,
+        state,
+        message: String::new(),
+        exit_code: None,
+    };
+    // Whether it runs, how long flows may go on, and whether anything is awaited.
+    for (state, drain_ms, awaited) in [
+        (TaskState::Running, 5_000, true),
+        (TaskState::Running, 0, false),
+        (TaskState::Starting, 5_000, false),
+    ] {
+        let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+        agent.expect(endpoint, Namespace::InProcess);
+        agent.assign(Instant::EPOCH, with(5, DesiredState::Running, drain_ms));
+        agent.handle_port(Instant::EPOCH, endpoint, Ok(()));
+        agent.handle_task(report(state));
+        wishes(&mut agent);
+        agent.assign(Instant::EPOCH, with(6, DesiredState::Shutdown, drain_ms));
+        let first = wishes(&mut agent);
+        assert_eq!((drains(&first), stops(&first)), (awaited, !awaited));
+        // Its row says so before anybody waits.
+        let row = first.iter().find_map(|wish| match wish {
+            Wish::PutRow(_, row) => Some(row.state),
+            _ => None,
+        });
+        assert_eq!(row, Some(RowState::Draining));
+        if !awaited {
+            continue;
+        }
+        agent.assign(Instant::EPOCH, with(7, DesiredState::Remove, drain_ms));
+        agent.handle_drained(EndpointId::from_bytes([2; 16]));
+        let nothing = wishes(&mut agent);
+        assert!(!drains(&nothing) && !stops(&nothing), "{nothing:?}");
+        agent.handle_drained(endpoint);
+        assert!(stops(&wishes(&mut agent)));
+        agent.handle_drained(endpoint);
+        assert!(!stops(&wishes(&mut agent)), "once is enough");
+        // One that is nobody's any more is not waited for, either.
+        agent.assign(Instant::EPOCH, assignment(8, &[]));
+        assert!(stops(&wishes(&mut agent)));
     }
 }
 

@@ -540,6 +540,7 @@ fn configure(options: &Options, identity: &Identity, clock: Clock) -> Config {
     config.underlay_mtu = options.underlay_mtu;
     config.way_out = options.way_out.clone();
     config.resources = options.resources;
+    config.routes.clone_from(&options.routes);
     config
 }
 

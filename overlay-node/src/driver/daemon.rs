@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
 use overlay_core::{Rng, TaskId, plane::Platform};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -46,6 +47,9 @@ pub struct Options {
     pub way_out: Option<WayOutConfig>,
     /// What the host has to give to tasks. Default: it does not say, and counts as having enough of everything.
     pub resources: Resources,
+    /// Where the host has routes to, besides the default one: subnets that are chosen for networks keep clear of them.
+    /// Default: none.
+    pub routes: Vec<IpNet>,
     /// How often and how long.
     pub timers: Timers,
 }
@@ -64,6 +68,7 @@ impl Options {
             underlay_mtu: 1_500,
             way_out: None,
             resources: Resources::default(),
+            routes: Vec::new(),
             timers: Timers::default(),
         }
     }

@@ -9,11 +9,12 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{
     EndpointId, TaskId,
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
-use overlay_linux::{Linux, Offload, Port, Sockets};
+use overlay_linux::{Linux, Offload, Port, Sockets, netlink::Netlink};
 use overlay_node::driver::{
     Daemon, Executor, Handle, LogOptions, Logs, Options, PortIo, StopError,
 };
@@ -48,6 +49,7 @@ pub(super) async fn start(
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
     options.resources = host_resources();
+    options.routes = host_routes(args);
     options.way_out = (!args.no_way_out).then(|| WayOutConfig {
         subnet: args.way_out,
         mtu: args.underlay_mtu,
@@ -70,6 +72,26 @@ fn host_resources() -> Resources {
         nano_cpus: cpus * 1_000_000_000,
         memory_bytes: total.unwrap_or(0) * 1_024,
     }
+}
+
+/// Returns where this host has routes to, but for the default one, the bridge that the daemon makes itself, and what is on the
+/// link alone.
+fn host_routes(args: &DaemonArgs) -> Vec<IpNet> {
+    let routes = Netlink::open().and_then(|mut netlink| netlink.routes());
+    let routes = routes.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the host's routes are not known: networks may get subnets that it has routes to");
+        Vec::new()
+    });
+    let foreign = |destination: &Ipv4Net| {
+        let own = !args.no_way_out && args.way_out.contains(destination);
+        destination.prefix_len() > 0 && !own && !destination.network().is_link_local()
+    };
+    let destinations = routes.into_iter().filter(|route| route.main);
+    let destinations = destinations.map(|route| route.destination);
+    let mut found: Vec<_> = destinations.filter(foreign).map(IpNet::V4).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 impl Local {
