@@ -1,6 +1,6 @@
 mod namespaces;
 
-use overlay_core::{MacAddr, NodeId, ServiceId, Vni};
+use overlay_core::{MacAddr, NodeId, ServiceId, Vni, plane::Distance};
 use overlay_gossip::Lease;
 
 use proptest::prelude::*;
@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{
-        Balance, DesiredState, Protocol, PublishMode, PublishedPort, Role, Slot, TaskSpec,
-        TaskState,
+        Balance, DesiredState, Locality, Protocol, PublishMode, PublishedPort, Role, Slot,
+        TaskSpec, TaskState,
     },
     identity::LeaseSigner,
     state::{EndpointRecord, Secret, TaskEndpoint},
@@ -167,6 +167,69 @@ proptest! {
         let ids: Vec<_> = changed.endpoints.iter().map(Keyed::key).collect();
         prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     }
+}
+
+#[test]
+fn how_far_a_backend_is_goes_by_its_node_and_that_ones_zone() {
+    let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
+    let (own, service) = (
+        EndpointId::from_bytes([1; 16]),
+        ServiceId::from_bytes([7; 16]),
+    );
+    let in_zone = |version, zone: &str| {
+        let mut assignment = assignment(version, &[own]);
+        assignment.standing.zone = zone.to_owned();
+        let on = ServiceOnNetwork {
+            addresses: vec![[10, 0, 1, 200].into(), "fd00::200".parse().unwrap()],
+            aliases: vec!["www".to_owned()],
+        };
+        assignment.services = vec![AssignedService {
+            id: service,
+            name: "web".to_owned(),
+            networks: [(network(), on)].into(),
+            ports: Vec::new(),
+            texts: Vec::new(),
+            balance: Balance {
+                locality: Locality::Zone,
+                affinity_ms: 1_500,
+                ..Balance::default()
+            },
+        }];
+        assignment
+    };
+    agent.expect(own, Namespace::InProcess);
+    let row = |number: u8| {
+        let other = assigned(EndpointId::from_bytes([number; 16]));
+        let vtep = [192, 0, 2, number].into();
+        let mut row = row(&other, vtep, RowState::Live, None);
+        row.service = Some(service);
+        row
+    };
+    let rows = [row(1), row(2), row(3), row(4)];
+    let zones = || -> BTreeMap<IpAddr, Zone> {
+        let named = [(2, "north"), (3, "south"), (4, "")];
+        let named = named.map(|(last, zone)| ([192, 0, 2, last].into(), zone.to_owned()));
+        named.into()
+    };
+    use Distance::{Far, Node, Zone as Near};
+    for (version, zone, expected) in [
+        (5, "north", [Node, Near, Far, Far]),
+        // Who is in none is near nobody.
+        (6, "", [Node, Far, Far, Far]),
+    ] {
+        agent.assign(Instant::EPOCH, in_zone(version, zone));
+        let desired = agent.desired(|_| rows.iter().collect(), |_| zones());
+        let found = &desired.networks[&network()].services[&service];
+        let distances: Vec<_> = found.backends.values().map(|one| one.distance).collect();
+        assert_eq!(distances, expected, "{zone:?}");
+        assert_eq!(found.addresses.len(), 2);
+        assert_eq!(found.config.locality, Locality::Zone);
+        assert_eq!(found.config.affinity, Some(Duration::from_millis(1_500)));
+    }
+    let names = agent.service_names();
+    let records = &names[&(network(), service)];
+    assert_eq!(records.names, ["web", "www"]);
+    assert_eq!(records.addresses.len(), 2);
 }
 
 #[test]

@@ -260,3 +260,33 @@ fn keyring(keys: &[Secret<16>]) -> Option<Keyring> {
     }
     Some(ring)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_member_says_of_itself_is_read_back() {
+        for (port, epoch, zone) in [
+            (None, 0, ""),
+            (Some(2_377), 0, ""),
+            (Some(1), u64::MAX, "north-1"),
+            (None, 7, "süd"),
+        ] {
+            let said = Said {
+                management_port: port,
+                epoch,
+                zone: zone.to_owned(),
+            };
+            let meta = said.encode();
+            assert_eq!(Said::read(&meta), said);
+            for short in 0..11 {
+                assert_eq!(Said::read(&meta[..short]), Said::default());
+            }
+        }
+        let mut other = Said::default().encode();
+        other[0] = 1;
+        other.extend(b"zone");
+        assert_eq!(Said::read(&other), Said::default(), "of another version");
+    }
+}
