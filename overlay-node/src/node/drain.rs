@@ -28,7 +28,7 @@ enum DrainMessage {
 }
 
 impl Node {
-    /// Takes the driver's answer to [`Output::CountFlows`]: how many flows to the endpoint are left, `None` while it is still
+    /// Takes the driver's answer to [`Output::CountFlows`](super::Output::CountFlows): how many flows to the endpoint are left, `None` while it is still
     /// given new ones.
     pub fn handle_flows(
         &mut self,

@@ -1,10 +1,6 @@
 //! `network create`, `ls`, `inspect`, `rm`, `connect`, `disconnect`; `attach` and `detach`.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
@@ -12,18 +8,20 @@ use overlay_core::plane::Namespace;
 
 use super::{Failure, ListingArgs, Report, listing::FormatArgs, pair, unexpected};
 use crate::{
-    api::{
-        AttachRequest, NetworkChoice, NetworkCreate, NetworkInfo, Request, Response, SubnetSpec,
-    },
+    api::{AttachRequest, NetworkChoice, NetworkCreate, NetworkInfo, Request, Response},
     client::Client,
     wire::ProgramRequest,
 };
 
+mod choice;
 mod print;
 mod prune;
 mod refused;
+mod subnets;
 
+pub(crate) use choice::{AddressArgs, choice};
 use print::{NetworkJson, NetworkRow};
+use subnets::{Parts, aux};
 
 /// See the help texts.
 #[derive(Debug, Subcommand)]
@@ -107,70 +105,6 @@ pub(crate) struct UpdateArgs {
     aux_address: Vec<(String, IpAddr)>,
     /// Identity or name of the network
     network: String,
-}
-
-/// The addresses that something asks for.
-#[derive(Debug, Default, Args)]
-pub(crate) struct AddressArgs {
-    /// The IPv4 address to have [default: any free one]
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
-    /// The IPv6 address to have [default: any free one]
-    #[arg(long, value_name = "IP")]
-    ip6: Option<Ipv6Addr>,
-}
-
-impl AddressArgs {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ip.is_none() && self.ip6.is_none()
-    }
-
-    pub(crate) fn list(self) -> impl Iterator<Item = IpAddr> {
-        self.ip.into_iter().chain(self.ip6.map(IpAddr::V6))
-    }
-}
-
-/// Reads `my-net`, or `name=my-net,alias=web,ip=10.0.1.9`.
-pub(crate) fn choice(text: &str) -> Result<NetworkChoice, String> {
-    let mut choice = NetworkChoice::default();
-    if !text.contains('=') {
-        text.clone_into(&mut choice.network);
-    } else {
-        for field in text.split(',') {
-            match field.split_once('=') {
-                Some(("name", name)) if choice.network.is_empty() => {
-                    name.clone_into(&mut choice.network);
-                }
-                Some(("alias", alias)) if !alias.is_empty() => choice.aliases.push(alias.into()),
-                Some(("ip" | "ip6", address)) if choice.addresses.len() < 2 => {
-                    let parsed = address.parse();
-                    choice
-                        .addresses
-                        .push(parsed.map_err(|_| format!("{address} is no address"))?);
-                }
-                _ => {
-                    return Err(format!(
-                        "expected name=NETWORK once, ip=IP at most once a family and alias=NAME any number of times, found `{field}`"
-                    ));
-                }
-            }
-        }
-    }
-    if choice.network.is_empty() || choice.network.contains(',') {
-        return Err(format!(
-            "expected the name of one network, found `{text}`: repeat --network for more"
-        ));
-    }
-    Ok(choice)
-}
-
-fn aux(text: &str) -> Result<(String, IpAddr), String> {
-    let parsed = text
-        .split_once('=')
-        .and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
-    parsed
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("expected NAME=IP, found `{text}`"))
 }
 
 /// See the help texts.
@@ -363,59 +297,6 @@ async fn create(client: &Client, args: CreateArgs) -> Result<Report, Failure> {
         .ok_or_else(|| unexpected(&created))
 }
 
-/// What belongs to subnets.
-#[derive(Clone, Copy, Default)]
-struct Parts<'a> {
-    gateways: &'a [IpAddr],
-    ranges: &'a [IpNet],
-    aux: &'a [(String, IpAddr)],
-}
-
-impl Parts<'_> {
-    /// Gives each gateway, range and address to the subnet that contains it.
-    fn of(self, prefixes: &[IpNet]) -> Result<Vec<SubnetSpec>, Failure> {
-        let spec = |prefix: &IpNet| SubnetSpec {
-            subnet: Some(*prefix),
-            ..SubnetSpec::default()
-        };
-        let mut specs: Vec<SubnetSpec> = prefixes.iter().map(spec).collect();
-        for gateway in self.gateways {
-            let spec = specs.iter_mut().find(|spec| {
-                spec.gateway.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(gateway))
-            });
-            let spec = spec.ok_or_else(|| orphan("gateway", gateway, prefixes))?;
-            spec.gateway = Some(*gateway);
-        }
-        for range in self.ranges {
-            let spec = specs.iter_mut().find(|spec| {
-                spec.ip_range.is_none() && spec.subnet.is_some_and(|subnet| subnet.contains(range))
-            });
-            let spec = spec.ok_or_else(|| orphan("ip-range", range, prefixes))?;
-            spec.ip_range = Some(*range);
-        }
-        for (name, address) in self.aux {
-            let spec = specs
-                .iter_mut()
-                .find(|spec| spec.subnet.is_some_and(|subnet| subnet.contains(address)));
-            let spec = spec.ok_or_else(|| orphan("aux-address", address, prefixes))?;
-            spec.aux_addresses.insert(name.clone(), *address);
-        }
-        Ok(specs)
-    }
-}
-
-fn orphan(what: &str, value: &impl std::fmt::Display, prefixes: &[IpNet]) -> Failure {
-    let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-    let among = match prefixes.as_slice() {
-        [] => "there is none: add --subnet".to_owned(),
-        _ => format!("found {}", prefixes.join(", ")),
-    };
-    Failure::new(format_args!(
-        "every gateway, ip-range and aux-address needs a subnet that contains it, the first two one of their own: {what} {value}, {among}"
-    ))
-    .with_code(2)
-}
-
 /// Which networks the filters let pass.
 fn fitting(listing: &ListingArgs) -> Result<impl Fn(&NetworkInfo) -> bool, Failure> {
     let filters = listing.filters(&["id", "name", "driver", "scope", "label", "type"])?;
@@ -480,60 +361,4 @@ pub(super) async fn detach(client: &Client, args: DetachArgs) -> Result<Report, 
         );
     }
     Ok(report)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn gateways_and_ranges_go_to_the_subnet_that_contains_them() {
-        let parts = Parts {
-            gateways: &["fd00::1".parse().unwrap(), "10.1.0.9".parse().unwrap()],
-            ranges: &[net("10.1.2.0/26")],
-            aux: &[("router".to_owned(), "fd00::5".parse().unwrap())],
-        };
-        let specs = parts.of(&[net("10.1.0.0/16"), net("fd00::/64")]).unwrap();
-        assert_eq!(
-            specs,
-            [
-                SubnetSpec {
-                    subnet: Some(net("10.1.0.0/16")),
-                    gateway: Some("10.1.0.9".parse().unwrap()),
-                    ip_range: Some(net("10.1.2.0/26")),
-                    ..SubnetSpec::default()
-                },
-                SubnetSpec {
-                    subnet: Some(net("fd00::/64")),
-                    gateway: Some("fd00::1".parse().unwrap()),
-                    aux_addresses: BTreeMap::from([(
-                        "router".to_owned(),
-                        "fd00::5".parse().unwrap()
-                    )]),
-                    ..SubnetSpec::default()
-                },
-            ]
-        );
-    }
-
-    #[test]
-    fn a_gateway_without_its_subnet_is_a_usage_error() {
-        for (prefixes, gateways) in [
-            (vec![], vec!["10.1.0.1"]),
-            (vec![net("10.2.0.0/16")], vec!["10.1.0.1"]),
-            (vec![net("10.1.0.0/16")], vec!["10.1.0.1", "10.1.0.2"]),
-        ] {
-            let gateways: Vec<IpAddr> = gateways.iter().map(|text| text.parse().unwrap()).collect();
-            let parts = Parts {
-                gateways: &gateways,
-                ..Parts::default()
-            };
-            let failure = parts.of(&prefixes).unwrap_err();
-            assert_eq!(failure.code, 2, "{failure}");
-        }
-    }
 }
