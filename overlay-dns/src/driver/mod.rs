@@ -314,42 +314,42 @@ impl Sockets {
             None => {}
         }
         resolver.handle_timeout(now);
-        let (mut events, mut batch) = (Vec::new(), Batch::default());
-        while let Some(output) = resolver.poll_output() {
-            match output {
-                Output::Answer { token, bytes, .. } => self.answer(&mut batch, token, bytes),
-                other => events.extend(self.carry_out(other)),
-            }
-        }
-        self.send(&mut batch);
-        for bytes in batch.sent {
+        let outputs = std::iter::from_fn(|| resolver.poll_output());
+        let (events, sent) = self.run(outputs);
+        for bytes in sent {
             resolver.recycle(now, bytes);
         }
         events
     }
 
-    /// Carries out one output; an event comes back.
-    pub fn carry_out(&self, output: Output) -> Option<Event> {
-        match output {
-            Output::Answer { token, bytes, .. } => {
-                let mut batch = Batch::default();
-                self.answer(&mut batch, token, bytes);
-                self.send(&mut batch);
-            }
-            Output::Forward {
-                upstream,
-                to,
-                transport,
-                bytes,
-            } => self.forward(upstream, to, transport, bytes),
-            Output::CloseForward { upstream } => {
-                if let Some(task) = self.state().forwards.remove(&upstream) {
-                    task.abort();
+    /// Carries outputs out; the events among them come back. Answers to datagrams are sent in batches: give it all that there
+    /// are at once.
+    pub fn carry_out(&self, outputs: impl IntoIterator<Item = Output>) -> Vec<Event> {
+        self.run(outputs).0
+    }
+
+    /// Carries outputs out; returns events, and the buffers of answers that were sent.
+    fn run(&self, outputs: impl IntoIterator<Item = Output>) -> (Vec<Event>, Vec<Vec<u8>>) {
+        let (mut events, mut batch) = (Vec::new(), Batch::default());
+        for output in outputs {
+            match output {
+                Output::Answer { token, bytes, .. } => self.answer(&mut batch, token, bytes),
+                Output::Forward {
+                    upstream,
+                    to,
+                    transport,
+                    bytes,
+                } => self.forward(upstream, to, transport, bytes),
+                Output::CloseForward { upstream } => {
+                    if let Some(task) = self.state().forwards.remove(&upstream) {
+                        task.abort();
+                    }
                 }
+                Output::Event(event) => events.push(event),
             }
-            Output::Event(event) => return Some(event),
         }
-        None
+        self.send(&mut batch);
+        (events, batch.sent)
     }
 
     /// Forgets a query that the resolver did not take: nobody will answer it.

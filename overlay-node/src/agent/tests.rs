@@ -1,7 +1,7 @@
 mod namespaces;
 
 use overlay_core::{MacAddr, NodeId, ServiceId, Vni, plane::Distance};
-use overlay_gossip::Lease;
+use overlay_gossip::{Lease, PortMapping};
 
 use proptest::prelude::*;
 
@@ -167,6 +167,41 @@ proptest! {
         let ids: Vec<_> = changed.endpoints.iter().map(Keyed::key).collect();
         prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     }
+}
+
+#[test]
+fn the_row_of_a_service_that_offers_all_that_it_may_fits() {
+    let endpoint = EndpointId::from_bytes([255; 16]);
+    let mut one = assigned(endpoint);
+    let name = "x".repeat(63);
+    one.record.name = format!("{name}.4294967295.{}", endpoint.short());
+    let addresses = [
+        "10.255.255.255/24",
+        "fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff/64",
+    ];
+    one.record.addresses = addresses.map(|text| text.parse().unwrap()).to_vec();
+    one.lease.addresses = one.record.addresses.iter().map(IpNet::addr).collect();
+    one.lease.signature = vec![0xff; 64].into();
+    one.lease.generation = u64::MAX;
+    let names = [&name[..], &name, &name, &name].map(str::to_owned);
+    let port = |number| PortMapping {
+        name: format!("p-{number:02}-{}", "x".repeat(10)),
+        protocol: overlay_gossip::Protocol::Tcp,
+        target: u16::MAX,
+        published: 0,
+    };
+    let words = ServiceWords {
+        names: names.to_vec(),
+        ports: (0..16).map(port).collect(),
+    };
+    let vtep = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+    one.record.task = Some(TaskEndpoint {
+        task: TaskId::from_bytes([9; 16]),
+        service: ServiceId::from_bytes([255; 16]),
+        service_name: name,
+    });
+    let row = row(&one, vtep, RowState::Live, Some(words));
+    assert_eq!(row.check(network()), Ok(()), "{} octets", row.encoded_len());
 }
 
 #[test]

@@ -417,6 +417,7 @@ impl Active {
 
     /// Carries out everything that the node asked for.
     fn carry_out(&mut self) {
+        let mut names = Vec::new();
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Peer { to, address, frame } => self.send(to, address, frame),
@@ -434,11 +435,7 @@ impl Active {
                     }
                 }
                 Output::Gossip(output) => self.gossip.apply(*output),
-                Output::Dns(output) => {
-                    if let Some(event) = self.names.carry_out(output) {
-                        tracing::debug!(?event, "names");
-                    }
-                }
+                Output::Dns(output) => names.push(output),
                 Output::CreatePort(spec) => self.platform.create(spec, self.inputs.clone()),
                 Output::CountFlows { asker, endpoint } => self.count_flows(asker, endpoint),
                 Output::Publish(ports) => self.ingress.publish(ports),
@@ -459,6 +456,9 @@ impl Active {
                 Output::Reply { token, result } => self.on_reply(token, result),
                 Output::Event(event) => self.on_event(event),
             }
+        }
+        for event in self.names.carry_out(names) {
+            tracing::debug!(?event, "names");
         }
     }
 

@@ -379,6 +379,8 @@ fn runs_alike(one: &ServiceSpec, other: &ServiceSpec) -> bool {
     one.task == other.task
         && one.networks == other.networks
         && one.placement == other.placement
+        // Without a network, whoever publishes ports is on that of published ports.
+        && (!one.networks.is_empty() || one.ports.is_empty() == other.ports.is_empty())
         && takes_alike(&one.ports, &other.ports)
 }
 

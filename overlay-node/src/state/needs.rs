@@ -50,7 +50,7 @@ impl ClusterState {
             networks.push(network);
         }
         let ports = self.choose_ports(id, spec)?;
-        if networks.is_empty() && uses_ingress(spec) {
+        if networks.is_empty() && !spec.ports.is_empty() {
             networks.push(self.ingress().ok_or(CommandError::NoIngress)?);
         }
         let mut needs = Needs {
@@ -92,7 +92,7 @@ impl ClusterState {
             found.map_err(|_| wanted.network.as_str())
         });
         let found: Vec<_> = found.collect::<Result<_, _>>()?;
-        if found.is_empty() && uses_ingress(spec) {
+        if found.is_empty() && !spec.ports.is_empty() {
             return Ok(vec![self.ingress().ok_or(INGRESS)?]);
         }
         Ok(found)
@@ -278,12 +278,6 @@ fn check_names(spec: &ServiceSpec) -> Result<(), CommandError> {
         return Err(limit("octets a text", TEXT_BYTES_MAX as u64));
     }
     Ok(())
-}
-
-/// Returns whether a service has ports that are open on each node.
-fn uses_ingress(spec: &ServiceSpec) -> bool {
-    let mut ports = spec.ports.iter();
-    ports.any(|port| port.mode == PublishMode::Ingress)
 }
 
 pub(super) fn limit(what: &str, limit: u64) -> CommandError {

@@ -49,7 +49,30 @@ fn only_ports_of_their_hosts_concern_tasks() {
         spec.ports = vec![port(9_090, PublishMode::Host)]
     });
     world.converge();
-    assert!(live(&world, web).is_disjoint(&before));
+    let next = live(&world, web);
+    assert!(next.is_disjoint(&before));
+    // On no network of its own, it leaves that of published ports with its last port.
+    world.update_service(web, |spec| spec.ports.clear());
+    world.converge();
+    assert!(live(&world, web).is_disjoint(&next));
+}
+
+#[test]
+fn ports_that_come_and_go_concern_no_task_with_a_network_of_its_own() {
+    let (mut world, web) = running(2, |spec| spec.networks = vec!["net".into()]);
+    let before = live(&world, web);
+    for published in [8_080, 0] {
+        world.update_service(web, |spec| {
+            let port = PublishedPort {
+                published,
+                target: 80,
+                ..PublishedPort::default()
+            };
+            spec.ports = (published != 0).then_some(port).into_iter().collect();
+        });
+        world.converge();
+        assert_eq!(live(&world, web), before);
+    }
 }
 
 #[test]

@@ -25,8 +25,7 @@ fn addresses(lab: &Lab, name: &str) -> Vec<String> {
     endpoint.addresses.iter().map(IpNet::to_string).collect()
 }
 
-fn published(lab: &Lab) -> ServiceSpec {
-    let _ = lab;
+fn published() -> ServiceSpec {
     ServiceSpec {
         name: "web".to_owned(),
         ports: vec![PublishedPort {
@@ -238,7 +237,7 @@ fn a_service_has_the_virtual_addresses_that_it_asks_for() {
 fn a_service_that_publishes_and_names_no_network_is_on_that_of_published_ports() {
     let mut lab = Lab::new();
     let ingress = lab.network(INGRESS).id;
-    let spec = published(&lab);
+    let spec = published();
     lab.apply(create(1, spec.clone())).unwrap();
     let service = &lab.state.services()[&ServiceId::from_bytes([1; 16])];
     assert_eq!(service.networks, [ingress]);
@@ -297,9 +296,25 @@ fn a_service_that_publishes_and_names_no_network_is_on_that_of_published_ports()
         (spec.ingress, spec.attachable) = (true, false);
     })
     .unwrap_err();
-    lab.apply(create(2, published(&lab))).unwrap();
+    lab.apply(create(2, published())).unwrap();
     let service = &lab.state.services()[&ServiceId::from_bytes([2; 16])];
     assert_eq!(service.networks, [lab.network("edge").id]);
+}
+
+#[test]
+fn so_is_one_whose_ports_are_open_where_its_tasks_run() {
+    let mut lab = Lab::new();
+    let mut home = published();
+    home.ports[0].mode = crate::api::PublishMode::Host;
+    lab.apply(create(7, home)).unwrap();
+    let service = &lab.state.services()[&ServiceId::from_bytes([7; 16])];
+    assert_eq!(service.networks, [lab.network(INGRESS).id]);
+    // One that publishes nothing is on none.
+    let mut shy = published();
+    (shy.name, shy.ports) = ("shy".to_owned(), Vec::new());
+    lab.apply(create(8, shy)).unwrap();
+    let service = &lab.state.services()[&ServiceId::from_bytes([8; 16])];
+    assert!(service.networks.is_empty());
 }
 
 #[test]
@@ -339,13 +354,13 @@ fn names_of_a_service_are_such_as_can_be_asked_for() {
         }),
     ];
     for (number, change) in (10..).zip(refused) {
-        let mut spec = published(&lab);
+        let mut spec = published();
         change(&mut spec);
         let (named, texts) = (spec.named_ports.clone(), spec.networks.clone());
         let outcome = lab.apply(create(number, spec));
         assert!(outcome.is_err(), "{named:?} {texts:?}");
     }
-    let mut spec = published(&lab);
+    let mut spec = published();
     spec.named_ports = (0..16)
         .map(|n| port(&format!("p-{n}-abcdefghi"), 80))
         .collect();
