@@ -352,6 +352,31 @@ fn a_task_stops_when_all_have_said_that_they_send_it_nothing_more() {
 }
 
 #[test]
+fn how_a_service_is_balanced_changes_without_anything_else() {
+    let mut cluster = cluster(8, 3);
+    let mut web = spec("web", ServiceMode::Global, "run");
+    create(&mut cluster, web.clone());
+    cluster.run_for(Duration::from_secs(5));
+    web.balance.affinity_ms = 60_000;
+    let update = Request::ServiceUpdate {
+        service: "web".to_owned(),
+        version: None,
+        spec: Box::new(web),
+    };
+    cluster.ask(0, update).unwrap();
+    cluster.run_for(Duration::from_secs(1));
+    for (_, host) in cluster.world().machines() {
+        let desired = host.node().unwrap().desired();
+        let services = desired
+            .networks
+            .values()
+            .flat_map(|one| one.services.values());
+        let affinities: Vec<_> = services.map(|service| service.config.affinity).collect();
+        assert_eq!(affinities, [Some(Duration::from_secs(60))]);
+    }
+}
+
+#[test]
 fn a_task_that_ends_is_followed_by_another() {
     let mut cluster = cluster(3, 3);
     create(

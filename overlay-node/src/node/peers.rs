@@ -209,6 +209,8 @@ impl Node {
         let zone = |agent: &Agent| agent.assignment().map(|all| all.standing.zone.clone());
         let before = zone(&self.agent);
         self.agent.assign(self.now, assignment);
+        // How a service is balanced is said by the assignment alone.
+        self.plane_dirty = true;
         if !stale {
             self.pace();
             self.take_role(role, raft, cluster, epoch);

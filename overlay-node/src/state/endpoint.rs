@@ -97,6 +97,13 @@ impl ClusterState {
                 limit: ALIASES_MAX as u64,
             });
         }
+        let octets: usize = attach.aliases.iter().map(|alias| alias.len() + 1).sum();
+        if octets > ALIAS_BYTES_MAX {
+            return Err(CommandError::Limit {
+                what: "octets of aliases an endpoint".to_owned(),
+                limit: ALIAS_BYTES_MAX as u64,
+            });
+        }
         if !self.nodes.contains(attach.node) {
             return Err(CommandError::UnknownNode { node: attach.node });
         }
@@ -148,5 +155,7 @@ impl ClusterState {
     }
 }
 
+/// How long the aliases of an endpoint are at the most, in octets: they are in its row.
+const ALIAS_BYTES_MAX: usize = 512;
 /// How many aliases an endpoint has at the most.
 const ALIASES_MAX: usize = 16;

@@ -85,6 +85,23 @@ fn an_endpoint_has_an_address_of_each_family() {
 }
 
 #[test]
+fn aliases_that_no_row_has_room_for_are_refused() {
+    let mut lab = Lab::new();
+    let network = lab.create("a").unwrap();
+    let long = |count| {
+        let mut attach = lab_attach(network, "e", None, 1);
+        attach.aliases = vec!["x".repeat(63); count];
+        Command::AttachEndpoint(attach)
+    };
+    let refused = lab.refused(long(9));
+    assert!(
+        matches!(refused, CommandError::Limit { limit: 512, .. }),
+        "{refused}"
+    );
+    lab.apply(long(8)).unwrap();
+}
+
+#[test]
 fn a_full_network_grows_by_a_subnet() {
     let mut lab = Lab::new();
     let network = lab
