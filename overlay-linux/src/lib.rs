@@ -99,7 +99,7 @@ mod sys;
 mod transparent;
 mod way_out;
 
-pub use overlay_vxlan::{Frame, Offload};
+pub use overlay_vxlan::{Frame, Offload, PortCapabilities};
 
 pub use command::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio, WindowSize};
 pub use holder::output::{OutputCursor, Written};

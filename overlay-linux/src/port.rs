@@ -1,13 +1,15 @@
 //! The frame side of an endpoint's port.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use overlay_vxlan::{Frame, Offload, offload::HEADER_BYTES};
+use overlay_vxlan::{Frame, Offload, PortCapabilities, offload::HEADER_BYTES};
 use serde::{Deserialize, Serialize};
+
+use crate::sys;
 
 mod make;
 
@@ -21,6 +23,7 @@ pub(crate) use make::{Made, make};
 pub struct Port {
     file: File,
     kind: PortKind,
+    capabilities: PortCapabilities,
 }
 
 /// By what means a port is attached.
@@ -35,7 +38,23 @@ pub enum PortKind {
 impl Port {
     pub(crate) fn new(descriptor: OwnedFd, kind: PortKind) -> Self {
         let file = File::from(descriptor);
-        Self { file, kind }
+        let (tcp, udp) = match kind {
+            // Not with the interface: one that an earlier release made is as good then.
+            PortKind::Tap => match sys::set_tap_offload(&file, true) {
+                Ok(()) => (true, true),
+                Err(_) => (sys::set_tap_offload(&file, false).is_ok(), false),
+            },
+            PortKind::Packet => (true, takes_udp_segments()),
+        };
+        Self {
+            file,
+            kind,
+            capabilities: PortCapabilities {
+                partial_checksum: tcp,
+                segmentation: tcp,
+                udp_segmentation: udp,
+            },
+        }
     }
 
     /// Reads one frame (Ethernet II, without FCS) into `frame`, which is cut or grown to its length.
@@ -114,6 +133,11 @@ impl Port {
         }
     }
 
+    /// Returns what may be written as it is: super-frames, and frames with a partial checksum.
+    pub fn capabilities(&self) -> PortCapabilities {
+        self.capabilities
+    }
+
     /// By what means the port is attached.
     pub fn kind(&self) -> PortKind {
         self.kind
@@ -129,6 +153,7 @@ impl Port {
         Ok(Self {
             file,
             kind: self.kind,
+            capabilities: self.capabilities,
         })
     }
 }
@@ -143,6 +168,21 @@ impl AsRawFd for Port {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// Whether the kernel exchanges super-frames of UDP with its virtio header: since Linux 6.2.
+///
+/// A packet socket cannot be asked; before, it loses them.
+pub(crate) fn takes_udp_segments() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    version >= (6, 2)
 }
 
 /// Octets that any frame of a port has room in: the largest IP packet, Ethernet header and a VLAN tag.

@@ -27,8 +27,8 @@ use nix::{
 
 /// Opens `/dev/net/tun` and makes the TAP interface `name` in the calling thread's network namespace.
 ///
-/// Frames carry a virtio header of 10 octets; the kernel may leave the checksums of outgoing ones partial, and
-/// makes no super-frames. The interface vanishes with the last copy of the descriptor.
+/// Frames carry a virtio header of 10 octets; what the kernel may leave to the reader is said by [`set_tap_offload`]. The
+/// interface vanishes with the last copy of the descriptor.
 pub(crate) fn open_tap(name: &str) -> io::Result<File> {
     let tun = OpenOptions::new()
         .read(true)
@@ -52,11 +52,22 @@ pub(crate) fn open_tap(name: &str) -> io::Result<File> {
             &raw const header_bytes,
         )
     })?;
-    let offload = libc::c_ulong::from(libc::TUN_F_CSUM);
-    // SAFETY: TUNSETOFFLOAD takes its flags by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, offload) })?;
     Ok(tun)
 }
+
+/// Lets the kernel hand over frames with partial checksums and super-frames of TCP, and of UDP if `udp` (Linux 6.2).
+pub(crate) fn set_tap_offload(tap: &impl AsFd, udp: bool) -> io::Result<()> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let udp = if udp { TUN_F_USO4 | TUN_F_USO6 } else { 0 };
+    let offload = libc::c_ulong::from(tcp | udp);
+    let tap = tap.as_fd().as_raw_fd();
+    // SAFETY: TUNSETOFFLOAD takes its flags by value.
+    check(unsafe { libc::ioctl(tap, libc::TUNSETOFFLOAD, offload) })
+}
+
+/// Of `linux/if_tun.h`.
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
 
 /// The head of `struct ifreq`, padded to its size.
 #[repr(C)]

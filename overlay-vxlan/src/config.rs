@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::limit::Rate;
+use crate::{
+    limit::Rate,
+    offload::{Offload, SegmentKind},
+};
 
 /// The bounds of a [`Switch`](crate::Switch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,21 @@ impl Default for NetworkConfig {
 pub struct PortCapabilities {
     /// Frames with a partial checksum. Default false: it is completed first.
     pub partial_checksum: bool,
-    /// Super-frames. Default false: they are segmented first.
+    /// Super-frames of TCP. Default false: they are segmented first.
     pub segmentation: bool,
+    /// Super-frames of UDP. Default false: they are segmented first.
+    pub udp_segmentation: bool,
+}
+
+impl PortCapabilities {
+    /// Returns whether a frame with this offload is taken as it is.
+    #[must_use]
+    pub fn take(&self, offload: &Offload) -> bool {
+        let segments = match offload.segment.map(|segment| segment.kind) {
+            None => true,
+            Some(SegmentKind::TcpV4 | SegmentKind::TcpV6) => self.segmentation,
+            Some(SegmentKind::Udp) => self.udp_segmentation,
+        };
+        segments && (self.partial_checksum || offload.checksum.is_none())
+    }
 }

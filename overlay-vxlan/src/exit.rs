@@ -45,10 +45,7 @@ impl<S: Sink> Exit<'_, S> {
             meters.count(*index, |stats| stats.to_ports.add(octets));
             sink.to_port(port.id, frame);
         };
-        let capable = port.capabilities;
-        if (offload.segment.is_none() || capable.segmentation)
-            && (offload.checksum.is_none() || capable.partial_checksum)
-        {
+        if port.capabilities.take(&offload) {
             send(frame);
             return Ok(());
         }

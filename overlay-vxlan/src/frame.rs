@@ -116,6 +116,16 @@ impl Frame {
         self.tail = tail;
     }
 
+    /// Adds octets at the end; allocates only while the buffer grows.
+    pub fn append(&mut self, bytes: &[u8]) {
+        let tail = self.tail + bytes.len();
+        if self.buffer.len() < tail {
+            self.buffer.resize(tail, 0);
+        }
+        self.buffer[self.tail..tail].copy_from_slice(bytes);
+        self.tail = tail;
+    }
+
     /// Makes the frame what `other` is, headroom and offload included; allocates only while the buffer grows.
     pub fn copy_from(&mut self, other: &Self) {
         self.receive_buffer(other.head, other.len())

@@ -110,7 +110,7 @@
 //! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
-//! | [`segment`](mod@segment) | segmentation in software |
+//! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`fdb`] | the forwarding database |
 //! | [`flow`] | the outer source port |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
@@ -120,6 +120,7 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+pub mod coalesce;
 pub mod config;
 pub mod error;
 mod exit;
@@ -141,6 +142,7 @@ mod tables;
 mod verdict;
 pub mod wire;
 
+pub use coalesce::{CoalesceConfig, Coalescer};
 pub use config::{Config, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;

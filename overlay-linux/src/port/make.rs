@@ -136,7 +136,7 @@ impl Made {
             mtu: Some(u32::from(spec.mtu)),
             mac: Some(spec.mac),
             queue_frames_max: Some(QUEUE_FRAMES_MAX),
-            segments_max: Some(1),
+            segments_max: (!super::takes_udp_segments()).then_some(1),
             ..LinkChange::default()
         };
         self.inner

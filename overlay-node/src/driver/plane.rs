@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd as _},
     sync::{Arc, mpsc},
     thread,
@@ -12,11 +12,16 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use overlay_core::{EndpointId, Seed, plane::Desired};
-use overlay_vxlan::{Frame, Offload, PortId, Sink};
+use overlay_vxlan::{
+    CoalesceConfig, Coalescer, Frame, Offload, PortCapabilities, PortId, Sink, wire::vxlan,
+};
 use tokio::sync::oneshot;
 
+use self::underlay::{Inbox, Outbox};
 use super::clock::Clock;
 use crate::plane::Plane;
+
+mod underlay;
 
 /// The frame side of an endpoint's port. Neither call blocks.
 pub trait PortIo: AsFd + Send + 'static {
@@ -33,6 +38,11 @@ pub trait PortIo: AsFd + Send + 'static {
     ///
     /// `WouldBlock` if there is no room: the frame is lost. Any other error says that the port is gone.
     fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()>;
+
+    /// Returns which frames are written as they are: by default only whole ones.
+    fn capabilities(&self) -> PortCapabilities {
+        PortCapabilities::default()
+    }
 }
 
 enum Order {
@@ -53,21 +63,19 @@ pub(crate) struct PlaneThread {
 impl PlaneThread {
     /// Starts the thread on a socket that is bound to the data port.
     pub(crate) fn start(socket: UdpSocket, clock: Clock, seed: Seed) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        let (inbox, outbox) = underlay::open(socket, &seed)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         poll.registry().register(
-            &mut SourceFd(&socket.as_raw_fd()),
+            &mut SourceFd(&inbox.descriptor()),
             UNDERLAY,
             Interest::READABLE,
         )?;
         let (orders, receiver) = mpsc::channel();
-        let port = socket.local_addr()?.port();
         let path = FramePath {
             plane: Plane::new(seed),
             out: Out {
-                socket,
-                port,
+                outbox,
                 endpoints: BTreeMap::new(),
                 ports: BTreeMap::new(),
                 lost: 0,
@@ -77,7 +85,9 @@ impl PlaneThread {
             orders: receiver,
             tokens: BTreeMap::new(),
             next_token: 0,
+            inbox,
             frame: Frame::new(),
+            coalescer: Coalescer::new(CoalesceConfig::default()),
         };
         let thread = thread::Builder::new()
             .name("overlay-plane".to_owned())
@@ -139,13 +149,17 @@ struct FramePath {
     orders: mpsc::Receiver<Order>,
     tokens: BTreeMap<Token, EndpointId>,
     next_token: usize,
+    inbox: Inbox,
     frame: Frame,
+    coalescer: Coalescer<Tunnel>,
 }
+
+/// What frames have in common that came by the same tunnel.
+type Tunnel = (IpAddr, [u8; vxlan::HEADER_BYTES]);
 
 /// Where frames leave.
 struct Out {
-    socket: UdpSocket,
-    port: u16,
+    outbox: Outbox,
     endpoints: BTreeMap<EndpointId, Box<dyn PortIo>>,
     ports: BTreeMap<PortId, EndpointId>,
     lost: u64,
@@ -160,11 +174,8 @@ impl Sink for Out {
         }
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
-        let sent = self
-            .socket
-            .send_to(frame.bytes(), SocketAddr::new(vtep, self.port));
-        self.lost += u64::from(sent.is_err());
+    fn to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &mut Frame) {
+        self.outbox.send(vtep, source_port, frame.bytes());
     }
 }
 
@@ -190,6 +201,7 @@ impl FramePath {
             let now = self.clock.now();
             if self.plane.poll_timeout().is_some_and(|due| due <= now) {
                 self.plane.handle_timeout(now, &mut self.out);
+                self.out.outbox.flush();
             }
         }
     }
@@ -232,6 +244,7 @@ impl FramePath {
         {
             return tracing::error!(%endpoint, %error, "a port cannot be waited on");
         }
+        self.plane.set_capabilities(endpoint, port.capabilities());
         self.out.endpoints.insert(endpoint, port);
         self.tokens.insert(token, endpoint);
         // Registration is edge-triggered: what was sent before it would wait for the next frame.
@@ -244,6 +257,8 @@ impl FramePath {
             let descriptor = port.as_fd().as_raw_fd();
             let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
             self.tokens.retain(|_, other| *other != endpoint);
+            self.plane
+                .set_capabilities(endpoint, PortCapabilities::default());
         }
         self.connect();
     }
@@ -259,52 +274,83 @@ impl FramePath {
     }
 
     fn receive(&mut self) {
-        for _ in 0..BATCH {
-            let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
-            match self.out.socket.recv_from(place) {
-                Ok((length, from)) => {
-                    self.frame.truncate(length);
-                    let now = self.clock.now();
-                    self.plane
-                        .handle_remote(now, from.ip(), &mut self.frame, &mut self.out);
-                }
+        for _ in 0..RECEIVES {
+            match self.receive_some() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An ICMP error of an earlier datagram; the next read goes on.
-                Err(_) => {}
+                Ok(()) | Err(_) => {}
             }
         }
         self.again(UNDERLAY);
+    }
+
+    fn receive_some(&mut self) -> io::Result<()> {
+        let Self {
+            plane,
+            out,
+            inbox,
+            coalescer,
+            clock,
+            ..
+        } = self;
+        let arrivals = inbox.receive()?;
+        let now = clock.now();
+        let mut forward = |(from, header): Tunnel, frame: &mut Frame| {
+            if let Some(place) = frame.push_header(header.len()) {
+                place.copy_from_slice(&header);
+            }
+            plane.handle_remote(now, from, frame, out);
+        };
+        for arrival in arrivals {
+            for datagram in arrival.datagrams() {
+                // What is too short for a header is counted as such.
+                let (header, inner) = datagram.split_first_chunk().unwrap_or((&[0; _], &[]));
+                coalescer.push((arrival.from, *header), inner, &mut forward);
+            }
+        }
+        coalescer.flush(&mut forward);
+        Ok(())
     }
 
     fn read(&mut self, token: Token) {
         let Some(endpoint) = self.tokens.get(&token).copied() else {
             return;
         };
+        let read = self.read_some(endpoint);
+        self.out.outbox.flush();
+        match read {
+            Ok(()) => self.again(token),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::warn!(%endpoint, %error, "a port is gone");
+                self.remove(endpoint);
+            }
+        }
+    }
+
+    /// Reads from a port; `Ok` if there may be more.
+    fn read_some(&mut self, endpoint: EndpointId) -> io::Result<()> {
         let id = self.plane.port(endpoint);
+        let now = self.clock.now();
         for _ in 0..BATCH {
-            let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
             let Some(port) = self.out.endpoints.get(&endpoint) else {
-                return;
+                return Err(io::ErrorKind::WouldBlock.into());
             };
+            let place = self.frame.receive_buffer(HEADROOM, FRAME_BYTES_MAX);
             match port.read_into(place) {
                 Ok((length, offload)) => {
                     self.frame.truncate(length);
                     self.frame.set_offload(offload);
                     if let Some(id) = id {
-                        let now = self.clock.now();
                         self.plane
                             .handle_local(now, id, &mut self.frame, &mut self.out);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::warn!(%endpoint, %error, "a port is gone");
-                    return self.remove(endpoint);
-                }
+                Err(error) => return Err(error),
             }
         }
-        self.again(token);
+        Ok(())
     }
 
     /// Asks to be woken for a source that was not read to its end, so that no source starves the others.
@@ -315,7 +361,7 @@ impl FramePath {
                 .endpoints
                 .get(endpoint)
                 .map(|port| port.as_fd().as_raw_fd()),
-            None => Some(self.out.socket.as_raw_fd()),
+            None => Some(self.inbox.descriptor()),
         };
         if let Some(descriptor) = descriptor {
             let source = &mut SourceFd(&descriptor);
@@ -330,8 +376,10 @@ impl FramePath {
 const WAKE: Token = Token(0);
 const UNDERLAY: Token = Token(1);
 const FIRST_PORT: usize = 2;
-/// Frames read from one source before the next has its turn.
+/// Frames read from a port before the next source has its turn.
 const BATCH: usize = 64;
+/// Batches received from the underlay before the next source has its turn.
+const RECEIVES: usize = 4;
 /// Room in front of a frame for the headers of the overlay.
 const HEADROOM: usize = Frame::HEADROOM;
 /// Largest frame that is read: a super-frame of 64 KiB and its header.

@@ -13,7 +13,7 @@ use overlay_core::{
     EndpointId, Instant, Seed,
     plane::{Desired, DesiredNetwork},
 };
-use overlay_vxlan::{Config, Frame, NetworkConfig, PortId, Sink, Switch};
+use overlay_vxlan::{Config, Frame, NetworkConfig, PortCapabilities, PortId, Sink, Switch};
 
 use self::services::{Services, Way};
 
@@ -26,6 +26,8 @@ pub struct Plane {
     services: Services,
     applied: Desired,
     ports: BTreeMap<EndpointId, PortId>,
+    /// What the ports of endpoints take as it is; those that are not in here take nothing but whole frames.
+    capabilities: BTreeMap<EndpointId, PortCapabilities>,
     next_port: u32,
     refused: u64,
 }
@@ -38,6 +40,7 @@ impl Plane {
             switch: Switch::new(Config::default(), seed),
             applied: Desired::default(),
             ports: BTreeMap::new(),
+            capabilities: BTreeMap::new(),
             next_port: 0,
             refused: 0,
         }
@@ -73,6 +76,19 @@ impl Plane {
             }
         }
         self.applied = desired.clone();
+    }
+
+    /// Says what the port of an endpoint takes as it is, from now on; the endpoint may be on a network later.
+    pub fn set_capabilities(&mut self, endpoint: EndpointId, capabilities: PortCapabilities) {
+        if capabilities == PortCapabilities::default() {
+            self.capabilities.remove(&endpoint);
+        } else {
+            self.capabilities.insert(endpoint, capabilities);
+        }
+        if let Some(port) = self.ports.get(&endpoint) {
+            // A port that was refused is not there.
+            let _ = self.switch.set_port_capabilities(*port, capabilities);
+        }
     }
 
     /// Takes a frame that the endpoint behind `port` sent.
@@ -183,6 +199,9 @@ impl Plane {
                 let added = self.switch.add_port(id, next.vni, port.mac, &addresses);
                 self.count(added.is_ok());
                 self.ports.insert(*endpoint, id);
+                if let Some(capabilities) = self.capabilities.get(endpoint) {
+                    let _ = self.switch.set_port_capabilities(id, *capabilities);
+                }
             }
         }
         if present.is_none_or(|present| present.vteps != next.vteps) {

@@ -14,7 +14,7 @@ use overlay_core::{
     EndpointId, TaskId,
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
-use overlay_linux::{Linux, Offload, Port, Sockets, netlink::Netlink};
+use overlay_linux::{Linux, Offload, Port, PortCapabilities, Sockets, netlink::Netlink};
 use overlay_node::driver::{
     Daemon, Executor, Handle, LogOptions, Logs, Options, PortIo, StopError,
 };
@@ -191,5 +191,9 @@ impl PortIo for LinuxPort {
 
     fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
         self.0.write_frame(frame, offload)
+    }
+
+    fn capabilities(&self) -> PortCapabilities {
+        self.0.capabilities()
     }
 }

@@ -1,0 +1,404 @@
+//! Coalescing is the inverse of segmentation: whatever is made of a batch, its segments are the frames that came.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use overlay_core::MacAddr;
+use overlay_vxlan::{
+    CoalesceConfig, Coalescer, Frame, SegmentKind, segment,
+    wire::{
+        ethernet::{self, EtherType},
+        ipv4::{self, Protocol},
+        ipv6,
+        tcp::{self, Flags},
+        udp,
+    },
+};
+use proptest::prelude::*;
+
+/// A frame to be made.
+#[derive(Clone, Debug)]
+struct Recipe {
+    /// Who sends: flows differ in their ports, families and protocols.
+    flow: u8,
+    payload_bytes: usize,
+    /// Octets of the sequence that are skipped before this segment.
+    gap: u32,
+    flags: Flags,
+    window: u16,
+    ttl: u8,
+    traffic_class: u8,
+    timestamp: Option<u8>,
+    identification_gap: u16,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    PayloadBit,
+    NoChecksum,
+    Fragment,
+    Padding,
+    VlanTag,
+}
+
+/// What a sender goes on from.
+#[derive(Clone, Copy, Default)]
+struct Sender {
+    sequence: u32,
+    identification: u16,
+}
+
+fn is_v6(flow: u8) -> bool {
+    flow & 1 != 0
+}
+
+fn is_tcp(flow: u8) -> bool {
+    flow & 2 != 0
+}
+
+fn dont_fragment(flow: u8) -> bool {
+    flow & 4 != 0
+}
+
+fn addresses(flow: u8) -> (IpAddr, IpAddr) {
+    if is_v6(flow) {
+        let at = |host| IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host));
+        (at(1), at(2))
+    } else {
+        let at = |host| IpAddr::from(Ipv4Addr::new(10, 0, 0, host));
+        (at(1), at(2))
+    }
+}
+
+fn upper(recipe: &Recipe, sender: &Sender) -> Vec<u8> {
+    let (source, destination) = addresses(recipe.flow);
+    let payload = (0..recipe.payload_bytes).map(|at| at as u8 ^ recipe.flow);
+    let ports = u16::from(recipe.flow);
+    if is_tcp(recipe.flow) {
+        let repr = tcp::Repr {
+            source_port: 1_000 + ports,
+            destination_port: 80,
+            sequence: sender.sequence,
+            acknowledgment: 7,
+            flags: recipe.flags,
+            window: recipe.window,
+            urgent: 0,
+        };
+        let mut bytes = vec![0; tcp::HEADER_BYTES];
+        repr.emit(&mut bytes).unwrap();
+        if let Some(value) = recipe.timestamp {
+            bytes[12] = 0x80;
+            bytes.extend([1, 1, 8, 10, 0, 0, 0, value, 0, 0, 0, 2]);
+        }
+        bytes.extend(payload);
+        let mut segment = tcp::Packet::new_checked(&mut bytes[..]).unwrap();
+        segment.fill_checksum(source, destination);
+        bytes
+    } else {
+        let repr = udp::Repr {
+            source_port: 1_000 + ports,
+            destination_port: 53,
+            payload_bytes: recipe.payload_bytes as u16,
+        };
+        let mut bytes = vec![0; udp::HEADER_BYTES];
+        repr.emit(&mut bytes).unwrap();
+        bytes.extend(payload);
+        if recipe.fault != Fault::NoChecksum {
+            let mut datagram = udp::Packet::new_checked(&mut bytes[..]).unwrap();
+            datagram.fill_checksum(source, destination);
+        }
+        bytes
+    }
+}
+
+fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
+    sender.sequence = sender.sequence.wrapping_add(recipe.gap);
+    sender.identification = sender
+        .identification
+        .wrapping_add(recipe.identification_gap);
+    let upper = upper(recipe, sender);
+    sender.sequence = sender.sequence.wrapping_add(recipe.payload_bytes as u32);
+    sender.identification = sender.identification.wrapping_add(1);
+    let mut bytes = vec![0; ethernet::HEADER_BYTES];
+    let link = ethernet::Repr {
+        destination: MacAddr::new([2, 0, 0, 0, 0, 2]),
+        source: MacAddr::new([2, 0, 0, 0, 0, 1]),
+        ethertype: if is_v6(recipe.flow) {
+            EtherType::IPV6
+        } else {
+            EtherType::IPV4
+        },
+    };
+    link.emit(&mut bytes).unwrap();
+    if recipe.fault == Fault::VlanTag {
+        bytes.splice(12..12, [0x81, 0, 0, 5]);
+    }
+    let protocol = if is_tcp(recipe.flow) {
+        Protocol::TCP
+    } else {
+        Protocol::UDP
+    };
+    let payload_bytes = upper.len() as u16;
+    match addresses(recipe.flow) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let repr = ipv4::Repr {
+                source,
+                destination,
+                protocol,
+                payload_bytes,
+                ttl: recipe.ttl,
+                traffic_class: recipe.traffic_class,
+                identification: sender.identification,
+                dont_fragment: dont_fragment(recipe.flow),
+                more_fragments: recipe.fault == Fault::Fragment,
+                fragment_offset: 0,
+            };
+            let mut header = [0; ipv4::HEADER_BYTES];
+            repr.emit(&mut header).unwrap();
+            bytes.extend(header);
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let repr = ipv6::Repr {
+                source,
+                destination,
+                next_header: protocol,
+                payload_bytes,
+                hop_limit: recipe.ttl,
+                traffic_class: recipe.traffic_class,
+                flow_label: u32::from(recipe.flow),
+            };
+            let mut header = [0; ipv6::HEADER_BYTES];
+            repr.emit(&mut header).unwrap();
+            bytes.extend(header);
+        }
+        _ => unreachable!("both are of one family"),
+    }
+    bytes.extend(upper);
+    match recipe.fault {
+        Fault::PayloadBit => *bytes.last_mut().unwrap() ^= 1,
+        Fault::Padding => bytes.extend([0; 3]),
+        _ => {}
+    }
+    bytes
+}
+
+/// What is told of a flow by its frames; the identification of what must not be fragmented says nothing.
+fn normalised(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes[12..14] == [8, 0] {
+        let mut packet = ipv4::Packet::new_unchecked(&mut bytes[14..]);
+        if packet.dont_fragment() && !packet.is_fragment() {
+            packet.set_identification(0);
+            packet.fill_checksum();
+        }
+    }
+    bytes
+}
+
+/// Pushes a batch; returns what came out, and that cut again.
+fn coalesce(config: CoalesceConfig, batch: &[(u8, Vec<u8>)]) -> (Vec<Frame>, Vec<(u8, Vec<u8>)>) {
+    let mut coalescer = Coalescer::new(config);
+    let mut whole = Vec::new();
+    let mut sink = |key: u8, frame: &mut Frame| whole.push((key, frame.clone()));
+    for (key, bytes) in batch {
+        coalescer.push(*key, bytes, &mut sink);
+    }
+    coalescer.flush(&mut sink);
+    let mut cut = Vec::new();
+    let mut scratch = Frame::new();
+    for (key, frame) in &whole {
+        segment(&mut frame.clone(), &mut scratch, 0, |frame| {
+            cut.push((*key, frame.bytes().to_vec()));
+        })
+        .expect("a super-frame can be segmented");
+    }
+    (whole.into_iter().map(|(_, frame)| frame).collect(), cut)
+}
+
+fn recipe(flow: u8, payload_bytes: usize) -> Recipe {
+    Recipe {
+        flow,
+        payload_bytes,
+        gap: 0,
+        flags: Flags::ACK,
+        window: 500,
+        ttl: 64,
+        traffic_class: 0,
+        timestamp: Some(1),
+        identification_gap: 0,
+        fault: Fault::None,
+    }
+}
+
+fn any_recipe() -> impl Strategy<Value = Recipe> {
+    let rarely = |value: u32| prop_oneof![20 => Just(0), 1 => Just(value)];
+    let fault = prop_oneof![
+        30 => Just(Fault::None),
+        1 => Just(Fault::PayloadBit),
+        1 => Just(Fault::NoChecksum),
+        1 => Just(Fault::Fragment),
+        1 => Just(Fault::Padding),
+        1 => Just(Fault::VlanTag),
+    ];
+    let flags = prop_oneof![
+        20 => Just(Flags::ACK),
+        2 => Just(Flags::ACK | Flags::PSH),
+        1 => Just(Flags::ACK | Flags::FIN),
+        1 => Just(Flags::SYN),
+        1 => Just(Flags::ACK | Flags::CWR),
+        1 => Just(Flags::ACK | Flags::ECE),
+        1 => Just(Flags::ACK | Flags::URG),
+        1 => Just(Flags::RST),
+    ];
+    let payload =
+        prop_oneof![12 => Just(1_000_usize), 2 => 1..1_000_usize, 1 => Just(0), 1 => Just(1_001)];
+    let header = (
+        rarely(1),
+        rarely(1),
+        rarely(3),
+        prop_oneof![9 => Just(Some(1)), 1 => Just(Some(2)), 1 => Just(None)],
+    );
+    (0..8_u8, payload, rarely(1), flags, header, rarely(1), fault).prop_map(
+        |(flow, payload_bytes, gap, flags, (window, ttl, class, timestamp), id, fault)| Recipe {
+            gap,
+            flags,
+            window: 500 + window as u16,
+            ttl: 64 - ttl as u8,
+            traffic_class: class as u8,
+            timestamp,
+            identification_gap: id as u16,
+            fault,
+            ..recipe(flow, payload_bytes)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn the_segments_of_what_comes_out_are_the_frames_that_came(
+        recipes in prop::collection::vec((0..2_u8, any_recipe()), 1..80),
+        flows_max in 0..4_usize,
+        segments_max in 1..70_usize,
+        udp in any::<bool>(),
+    ) {
+        let mut senders = BTreeMap::<_, Sender>::new();
+        let batch: Vec<_> = recipes
+            .iter()
+            .map(|(key, recipe)| {
+                let sender = senders.entry((*key, recipe.flow)).or_default();
+                (*key, recipe.flow, frame(recipe, sender))
+            })
+            .collect();
+        let pushed: Vec<_> = batch.iter().map(|(key, _, bytes)| (*key, bytes.clone())).collect();
+        let config = CoalesceConfig { flows_max, segments_max, udp };
+        let (_, cut) = coalesce(config, &pushed);
+
+        // As many frames, and those of each flow in their order. Frames of unlike flows are unlike.
+        prop_assert_eq!(cut.len(), batch.len());
+        for flow in 0..8 {
+            for key in 0..2 {
+                let own = batch
+                    .iter()
+                    .filter(|(of, by, _)| (*of, *by) == (key, flow))
+                    .map(|(_, _, bytes)| normalised(bytes.clone()))
+                    .partition::<Vec<_>, _>(|bytes| is_tagged(bytes));
+                let found = cut
+                    .iter()
+                    .filter(|(of, bytes)| *of == key && flow_of(bytes) == flow)
+                    .map(|(_, bytes)| normalised(bytes.clone()))
+                    .partition::<Vec<_>, _>(|bytes| is_tagged(bytes));
+                prop_assert!(own == found, "flow {} of {}", flow, key);
+            }
+        }
+    }
+
+    #[test]
+    fn any_octets_come_out_as_they_came(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..120), 0..10)) {
+        let pushed: Vec<_> = frames.into_iter().map(|bytes| (0, bytes)).collect();
+        let (_, cut) = coalesce(CoalesceConfig::default(), &pushed);
+        prop_assert_eq!(cut, pushed);
+    }
+}
+
+/// Whether a frame is of a VLAN: of another flow than those that are not.
+fn is_tagged(bytes: &[u8]) -> bool {
+    bytes[12..14] == [0x81, 0]
+}
+
+/// Which flow a frame is of, by its ports and what is tied to them.
+fn flow_of(bytes: &[u8]) -> u8 {
+    let at = if is_tagged(bytes) { 18 } else { 14 };
+    let upper = if bytes[at] >> 4 == 4 {
+        at + 20
+    } else {
+        at + 40
+    };
+    u8::try_from(u16::from_be_bytes([bytes[upper], bytes[upper + 1]]) - 1_000).unwrap()
+}
+
+fn train(flow: u8, lengths: &[usize]) -> Vec<(u8, Vec<u8>)> {
+    let mut sender = Sender::default();
+    let made = lengths
+        .iter()
+        .map(|length| frame(&recipe(flow, *length), &mut sender));
+    made.map(|bytes| (0, bytes)).collect()
+}
+
+#[test]
+fn a_train_of_each_kind_becomes_one_super_frame() {
+    for flow in 0..8 {
+        let batch = train(flow, &[1_000, 1_000, 1_000, 400]);
+        let (whole, _) = coalesce(CoalesceConfig::default(), &batch);
+        assert_eq!(whole.len(), 1, "flow {flow}");
+        let segmentation = whole[0].offload().segment.expect("a super-frame");
+        let kind = match (is_tcp(flow), is_v6(flow)) {
+            (false, _) => SegmentKind::Udp,
+            (true, false) => SegmentKind::TcpV4,
+            (true, true) => SegmentKind::TcpV6,
+        };
+        assert_eq!((segmentation.kind, segmentation.size_bytes), (kind, 1_000));
+        assert!(whole[0].offload().checksum.is_some());
+        let header_bytes = batch[0].1.len() - 1_000;
+        assert_eq!(whole[0].len(), header_bytes + 3_400);
+    }
+}
+
+#[test]
+fn what_is_alone_comes_out_as_it_came_and_is_known_to_be_right() {
+    for flow in 0..8 {
+        let batch = train(flow, &[1_000]);
+        let (whole, _) = coalesce(CoalesceConfig::default(), &batch);
+        assert_eq!(whole[0].bytes(), batch[0].1);
+        assert!(whole[0].offload().validated);
+        assert_eq!(whole[0].offload().segment, None);
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_nowhere_called_right() {
+    for flow in 0..8 {
+        let mut batch = train(flow, &[1_000, 1_000, 1_000]);
+        *batch[1].1.last_mut().unwrap() ^= 0x10;
+        let (whole, _) = coalesce(CoalesceConfig::default(), &batch);
+        assert_eq!(whole.len(), 3, "flow {flow}");
+        let validated = whole.iter().map(|frame| frame.offload().validated);
+        assert_eq!(validated.collect::<Vec<_>>(), [true, false, true]);
+    }
+}
+
+#[test]
+fn a_super_frame_is_no_longer_than_a_packet_can_say() {
+    let batch = train(2, &[1_400; 60]);
+    let config = CoalesceConfig {
+        segments_max: 1_000,
+        ..CoalesceConfig::default()
+    };
+    let (whole, _) = coalesce(config, &batch);
+    assert_eq!(whole.len(), 2);
+    assert!(whole.iter().all(|frame| frame.len() <= 14 + 65_535));
+}
