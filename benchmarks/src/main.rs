@@ -6,12 +6,29 @@ mod heap;
 mod ipam;
 mod lb;
 mod mix;
+mod plane;
 mod schedule;
 mod state;
 
 use std::process::ExitCode;
 
+fn said(what: &str, result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{what}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((what, rest)) if what == "plane-send" => return said(what, plane::send(rest)),
+        Some((what, rest)) if what == "plane-receive" => return said(what, plane::receive(rest)),
+        _ => {}
+    }
     let rounds: Result<Option<usize>, _> =
         std::env::args().nth(2).map(|text| text.parse()).transpose();
     match (std::env::args().nth(1).as_deref(), rounds) {
@@ -22,6 +39,9 @@ fn main() -> ExitCode {
         (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
+        (Some("plane"), Ok(rounds)) => {
+            return said("plane", plane::run(rounds.unwrap_or(3).max(1)));
+        }
         // What `dns` measures; not for people.
         (Some("dns-serve"), Ok(_)) => {
             if let Err(error) = dns::serve() {
@@ -31,7 +51,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }
