@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::limit::Rate;
+use crate::{limit::Rate, outer::OuterDscp};
 
 /// The bounds of a [`Switch`](crate::Switch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct NetworkConfig {
     pub learning: Option<Duration>,
     /// Whether frames with a VLAN tag pass. Default false: they are dropped (RFC 7348 §6.1).
     pub vlan_tags: bool,
+    /// DSCP of the outer header. Default 0, as in Linux; an underlay that sorts by DSCP then sees one class only.
+    pub dscp: OuterDscp,
 }
 
 impl Default for NetworkConfig {
@@ -79,6 +81,7 @@ impl Default for NetworkConfig {
             subnets: Vec::new(),
             learning: None,
             vlan_tags: false,
+            dscp: OuterDscp::Fixed(0),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use overlay_core::{EndpointId, Seed, plane::Desired};
-use overlay_vxlan::{Frame, Offload, PortId, Sink};
+use overlay_vxlan::{Frame, Offload, Outer, PortId, Sink};
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
@@ -160,7 +160,7 @@ impl Sink for Out {
         }
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
+    fn to_vtep(&mut self, vtep: IpAddr, _outer: Outer, frame: &mut Frame) {
         let sent = self
             .socket
             .send_to(frame.bytes(), SocketAddr::new(vtep, self.port));
