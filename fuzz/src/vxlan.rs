@@ -8,7 +8,7 @@ use std::{
 
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, Offload, PortCapabilities, PortId, Sink, Switch,
+    Config, Frame, NetworkConfig, Offload, Outer, PortCapabilities, PortId, Sink, Switch,
     complete_checksum, offload, segment,
     segment::segment_bytes_max,
     wire::{arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp, udp, vlan, vxlan},
@@ -145,6 +145,7 @@ impl Lab {
             ],
             learning: (flags & 1 != 0).then_some(Duration::from_secs(60)),
             vlan_tags: flags & 2 != 0,
+            ..NetworkConfig::default()
         };
         switch.add_network(vni, network).expect("it is the first");
         for number in [2, 3] {
@@ -236,7 +237,7 @@ impl Sink for Checked {
         ethernet::Packet::new_checked(frame.bytes()).expect("a frame");
     }
 
-    fn to_vtep(&mut self, to: IpAddr, _source_port: u16, frame: &mut Frame) {
+    fn to_vtep(&mut self, to: IpAddr, _outer: Outer, frame: &mut Frame) {
         assert!(to == vtep(2) || to == vtep(3));
         assert_eq!(frame.offload().checksum, None);
         let packet = vxlan::Packet::new_checked(frame.bytes()).expect("a VXLAN header");

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::{
     limit::Rate,
     offload::{Offload, SegmentKind},
+    outer::OuterDscp,
 };
 
 /// The bounds of a [`Switch`](crate::Switch).
@@ -73,6 +74,8 @@ pub struct NetworkConfig {
     pub learning: Option<Duration>,
     /// Whether frames with a VLAN tag pass. Default false: they are dropped (RFC 7348 §6.1).
     pub vlan_tags: bool,
+    /// DSCP of the outer header. Default 0, as in Linux; an underlay that sorts by DSCP then sees one class only.
+    pub dscp: OuterDscp,
 }
 
 impl Default for NetworkConfig {
@@ -82,6 +85,7 @@ impl Default for NetworkConfig {
             subnets: Vec::new(),
             learning: None,
             vlan_tags: false,
+            dscp: OuterDscp::Fixed(0),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     frame::Frame,
     headers::Headers,
     meters::Meters,
+    outer::Outer,
     reply,
     segment::segment,
     stats::DropReason,
@@ -57,7 +58,7 @@ impl<S: Sink> Exit<'_, S> {
         &mut self,
         to: u32,
         vtep: &Vtep,
-        source_port: u16,
+        outer: Outer,
         frame: &mut Frame,
     ) -> Result<(), DropReason> {
         let Self {
@@ -76,7 +77,7 @@ impl<S: Sink> Exit<'_, S> {
                 return;
             }
             meters.count_to_vtep(*index, to, octets);
-            sink.to_vtep(vtep.address, source_port, frame);
+            sink.to_vtep(vtep.address, outer, frame);
         });
         done.map_err(|_| DropReason::Offload)?;
         sent
@@ -86,7 +87,7 @@ impl<S: Sink> Exit<'_, S> {
     pub(crate) fn flood(
         &mut self,
         ports: Option<Option<u32>>,
-        source_port: Option<u16>,
+        outer: Option<Outer>,
         frame: &mut Frame,
     ) -> Result<(), DropReason> {
         let Self {
@@ -111,7 +112,7 @@ impl<S: Sink> Exit<'_, S> {
                     sink.copy_to_port(port.id, frame);
                 }
             }
-            let Some(source_port) = source_port else {
+            let Some(outer) = outer else {
                 return;
             };
             if encapsulate(network.vni, frame).is_err() {
@@ -120,7 +121,7 @@ impl<S: Sink> Exit<'_, S> {
             }
             for &(vtep, to) in &network.vteps {
                 meters.count_to_vtep(*index, to, octets);
-                sink.copy_to_vtep(vtep, source_port, frame);
+                sink.copy_to_vtep(vtep, outer, frame);
             }
         });
         done.map_err(|_| DropReason::Offload)?;

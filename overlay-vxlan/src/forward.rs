@@ -10,11 +10,14 @@ use crate::{
     fdb::{Learned, NetworkIndex, NextHop},
     flow,
     frame::Frame,
-    headers::Headers,
+    hash::HashKey,
+    headers::{Headers, Payload},
     meters::Limit,
+    outer::{self, ECN_BITS, Ecn, Outer, Received},
     reply,
     stats::DropReason,
     switch::{Event, PortId, Sink, Switch},
+    tables::Network,
     verdict::{Verdict, View},
     wire::vxlan,
 };
@@ -59,7 +62,7 @@ impl Switch {
     pub fn handle_remote(
         &mut self,
         now: Instant,
-        from: IpAddr,
+        from: impl Into<Received>,
         frame: &mut Frame,
         sink: &mut impl Sink,
     ) -> Outcome {
@@ -111,9 +114,10 @@ impl Switch {
     pub fn admit_remote(
         &mut self,
         now: Instant,
-        from: IpAddr,
+        from: impl Into<Received>,
         frame: &mut Frame,
     ) -> Result<Vni, DropReason> {
+        let received = from.into();
         self.now = self.now.max(now);
         let header = vxlan::Packet::new_checked(frame.bytes()).map(|packet| packet.vni());
         let Ok(vni) = header else {
@@ -122,7 +126,7 @@ impl Switch {
         let Some(index) = self.tables.network_index(vni) else {
             return Err(self.count_drop(None, DropReason::UnknownNetwork));
         };
-        let admitted = self.admit_from_vtep(index, from.to_canonical(), frame);
+        let admitted = self.admit_from_vtep(index, received, frame);
         admitted.map_err(|reason| self.count_drop(Some(index), reason))?;
         Ok(vni)
     }
@@ -178,9 +182,10 @@ impl Switch {
     fn admit_from_vtep(
         &mut self,
         index: NetworkIndex,
-        from: IpAddr,
+        received: Received,
         frame: &mut Frame,
     ) -> Stage<()> {
+        let from = received.from.to_canonical();
         let network = self
             .tables
             .network(index)
@@ -195,11 +200,35 @@ impl Switch {
         admit::remote(network, &headers, frame)?;
         let hop = NextHop::Vtep(vtep);
         match self.tables.lookup(self.now, index, headers.source) {
-            Some(known) if known == hop && network.config.learning.is_none() => Ok(()),
+            Some(known) if known == hop && network.config.learning.is_none() => {}
             // While an endpoint moves, its former VTEP has a row, too; an endpoint of this node is nowhere else.
-            Some(NextHop::Vtep(_)) if network.is_held(headers.source, hop) => Ok(()),
-            _ => self.learn(index, &headers, hop, from),
+            Some(NextHop::Vtep(_)) if network.is_held(headers.source, hop) => {}
+            _ => self.learn(index, &headers, hop, from)?,
         }
+        self.combine_ecn(index, &headers, received.ecn, frame)
+    }
+
+    /// Carries a mark of the underlay into the inner packet.
+    fn combine_ecn(
+        &mut self,
+        index: NetworkIndex,
+        headers: &Headers,
+        outer: Ecn,
+        frame: &mut Frame,
+    ) -> Stage<()> {
+        let Payload::Ip(ip) = &headers.payload else {
+            return Ok(());
+        };
+        let inner = Ecn::from_traffic_class(ip.traffic_class);
+        let combined = inner.decapsulate(outer);
+        if combined.unexpected {
+            self.meters.count(index, |stats| stats.ecn_unexpected += 1);
+        }
+        let ecn = combined.ecn.ok_or(DropReason::Congestion)?;
+        if ecn != inner {
+            headers.set_traffic_class(frame, ip.traffic_class & !ECN_BITS | ecn.bits());
+        }
+        Ok(())
     }
 
     /// Learns where a MAC address is, if the network learns and no static row says otherwise.
@@ -288,8 +317,8 @@ impl Switch {
         match verdict {
             Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
             Verdict::Vtep(to, vtep) => {
-                let source_port = flow::source_port(flow_key, headers, frame.bytes());
-                exit.send_to_vtep(to, vtep, source_port, frame)
+                let outer = outer(flow_key, network, headers, frame);
+                exit.send_to_vtep(to, vtep, outer, frame)
                     .map(|()| Outcome::ToVtep)
             }
             Verdict::Flood { to_ports, limit } => {
@@ -299,9 +328,9 @@ impl Switch {
                         Limit::Flood | Limit::Icmp => DropReason::FloodRate,
                     });
                 }
-                let source_port = flow::source_port(flow_key, headers, frame.bytes());
+                let outer = outer(flow_key, network, headers, frame);
                 let ports = to_ports.then_some(Some(from));
-                exit.flood(ports, Some(source_port), frame)
+                exit.flood(ports, Some(outer), frame)
                     .map(|()| Outcome::Flooded)
             }
             Verdict::Answer { request, mac } => exit
@@ -376,5 +405,13 @@ impl Switch {
     fn count_drop(&mut self, network: Option<NetworkIndex>, reason: DropReason) -> DropReason {
         self.meters.count_drop(network, reason);
         reason
+    }
+}
+
+/// Returns what goes into the outer headers of a frame.
+fn outer(flow_key: &HashKey, network: &Network, headers: &Headers, frame: &Frame) -> Outer {
+    Outer {
+        source_port: flow::source_port(flow_key, headers, frame.bytes()),
+        traffic_class: outer::traffic_class(network.config.dscp, headers),
     }
 }

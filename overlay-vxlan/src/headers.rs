@@ -4,11 +4,14 @@ use std::net::IpAddr;
 
 use overlay_core::MacAddr;
 
-use crate::wire::{
-    DecodeError, arp,
-    ethernet::{self, EtherType},
-    ipv4::{self, Protocol},
-    ipv6, vlan,
+use crate::{
+    frame::Frame,
+    wire::{
+        DecodeError, arp,
+        ethernet::{self, EtherType},
+        ipv4::{self, Protocol},
+        ipv6, vlan,
+    },
 };
 
 /// Tags that are stepped over: a service tag and a customer tag.
@@ -44,6 +47,8 @@ pub(crate) struct Ip {
     pub(crate) end: usize,
     pub(crate) fragment: Option<Fragment>,
     pub(crate) dont_fragment: bool,
+    /// DSCP and ECN.
+    pub(crate) traffic_class: u8,
     pub(crate) flow_label: u32,
 }
 
@@ -93,6 +98,20 @@ impl Headers {
         })
     }
 
+    /// Writes DSCP and ECN of the IP packet that the frame carries, if it does.
+    pub(crate) fn set_traffic_class(&self, frame: &mut Frame, traffic_class: u8) {
+        let Payload::Ip(ip) = &self.payload else {
+            return;
+        };
+        let packet = frame.bytes_mut().get_mut(self.payload_at..);
+        let packet = packet.unwrap_or_default();
+        if ip.source.is_ipv4() {
+            ipv4::Packet::new_unchecked(packet).set_traffic_class(traffic_class);
+        } else {
+            ipv6::Packet::new_unchecked(packet).set_traffic_class(traffic_class);
+        }
+    }
+
     /// Returns whether the frame has a VLAN tag.
     pub(crate) const fn is_tagged(&self) -> bool {
         self.payload_at > ethernet::HEADER_BYTES
@@ -114,6 +133,7 @@ impl Ip {
             end: at + packet.total_bytes(),
             fragment,
             dont_fragment: packet.dont_fragment(),
+            traffic_class: packet.traffic_class(),
             flow_label: 0,
         }
     }
@@ -132,6 +152,7 @@ impl Ip {
             end: at + packet.total_bytes(),
             fragment,
             dont_fragment: true,
+            traffic_class: packet.traffic_class(),
             flow_label: packet.flow_label(),
         })
     }

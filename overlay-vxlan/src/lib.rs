@@ -19,7 +19,7 @@
 //! use std::net::{IpAddr, Ipv4Addr};
 //! use overlay_core::{Instant, MacAddr, Seed, Vni};
 //! use overlay_vxlan::{
-//!     Config, Frame, NetworkConfig, Outcome, PortId, Sink, Switch,
+//!     Config, Frame, NetworkConfig, Outcome, Outer, PortId, Sink, Switch,
 //!     wire::{ethernet, ipv4::{self, Protocol}},
 //! };
 //!
@@ -31,7 +31,7 @@
 //!     fn to_port(&mut self, port: PortId, frame: &mut Frame) {
 //!         self.to_ports.push((port, std::mem::take(frame)));
 //!     }
-//!     fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
+//!     fn to_vtep(&mut self, vtep: IpAddr, _outer: Outer, frame: &mut Frame) {
 //!         self.to_vteps.push((vtep, std::mem::take(frame)));
 //!     }
 //! }
@@ -103,6 +103,9 @@
 //! * Router advertisements and redirects are dropped: no endpoint is a router.
 //! * A MAC address that no row has is flooded to the VTEPs, within a rate: rows may still be on their way. What a VTEP
 //!   sends for an address that is not here is dropped: nothing is ever sent on.
+//! * The outer ECN field is the inner one, and marks of the underlay are carried inwards (RFC 6040; Linux, which also turns
+//!   an inner CE into an outer ECT(0), comes to the same mark in the end). The DSCP is the network's unless
+//!   [`NetworkConfig::dscp`] says that it is the inner one.
 //! * ICMP errors come from the address that the packet went to, because no address here is the network's own.
 //!
 //! | module | holds |
@@ -112,7 +115,7 @@
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`fdb`] | the forwarding database |
-//! | [`flow`] | the outer source port |
+//! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
 //! | [`wire`] | Ethernet, VLAN, ARP, IPv4, IPv6, ICMP, UDP, TCP, VXLAN, checksums |
@@ -133,6 +136,7 @@ mod headers;
 pub mod limit;
 mod meters;
 pub mod offload;
+pub mod outer;
 mod reply;
 pub mod segment;
 mod slab;
@@ -152,6 +156,7 @@ pub use limit::Rate;
 pub use offload::{
     Offload, OffloadError, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
 };
+pub use outer::{Ecn, Outer, OuterDscp, Received};
 pub use segment::{SegmentError, segment};
 pub use stats::{DropReason, Drops, Stats, Traffic, VtepStats};
 pub use switch::{Event, Location, Output, PortId, Sink, Switch};

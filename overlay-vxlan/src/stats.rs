@@ -30,6 +30,8 @@ pub enum DropReason {
     ReservedGroup,
     /// The partial checksum or the kind of super-frame does not fit the frame.
     Offload,
+    /// The underlay marked congestion, which the transport of the inner packet does not understand (RFC 6040 §4.2).
+    Congestion,
     /// A broadcast, multicast or unknown frame above the rate.
     FloodRate,
     /// A request for an address that nobody has, above the rate.
@@ -48,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::VlanTag,
         Self::ReservedGroup,
         Self::Offload,
+        Self::Congestion,
         Self::FloodRate,
         Self::ResolveRate,
         Self::TooBig,
@@ -86,6 +89,7 @@ impl DropReason {
             Self::VlanTag => "vlan_tag",
             Self::ReservedGroup => "reserved_group",
             Self::Offload => "offload",
+            Self::Congestion => "congestion",
             Self::FloodRate => "flood_rate",
             Self::ResolveRate => "resolve_rate",
             Self::TooBig => "too_big",
@@ -170,6 +174,8 @@ pub struct Stats {
     pub learned: u64,
     /// Rows that were not learned because the network's quota is used up.
     pub learning_full: u64,
+    /// Frames from VTEPs whose inner and outer ECN fields no standard tunnel makes together (RFC 6040 §4.2).
+    pub ecn_unexpected: u64,
     /// Events that were lost because nobody polled them.
     pub events_lost: u64,
     /// Dropped frames.

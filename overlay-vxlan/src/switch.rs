@@ -15,6 +15,7 @@ use crate::{
     frame::Frame,
     hash::HashKey,
     meters::Meters,
+    outer::Outer,
     stats::{Stats, VtepStats},
     tables::{Port, Tables},
 };
@@ -37,8 +38,8 @@ pub trait Sink {
     /// Takes a frame for a local port.
     fn to_port(&mut self, port: PortId, frame: &mut Frame);
 
-    /// Takes a frame for a VTEP: the payload of a UDP datagram, VXLAN header included, from `source_port`.
-    fn to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &mut Frame);
+    /// Takes a frame for a VTEP: the payload of a UDP datagram, VXLAN header included; `outer` is for its headers.
+    fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame);
 
     /// Takes a copy of a frame for one of several local ports. The default copies into a new frame.
     fn copy_to_port(&mut self, port: PortId, frame: &Frame) {
@@ -46,8 +47,8 @@ pub trait Sink {
     }
 
     /// Takes a copy of a frame for one of several VTEPs. The default copies into a new frame.
-    fn copy_to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &Frame) {
-        self.to_vtep(vtep, source_port, &mut frame.clone());
+    fn copy_to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &Frame) {
+        self.to_vtep(vtep, outer, &mut frame.clone());
     }
 }
 

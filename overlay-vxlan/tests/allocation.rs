@@ -7,7 +7,7 @@ use std::{alloc::System, net::IpAddr, time::Duration};
 use lab::*;
 use overlay_core::{Instant, MacAddr};
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, Offload, Outcome, PortId, SegmentKind, Segmentation, Sink,
+    Config, Frame, NetworkConfig, Offload, Outcome, Outer, PortId, SegmentKind, Segmentation, Sink,
     wire::ethernet::EtherType,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -26,7 +26,7 @@ impl Sink for Counted {
         self.frames += 1;
     }
 
-    fn to_vtep(&mut self, _vtep: IpAddr, _source_port: u16, _frame: &mut Frame) {
+    fn to_vtep(&mut self, _vtep: IpAddr, _outer: Outer, _frame: &mut Frame) {
         self.frames += 1;
     }
 
@@ -34,7 +34,7 @@ impl Sink for Counted {
         self.frames += 1;
     }
 
-    fn copy_to_vtep(&mut self, _vtep: IpAddr, _source_port: u16, _frame: &Frame) {
+    fn copy_to_vtep(&mut self, _vtep: IpAddr, _outer: Outer, _frame: &Frame) {
         self.frames += 1;
     }
 }

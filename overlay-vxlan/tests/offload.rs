@@ -283,7 +283,11 @@ fn a_tcp_super_frame_is_cut_to_segments() {
             let frame = with_segments(frame, kind, 1_000);
             let (outcome, sent) = lab.send_frame(lab.here.port, frame);
             assert_eq!(outcome, Outcome::ToVtep);
-            let ports: BTreeSet<_> = sent.to_vteps.iter().map(|(_, port, _)| port).collect();
+            let ports: BTreeSet<_> = sent
+                .to_vteps
+                .iter()
+                .map(|(_, outer, _)| outer.source_port)
+                .collect();
             assert_eq!(ports.len(), 1, "a flow has one source port");
             let segments = sent.to_vteps.iter().map(|(_, _, datagram)| {
                 assert_eq!(datagram.offload(), Offload::NONE);

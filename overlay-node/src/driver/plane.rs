@@ -13,7 +13,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use overlay_core::{EndpointId, Seed, plane::Desired};
 use overlay_vxlan::{
-    CoalesceConfig, Coalescer, Frame, Offload, PortCapabilities, PortId, Sink, wire::vxlan,
+    CoalesceConfig, Coalescer, Frame, Offload, Outer, PortCapabilities, PortId, Received, Sink, wire::vxlan,
 };
 use tokio::sync::oneshot;
 
@@ -155,7 +155,7 @@ struct FramePath {
 }
 
 /// What frames have in common that came by the same tunnel.
-type Tunnel = (IpAddr, [u8; vxlan::HEADER_BYTES]);
+type Tunnel = (Received, [u8; vxlan::HEADER_BYTES]);
 
 /// Where frames leave.
 struct Out {
@@ -174,8 +174,8 @@ impl Sink for Out {
         }
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &mut Frame) {
-        self.outbox.send(vtep, source_port, frame.bytes());
+    fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) {
+        self.outbox.send(vtep, outer, frame.bytes());
     }
 }
 
@@ -295,17 +295,17 @@ impl FramePath {
         } = self;
         let arrivals = inbox.receive()?;
         let now = clock.now();
-        let mut forward = |(from, header): Tunnel, frame: &mut Frame| {
+        let mut forward = |(received, header): Tunnel, frame: &mut Frame| {
             if let Some(place) = frame.push_header(header.len()) {
                 place.copy_from_slice(&header);
             }
-            plane.handle_remote(now, from, frame, out);
+            plane.handle_remote(now, received, frame, out);
         };
         for arrival in arrivals {
             for datagram in arrival.datagrams() {
                 // What is too short for a header is counted as such.
                 let (header, inner) = datagram.split_first_chunk().unwrap_or((&[0; _], &[]));
-                coalescer.push((arrival.from, *header), inner, &mut forward);
+                coalescer.push((arrival.received, *header), inner, &mut forward);
             }
         }
         coalescer.flush(&mut forward);

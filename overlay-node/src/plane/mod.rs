@@ -7,13 +7,13 @@
 mod endpoint;
 mod services;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use overlay_core::{
     EndpointId, Instant, Seed,
     plane::{Desired, DesiredNetwork},
 };
-use overlay_vxlan::{Config, Frame, NetworkConfig, PortCapabilities, PortId, Sink, Switch};
+use overlay_vxlan::{Config, Frame, NetworkConfig, PortCapabilities, PortId, Received, Sink, Switch};
 
 use self::services::{Services, Way};
 
@@ -121,7 +121,7 @@ impl Plane {
     pub fn handle_remote(
         &mut self,
         now: Instant,
-        from: IpAddr,
+        from: impl Into<Received>,
         frame: &mut Frame,
         sink: &mut impl Sink,
     ) {

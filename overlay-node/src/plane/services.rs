@@ -18,7 +18,7 @@ use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Config, Output, PartialChecksum, Protocol, Reset,
     Verdict, Vip,
 };
-use overlay_vxlan::{Frame, PortId, Sink, Switch};
+use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch};
 
 /// The balancers of all networks.
 #[derive(Debug)]
@@ -354,8 +354,12 @@ impl<S: Sink> Sink for Delivery<'_, S> {
         }
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &mut Frame) {
-        self.sink.to_vtep(vtep, source_port, frame);
+    fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) {
+        self.sink.to_vtep(vtep, outer, frame);
+    }
+
+    fn copy_to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &Frame) {
+        self.sink.copy_to_vtep(vtep, outer, frame);
     }
 }
 

@@ -1,10 +1,13 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use overlay_core::{
     MacAddr, NetworkId, ServiceId, Vni,
     plane::{DesiredBackend, DesiredPort, DesiredService, Distance, RemoteEndpoint, VipConfig},
 };
-use overlay_vxlan::wire::{ethernet, ipv4, tcp, udp};
+use overlay_vxlan::{
+    Outer,
+    wire::{ethernet, ipv4, tcp, udp},
+};
 
 use super::*;
 
@@ -220,7 +223,7 @@ impl Sink for Sent {
         self.ports.push((port, frame.bytes().to_vec()));
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, _: u16, frame: &mut Frame) {
+    fn to_vtep(&mut self, vtep: IpAddr, _: Outer, frame: &mut Frame) {
         self.vteps.push((vtep, frame.bytes().to_vec()));
     }
 }

@@ -193,6 +193,16 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         write_u16(self.0.as_mut(), IDENTIFICATION, identification);
     }
 
+    /// Writes DSCP and ECN, and updates the checksum (RFC 1624): one that was wrong stays wrong.
+    pub fn set_traffic_class(&mut self, traffic_class: u8) {
+        let bytes = self.0.as_mut();
+        let before = read_u16(bytes, VERSION_IHL);
+        write_u8(bytes, TRAFFIC_CLASS, traffic_class);
+        let after = read_u16(bytes, VERSION_IHL);
+        let sum = checksum::update(read_u16(bytes, CHECKSUM), before, after);
+        write_u16(bytes, CHECKSUM, sum);
+    }
+
     /// Computes and writes the checksum of the header.
     pub fn fill_checksum(&mut self) {
         let header_bytes = self.header_bytes();

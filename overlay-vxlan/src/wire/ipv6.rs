@@ -38,6 +38,7 @@ const HOP_LIMIT: usize = 7;
 const SOURCE: usize = 8;
 const DESTINATION: usize = 24;
 
+const TRAFFIC_CLASS: u32 = 0x0ff0_0000;
 const FLOW_LABEL: u32 = 0x000f_ffff;
 
 const HOP_BY_HOP: Protocol = Protocol(0);
@@ -188,6 +189,14 @@ impl<T: AsRef<[u8]>> Packet<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
+    /// Writes DSCP and ECN.
+    pub fn set_traffic_class(&mut self, traffic_class: u8) {
+        let bytes = self.0.as_mut();
+        let others = read_u32(bytes, VERSION_CLASS_LABEL) & !TRAFFIC_CLASS;
+        let class = u32::from(traffic_class) << 20;
+        write_u32(bytes, VERSION_CLASS_LABEL, others | class);
+    }
+
     /// Writes the length of what follows the header, in octets.
     pub fn set_payload_bytes(&mut self, length: u16) {
         write_u16(self.0.as_mut(), PAYLOAD_LENGTH, length);

@@ -9,7 +9,7 @@ use std::{
 
 use overlay_core::{Instant, MacAddr, Seed, Vni};
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, Outcome, PortId, Sink, Switch,
+    Config, Frame, NetworkConfig, Outcome, Outer, PortId, Received, Sink, Switch,
     wire::{
         arp,
         ethernet::{self, EtherType},
@@ -68,7 +68,7 @@ pub(crate) fn network() -> NetworkConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) to_ports: Vec<(PortId, Frame)>,
-    pub(crate) to_vteps: Vec<(IpAddr, u16, Frame)>,
+    pub(crate) to_vteps: Vec<(IpAddr, Outer, Frame)>,
 }
 
 impl Sink for Sent {
@@ -76,9 +76,8 @@ impl Sink for Sent {
         self.to_ports.push((port, std::mem::take(frame)));
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, source_port: u16, frame: &mut Frame) {
-        self.to_vteps
-            .push((vtep, source_port, std::mem::take(frame)));
+    fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) {
+        self.to_vteps.push((vtep, outer, std::mem::take(frame)));
     }
 }
 
@@ -100,8 +99,8 @@ impl Sent {
             (0, 1),
             "{self:?}"
         );
-        let (vtep, port, frame) = &self.to_vteps[0];
-        (*vtep, *port, frame.bytes())
+        let (vtep, outer, frame) = &self.to_vteps[0];
+        (*vtep, outer.source_port, frame.bytes())
     }
 
     pub(crate) fn ports(&self) -> Vec<PortId> {
@@ -178,12 +177,16 @@ impl Lab {
     }
 
     /// Receives an inner frame from a VTEP.
-    pub(crate) fn receive(&mut self, from: IpAddr, inner: &[u8]) -> (Outcome, Sent) {
+    pub(crate) fn receive(&mut self, from: impl Into<Received>, inner: &[u8]) -> (Outcome, Sent) {
         let datagram = encapsulated(self.vni, inner);
         self.receive_datagram(from, &datagram)
     }
 
-    pub(crate) fn receive_datagram(&mut self, from: IpAddr, datagram: &[u8]) -> (Outcome, Sent) {
+    pub(crate) fn receive_datagram(
+        &mut self,
+        from: impl Into<Received>,
+        datagram: &[u8],
+    ) -> (Outcome, Sent) {
         let mut sent = Sent::default();
         let mut frame = Frame::with_headroom(Frame::HEADROOM, datagram);
         let outcome = self

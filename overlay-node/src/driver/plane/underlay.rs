@@ -8,7 +8,8 @@ use std::{
 };
 
 use overlay_core::Seed;
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use overlay_vxlan::{Outer, Received, outer::Ecn};
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where all datagrams come in: a socket that is bound to the data port.
@@ -41,6 +42,7 @@ struct Endpoint {
 struct Train {
     to: SocketAddr,
     sender: usize,
+    ecn: Option<EcnCodepoint>,
     datagram_bytes: usize,
     octets: Vec<u8>,
     /// A shorter datagram ends it.
@@ -49,7 +51,7 @@ struct Train {
 
 /// Datagrams of one sender, each of the same length but the last.
 pub(super) struct Arrival<'a> {
-    pub(super) from: IpAddr,
+    pub(super) received: Received,
     datagram_bytes: usize,
     octets: &'a [u8],
 }
@@ -89,6 +91,7 @@ pub(super) fn open(socket: UdpSocket, seed: &Seed) -> io::Result<(Inbox, Outbox)
         train: Train {
             to: at,
             sender: 0,
+            ecn: None,
             datagram_bytes: 0,
             octets: Vec::with_capacity(TRAIN_BYTES_MAX),
             complete: false,
@@ -118,7 +121,10 @@ impl Inbox {
         let arrivals = self.meta[..count].iter();
         let rooms = self.octets.chunks(ARRIVAL_BYTES_MAX);
         Ok(arrivals.zip(rooms).map(|(meta, room)| Arrival {
-            from: meta.addr.ip(),
+            received: Received {
+                from: meta.addr.ip(),
+                ecn: ecn_of(meta.ecn),
+            },
             datagram_bytes: meta.stride,
             octets: &room[..meta.len],
         }))
@@ -127,12 +133,13 @@ impl Inbox {
 
 impl Outbox {
     /// Sends a datagram to the data port of a VTEP, soon: [`flush`](Self::flush) is the end of a batch.
-    pub(super) fn send(&mut self, vtep: IpAddr, flow: u16, datagram: &[u8]) {
+    pub(super) fn send(&mut self, vtep: IpAddr, outer: Outer, datagram: &[u8]) {
         let to = SocketAddr::new(vtep, self.port);
-        let sender = usize::from(flow) % self.senders.len();
+        let sender = usize::from(outer.source_port) % self.senders.len();
+        let ecn = EcnCodepoint::from_bits(outer.traffic_class);
         let train = &self.train;
         let joins = !train.complete
-            && (train.to, train.sender) == (to, sender)
+            && (train.to, train.sender, train.ecn) == (to, sender, ecn)
             && datagram.len() <= train.datagram_bytes
             && train.octets.len() + datagram.len() <= TRAIN_BYTES_MAX
             && train.octets.len() < train.datagram_bytes * TRAIN_DATAGRAMS_MAX;
@@ -140,6 +147,7 @@ impl Outbox {
             self.flush();
             self.train.to = to;
             self.train.sender = sender;
+            self.train.ecn = ecn;
             self.train.datagram_bytes = datagram.len();
         }
         let train = &mut self.train;
@@ -155,16 +163,17 @@ impl Outbox {
         let Train {
             to,
             sender,
+            ecn,
             datagram_bytes,
             octets,
             ..
         } = &self.train;
         let endpoint = &self.senders[*sender];
-        let whole = endpoint.send(*to, octets, *datagram_bytes);
+        let whole = endpoint.send(*to, *ecn, octets, *datagram_bytes);
         if whole.is_err() {
             // A device may refuse trains although the system takes them; and one of an earlier error has none to blame.
             let each = octets.chunks(*datagram_bytes);
-            let lost = each.filter(|one| endpoint.send(*to, one, one.len()).is_err());
+            let lost = each.filter(|one| endpoint.send(*to, *ecn, one, one.len()).is_err());
             self.lost += lost.count() as u64;
         }
         self.train.octets.clear();
@@ -183,16 +192,26 @@ impl Endpoint {
         Ok(Self { socket, state })
     }
 
-    fn send(&self, to: SocketAddr, octets: &[u8], datagram_bytes: usize) -> io::Result<()> {
+    fn send(
+        &self,
+        to: SocketAddr,
+        ecn: Option<EcnCodepoint>,
+        octets: &[u8],
+        datagram_bytes: usize,
+    ) -> io::Result<()> {
         let transmit = Transmit {
             destination: to,
-            ecn: None,
+            ecn,
             contents: octets,
             segment_size: (octets.len() > datagram_bytes).then_some(datagram_bytes),
             src_ip: None,
         };
         self.state.try_send((&self.socket).into(), &transmit)
     }
+}
+
+fn ecn_of(codepoint: Option<EcnCodepoint>) -> Ecn {
+    Ecn::from_traffic_class(codepoint.map_or(0, |codepoint| codepoint as u8))
 }
 
 /// Opens a socket that only sends.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use overlay_gossip::{Output as GossipOutput, StreamId};
 use overlay_sim::{Channel, HostId};
-use overlay_vxlan::{Frame, PortId, Sink};
+use overlay_vxlan::{Frame, Outer, PortId, Sink};
 
 use super::{super::packet::Packet, Effect, SimHost};
 use crate::{Peer, RequestToken, api::Role, state::AddNode};
@@ -210,7 +210,7 @@ impl Sink for Out {
         self.local.push((port, frame.bytes().to_vec()));
     }
 
-    fn to_vtep(&mut self, vtep: IpAddr, _source_port: u16, frame: &mut Frame) {
+    fn to_vtep(&mut self, vtep: IpAddr, _outer: Outer, frame: &mut Frame) {
         self.remote.push((vtep, frame.bytes().to_vec()));
     }
 }
