@@ -37,6 +37,9 @@ pub struct Desired {
 pub struct DesiredNetwork {
     /// Its VXLAN network identifier.
     pub vni: Vni,
+    /// Which plane carries its frames.
+    #[serde(default)]
+    pub path: DataPath,
     /// Its subnets; a frame from or to other addresses is dropped.
     pub subnets: Vec<IpNet>,
     /// Largest inner IP packet, in octets: the underlay's less the encapsulation's.
@@ -49,6 +52,19 @@ pub struct DesiredNetwork {
     pub vteps: BTreeSet<IpAddr>,
     /// The services that are reached by a virtual address.
     pub services: BTreeMap<ServiceId, DesiredService>,
+}
+
+/// Which plane carries a network's frames on a node. Nodes may differ: what goes between them is VXLAN either way.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPath {
+    /// A switch in the daemon's process, which reads and writes the ports' frames.
+    #[default]
+    User,
+    /// The system's own devices: the daemon programs them and sees no frame.
+    Kernel,
 }
 
 /// One service of a network, as endpoints of this node reach it.
@@ -124,6 +140,9 @@ pub struct PortSpec {
     /// namespace name the same one, and the port that was made last has the say. Where it cannot be made, the port is made
     /// without, and [`Platform::way_out`] says why.
     pub way_out: Option<WayOut>,
+    /// Which plane the port belongs to: that of its network.
+    #[serde(default)]
+    pub path: DataPath,
 }
 
 /// The namespace in which the inner end of a port lives.
@@ -178,10 +197,14 @@ pub trait Platform {
 
     /// Makes the port of an endpoint, or takes up the one that a former life of this daemon left.
     ///
+    /// There is none to hold where the system carries the frames itself ([`DataPath::Kernel`]); for [`DataPath::User`]
+    /// there always is one.
+    ///
     /// # Errors
     ///
-    /// See [`PlatformError`]; nothing half made is left behind.
-    fn create_port(&mut self, spec: &PortSpec) -> Result<Self::Port, PlatformError>;
+    /// See [`PlatformError`]; nothing half made is left behind. [`PlatformError::Unsupported`] if the platform has no plane
+    /// of this kind.
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<Self::Port>, PlatformError>;
 
     /// Removes the port of an endpoint, and its namespace with all that runs in there if the platform made it and no other
     /// port is left in it. Unknown endpoints are fine.

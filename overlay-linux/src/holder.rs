@@ -39,6 +39,7 @@ mod ports;
 mod programs;
 pub(crate) mod record;
 pub(crate) mod server;
+pub(crate) mod spec;
 pub(crate) mod wire;
 
 use server::Server;

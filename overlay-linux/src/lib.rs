@@ -27,7 +27,7 @@
 //! ```no_run
 //! use std::{io, os::fd::AsFd};
 //! use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-//! use overlay_core::{EndpointId, MacAddr, plane::{Namespace, Platform, PortSpec}};
+//! use overlay_core::{EndpointId, MacAddr, plane::{DataPath, Namespace, Platform, PortSpec}};
 //! use overlay_linux::{CommandSpec, Frame, Linux, holder};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,8 +50,9 @@
 //!     mtu: 1450,
 //!     hostname: "alpine1".into(),
 //!     way_out: None,
+//!     path: DataPath::User,
 //! };
-//! let port = linux.create_port(&spec)?;
+//! let port = linux.create_port(&spec)?.expect("a network of the user plane has one");
 //! let resolver = linux.open_sockets(spec.endpoint, "127.0.0.11:53".parse()?)?;
 //! let mut main = linux.start(spec.endpoint, CommandSpec::new("/bin/sleep").args(["60"]))?;
 //!

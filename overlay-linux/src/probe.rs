@@ -11,7 +11,7 @@ use std::{
 use nix::sched::CloneFlags;
 use overlay_core::{
     EndpointId, MacAddr,
-    plane::{Namespace, PlatformError, PortSpec},
+    plane::{DataPath, Namespace, PlatformError, PortSpec},
 };
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,7 @@ fn make_port(kind: PortKind) -> Result<(), Failure> {
         mtu: 1_400,
         hostname: String::new(),
         way_out: None,
+        path: DataPath::User,
     };
     port::make(&spec, Some(kind)).map(drop)
 }

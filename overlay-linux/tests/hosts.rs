@@ -16,7 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::poll::{PollTimeout, poll};
 use overlay_core::{
     EndpointId, MacAddr,
-    plane::{Namespace, Platform, PortSpec},
+    plane::{DataPath, Namespace, Platform, PortSpec},
 };
 use overlay_linux::{
     Capabilities, CommandSpec, Exit, Linux, capabilities, holder,
@@ -290,6 +290,7 @@ fn leave_an_endpoint() -> Outcome<()> {
         mtu: 1450,
         hostname: "alpine1".into(),
         way_out: None,
+        path: DataPath::User,
     };
     linux.create_port(&spec)?;
     linux.start(spec.endpoint, CommandSpec::new("/bin/sleep").args(["1000"]))?;

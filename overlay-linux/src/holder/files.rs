@@ -113,7 +113,10 @@ fn name_services(host: io::Result<String>) -> String {
 mod tests {
     use std::path::PathBuf;
 
-    use overlay_core::{EndpointId, MacAddr, plane::Namespace};
+    use overlay_core::{
+        EndpointId, MacAddr,
+        plane::{DataPath, Namespace},
+    };
 
     use super::*;
 
@@ -145,6 +148,7 @@ mod tests {
             mtu: 1450,
             hostname: "alpine1".into(),
             way_out: None,
+            path: DataPath::User,
         };
         assert_eq!(
             hosts("alpine1", &[spec]),

@@ -5,7 +5,10 @@ use std::{fs, io, path::Path};
 use overlay_core::{EndpointId, plane::PortSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::replace;
+use super::{
+    replace,
+    spec::{Known, Spec},
+};
 use crate::command::{Exit, ProcessStatus};
 
 /// The ports and the newest main program of a namespace.
@@ -15,9 +18,17 @@ pub(crate) struct Record {
     pub(crate) main: Option<ProcessStatus>,
 }
 
+/// The same, as releases wrote it that had one plane.
+#[derive(Deserialize)]
+struct OnePlane {
+    ports: Vec<Spec>,
+    main: Option<ProcessStatus>,
+}
+
 /// The same, as releases wrote it whose holders had one port.
 #[derive(Deserialize)]
 struct OnePort {
+    #[serde(with = "Known")]
     spec: PortSpec,
     main: Option<ProcessStatus>,
 }
@@ -34,6 +45,11 @@ impl Record {
         let octets = fs::read(folder.join(NAME))?;
         match octets.split_first() {
             Some((&VERSION, body)) => parse(body),
+            Some((&ONE_PLANE, body)) => {
+                let OnePlane { ports, main } = parse(body)?;
+                let ports = ports.into_iter().map(|Spec(spec)| spec).collect();
+                Ok(Self { ports, main })
+            }
             Some((&ONE_PORT, body)) => {
                 let OnePort { spec, main } = parse(body)?;
                 let ports = vec![spec];
@@ -61,7 +77,9 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
 }
 
 const NAME: &str = "record";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// The version of [`OnePlane`].
+const ONE_PLANE: u8 = 3;
 /// The version of [`OnePort`].
 const ONE_PORT: u8 = 2;
 
@@ -69,7 +87,10 @@ const ONE_PORT: u8 = 2;
 mod tests {
     use std::{env, process};
 
-    use overlay_core::{MacAddr, plane::Namespace};
+    use overlay_core::{
+        MacAddr,
+        plane::{DataPath, Namespace},
+    };
 
     use super::*;
 
@@ -88,6 +109,7 @@ mod tests {
             mtu: 1450,
             hostname: "alpine1".into(),
             way_out: None,
+            path: DataPath::Kernel,
         };
         let record = Record {
             ports: vec![spec.clone()],
@@ -105,11 +127,23 @@ mod tests {
         later[0] = VERSION + 1;
         fs::write(folder.join(NAME), later).unwrap();
         assert!(Record::read(&folder).is_err());
-        // That of a release whose holders had one port.
-        let none = None::<ProcessStatus>;
-        let body = postcard::to_allocvec(&(&spec, none)).unwrap();
-        fs::write(folder.join(NAME), [&[ONE_PORT], &body[..]].concat()).unwrap();
-        assert_eq!(Record::read(&folder).unwrap().ports, [spec]);
+        // Those of a release with one plane, and of one whose holders had one port. Its octets are the golden ones.
+        let path = DataPath::User;
+        let known = PortSpec { path, ..spec };
+        let bodies = [
+            (ONE_PLANE, [&[1], KNOWN, &[0]].concat()),
+            (ONE_PORT, [KNOWN, &[0]].concat()),
+        ];
+        for (version, octets) in bodies {
+            fs::write(folder.join(NAME), [&[version], &octets[..]].concat()).unwrap();
+            assert_eq!(Record::read(&folder).unwrap().ports, [known.clone()]);
+        }
+        let wire = postcard::to_allocvec(&Spec(known)).unwrap();
+        assert_eq!(wire, KNOWN, "as all releases say it");
         fs::remove_dir_all(&folder).unwrap();
     }
+
+    /// The port of the test above but for its plane.
+    const KNOWN: &[u8] = b"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x04eth0\
+        \xff\xff\xff\xff\xff\xff\x01\x00\x0a\x00\x01\x02\x18\x00\x01\x00\x0a\x00\x01\x01\xaa\x0b\x07alpine1\x00";
 }

@@ -275,11 +275,11 @@ impl Server {
             Request::Actual => Reply::Actual(self.ports.actual(self.ports.first()?)?),
             Request::ActualPort(endpoint) => Reply::Actual(self.ports.actual(endpoint)?),
             Request::Repair(spec) => {
-                let done = self.ports.repair(&spec)?;
+                let done = self.ports.repair(&spec.0)?;
                 self.note_ports();
                 Reply::Repaired(done)
             }
-            Request::AddPort(spec) => return self.add_port(*spec),
+            Request::AddPort(spec) => return self.add_port(spec.0),
             Request::RemovePort(endpoint) => self.remove_port(endpoint)?,
             Request::Start { command, main } => {
                 let (id, streams, descriptors) = self.programs.start(command, main, client)?;

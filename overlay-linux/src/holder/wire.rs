@@ -28,6 +28,7 @@ use overlay_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::spec::{Known, Spec};
 use crate::{
     command::{CommandSpec, Exit, ProcessId, ProcessStatus},
     failure::Failure,
@@ -48,7 +49,7 @@ pub(crate) enum Request {
     /// Answer: `Actual`, of the port that `Describe` describes.
     Actual,
     /// Make the interface of its port as this says. Answer: `Repaired`.
-    Repair(Box<PortSpec>),
+    Repair(Box<Spec>),
     /// Start a program. Answer: `Started` and its streams; later `Exited`.
     Start { command: CommandSpec, main: bool },
     /// Take up a program that was started earlier. Answer: `Started` and its streams; later `Exited`.
@@ -76,7 +77,7 @@ pub(crate) enum Request {
     /// Answer: `Done` and a stream socket that is not connected yet, of IPv6 if so.
     Stream { v6: bool },
     /// Make one more port. Answer: `Ready` and the port.
-    AddPort(Box<PortSpec>),
+    AddPort(Box<Spec>),
     /// Remove a port; if it was the last, kill all programs and end. Answer: `Left`.
     RemovePort(EndpointId),
     /// As `Describe`, of this endpoint's port.
@@ -98,6 +99,7 @@ pub(crate) enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// The first port.
+    #[serde(with = "Known")]
     pub(crate) spec: PortSpec,
     /// The kind of port, where only one will do.
     pub(crate) kind: Option<PortKind>,
@@ -128,6 +130,7 @@ pub(crate) enum Reply {
 /// What a holder holds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
+    #[serde(with = "Known")]
     pub(crate) spec: PortSpec,
     pub(crate) kind: PortKind,
     pub(crate) processes: Vec<ProcessStatus>,

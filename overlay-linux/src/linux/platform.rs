@@ -12,8 +12,8 @@ use std::{
 use overlay_core::{
     EndpointId,
     plane::{
-        ActualPort, Change, Desired, Namespace, NoSource, Platform, PlatformError, PortSpec,
-        WayOutState,
+        ActualPort, Change, DataPath, Desired, Namespace, NoSource, Platform, PlatformError,
+        PortSpec, WayOutState,
     },
 };
 
@@ -22,6 +22,7 @@ use crate::{
     holder::{
         self,
         server::NOT_UNDERSTOOD,
+        spec::Spec,
         wire::{Reply, Request},
     },
     port::Port,
@@ -32,7 +33,13 @@ impl Platform for Linux {
     type Port = Port;
     type Sockets = Sockets;
 
-    fn create_port(&mut self, spec: &PortSpec) -> Result<Port, PlatformError> {
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<Port>, PlatformError> {
+        if spec.path == DataPath::Kernel {
+            return Err(PlatformError::Unsupported {
+                what: "a network that the kernel carries",
+                reason: "this release has no such plane yet".into(),
+            });
+        }
         let mode = match &spec.namespace {
             Namespace::Own | Namespace::Shared { .. } => holder::OWN,
             Namespace::Path(path) => {
@@ -51,10 +58,13 @@ impl Platform for Linux {
                 let port = port_of(port, description.kind)?;
                 if !spec.on_link.is_empty() {
                     // Its network may have grown; a route that is there is no matter.
-                    self.call(spec.endpoint, &Request::Repair(Box::new(spec.clone())))?;
+                    self.call(
+                        spec.endpoint,
+                        &Request::Repair(Box::new(Spec(spec.clone()))),
+                    )?;
                 }
                 self.settle_way_out(spec, description.spec.way_out.as_ref());
-                return Ok(port);
+                return Ok(Some(port));
             }
             Ok(_) | Err(PlatformError::UnknownEndpoint { .. }) => {
                 self.remove_port(spec.endpoint)?
@@ -65,7 +75,7 @@ impl Platform for Linux {
         let port = self.make_port(name, spec, mode)?;
         let former = self.way_out_of(name);
         self.settle_way_out(spec, former.as_ref());
-        Ok(port)
+        Ok(Some(port))
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
@@ -133,7 +143,7 @@ impl Platform for Linux {
                 spec.mtu = network.mtu;
                 spec.mac = port.mac;
                 spec.addresses.clone_from(&port.addresses);
-                let repair = Request::Repair(Box::new(spec.clone()));
+                let repair = Request::Repair(Box::new(Spec(spec.clone())));
                 match self.call(*endpoint, &repair)? {
                     (Reply::Repaired(done), _) => {
                         let repairs = done.into_iter();

@@ -15,6 +15,7 @@ use crate::{
     holder::{
         record::Record,
         server::NOT_UNDERSTOOD,
+        spec::Spec,
         wire::{Reply, Request},
     },
     port::Port,
@@ -31,7 +32,7 @@ impl Linux {
         let endpoint = spec.endpoint;
         // Before the port: what is found by nobody would never be removed.
         self.link(endpoint, name)?;
-        let added = match self.call(name, &Request::AddPort(Box::new(spec.clone()))) {
+        let added = match self.call(name, &Request::AddPort(Box::new(Spec(spec.clone())))) {
             Err(PlatformError::UnknownEndpoint { .. }) => {
                 self.clear(name)?;
                 self.launch(name, spec, mode)

@@ -14,7 +14,7 @@ use overlay_linux::{Exit, Linux, PortKind, Sockets, Stdio};
 
 use super::{
     Test,
-    bench::{Bench, Folder, Outcome, command, eventually, pause, read_until, spec},
+    bench::{self, Bench, Folder, Outcome, command, eventually, pause, read_until, spec},
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -104,7 +104,7 @@ fn killed_daemon(kind: PortKind) -> Outcome<()> {
         ["echo up; sleep 0.5; echo still up; sleep 1000"]
     );
     // The port is the same one, and carries frames again.
-    let port = linux.create_port(&spec)?;
+    let port = bench::port(&mut linux, &spec)?;
     linux.exec(
         spec.endpoint,
         command(&["ping", "-c", "1", "-W", "1", "10.0.1.9"]),
@@ -261,7 +261,7 @@ fn killed_holder(kind: PortKind) -> Outcome<()> {
     let folder = Folder::new()?;
     let mut linux = Linux::new(folder.path(), env::current_exe()?).with_kind(kind);
     let spec = spec(2)?;
-    let port = linux.create_port(&spec)?;
+    let port = bench::port(&mut linux, &spec)?;
     let mut main = linux.start(spec.endpoint, command(&["sleep", "1000"]))?;
     let holders = holders_of(folder.path());
     let [holder] = holders.as_slice() else {
@@ -287,7 +287,7 @@ fn killed_holder(kind: PortKind) -> Outcome<()> {
     );
     drop(port);
     // The next one is like new.
-    let port = linux.create_port(&spec)?;
+    let port = bench::port(&mut linux, &spec)?;
     assert!(port.as_fd().try_clone_to_owned().is_ok());
     assert_eq!(linux.processes(spec.endpoint)?, []);
     linux.remove_port(spec.endpoint)?;

@@ -13,7 +13,7 @@ use std::{
 use overlay_core::{
     MacAddr, NetworkId, Vni,
     plane::{
-        ActualPort, Change, Desired, DesiredNetwork, DesiredPort, Namespace, Platform,
+        ActualPort, Change, DataPath, Desired, DesiredNetwork, DesiredPort, Namespace, Platform,
         PlatformError,
     },
 };
@@ -21,7 +21,9 @@ use overlay_linux::{Exit, Linux, Offload, PortKind, Stdio};
 
 use super::{
     Test,
-    bench::{Bench, Folder, Outcome, command, eventually, pause, read_all, read_until, say, spec},
+    bench::{
+        self, Bench, Folder, Outcome, command, eventually, pause, read_all, read_until, say, spec,
+    },
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -47,7 +49,7 @@ fn first_frame(kind: PortKind) -> Outcome<()> {
     let mut linux = Linux::new(folder.path(), std::env::current_exe()?).with_kind(kind);
     let spec = spec(2)?;
     for _ in 0..5 {
-        let port = linux.create_port(&spec)?;
+        let port = bench::port(&mut linux, &spec)?;
         let mut request = vec![0xff; 6];
         let asker = [2, 0x42, 10, 0, 1, 3];
         request.extend_from_slice(&asker);
@@ -145,7 +147,10 @@ fn silence(kind: PortKind) -> Outcome<()> {
         joining.namespace = Namespace::Path(foreign.path.clone());
         specs.push(joining);
     }
-    let ports: Result<Vec<_>, _> = specs.iter().map(|spec| linux.create_port(spec)).collect();
+    let ports: Outcome<Vec<_>> = specs
+        .iter()
+        .map(|spec| bench::port(&mut linux, spec))
+        .collect();
     let ports = ports?;
     pause(1_500)?;
     let mut read = Vec::new();
@@ -175,7 +180,7 @@ fn long_frames(kind: PortKind) -> Outcome<()> {
     let folder = Folder::new()?;
     let mut linux = Linux::new(folder.path(), std::env::current_exe()?).with_kind(kind);
     let spec = spec(2)?;
-    let port = linux.create_port(&spec)?;
+    let port = bench::port(&mut linux, &spec)?;
     let words = ["ping", "-n", "-c", "1", "-W", "1", "-s", "1000", "10.0.1.9"];
     linux.exec(spec.endpoint, command(&words))?;
     // An ARP request of 42 octets: it fits exactly, or not at all.
@@ -224,6 +229,7 @@ fn repair(kind: PortKind) -> Outcome<()> {
     let spec = bench.specs[0].clone();
     let mut network = DesiredNetwork {
         vni: Vni::new(4097).ok_or("no VNI")?,
+        path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse()?],
         mtu: 1450,
         ports: BTreeMap::from([(

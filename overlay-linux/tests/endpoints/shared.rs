@@ -88,7 +88,10 @@ impl Networks {
 
     fn carry(&mut self) -> Outcome<()> {
         for (one, other) in self.both.iter().zip(&self.others) {
-            let ports = [self.linux.create_port(one)?, self.linux.create_port(other)?];
+            let ports = [
+                bench::port(&mut self.linux, one)?,
+                bench::port(&mut self.linux, other)?,
+            ];
             let stop = Arc::clone(&self.stop);
             let long = AtomicU32::new(0);
             let carrier = thread::Builder::new();
@@ -334,7 +337,10 @@ fn flux(kind: PortKind) -> Outcome<()> {
     let mut linux = Linux::new(folder.path(), env::current_exe()?).with_kind(kind);
     let first = spec(1, 2)?;
     let second = beside(spec(2, 2)?, &first, 1);
-    let ports = [linux.create_port(&first)?, linux.create_port(&second)?];
+    let ports = [
+        bench::port(&mut linux, &first)?,
+        bench::port(&mut linux, &second)?,
+    ];
     let question = |target: [u8; 4]| {
         let asker = [2, 0x42, 10, 0, 1, 3];
         let mut request = vec![0xff; 6];

@@ -20,7 +20,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::{
     EndpointId, MacAddr,
-    plane::{Namespace, Platform, PortSpec},
+    plane::{DataPath, Namespace, Platform, PortSpec},
 };
 use overlay_linux::{CommandSpec, Exit, Linux, Port, PortKind, Process, Stdio};
 
@@ -51,6 +51,11 @@ impl Drop for Folder {
     }
 }
 
+/// Makes a port whose frames are read and written here.
+pub(crate) fn port(linux: &mut Linux, spec: &PortSpec) -> Outcome<Port> {
+    Ok(linux.create_port(spec)?.ok_or("nothing to hold")?)
+}
+
 /// The endpoint 10.0.1.`number`.
 pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
     let address = Ipv4Addr::new(10, 0, 1, number);
@@ -65,6 +70,7 @@ pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
         mtu: 1450,
         hostname: format!("alpine{number}"),
         way_out: None,
+        path: DataPath::User,
     })
 }
 
@@ -101,8 +107,8 @@ impl Bench {
     /// Starts the thread between the ports, which are made or taken up.
     fn carry(&mut self) -> Outcome<()> {
         let ports = [
-            self.linux.create_port(&self.specs[0])?,
-            self.linux.create_port(&self.specs[1])?,
+            port(&mut self.linux, &self.specs[0])?,
+            port(&mut self.linux, &self.specs[1])?,
         ];
         let (stop, long) = (self.stop.clone(), self.long.clone());
         let carrier = thread::Builder::new().spawn(move || carry(&ports, &stop, &long))?;

@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::{
     EndpointId, MacAddr, NetworkId, Vni,
     plane::{
-        Change, Desired, DesiredNetwork, DesiredPort, Namespace, NoWayOut, Platform, PortSpec,
-        WayOut, WayOutState,
+        Change, DataPath, Desired, DesiredNetwork, DesiredPort, Namespace, NoWayOut, Platform,
+        PortSpec, WayOut, WayOutState,
     },
 };
 use overlay_linux::{CommandSpec, Exit, Linux, Stdio};
@@ -80,6 +80,7 @@ impl Node {
         };
         let network = DesiredNetwork {
             vni: Vni::new(4097).ok_or("no VNI")?,
+            path: DataPath::User,
             subnets: vec!["10.0.1.0/24".parse()?],
             mtu: spec.mtu,
             ports: BTreeMap::from([(spec.endpoint, port)]),
@@ -160,6 +161,7 @@ pub(crate) fn spec(number: u8) -> Outcome<PortSpec> {
             address: format!("172.18.0.{number}/16").parse()?,
             mtu: 1500,
         }),
+        path: DataPath::User,
     })
 }
 

@@ -24,7 +24,8 @@ use ipnet::IpNet;
 use overlay_core::{
     EndpointId, Instant, NetworkId, TaskId,
     plane::{
-        Desired, DesiredNetwork, DesiredPort, Namespace, PlatformError, PortSpec, RemoteEndpoint,
+        DataPath, Desired, DesiredNetwork, DesiredPort, Namespace, PlatformError, PortSpec,
+        RemoteEndpoint,
     },
 };
 use overlay_dns::{Records, View};
@@ -340,6 +341,7 @@ impl Agent {
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
             let network_plane = DesiredNetwork {
                 vni,
+                path: DataPath::User,
                 subnets,
                 mtu,
                 ports,

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use overlay_core::{
     EndpointId, Instant, NetworkId,
-    plane::{Namespace, PlatformError, PortSpec},
+    plane::{DataPath, Namespace, PlatformError, PortSpec},
 };
 use overlay_dns::View;
 
@@ -249,6 +249,7 @@ impl Agent {
             mtu,
             hostname: record.name,
             way_out,
+            path: DataPath::User,
         };
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
     }

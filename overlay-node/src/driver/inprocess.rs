@@ -17,7 +17,7 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{ActualPort, Change, Desired, Namespace, Platform, PlatformError, PortSpec},
+    plane::{ActualPort, Change, DataPath, Desired, Namespace, Platform, PlatformError, PortSpec},
 };
 use overlay_vxlan::Offload;
 use thiserror::Error;
@@ -125,7 +125,13 @@ impl InProcess {
 impl Platform for InProcess {
     type Port = InProcessPort;
     type Sockets = ResolverSockets;
-    fn create_port(&mut self, spec: &PortSpec) -> Result<InProcessPort, PlatformError> {
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<InProcessPort>, PlatformError> {
+        if spec.path == DataPath::Kernel {
+            return Err(PlatformError::Unsupported {
+                what: "a network that the kernel carries",
+                reason: "endpoints inside the process are not of the kernel's making".to_owned(),
+            });
+        }
         if let Namespace::Own | Namespace::Path(_) = spec.namespace {
             let what = "an endpoint in a namespace";
             let reason =
@@ -171,7 +177,7 @@ impl Platform for InProcess {
         if let Some(former) = lock(&self.0).stacks.insert(endpoint, stack) {
             former.stop();
         }
-        Ok(port)
+        Ok(Some(port))
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {

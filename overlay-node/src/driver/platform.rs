@@ -181,7 +181,13 @@ where
     P: Platform<Sockets = ResolverSockets>,
     P::Port: PortIo,
 {
-    let port = Box::new(platform.create_port(spec)?);
+    let port = platform.create_port(spec)?;
+    // No port is asked for but such as this process reads and writes.
+    let port = port.ok_or_else(|| PlatformError::Unsupported {
+        what: "a port whose frames the system carries",
+        reason: "this driver has no such plane".to_owned(),
+    })?;
+    let port = Box::new(port);
     let (endpoint, client) = (spec.endpoint, spec.namespace.name(spec.endpoint));
     if let Ok(Some(WayOutState::Closed(reason))) = platform.way_out(endpoint) {
         tracing::warn!(%endpoint, %reason, "an endpoint has no way out of its networks");
@@ -216,7 +222,7 @@ const RESOLVER: SocketAddr =
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::MacAddr;
+    use overlay_core::{MacAddr, plane::DataPath};
 
     use super::*;
     use crate::driver::InProcess;
@@ -256,6 +262,7 @@ mod tests {
             mtu: 1_450,
             hostname: "web".to_owned(),
             way_out: None,
+            path: DataPath::User,
         }
     }
 

@@ -2,7 +2,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use overlay_core::{
     MacAddr, NetworkId, ServiceId, Vni,
-    plane::{DesiredBackend, DesiredPort, DesiredService, Distance, RemoteEndpoint, VipConfig},
+    plane::{
+        DataPath, DesiredBackend, DesiredPort, DesiredService, Distance, RemoteEndpoint, VipConfig,
+    },
 };
 use overlay_vxlan::{
     Outer,
@@ -312,6 +314,7 @@ fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -
     };
     let network = DesiredNetwork {
         vni: Vni::new(vni).unwrap(),
+        path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse().unwrap()],
         mtu: 1_450,
         ports: ports.iter().map(|(id, of)| (*id, port(*of))).collect(),

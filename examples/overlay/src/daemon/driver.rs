@@ -123,8 +123,8 @@ impl Platform for OnLinux {
     type Port = LinuxPort;
     type Sockets = (UdpSocket, TcpListener);
 
-    fn create_port(&mut self, spec: &PortSpec) -> Result<LinuxPort, PlatformError> {
-        self.0.create_port(spec).map(LinuxPort)
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<LinuxPort>, PlatformError> {
+        Ok(self.0.create_port(spec)?.map(LinuxPort))
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
