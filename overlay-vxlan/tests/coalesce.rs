@@ -64,6 +64,11 @@ fn dont_fragment(flow: u8) -> bool {
     flow & 4 != 0
 }
 
+/// A length within a packet.
+fn number(octets: usize) -> u16 {
+    u16::try_from(octets).expect("a packet")
+}
+
 fn addresses(flow: u8) -> (IpAddr, IpAddr) {
     if is_v6(flow) {
         let at = |host| IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host));
@@ -76,7 +81,8 @@ fn addresses(flow: u8) -> (IpAddr, IpAddr) {
 
 fn upper(recipe: &Recipe, sender: &Sender) -> Vec<u8> {
     let (source, destination) = addresses(recipe.flow);
-    let payload = (0..recipe.payload_bytes).map(|at| at as u8 ^ recipe.flow);
+    let payload = (0..=u8::MAX).cycle().take(recipe.payload_bytes);
+    let payload = payload.map(|octet| octet ^ recipe.flow);
     let ports = u16::from(recipe.flow);
     if is_tcp(recipe.flow) {
         let repr = tcp::Repr {
@@ -89,26 +95,26 @@ fn upper(recipe: &Recipe, sender: &Sender) -> Vec<u8> {
             urgent: 0,
         };
         let mut bytes = vec![0; tcp::HEADER_BYTES];
-        repr.emit(&mut bytes).unwrap();
+        repr.emit(&mut bytes).expect("as it was made");
         if let Some(value) = recipe.timestamp {
             bytes[12] = 0x80;
             bytes.extend([1, 1, 8, 10, 0, 0, 0, value, 0, 0, 0, 2]);
         }
         bytes.extend(payload);
-        let mut segment = tcp::Packet::new_checked(&mut bytes[..]).unwrap();
+        let mut segment = tcp::Packet::new_checked(&mut bytes[..]).expect("as it was made");
         segment.fill_checksum(source, destination);
         bytes
     } else {
         let repr = udp::Repr {
             source_port: 1_000 + ports,
             destination_port: 53,
-            payload_bytes: recipe.payload_bytes as u16,
+            payload_bytes: number(recipe.payload_bytes),
         };
         let mut bytes = vec![0; udp::HEADER_BYTES];
-        repr.emit(&mut bytes).unwrap();
+        repr.emit(&mut bytes).expect("as it was made");
         bytes.extend(payload);
         if recipe.fault != Fault::NoChecksum {
-            let mut datagram = udp::Packet::new_checked(&mut bytes[..]).unwrap();
+            let mut datagram = udp::Packet::new_checked(&mut bytes[..]).expect("as it was made");
             datagram.fill_checksum(source, destination);
         }
         bytes
@@ -121,7 +127,9 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
         .identification
         .wrapping_add(recipe.identification_gap);
     let upper = upper(recipe, sender);
-    sender.sequence = sender.sequence.wrapping_add(recipe.payload_bytes as u32);
+    sender.sequence = sender
+        .sequence
+        .wrapping_add(number(recipe.payload_bytes).into());
     sender.identification = sender.identification.wrapping_add(1);
     let mut bytes = vec![0; ethernet::HEADER_BYTES];
     let link = ethernet::Repr {
@@ -133,7 +141,7 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
             EtherType::IPV4
         },
     };
-    link.emit(&mut bytes).unwrap();
+    link.emit(&mut bytes).expect("as it was made");
     if recipe.fault == Fault::VlanTag {
         bytes.splice(12..12, [0x81, 0, 0, 5]);
     }
@@ -142,7 +150,7 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
     } else {
         Protocol::UDP
     };
-    let payload_bytes = upper.len() as u16;
+    let payload_bytes = number(upper.len());
     match addresses(recipe.flow) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let repr = ipv4::Repr {
@@ -158,7 +166,7 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
                 fragment_offset: 0,
             };
             let mut header = [0; ipv4::HEADER_BYTES];
-            repr.emit(&mut header).unwrap();
+            repr.emit(&mut header).expect("as it was made");
             bytes.extend(header);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -172,14 +180,14 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
                 flow_label: u32::from(recipe.flow),
             };
             let mut header = [0; ipv6::HEADER_BYTES];
-            repr.emit(&mut header).unwrap();
+            repr.emit(&mut header).expect("as it was made");
             bytes.extend(header);
         }
         _ => unreachable!("both are of one family"),
     }
     bytes.extend(upper);
     match recipe.fault {
-        Fault::PayloadBit => *bytes.last_mut().unwrap() ^= 1,
+        Fault::PayloadBit => *bytes.last_mut().expect("as it was made") ^= 1,
         Fault::Padding => bytes.extend([0; 3]),
         _ => {}
     }
@@ -234,7 +242,7 @@ fn recipe(flow: u8, payload_bytes: usize) -> Recipe {
 }
 
 fn any_recipe() -> impl Strategy<Value = Recipe> {
-    let rarely = |value: u32| prop_oneof![20 => Just(0), 1 => Just(value)];
+    let rarely = |value: u8| prop_oneof![20 => Just(0), 1 => Just(value)];
     let fault = prop_oneof![
         30 => Just(Fault::None),
         1 => Just(Fault::PayloadBit),
@@ -263,13 +271,13 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
     );
     (0..8_u8, payload, rarely(1), flags, header, rarely(1), fault).prop_map(
         |(flow, payload_bytes, gap, flags, (window, ttl, class, timestamp), id, fault)| Recipe {
-            gap,
+            gap: gap.into(),
             flags,
-            window: 500 + window as u16,
-            ttl: 64 - ttl as u8,
-            traffic_class: class as u8,
+            window: 500 + u16::from(window),
+            ttl: 64 - ttl,
+            traffic_class: class,
             timestamp,
-            identification_gap: id as u16,
+            identification_gap: id.into(),
             fault,
             ..recipe(flow, payload_bytes)
         },
@@ -338,7 +346,8 @@ fn flow_of(bytes: &[u8]) -> u8 {
     } else {
         at + 40
     };
-    u8::try_from(u16::from_be_bytes([bytes[upper], bytes[upper + 1]]) - 1_000).unwrap()
+    u8::try_from(u16::from_be_bytes([bytes[upper], bytes[upper + 1]]) - 1_000)
+        .expect("as it was made")
 }
 
 fn train(flow: u8, lengths: &[usize]) -> Vec<(u8, Vec<u8>)> {
@@ -383,7 +392,7 @@ fn what_is_alone_comes_out_as_it_came_and_is_known_to_be_right() {
 fn a_wrong_checksum_is_nowhere_called_right() {
     for flow in 0..8 {
         let mut batch = train(flow, &[1_000, 1_000, 1_000]);
-        *batch[1].1.last_mut().unwrap() ^= 0x10;
+        *batch[1].1.last_mut().expect("as it was made") ^= 0x10;
         let (whole, _) = coalesce(CoalesceConfig::default(), &batch);
         assert_eq!(whole.len(), 3, "flow {flow}");
         let validated = whole.iter().map(|frame| frame.offload().validated);

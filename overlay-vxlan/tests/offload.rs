@@ -138,7 +138,7 @@ fn a_partial_checksum_stays_for_a_port_that_takes_it() {
     assert_eq!(sent.port().1, full);
     let capabilities = PortCapabilities {
         partial_checksum: true,
-        segmentation: false,
+        ..PortCapabilities::default()
     };
     lab.switch
         .set_port_capabilities(lab.neighbour.port, capabilities)
@@ -362,6 +362,7 @@ fn a_super_frame_stays_whole_for_a_port_that_takes_it() {
     for partial_checksum in [false, true] {
         let capabilities = PortCapabilities {
             partial_checksum,
+            udp_segmentation: true,
             segmentation: false,
         };
         lab.switch
@@ -375,12 +376,33 @@ fn a_super_frame_stays_whole_for_a_port_that_takes_it() {
     let capabilities = PortCapabilities {
         partial_checksum: true,
         segmentation: true,
+        udp_segmentation: false,
     };
     lab.switch
         .set_port_capabilities(lab.neighbour.port, capabilities)
         .unwrap();
     let (_, sent) = lab.send_frame(lab.here.port, frame.clone());
     assert_eq!(sent.to_ports[0].1, frame);
+}
+
+#[test]
+fn a_port_may_take_super_frames_of_one_protocol_only() {
+    let mut lab = Lab::new();
+    let whole = udp4(&lab.here, &lab.neighbour, &numbered(2_500));
+    let frame = partial(&whole, false, Protocol::UDP, udp::CHECKSUM);
+    let frame = with_segments(frame, SegmentKind::Udp, 1_000);
+    for (udp_segmentation, frames) in [(false, 3), (true, 1)] {
+        let capabilities = PortCapabilities {
+            partial_checksum: true,
+            segmentation: true,
+            udp_segmentation,
+        };
+        lab.switch
+            .set_port_capabilities(lab.neighbour.port, capabilities)
+            .unwrap();
+        let (_, sent) = lab.send_frame(lab.here.port, frame.clone());
+        assert_eq!(sent.ports().len(), frames);
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::{
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use overlay_core::{EndpointId, Seed, plane::Desired};
 use overlay_vxlan::{
-    CoalesceConfig, Coalescer, Frame, Offload, Outer, PortCapabilities, PortId, Received, Sink, wire::vxlan,
+    CoalesceConfig, Coalescer, Frame, Offload, Outer, PortCapabilities, PortId, Received, Sink,
+    wire::vxlan,
 };
 use tokio::sync::oneshot;
 

@@ -13,7 +13,9 @@ use overlay_core::{
     EndpointId, Instant, Seed,
     plane::{Desired, DesiredNetwork},
 };
-use overlay_vxlan::{Config, Frame, NetworkConfig, PortCapabilities, PortId, Received, Sink, Switch};
+use overlay_vxlan::{
+    Config, Frame, NetworkConfig, PortCapabilities, PortId, Received, Sink, Switch,
+};
 
 use self::services::{Services, Way};
 

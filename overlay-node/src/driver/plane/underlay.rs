@@ -70,7 +70,7 @@ pub(super) fn open(socket: UdpSocket, seed: &Seed) -> io::Result<(Inbox, Outbox)
     let mut senders = Vec::new();
     for _ in 0..SENDERS {
         // RFC 7348 §5 recommends the dynamic ports. One that is taken is left out.
-        let port = SOURCE_PORT_MIN | ports.next_u64() as u16;
+        let port = (ports.next_u64() >> 48) as u16 | SOURCE_PORT_MIN;
         match bind(SocketAddr::new(at.ip(), port)).and_then(Endpoint::new) {
             Ok(sender) => senders.push(Arc::new(sender)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -178,11 +178,6 @@ impl Outbox {
         }
         self.train.octets.clear();
         self.train.complete = false;
-    }
-
-    /// Returns how many datagrams the system did not take.
-    pub(super) fn lost(&self) -> u64 {
-        self.lost
     }
 }
 
