@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Command,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -114,7 +115,9 @@ fn iperf(kind: PortKind) -> Outcome<()> {
         .and_then(|rest| rest.split('%').next());
     let lost: f64 = lost.ok_or(format!("no loss: {received}"))?.parse()?;
     assert!(lost < 5.0, "{text}");
-    assert_eq!(bench.frames_beyond_the_mtu(), 0);
+    let seen = bench.seen();
+    assert_eq!(seen.beyond_mtu.load(Ordering::Relaxed), 0);
+    assert_ne!(seen.super_frames.load(Ordering::Relaxed), 0);
     Ok(())
 }
 

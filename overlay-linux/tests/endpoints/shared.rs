@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -93,9 +93,9 @@ impl Networks {
                 bench::port(&mut self.linux, other)?,
             ];
             let stop = Arc::clone(&self.stop);
-            let long = AtomicU32::new(0);
+            let seen = bench::Seen::default();
             let carrier = thread::Builder::new();
-            let carrier = carrier.spawn(move || bench::carry(&ports, &stop, &long))?;
+            let carrier = carrier.spawn(move || bench::carry(&ports, &stop, &seen))?;
             self.carriers.push(carrier);
         }
         Ok(())

@@ -79,7 +79,7 @@ pub(crate) struct Bench {
     pub(crate) linux: Linux,
     pub(crate) specs: [PortSpec; 2],
     stop: Arc<AtomicBool>,
-    long: Arc<AtomicU32>,
+    seen: Arc<Seen>,
     carrier: Option<JoinHandle<()>>,
     folder: Folder,
 }
@@ -96,7 +96,7 @@ impl Bench {
             linux,
             specs,
             stop: Arc::new(AtomicBool::new(false)),
-            long: Arc::new(AtomicU32::new(0)),
+            seen: Arc::default(),
             carrier: None,
             folder,
         };
@@ -110,8 +110,8 @@ impl Bench {
             port(&mut self.linux, &self.specs[0])?,
             port(&mut self.linux, &self.specs[1])?,
         ];
-        let (stop, long) = (self.stop.clone(), self.long.clone());
-        let carrier = thread::Builder::new().spawn(move || carry(&ports, &stop, &long))?;
+        let (stop, seen) = (self.stop.clone(), self.seen.clone());
+        let carrier = thread::Builder::new().spawn(move || carry(&ports, &stop, &seen))?;
         self.carrier = Some(carrier);
         Ok(())
     }
@@ -131,9 +131,9 @@ impl Bench {
         }
     }
 
-    /// Returns how many frames were super-frames, or longer than the MTU and an Ethernet header.
-    pub(crate) fn frames_beyond_the_mtu(&self) -> u32 {
-        self.long.load(Ordering::Relaxed)
+    /// Returns what frames were seen so far.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -261,8 +261,17 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// What frames were carried.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Those to be segmented.
+    pub(crate) super_frames: AtomicU32,
+    /// Others that are longer than the MTU and an Ethernet header.
+    pub(crate) beyond_mtu: AtomicU32,
+}
+
 /// Carries frames between two ports until it is told to stop.
-pub(crate) fn carry(ports: &[Port; 2], stop: &AtomicBool, long: &AtomicU32) {
+pub(crate) fn carry(ports: &[Port; 2], stop: &AtomicBool, seen: &Seen) {
     let mut frame = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut watched = ports
@@ -274,8 +283,10 @@ pub(crate) fn carry(ports: &[Port; 2], stop: &AtomicBool, long: &AtomicU32) {
                 let Ok(offload) = ports[from].read_frame(&mut frame) else {
                     break;
                 };
-                if offload.segment.is_some() || frame.len() > 1450 + 14 {
-                    long.fetch_add(1, Ordering::Relaxed);
+                if offload.segment.is_some() {
+                    seen.super_frames.fetch_add(1, Ordering::Relaxed);
+                } else if frame.len() > 1450 + 14 {
+                    seen.beyond_mtu.fetch_add(1, Ordering::Relaxed);
                 }
                 let _ = ports[to].write_frame(&frame, offload);
             }
