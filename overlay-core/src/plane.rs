@@ -289,6 +289,16 @@ pub trait Platform {
         Err(no_sockets(endpoint, v6))
     }
 
+    /// Returns the MTU of the interface that has this address, in octets; none if the platform knows of no such interface.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u16>, PlatformError> {
+        let _ = address;
+        Ok(None)
+    }
+
     /// Lowers what of `desired` the kernel carries; returns what had to change.
     ///
     /// # Errors

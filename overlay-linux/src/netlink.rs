@@ -118,6 +118,21 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(link_of).collect())
     }
 
+    /// Returns the MTU of the interface that has an address, in octets; more than 65,535 are as many.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn mtu_at(&mut self, address: IpAddr) -> io::Result<Option<u16>> {
+        for link in self.links()? {
+            let addresses = self.addresses(link.index)?;
+            if addresses.iter().any(|found| found.addr() == address) {
+                return Ok(Some(u16::try_from(link.mtu).unwrap_or(u16::MAX)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Looks an interface up by its exact name.
     ///
     /// # Errors
@@ -439,3 +454,20 @@ fn family(address: IpAddr) -> AddressFamily {
 
 /// The kernel sends at most 32 KiB at once.
 const ANSWER_BYTES_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mtu_is_found_by_an_address_of_its_interface() {
+        let mut netlink = Netlink::open().unwrap();
+        let loopback = [127, 0, 0, 1].into();
+        let nobody = [192, 0, 2, 1].into();
+        let links = netlink.links().unwrap();
+        let lo = links.iter().find(|link| link.name == "lo").unwrap();
+        let expected = u16::try_from(lo.mtu).unwrap_or(u16::MAX);
+        assert_eq!(netlink.mtu_at(loopback).unwrap(), Some(expected));
+        assert_eq!(netlink.mtu_at(nobody).unwrap(), None);
+    }
+}

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     path::Path,
 };
@@ -25,6 +25,7 @@ use crate::{
         spec::Spec,
         wire::{Reply, Request},
     },
+    netlink::Netlink,
     port::Port,
     sys,
 };
@@ -128,6 +129,13 @@ impl Platform for Linux {
             Some(source) => self.socket_from(endpoint, v6, source, true),
         };
         socket.map(UdpSocket::from)
+    }
+
+    fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u16>, PlatformError> {
+        let mtu = Netlink::open().and_then(|mut netlink| netlink.mtu_at(address));
+        mtu.map_err(|error| {
+            PlatformError::system(format!("look for {address} on an interface"), &error)
+        })
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

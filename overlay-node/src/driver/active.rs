@@ -130,7 +130,11 @@ impl Active {
     ) -> Result<Self, StartError> {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let (log, manager) = open_manager(&store, &mut identity, beginning, &inputs)?;
-        let config = configure(options, &identity, clock);
+        let mut config = configure(options, &identity, clock);
+        config.underlay_mtu = match options.underlay_mtu {
+            Some(mtu) => mtu,
+            None => platform.underlay_mtu(identity.address).await,
+        };
         let boot = Boot {
             memory: store.memory()?,
             manager,
@@ -142,12 +146,11 @@ impl Active {
             gossip,
             data,
         } = Bound::open(options).await?;
-        let plane = PlaneThread::start(data, clock, seed.derive("plane")).map_err(|error| {
-            StartError::Thread {
+        let plane = PlaneThread::start(data, clock, seed.derive("plane"), options.busy_poll)
+            .map_err(|error| StartError::Thread {
                 what: "frame path",
                 error,
-            }
-        })?;
+            })?;
 
         let node = Node::new(config, seed, clock.now(), boot)?;
         platform.retain(node.endpoints().collect());
@@ -537,7 +540,6 @@ fn configure(options: &Options, identity: &Identity, clock: Clock) -> Config {
     config.gossip_port = options.gossip_port;
     config.unix_epoch = clock.unix_epoch();
     config.timers = options.timers;
-    config.underlay_mtu = options.underlay_mtu;
     config.way_out = options.way_out.clone();
     config.resources = options.resources;
     config.routes.clone_from(&options.routes);

@@ -1,6 +1,6 @@
 //! The daemon: in a cluster or not yet, one loop that takes requests and drives the node if there is one.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use overlay_core::{Rng, TaskId, plane::Platform};
@@ -41,8 +41,12 @@ pub struct Options {
     pub gossip_port: u16,
     /// UDP port for VXLAN. Default 4789; all nodes use the same.
     pub data_port: u16,
-    /// MTU of the underlay, in octets. Default 1500.
-    pub underlay_mtu: u16,
+    /// MTU of the underlay, in octets. Default: that of the interface with the node's address, 1500 where the platform does
+    /// not know it.
+    pub underlay_mtu: Option<u16>,
+    /// How long the frame path looks for frames before it waits for them: round trips are shorter, and one processor is
+    /// busy for that long after each frame. Default: not at all.
+    pub busy_poll: Duration,
     /// The way out of endpoints whose networks are not internal. Default: there is none.
     pub way_out: Option<WayOutConfig>,
     /// What the host has to give to tasks. Default: it does not say, and counts as having enough of everything.
@@ -65,7 +69,8 @@ impl Options {
             management_port: 2_377,
             gossip_port: 7_946,
             data_port: 4_789,
-            underlay_mtu: 1_500,
+            underlay_mtu: None,
+            busy_poll: Duration::ZERO,
             way_out: None,
             resources: Resources::default(),
             routes: Vec::new(),

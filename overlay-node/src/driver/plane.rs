@@ -63,7 +63,12 @@ pub(crate) struct PlaneThread {
 
 impl PlaneThread {
     /// Starts the thread on a socket that is bound to the data port.
-    pub(crate) fn start(socket: UdpSocket, clock: Clock, seed: Seed) -> io::Result<Self> {
+    pub(crate) fn start(
+        socket: UdpSocket,
+        clock: Clock,
+        seed: Seed,
+        busy_poll: Duration,
+    ) -> io::Result<Self> {
         let (inbox, outbox) = underlay::open(socket, &seed)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
@@ -83,6 +88,7 @@ impl PlaneThread {
             },
             poll,
             clock,
+            busy_poll,
             orders: receiver,
             tokens: BTreeMap::new(),
             next_token: 0,
@@ -147,6 +153,7 @@ struct FramePath {
     out: Out,
     poll: Poll,
     clock: Clock,
+    busy_poll: Duration,
     orders: mpsc::Receiver<Order>,
     tokens: BTreeMap<Token, EndpointId>,
     next_token: usize,
@@ -184,7 +191,7 @@ impl FramePath {
     fn run(mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            match self.poll.poll(&mut events, Some(HOUSEKEEPING)) {
+            match self.wait(&mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return tracing::error!(%error, "the frame path cannot wait"),
                 Ok(()) => {}
@@ -205,6 +212,20 @@ impl FramePath {
                 self.out.outbox.flush();
             }
         }
+    }
+
+    /// Waits until there is something to do, and before looks for it for a while if that is wanted.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        if !self.busy_poll.is_zero() {
+            let end = self.clock.now() + self.busy_poll;
+            while self.clock.now() < end {
+                self.poll.poll(events, Some(Duration::ZERO))?;
+                if !events.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        self.poll.poll(events, Some(HOUSEKEEPING))
     }
 
     /// Carries out what was ordered; returns false when it is time to stop.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc as sync,
     thread,
 };
@@ -28,6 +28,7 @@ enum Order {
         Option<SocketAddr>,
         oneshot::Sender<Result<TcpStream, PlatformError>>,
     ),
+    UnderlayMtu(IpAddr, oneshot::Sender<Result<Option<u16>, PlatformError>>),
     Datagrams(
         EndpointId,
         bool,
@@ -75,6 +76,10 @@ impl PlatformThread {
                         Order::Datagrams(endpoint, v6, source, reply) => {
                             // Whoever asked may have gone away.
                             let _ = reply.send(platform.open_datagrams(endpoint, v6, source));
+                        }
+                        Order::UnderlayMtu(address, reply) => {
+                            // Whoever asked may have gone away.
+                            let _ = reply.send(platform.underlay_mtu(address));
                         }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
@@ -126,6 +131,20 @@ impl PlatformThread {
         let _ = self.0.send(Order::Datagrams(endpoint, v6, source, reply));
         made.await
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
+    }
+
+    /// Returns the MTU of the underlay at an address.
+    pub(crate) async fn underlay_mtu(&self, address: IpAddr) -> u16 {
+        let (reply, found) = oneshot::channel();
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::UnderlayMtu(address, reply));
+        match found.await.unwrap_or(Ok(None)) {
+            Ok(mtu) => mtu.unwrap_or(UNDERLAY_MTU),
+            Err(error) => {
+                tracing::warn!(%error, "the underlay's MTU is taken to be {UNDERLAY_MTU}");
+                UNDERLAY_MTU
+            }
+        }
     }
 
     pub(crate) fn remove(&self, endpoint: EndpointId) {
@@ -216,9 +235,11 @@ where
     Ok(MadePort { port, resolver })
 }
 
+/// What nearly every Ethernet has, in octets.
+const UNDERLAY_MTU: u16 = 1_500;
+
 /// Where an endpoint's programs ask for names, as in Docker.
-const RESOLVER: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
+const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
 
 #[cfg(test)]
 mod tests {

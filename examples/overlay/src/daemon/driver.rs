@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net};
@@ -48,11 +49,12 @@ pub(super) async fn start(
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
     options.underlay_mtu = args.underlay_mtu;
+    options.busy_poll = Duration::from_micros(args.busy_poll);
     options.resources = host_resources();
     options.routes = host_routes(args);
     options.way_out = (!args.no_way_out).then(|| WayOutConfig {
         subnet: args.way_out,
-        mtu: args.underlay_mtu,
+        mtu: args.underlay_mtu.unwrap_or(1_500),
         ..WayOutConfig::default()
     });
     let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
@@ -167,6 +169,10 @@ impl Platform for OnLinux {
 
     fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
         self.0.way_out(endpoint)
+    }
+
+    fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u16>, PlatformError> {
+        self.0.underlay_mtu(address)
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

@@ -62,9 +62,12 @@ pub(crate) struct DaemonArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789)]
     pub(crate) data_port: u16,
-    /// MTU of the network between the hosts, in octets
-    #[arg(long, value_name = "OCTETS", default_value_t = 1500)]
-    pub(crate) underlay_mtu: u16,
+    /// MTU of the network between the hosts, in octets, if not that of the interface with this host's address
+    #[arg(long, value_name = "OCTETS")]
+    pub(crate) underlay_mtu: Option<u16>,
+    /// For how many microseconds the data plane looks for frames before it waits: shorter round trips, a busier processor
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    pub(crate) busy_poll: u64,
     /// Subnet of the bridge by which programs reach what this host reaches; not for internal networks
     #[arg(long, value_name = "SUBNET", default_value = "172.18.0.0/16")]
     pub(crate) way_out: Ipv4Net,
