@@ -32,14 +32,14 @@ fn told_mtu(sent: &Sent) -> u32 {
         let message = icmpv4::Packet::new_checked(packet.payload()).expect("a message");
         match icmpv4::Repr::parse(&message) {
             Ok(icmpv4::Repr::FragmentationNeeded { mtu }) => mtu.into(),
-            other => panic!("{other:?}"),
+            other => unreachable!("{other:?}"),
         }
     } else {
         let packet = ipv6::Packet::new_checked(link.payload()).expect("a packet");
         let message = icmpv6::Packet::new_checked(packet.payload()).expect("a message");
         match icmpv6::Repr::parse(&message, packet.source(), packet.destination()) {
             Ok(icmpv6::Repr::PacketTooBig { mtu }) => mtu,
-            other => panic!("{other:?}"),
+            other => unreachable!("{other:?}"),
         }
     }
 }
@@ -67,9 +67,9 @@ fn jumbo(config: NetworkConfig) -> (Lab, Endpoint) {
     let set = lab
         .switch
         .set_remote(lab.vni, far.mac, &far.addresses(), far.vtep);
-    set.unwrap();
+    set.expect("room for a row");
     let vteps = BTreeSet::from([lab.there.vtep, lab.elsewhere.vtep, far.vtep]);
-    lab.switch.set_vteps(lab.vni, &vteps).unwrap();
+    lab.switch.set_vteps(lab.vni, &vteps).expect("few VTEPs");
     (lab, far)
 }
 
