@@ -133,7 +133,7 @@ impl Lab {
         let vni = Vni::new(4_097).expect("24 bits");
         let config = Config {
             learned_rows_max: 4,
-            events_max: 4,
+            outputs_max: 4,
             ..Config::default()
         };
         let mut switch = Switch::new(config, Seed::from_u64(1));

@@ -27,8 +27,11 @@ pub struct Config {
     pub addresses_max: usize,
     /// Rows that a network with learning may learn. Default 1,024; room for them is reserved when the network is added.
     pub learned_rows_max: u16,
-    /// Events that wait for [`poll_output`](overlay_core::Machine::poll_output). Default 1,024; more are counted and lost.
-    pub events_max: usize,
+    /// Outputs that wait for [`poll_output`](overlay_core::Machine::poll_output). Default 1,024; more are counted and lost.
+    pub outputs_max: usize,
+    /// Addresses without an endpoint whose last MAC address is remembered, so that the next one is announced if it
+    /// differs. Default 1,024, about 100 KB; the oldest are forgotten.
+    pub former_addresses_max: usize,
     /// Flooded frames of one port (broadcast, multicast, unknown unicast), before replication. Default 1,000 a second,
     /// 2,000 at once. Too high: one endpoint loads the whole network; too low: multicast applications lose frames.
     pub flood_rate_max: Rate,
@@ -53,7 +56,8 @@ impl Default for Config {
             virtual_addresses_max: 65_536,
             addresses_max: 32,
             learned_rows_max: 1_024,
-            events_max: 1_024,
+            outputs_max: 1_024,
+            former_addresses_max: 1_024,
             flood_rate_max: rate(1_000, 2_000),
             resolve_rate_max: rate(20, 50),
             remote_flood_rate_max: rate(10_000, 20_000),
@@ -74,6 +78,12 @@ pub struct NetworkConfig {
     pub learning: Option<Duration>,
     /// Whether frames with a VLAN tag pass. Default false: they are dropped (RFC 7348 §6.1).
     pub vlan_tags: bool,
+    /// Octets of the underlay's packets beside encapsulation and inner packet, such as ESP's, which a path MTU has to have
+    /// room for. Default 0. Too low: packets that fill the path are fragmented or lost.
+    pub overhead_bytes: u16,
+    /// Whether the maximum segment size that endpoints announce is lowered to what the network and the path have room
+    /// for, in both directions. Default false: path MTU discovery does it. For endpoints that lose ICMP errors.
+    pub mss_clamp: bool,
     /// DSCP of the outer header. Default 0, as in Linux; an underlay that sorts by DSCP then sees one class only.
     pub dscp: OuterDscp,
 }
@@ -85,6 +95,8 @@ impl Default for NetworkConfig {
             subnets: Vec::new(),
             learning: None,
             vlan_tags: false,
+            overhead_bytes: 0,
+            mss_clamp: false,
             dscp: OuterDscp::Fixed(0),
         }
     }

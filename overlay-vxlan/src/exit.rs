@@ -7,6 +7,7 @@ use crate::{
     frame::Frame,
     headers::Headers,
     meters::Meters,
+    mss,
     outer::Outer,
     reply,
     segment::segment,
@@ -81,6 +82,13 @@ impl<S: Sink> Exit<'_, S> {
         });
         done.map_err(|_| DropReason::Offload)?;
         sent
+    }
+
+    /// Lowers the maximum segment size of TCP to what fits `mtu`, if the network wants that.
+    pub(crate) fn clamp_mss(&self, headers: &Headers, mtu: u16, frame: &mut Frame) {
+        if self.network.config.mss_clamp {
+            mss::clamp(frame, headers, mtu);
+        }
     }
 
     /// Sends copies to the ports of the network but one, and to its VTEPs.

@@ -13,10 +13,11 @@ use crate::{
     hash::HashKey,
     headers::{Headers, Payload},
     meters::Limit,
+    mss,
     outer::{self, ECN_BITS, Ecn, Outer, Received},
     reply,
     stats::DropReason,
-    switch::{Event, PortId, Sink, Switch},
+    switch::{Event, Output, PortId, Sink, Switch},
     tables::Network,
     verdict::{Verdict, View},
     wire::vxlan,
@@ -152,11 +153,11 @@ impl Switch {
         }
     }
 
-    pub(crate) fn queue(&mut self, network: NetworkIndex, event: Event) {
-        if self.events.len() < self.config.events_max {
-            self.events.push_back(event);
+    pub(crate) fn queue(&mut self, network: NetworkIndex, output: Output) {
+        if self.outputs.len() < self.config.outputs_max {
+            self.outputs.push_back(output);
         } else {
-            self.meters.count(network, |stats| stats.events_lost += 1);
+            self.meters.count(network, |stats| stats.outputs_lost += 1);
         }
     }
 
@@ -205,7 +206,24 @@ impl Switch {
             Some(NextHop::Vtep(_)) if network.is_held(headers.source, hop) => {}
             _ => self.learn(index, &headers, hop, from)?,
         }
+        self.clamp_from_vtep(index, vtep, &headers, frame);
         self.combine_ecn(index, &headers, received.ecn, frame)
+    }
+
+    /// Lowers what TCP of a remote endpoint announces, by the path back to it.
+    fn clamp_from_vtep(
+        &self,
+        index: NetworkIndex,
+        vtep: u32,
+        headers: &Headers,
+        frame: &mut Frame,
+    ) {
+        let network = self.tables.network(index);
+        if let Some(network) = network.filter(|network| network.config.mss_clamp)
+            && let Some(vtep) = self.tables.vtep(vtep)
+        {
+            mss::clamp(frame, headers, vtep.inner_mtu(&network.config));
+        }
     }
 
     /// Carries a mark of the underlay into the inner packet.
@@ -258,7 +276,7 @@ impl Switch {
             }
             Learned::New | Learned::Moved { .. } => {
                 self.meters.count(index, |stats| stats.learned += 1);
-                self.queue(index, Event::Learned { vni, mac, vtep });
+                self.queue(index, Output::Event(Event::Learned { vni, mac, vtep }));
                 Ok(())
             }
         }
@@ -315,8 +333,12 @@ impl Switch {
             sink,
         };
         match verdict {
-            Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
+            Verdict::Port(to) => {
+                exit.clamp_mss(headers, network.config.mtu, frame);
+                exit.send_to_port(to, frame).map(|()| Outcome::ToPort)
+            }
             Verdict::Vtep(to, vtep) => {
+                exit.clamp_mss(headers, vtep.inner_mtu(&network.config), frame);
                 let outer = outer(flow_key, network, headers, frame);
                 exit.send_to_vtep(to, vtep, outer, frame)
                     .map(|()| Outcome::ToVtep)
@@ -336,11 +358,11 @@ impl Switch {
             Verdict::Answer { request, mac } => exit
                 .answer(port, headers, &request, mac, frame)
                 .map(|()| Outcome::Answered),
-            Verdict::TooBig(ip) => {
+            Verdict::TooBig(ip, mtu) => {
                 if !exit.meters.admit(now, from, Limit::Icmp) {
                     return Err(DropReason::TooBig);
                 }
-                let answer = reply::too_big(frame, headers, &ip, network.config.mtu);
+                let answer = reply::too_big(frame, headers, &ip, mtu);
                 answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
                 exit.send_to_port(port, frame)?;
                 Err(DropReason::TooBigAnswered)
@@ -392,7 +414,7 @@ impl Switch {
                     .map(|()| Outcome::Flooded)
             }
             Verdict::Drop(reason) => Err(reason),
-            Verdict::Vtep(..) | Verdict::Answer { .. } | Verdict::TooBig(_) => {
+            Verdict::Vtep(..) | Verdict::Answer { .. } | Verdict::TooBig(..) => {
                 Err(DropReason::NotLocal)
             }
         }

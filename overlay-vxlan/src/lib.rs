@@ -82,7 +82,8 @@
 //! assert_eq!((port, frame.bytes()), (PortId(7), &bytes[..]));
 //! ```
 //!
-//! A switch with learning also has deadlines and events: it is an [`overlay_core::Machine`], driven by the usual loop.
+//! A switch also has outputs, and with learning deadlines and events: it is an [`overlay_core::Machine`], driven by the usual
+//! loop. [`Output::Announce`] goes back to [`Switch::announce`] with a sink.
 //!
 //! # Stages
 //!
@@ -115,6 +116,7 @@
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`fdb`] | the forwarding database |
+//! | [`announce`] | telling endpoints that an address moved |
 //! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
@@ -123,6 +125,7 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+pub mod announce;
 pub mod coalesce;
 pub mod config;
 pub mod error;
@@ -135,8 +138,10 @@ mod hash;
 mod headers;
 pub mod limit;
 mod meters;
+mod mss;
 pub mod offload;
 pub mod outer;
+mod path;
 mod reply;
 pub mod segment;
 mod slab;
@@ -146,6 +151,7 @@ mod tables;
 mod verdict;
 pub mod wire;
 
+pub use announce::Announcement;
 pub use coalesce::{CoalesceConfig, Coalescer};
 pub use config::{Config, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};

@@ -118,6 +118,16 @@ pub(crate) fn traffic_class(dscp: OuterDscp, headers: &Headers) -> u8 {
     }
 }
 
+/// Returns how many octets of an outer IP packet to `vtep` are not the inner packet: outer IP, UDP and VXLAN header, and the
+/// inner Ethernet header. 50 over IPv4, 70 over IPv6.
+#[must_use]
+pub const fn encapsulation_bytes(vtep: IpAddr) -> u16 {
+    match vtep {
+        IpAddr::V4(_) => 50,
+        IpAddr::V6(_) => 70,
+    }
+}
+
 /// The ECN field in a traffic class.
 pub(crate) const ECN_BITS: u8 = 0b11;
 

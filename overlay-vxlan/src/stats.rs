@@ -176,8 +176,10 @@ pub struct Stats {
     pub learning_full: u64,
     /// Frames from VTEPs whose inner and outer ECN fields no standard tunnel makes together (RFC 6040 §4.2).
     pub ecn_unexpected: u64,
-    /// Events that were lost because nobody polled them.
-    pub events_lost: u64,
+    /// Addresses whose move was announced to the ports.
+    pub announced: u64,
+    /// Outputs that were lost because nobody polled them.
+    pub outputs_lost: u64,
     /// Dropped frames.
     pub drops: Drops,
 }

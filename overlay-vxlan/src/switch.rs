@@ -9,6 +9,7 @@ use std::{
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni, plane::RemoteEndpoint};
 
 use crate::{
+    announce::Announcement,
     config::{Config, NetworkConfig, PortCapabilities},
     error::{EndpointError, NetworkError},
     fdb::{NetworkIndex, NextHop},
@@ -57,6 +58,8 @@ pub trait Sink {
 pub enum Output {
     /// Something happened.
     Event(Event),
+    /// An address has moved: to be handed to [`Switch::announce`].
+    Announce(Announcement),
 }
 
 /// What happened.
@@ -95,7 +98,7 @@ pub struct Switch {
     pub(crate) flow_key: HashKey,
     /// Where super-frames are cut.
     pub(crate) scratch: Frame,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) outputs: VecDeque<Output>,
 }
 
 impl Switch {
@@ -104,11 +107,11 @@ impl Switch {
     pub fn new(config: Config, seed: Seed) -> Self {
         Self {
             now: Instant::EPOCH,
-            tables: Tables::new(&seed),
+            tables: Tables::new(&seed, config.former_addresses_max),
             meters: Meters::new(config),
             flow_key: HashKey::new(&seed.derive("flows")),
             scratch: Frame::new(),
-            events: VecDeque::with_capacity(config.events_max),
+            outputs: VecDeque::with_capacity(config.outputs_max),
             config,
         }
     }
@@ -186,6 +189,7 @@ impl Switch {
             capabilities: PortCapabilities::default(),
         });
         self.meters.reset_port(index);
+        self.queue_moves();
         Ok(())
     }
 
@@ -209,7 +213,9 @@ impl Switch {
 
     /// Removes a port; returns whether it was there.
     pub fn remove_port(&mut self, port: PortId) -> bool {
-        self.tables.remove_port(port).is_some()
+        let removed = self.tables.remove_port(port).is_some();
+        self.queue_moves();
+        removed
     }
 
     /// Says that an endpoint is behind a VTEP.
@@ -240,13 +246,17 @@ impl Switch {
         if let Some(index) = self.tables.vtep_index(vtep) {
             self.meters.cover_vtep(index, vtep);
         }
+        self.queue_moves();
         Ok(())
     }
 
     /// Says that an endpoint is no longer behind a VTEP; returns whether it was.
     pub fn remove_remote(&mut self, vni: Vni, mac: MacAddr, vtep: IpAddr) -> bool {
         let index = self.tables.network_index(vni);
-        index.is_some_and(|index| self.tables.remove_remote(index, mac, vtep.to_canonical()))
+        let removed =
+            index.is_some_and(|index| self.tables.remove_remote(index, mac, vtep.to_canonical()));
+        self.queue_moves();
+        removed
     }
 
     /// Makes `rows` the remote rows of a network: what differs is removed, added and changed.
@@ -290,6 +300,7 @@ impl Switch {
             let addresses: Vec<_> = wanted[&(mac, vtep)].iter().copied().collect();
             refused += usize::from(self.set_remote(vni, mac, &addresses, vtep).is_err());
         }
+        self.queue_moves();
         Ok(refused)
     }
 
@@ -422,13 +433,13 @@ impl Machine for Switch {
             let NextHop::Vtep(vtep) = hop else { continue };
             let vtep = self.tables.vtep(vtep).map(|vtep| vtep.address);
             if let (Some(vni), Some(vtep)) = (vni, vtep) {
-                self.queue(network, Event::Aged { vni, mac, vtep });
+                self.queue(network, Output::Event(Event::Aged { vni, mac, vtep }));
             }
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.events.is_empty() {
+        if self.outputs.is_empty() {
             self.tables.fdb.next_ageing()
         } else {
             Some(self.now)
@@ -436,7 +447,7 @@ impl Machine for Switch {
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.events.pop_front().map(Output::Event)
+        self.outputs.pop_front()
     }
 }
 

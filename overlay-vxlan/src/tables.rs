@@ -8,6 +8,7 @@ use std::{
 use overlay_core::{Instant, MacAddr, Seed, Vni};
 
 use crate::{
+    announce::Moves,
     config::{NetworkConfig, PortCapabilities},
     fdb::{Fdb, NetworkIndex, NextHop},
     hash::HashKey,
@@ -29,6 +30,7 @@ pub(crate) struct Tables {
     neighbours: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
     /// Addresses that the switch answers for, and that no endpoint has.
     virtuals: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
+    pub(crate) moves: Moves,
 }
 
 /// One network.
@@ -61,6 +63,8 @@ pub(crate) struct Port {
 #[derive(Clone, Debug)]
 pub(crate) struct Vtep {
     pub(crate) address: IpAddr,
+    /// Largest outer IP packet, in octets, if that is known.
+    pub(crate) path_mtu: Option<u16>,
     references: usize,
 }
 
@@ -83,7 +87,7 @@ fn winner<T>(candidates: &[T], hop: impl Fn(&T) -> NextHop) -> Option<&T> {
 }
 
 impl Tables {
-    pub(crate) fn new(seed: &Seed) -> Self {
+    pub(crate) fn new(seed: &Seed, former_addresses_max: usize) -> Self {
         let key = |label| HashKey::new(&seed.derive(label));
         Self {
             networks: Slab::new(),
@@ -95,6 +99,7 @@ impl Tables {
             fdb: Fdb::new(seed),
             neighbours: HashMap::with_hasher(key("neighbours")),
             virtuals: HashMap::with_hasher(key("virtual addresses")),
+            moves: Moves::new(former_addresses_max),
         }
     }
 
@@ -116,6 +121,10 @@ impl Tables {
 
     pub(crate) fn vtep(&self, index: u32) -> Option<&Vtep> {
         self.vteps.get(index)
+    }
+
+    pub(crate) fn vtep_mut(&mut self, index: u32) -> Option<&mut Vtep> {
+        self.vteps.get_mut(index)
     }
 
     pub(crate) fn vtep_index(&self, address: IpAddr) -> Option<u32> {
@@ -157,6 +166,7 @@ impl Tables {
         self.set_vteps(index, Vec::new());
         self.set_virtuals(index, std::iter::empty());
         self.fdb.set_quota(index, 0);
+        self.moves.forget(index);
         self.by_vni.remove(&vni);
         self.networks.remove(index.0.into());
         Some(index)
@@ -278,6 +288,11 @@ impl Tables {
         self.lookup(now, network, mac).map(|_| mac)
     }
 
+    /// Returns whether a row says that `mac` has `address`, and none that wins says otherwise.
+    pub(crate) fn has_claim(&self, network: NetworkIndex, address: IpAddr, mac: MacAddr) -> bool {
+        self.neighbours.get(&(network, address)) == Some(&mac)
+    }
+
     /// Makes these the addresses of a network that the switch answers for.
     pub(crate) fn set_virtuals(
         &mut self,
@@ -364,9 +379,16 @@ impl Tables {
                 .map(Vec::as_slice)
                 .unwrap_or_default();
             match winner(claims, |claim| claim.hop) {
-                Some(claim) => self.neighbours.insert((index, *address), claim.mac),
-                None => self.neighbours.remove(&(index, *address)),
-            };
+                Some(claim) => {
+                    let before = self.neighbours.insert((index, *address), claim.mac);
+                    self.moves.here(index, *address, before, claim.mac);
+                }
+                None => {
+                    if let Some(mac) = self.neighbours.remove(&(index, *address)) {
+                        self.moves.gone(index, *address, mac);
+                    }
+                }
+            }
         }
     }
 
@@ -379,6 +401,7 @@ impl Tables {
         }
         let vtep = Vtep {
             address,
+            path_mtu: None,
             references: 1,
         };
         let index = self.vteps.insert(vtep);

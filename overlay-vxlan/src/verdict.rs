@@ -37,8 +37,8 @@ pub(crate) enum Verdict<'a> {
         request: Request,
         mac: MacAddr,
     },
-    /// Back, with the MTU.
-    TooBig(Ip),
+    /// Back, with the MTU of the network or the path.
+    TooBig(Ip, u16),
     Drop(DropReason),
 }
 
@@ -121,7 +121,7 @@ impl<'t> View<'t, '_> {
         {
             return Verdict::Drop(DropReason::ForeignAddress);
         }
-        if let Err(verdict) = self.check_size() {
+        if let Err(verdict) = self.check_size(self.network.config.mtu) {
             return verdict;
         }
         if self.headers.destination.is_multicast() {
@@ -182,15 +182,16 @@ impl<'t> View<'t, '_> {
         }
     }
 
-    fn check_size(&self) -> Result<(), Verdict<'t>> {
-        let max = usize::from(self.network.config.mtu) + ethernet::HEADER_BYTES;
+    /// Checks that the frame, or each segment of a super-frame, is a packet of at most `mtu` octets.
+    fn check_size(&self, mtu: u16) -> Result<(), Verdict<'t>> {
+        let max = usize::from(mtu) + ethernet::HEADER_BYTES;
         if self.frame.len() <= max || segment_bytes_max(self.frame).is_ok_and(|bytes| bytes <= max)
         {
             return Ok(());
         }
         match self.headers.payload {
             Payload::Ip(ip) if reply::may_report(self.headers, &ip, self.frame.bytes()) => {
-                Err(Verdict::TooBig(ip))
+                Err(Verdict::TooBig(ip, mtu))
             }
             _ => Err(Verdict::Drop(DropReason::TooBig)),
         }
@@ -204,9 +205,25 @@ impl<'t> View<'t, '_> {
     fn next(&self, hop: NextHop) -> Verdict<'t> {
         let verdict = match hop {
             NextHop::Port(to) => self.tables.ports.get(to).map(Verdict::Port),
-            NextHop::Vtep(to) => self.tables.vtep(to).map(|vtep| Verdict::Vtep(to, vtep)),
+            NextHop::Vtep(to) => self.tables.vtep(to).map(|vtep| self.path(to, vtep)),
         };
         debug_assert!(verdict.is_some(), "a row of the FDB leads somewhere");
         verdict.unwrap_or(Verdict::Drop(DropReason::NotLocal))
+    }
+
+    /// Decides whether the frame fits the path to a VTEP.
+    fn path(&self, to: u32, vtep: &'t Vtep) -> Verdict<'t> {
+        let mut mtu = vtep.inner_mtu(&self.network.config);
+        if mtu < self.network.config.mtu
+            && let Payload::Ip(ip) = &self.headers.payload
+        {
+            let tag_bytes = self.headers.payload_at - ethernet::HEADER_BYTES;
+            let tag_bytes = u16::try_from(tag_bytes).unwrap_or_default();
+            mtu = self.network.limit(ip.source, mtu, tag_bytes);
+        }
+        match self.check_size(mtu) {
+            Ok(()) => Verdict::Vtep(to, vtep),
+            Err(verdict) => verdict,
+        }
     }
 }

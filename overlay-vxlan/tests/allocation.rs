@@ -130,7 +130,7 @@ fn carry_all() -> Vec<(Outcome, usize)> {
 fn learn_all() -> usize {
     let config = Config {
         learned_rows_max: 60,
-        events_max: 10,
+        outputs_max: 10,
         ..Config::default()
     };
     let learning = Some(Duration::from_secs(1));
@@ -154,7 +154,7 @@ fn learn_all() -> usize {
     }
     let stats = lab.switch.stats();
     assert_eq!(
-        (stats.learned, stats.learning_full, stats.events_lost),
+        (stats.learned, stats.learning_full, stats.outputs_lost),
         (60, 40, 50)
     );
     allocations

@@ -41,7 +41,7 @@ impl Subject for SwitchSubject {
             remotes_max: 6,
             vteps_max: 3,
             learned_rows_max: LEARNED_MAX,
-            events_max: 100_000,
+            outputs_max: 100_000,
             ..Config::default()
         };
         let mut switch = Switch::new(config, seed);

@@ -1077,7 +1077,7 @@ mod learning {
     fn lab(learned_rows_max: u16) -> Lab {
         let config = Config {
             learned_rows_max,
-            events_max: 4,
+            outputs_max: 4,
             ..Config::default()
         };
         Lab::with(
@@ -1090,8 +1090,12 @@ mod learning {
     }
 
     fn events(lab: &mut Lab) -> Vec<Event> {
-        let poll = || lab.switch.poll_output().map(|Output::Event(event)| event);
-        std::iter::from_fn(poll).collect()
+        let outputs = std::iter::from_fn(|| lab.switch.poll_output());
+        let events = outputs.filter_map(|output| match output {
+            Output::Event(event) => Some(event),
+            Output::Announce(_) => None,
+        });
+        events.collect()
     }
 
     #[test]
@@ -1212,7 +1216,7 @@ mod learning {
             lab.receive(vtep(2), &udp4(&Endpoint::new(number, 2), &lab.here, b"x"));
         }
         assert_eq!(events(&mut lab).len(), 4);
-        assert_eq!(lab.switch.stats().events_lost, 2);
+        assert_eq!(lab.switch.stats().outputs_lost, 2);
     }
 
     #[test]

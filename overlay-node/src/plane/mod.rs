@@ -10,11 +10,11 @@ mod services;
 use std::collections::BTreeMap;
 
 use overlay_core::{
-    EndpointId, Instant, Seed,
+    EndpointId, Instant, Machine, Seed,
     plane::{Desired, DesiredNetwork},
 };
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, PortCapabilities, PortId, Received, Sink, Switch,
+    Config, Frame, NetworkConfig, Output, PortCapabilities, PortId, Received, Sink, Switch,
 };
 
 use self::services::{Services, Way};
@@ -131,14 +131,26 @@ impl Plane {
         self.switch.handle_remote(now, from, frame, &mut delivery);
     }
 
-    /// Lets time pass: idle flows are forgotten, and who has lost a connection hears of it.
+    /// Lets time pass: idle flows are forgotten, and who has lost a connection, or has to know that an address moved, hears
+    /// of it.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut impl Sink) {
         self.services.handle_timeout(now, &mut self.switch, sink);
+        self.switch.handle_timeout(now);
+        while let Some(output) = self.switch.poll_output() {
+            match output {
+                Output::Announce(announcement) => {
+                    let mut delivery = self.services.delivery(now, sink);
+                    self.switch.announce(now, &announcement, &mut delivery);
+                }
+                Output::Event(_) => {}
+            }
+        }
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.services.poll_timeout()
+        let due = [self.services.poll_timeout(), self.switch.poll_timeout()];
+        due.into_iter().flatten().min()
     }
 
     /// Returns how many flows to an endpoint the balancers of this node have; `None` while one of them gives it new ones.

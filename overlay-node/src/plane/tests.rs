@@ -39,6 +39,39 @@ fn what_is_not_desired_any_more_is_in_no_table() {
 }
 
 #[test]
+fn endpoints_hear_of_an_address_that_moved() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (one, two) = (id(1), id(2));
+    let before = desired(10, &[(one, 1)], &[(two, 2)]);
+    plane.apply(Instant::EPOCH, &before);
+    assert_eq!(plane.poll_timeout(), None);
+    let mut after = before;
+    for network in after.networks.values_mut() {
+        for remote in network.remotes.values_mut() {
+            remote.mac = mac(3);
+        }
+    }
+    plane.apply(Instant::EPOCH, &after);
+    assert!(
+        plane
+            .poll_timeout()
+            .is_some_and(|due| due <= Instant::EPOCH)
+    );
+    let mut sent = Sent::default();
+    plane.handle_timeout(Instant::EPOCH, &mut sent);
+    let [(port, frame)] = &sent.ports[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(Some(*port), plane.port(one));
+    let link = ethernet::Packet::new_checked(&frame[..]).unwrap();
+    assert_eq!(
+        (link.source(), link.ethertype()),
+        (mac(3), ethernet::EtherType::ARP)
+    );
+    assert_eq!(plane.poll_timeout(), None);
+}
+
+#[test]
 fn a_service_is_reached_by_its_address_and_answers_by_it() {
     let mut plane = Plane::new(Seed::from_u64(1));
     let (client, here) = (id(1), id(2));

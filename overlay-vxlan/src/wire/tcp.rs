@@ -22,7 +22,7 @@ use std::{net::IpAddr, ops::BitOr};
 
 use super::{
     DecodeError, EmitError,
-    checksum::Sum,
+    checksum::{self, Sum},
     ipv4::Protocol,
     need,
     octets::{read_u8, read_u16, read_u32, tail, write_u8, write_u16, write_u32},
@@ -42,6 +42,10 @@ const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const WINDOW: usize = 14;
 const URGENT: usize = 18;
+
+const OPTION_END: u8 = 0;
+const OPTION_NONE: u8 = 1;
+const OPTION_MSS: u8 = 2;
 
 /// The control bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -169,6 +173,34 @@ impl<T: AsRef<[u8]>> Packet<T> {
         self.0.as_ref().get(range).unwrap_or_default()
     }
 
+    /// Returns the maximum segment size that the sender announces (RFC 9293 §3.2), in octets.
+    pub fn mss(&self) -> Option<u16> {
+        self.mss_at().map(|at| read_u16(self.0.as_ref(), at))
+    }
+
+    /// Returns where the value of the maximum segment size option is.
+    fn mss_at(&self) -> Option<usize> {
+        let options = self.options();
+        let mut at: usize = 0;
+        // Ends: each round steps over at least one octet.
+        loop {
+            let [kind, rest @ ..] = options.get(at..)? else {
+                return None;
+            };
+            let length = match (*kind, rest.first()) {
+                (OPTION_END, _) => return None,
+                (OPTION_NONE, _) => 1,
+                (_, Some(length)) => usize::from(*length).max(2),
+                (_, None) => return None,
+            };
+            let next = at.saturating_add(length);
+            if *kind == OPTION_MSS && length == 4 && next <= options.len() {
+                return Some(at.saturating_add(HEADER_BYTES).saturating_add(2));
+            }
+            at = next;
+        }
+    }
+
     /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         tail(self.0.as_ref(), self.header_bytes()..)
@@ -197,6 +229,27 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     /// Writes the control bits.
     pub fn set_flags(&mut self, flags: Flags) {
         write_u8(self.0.as_mut(), FLAGS, flags.0);
+    }
+
+    /// Writes the maximum segment size, if the segment has the option.
+    ///
+    /// A complete checksum is updated (RFC 1624): one that was wrong stays wrong. A partial one is not about options.
+    pub fn set_mss(&mut self, mss: u16, is_checksum_complete: bool) {
+        let Some(at) = self.mss_at() else {
+            return;
+        };
+        let bytes = self.0.as_mut();
+        let (mut before, mut after) = (read_u16(bytes, at), mss);
+        write_u16(bytes, at, mss);
+        if !is_checksum_complete {
+            return;
+        }
+        if !at.is_multiple_of(2) {
+            // Its octets belong to two words of the sum, in which their order is the other one (RFC 1071 §2 B).
+            (before, after) = (before.swap_bytes(), after.swap_bytes());
+        }
+        let sum = checksum::update(read_u16(bytes, CHECKSUM), before, after);
+        write_u16(bytes, CHECKSUM, sum);
     }
 
     /// Computes and writes the checksum of the whole segment.
