@@ -28,8 +28,19 @@ pub use way_out::{NoWayOut, WayOut, WayOutState};
 /// The whole data plane of one node, as it shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
+    /// This node's end of the tunnels; none while it is not known.
+    pub underlay: Option<Underlay>,
     /// The networks that have an endpoint here.
     pub networks: BTreeMap<NetworkId, DesiredNetwork>,
+}
+
+/// One end of the tunnels between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// The address of this node's VTEP: the outer source.
+    pub address: IpAddr,
+    /// The port of VXLAN, of UDP, on all nodes: 4789 (RFC 7348 §5).
+    pub port: u16,
 }
 
 /// One network on one node.
@@ -65,6 +76,15 @@ pub enum DataPath {
     User,
     /// The system's own devices: the daemon programs them and sees no frame.
     Kernel,
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Kernel => "kernel",
+        })
+    }
 }
 
 /// One service of a network, as endpoints of this node reach it.

@@ -6,7 +6,10 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{NodeId, plane::Namespace};
+use overlay_core::{
+    NodeId,
+    plane::{DataPath, Namespace},
+};
 
 use crate::api::Resources;
 
@@ -25,6 +28,11 @@ pub struct Config {
     pub gossip_port: u16,
     /// MTU of the underlay, in octets. Default 1500. Too high: large packets vanish; too low: throughput.
     pub underlay_mtu: u16,
+    /// Its port of VXLAN, and that of all other nodes. Default 4789.
+    pub data_port: u16,
+    /// By which plane it carries networks. One that asks for the other is not carried: a node has one of them, because a VXLAN
+    /// device of the kernel has the data port for itself. Default: the one in user space.
+    pub data_path: DataPath,
     /// Unix time of the driver's epoch, so that records can carry a date for people.
     pub unix_epoch: Duration,
     /// How often and how long.
@@ -60,6 +68,8 @@ impl Config {
             management_port: 2_377,
             gossip_port: 7_946,
             underlay_mtu: 1_500,
+            data_port: 4_789,
+            data_path: DataPath::User,
             unix_epoch: Duration::ZERO,
             timers: Timers::default(),
             requests_max: 1_024,

@@ -531,6 +531,7 @@ fn assignment() -> Assignment {
             vni: Vni::new(4097).unwrap(),
             subnets: vec!["10.99.0.0/24".parse().unwrap()],
             mtu: Some(1400),
+            path: None,
             internal: true,
             ingress: false,
         }],

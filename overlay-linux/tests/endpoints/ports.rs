@@ -315,6 +315,7 @@ fn readdress(bench: &mut Bench, network: &mut DesiredNetwork) -> Outcome<()> {
 
 fn desired(network: &DesiredNetwork) -> Desired {
     Desired {
+        underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([9; 16]), network.clone())]),
     }
 }

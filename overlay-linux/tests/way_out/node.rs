@@ -89,7 +89,10 @@ impl Node {
             services: Default::default(),
         };
         let networks = BTreeMap::from([(NetworkId::from_bytes([9; 16]), network)]);
-        Ok(self.linux.apply(&Desired { networks })?)
+        Ok(self.linux.apply(&Desired {
+            underlay: None,
+            networks,
+        })?)
     }
 
     /// Runs a program inside an endpoint; returns whether it succeeded, and what it wrote.

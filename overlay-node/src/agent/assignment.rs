@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId, Vni};
+use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId, Vni, plane::DataPath};
 use overlay_gossip::Lease;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,8 @@ pub struct AssignedNetwork {
     pub subnets: Vec<IpNet>,
     /// Largest inner packet asked for, in octets.
     pub mtu: Option<u16>,
+    /// By which plane it is carried; by whichever the node has if `None`.
+    pub path: Option<DataPath>,
     /// Whether it has no way out.
     pub internal: bool,
     /// Whether it is the network of published ports, on which no frames travel and nobody has a name: what comes to a

@@ -25,7 +25,7 @@ use overlay_core::{
     EndpointId, Instant, NetworkId, TaskId,
     plane::{
         DataPath, Desired, DesiredNetwork, DesiredPort, Namespace, PlatformError, PortSpec,
-        RemoteEndpoint,
+        RemoteEndpoint, Underlay,
     },
 };
 use overlay_dns::{Records, View};
@@ -76,6 +76,8 @@ pub(crate) enum Wish {
     /// The namespace that is named after the endpoint is gone.
     RemoveClient(EndpointId),
     CreatePort(Box<PortSpec>),
+    /// A port is not even asked for: this is why.
+    RefusePort(EndpointId, PlatformError),
     RemovePort(EndpointId),
     /// Ask who has flows to an endpoint, and say when none is left or the patience is at its end.
     Drain {
@@ -305,8 +307,17 @@ impl Agent {
         rows: impl Fn(NetworkId) -> Vec<&'a Row>,
         members: impl Fn(NetworkId) -> BTreeMap<IpAddr, Zone>,
     ) -> Desired {
-        let mut desired = Desired::default();
+        let mut desired = Desired {
+            underlay: Some(Underlay {
+                address: self.config.address,
+                port: self.config.data_port,
+            }),
+            ..Desired::default()
+        };
         for network in self.carried() {
+            let Ok(path) = self.path(network) else {
+                continue;
+            };
             let ports: BTreeMap<_, _> = self
                 .endpoints
                 .values()
@@ -341,7 +352,7 @@ impl Agent {
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
             let network_plane = DesiredNetwork {
                 vni,
-                path: DataPath::User,
+                path,
                 subnets,
                 mtu,
                 ports,
@@ -409,6 +420,26 @@ impl Agent {
             .networks
             .iter()
             .find(|candidate| candidate.id == network)
+    }
+
+    /// By which plane a network is carried here, or why it is not.
+    fn path(&self, network: &AssignedNetwork) -> Result<DataPath, PlatformError> {
+        let path = self.config.data_path;
+        // No frames travel on the network of published ports.
+        if network.ingress {
+            return Ok(DataPath::User);
+        }
+        match network.path {
+            Some(wanted) if wanted != path => Err(PlatformError::Unsupported {
+                what: "a network whose data path is not this node's",
+                reason: format!(
+                    "{} is carried by {wanted}, and this node carries networks by {path}: create the network with \
+                     data-path=auto, or start this node's daemon with the other --data-path",
+                    network.name
+                ),
+            }),
+            _ => Ok(path),
+        }
     }
 
     /// The underlay's MTU less the encapsulation's octets: outer IP, UDP and VXLAN headers and the inner Ethernet header.

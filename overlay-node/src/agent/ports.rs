@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use overlay_core::{
     EndpointId, Instant, NetworkId,
-    plane::{DataPath, Namespace, PlatformError, PortSpec},
+    plane::{Namespace, PlatformError, PortSpec},
 };
 use overlay_dns::View;
 
@@ -225,6 +225,14 @@ impl Agent {
             return;
         };
         let mtu = self.mtu(network);
+        let path = match self.path(network) {
+            Ok(path) => path,
+            Err(refused) => {
+                // It may be created anew as one that is carried: this is tried again like any other failure.
+                self.wishes.push_back(Wish::RefusePort(endpoint, refused));
+                return;
+            }
+        };
         let has = |subnet: &IpNet| {
             let mut addresses = record.addresses.iter();
             addresses.any(|address| subnet.contains(address))
@@ -249,7 +257,7 @@ impl Agent {
             mtu,
             hostname: record.name,
             way_out,
-            path: DataPath::User,
+            path,
         };
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
     }

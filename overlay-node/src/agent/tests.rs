@@ -91,6 +91,43 @@ fn a_row_that_names_this_host_is_no_remote_endpoint() {
 }
 
 #[test]
+fn a_network_is_carried_by_the_plane_that_it_asks_for_or_not_at_all() {
+    use DataPath::{Kernel, User};
+    for (asked, of_node, carried) in [
+        (None, User, Some(User)),
+        (None, Kernel, Some(Kernel)),
+        (Some(Kernel), Kernel, Some(Kernel)),
+        (Some(User), User, Some(User)),
+        (Some(Kernel), User, None),
+        (Some(User), Kernel, None),
+    ] {
+        let config = Config {
+            data_path: of_node,
+            ..config()
+        };
+        let mut agent = Agent::new(config, AgentMemory::default(), Instant::EPOCH);
+        let own = EndpointId::from_bytes([1; 16]);
+        agent.expect(own, Namespace::Own);
+        let mut assignment = assignment(5, &[own]);
+        assignment.networks[0].path = asked;
+        agent.assign(Instant::EPOCH, assignment);
+        let desired = agent.desired(|_| Vec::new(), |_| BTreeMap::new());
+        let paths: Vec<_> = desired.networks.values().map(|of| of.path).collect();
+        assert_eq!(paths, carried.into_iter().collect::<Vec<_>>());
+        let wishes: Vec<_> = std::iter::from_fn(|| agent.poll_wish()).collect();
+        let made = wishes.iter().find_map(|wish| match wish {
+            Wish::CreatePort(spec) => Some(spec.path),
+            _ => None,
+        });
+        assert_eq!(made, carried);
+        let refused = wishes
+            .iter()
+            .any(|wish| matches!(wish, Wish::RefusePort(endpoint, _) if *endpoint == own));
+        assert_eq!(refused, carried.is_none());
+    }
+}
+
+#[test]
 fn a_service_is_served_by_those_that_are_there_and_run() {
     let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
     let own = EndpointId::from_bytes([1; 16]);
@@ -394,6 +431,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                     vni: Vni::new(4_097).unwrap(),
                     subnets: Vec::new(),
                     mtu: None,
+                    path: None,
                     internal,
                     ingress: false,
                 })
@@ -412,6 +450,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
         vni: Vni::new(4_097).unwrap(),
         subnets: vec![subnet],
         mtu: None,
+        path: None,
         internal: false,
         ingress: false,
     };

@@ -391,7 +391,9 @@ impl Active {
 
     fn on_port(&mut self, endpoint: EndpointId, result: Result<MadePort, PlatformError>) {
         let result = result.map(|made| {
-            self.plane.add(endpoint, made.port);
+            if let Some(port) = made.port {
+                self.plane.add(endpoint, port);
+            }
             if let Some((client, (udp, tcp))) = made.resolver
                 && let Err(error) = self.names.serve(client, udp, Some(tcp))
             {
@@ -455,7 +457,10 @@ impl Active {
                     self.platform.remove(endpoint);
                 }
                 Output::CloseResolver(client) => self.names.stop(client),
-                Output::Plane(desired) => self.plane.apply(desired),
+                Output::Plane(desired) => {
+                    self.platform.apply(Arc::clone(&desired));
+                    self.plane.apply(desired);
+                }
                 Output::Reply { token, result } => self.on_reply(token, result),
                 Output::Event(event) => self.on_event(event),
             }
@@ -538,6 +543,8 @@ fn configure(options: &Options, identity: &Identity, clock: Clock) -> Config {
     let mut config = Config::new(identity.node, &options.name, identity.address);
     config.management_port = options.management_port;
     config.gossip_port = options.gossip_port;
+    config.data_port = options.data_port;
+    config.data_path = options.data_path;
     config.unix_epoch = clock.unix_epoch();
     config.timers = options.timers;
     config.way_out = options.way_out.clone();

@@ -3,7 +3,10 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use overlay_core::{Rng, TaskId, plane::Platform};
+use overlay_core::{
+    Rng, TaskId,
+    plane::{DataPath, Platform},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -41,6 +44,9 @@ pub struct Options {
     pub gossip_port: u16,
     /// UDP port for VXLAN. Default 4789; all nodes use the same.
     pub data_port: u16,
+    /// By which plane networks are carried: see [`Config::data_path`](crate::Config::data_path). By the kernel's, the data
+    /// port is left to it. Default: the one in user space.
+    pub data_path: DataPath,
     /// MTU of the underlay, in octets. Default: that of the interface with the node's address, 1500 where the platform does
     /// not know it.
     pub underlay_mtu: Option<u16>,
@@ -69,6 +75,7 @@ impl Options {
             management_port: 2_377,
             gossip_port: 7_946,
             data_port: 4_789,
+            data_path: DataPath::User,
             underlay_mtu: None,
             busy_poll: Duration::ZERO,
             way_out: None,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use overlay_core::plane::DataPath;
 use tokio::sync::mpsc;
 
 use super::{
@@ -33,7 +34,8 @@ pub(super) fn open_manager(
 pub(super) struct Bound {
     pub(super) listener: tokio::net::TcpListener,
     pub(super) gossip: overlay_gossip::driver::Sockets,
-    pub(super) data: std::net::UdpSocket,
+    /// None where the kernel has the data port.
+    pub(super) data: Option<std::net::UdpSocket>,
 }
 
 impl Bound {
@@ -45,8 +47,14 @@ impl Bound {
         let gossip = overlay_gossip::driver::Sockets::bind(bind(options.gossip_port))
             .await
             .map_err(|error| StartError::port("TCP and UDP", bind(options.gossip_port), error))?;
-        let data = data_socket(bind(options.data_port))
-            .map_err(|error| StartError::port("UDP", bind(options.data_port), error))?;
+        let data = match options.data_path {
+            DataPath::Kernel => None,
+            DataPath::User => {
+                let made = data_socket(bind(options.data_port));
+                let refused = |error| StartError::port("UDP", bind(options.data_port), error);
+                Some(made.map_err(refused)?)
+            }
+        };
         Ok(Self {
             listener,
             gossip,

@@ -62,21 +62,24 @@ pub(crate) struct PlaneThread {
 }
 
 impl PlaneThread {
-    /// Starts the thread on a socket that is bound to the data port.
+    /// Starts the thread on a socket that is bound to the data port, if there is one.
     pub(crate) fn start(
-        socket: UdpSocket,
+        socket: Option<UdpSocket>,
         clock: Clock,
         seed: Seed,
         busy_poll: Duration,
     ) -> io::Result<Self> {
-        let (inbox, outbox) = underlay::open(socket, &seed)?;
+        let opened = socket
+            .map(|socket| underlay::open(socket, &seed))
+            .transpose()?;
+        let (inbox, outbox) = opened.unzip();
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
-        poll.registry().register(
-            &mut SourceFd(&inbox.descriptor()),
-            UNDERLAY,
-            Interest::READABLE,
-        )?;
+        if let Some(inbox) = &inbox {
+            let source = &mut SourceFd(&inbox.descriptor());
+            poll.registry()
+                .register(source, UNDERLAY, Interest::READABLE)?;
+        }
         let (orders, receiver) = mpsc::channel();
         let path = FramePath {
             plane: Plane::new(seed),
@@ -157,7 +160,7 @@ struct FramePath {
     orders: mpsc::Receiver<Order>,
     tokens: BTreeMap<Token, EndpointId>,
     next_token: usize,
-    inbox: Inbox,
+    inbox: Option<Inbox>,
     frame: Frame,
     coalescer: Coalescer<Tunnel>,
 }
@@ -167,7 +170,8 @@ type Tunnel = (Received, [u8; vxlan::HEADER_BYTES]);
 
 /// Where frames leave.
 struct Out {
-    outbox: Outbox,
+    /// None where the kernel has the data port: nothing leaves by this path then.
+    outbox: Option<Outbox>,
     endpoints: BTreeMap<EndpointId, Box<dyn PortIo>>,
     ports: BTreeMap<PortId, EndpointId>,
     lost: u64,
@@ -183,7 +187,18 @@ impl Sink for Out {
     }
 
     fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) {
-        self.outbox.send(vtep, outer, frame.bytes());
+        if let Some(outbox) = &mut self.outbox {
+            outbox.send(vtep, outer, frame.bytes());
+        }
+    }
+}
+
+impl Out {
+    /// Sends what was held back for company.
+    fn flush(&mut self) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.flush();
+        }
     }
 }
 
@@ -209,7 +224,7 @@ impl FramePath {
             let now = self.clock.now();
             if self.plane.poll_timeout().is_some_and(|due| due <= now) {
                 self.plane.handle_timeout(now, &mut self.out);
-                self.out.outbox.flush();
+                self.out.flush();
             }
         }
     }
@@ -244,12 +259,12 @@ impl FramePath {
         }
         if let Some(desired) = latest {
             self.plane.apply(self.clock.now(), &desired);
+            self.connect();
         }
         for (endpoint, reply) in counts {
             // Whoever asked may have gone away.
             let _ = reply.send(self.plane.flows_left(endpoint));
         }
-        self.connect();
         true
     }
 
@@ -315,6 +330,9 @@ impl FramePath {
             clock,
             ..
         } = self;
+        let Some(inbox) = inbox else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
         let arrivals = inbox.receive()?;
         let now = clock.now();
         let mut forward = |(received, header): Tunnel, frame: &mut Frame| {
@@ -339,7 +357,7 @@ impl FramePath {
             return;
         };
         let read = self.read_some(endpoint);
-        self.out.outbox.flush();
+        self.out.flush();
         match read {
             Ok(()) => self.again(token),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -383,7 +401,7 @@ impl FramePath {
                 .endpoints
                 .get(endpoint)
                 .map(|port| port.as_fd().as_raw_fd()),
-            None => Some(self.inbox.descriptor()),
+            None => self.inbox.as_ref().map(Inbox::descriptor),
         };
         if let Some(descriptor) = descriptor {
             let source = &mut SourceFd(&descriptor);

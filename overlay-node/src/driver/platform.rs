@@ -3,17 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::mpsc as sync,
+    sync::{Arc, mpsc as sync},
     thread,
 };
 
 use overlay_core::{
     EndpointId,
-    plane::{Namespace, Platform, PlatformError, PortSpec, WayOutState},
+    plane::{DataPath, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{PortIo, active::Input};
+
+mod repairs;
+
+use repairs::Repairs;
 
 /// Sockets of an endpoint's resolver, bound inside its namespace.
 pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
@@ -22,6 +26,7 @@ enum Order {
     Retain(BTreeSet<EndpointId>),
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
+    Apply(Arc<Desired>),
     Stream(
         EndpointId,
         bool,
@@ -52,7 +57,8 @@ impl PlatformThread {
             .name("overlay-platform".to_owned())
             .spawn(move || {
                 let mut resolvers = Resolvers::default();
-                while let Ok(order) = orders.recv() {
+                let mut repairs = Repairs::default();
+                while let Some(order) = repairs.next(&orders, &mut platform) {
                     match order {
                         Order::Retain(kept) => {
                             // Whoever had the sockets has gone: another life of the node, maybe in this very process.
@@ -69,18 +75,17 @@ impl PlatformThread {
                                 tracing::debug!("a port was made for a node that stopped");
                             }
                         }
+                        // Of those that ask, some may have gone away.
                         Order::Stream(endpoint, v6, source, reply) => {
-                            // Whoever asked may have gone away.
                             let _ = reply.send(platform.open_stream(endpoint, v6, source));
                         }
                         Order::Datagrams(endpoint, v6, source, reply) => {
-                            // Whoever asked may have gone away.
                             let _ = reply.send(platform.open_datagrams(endpoint, v6, source));
                         }
                         Order::UnderlayMtu(address, reply) => {
-                            // Whoever asked may have gone away.
                             let _ = reply.send(platform.underlay_mtu(address));
                         }
+                        Order::Apply(desired) => repairs.want(desired),
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
                             if let Err(error) = platform.remove_port(endpoint) {
@@ -133,6 +138,12 @@ impl PlatformThread {
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }
 
+    /// Makes the system hold what it carries of the data plane, and goes on doing so.
+    pub(crate) fn apply(&self, desired: Arc<Desired>) {
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Apply(desired));
+    }
+
     /// Returns the MTU of the underlay at an address.
     pub(crate) async fn underlay_mtu(&self, address: IpAddr) -> u16 {
         let (reply, found) = oneshot::channel();
@@ -154,7 +165,8 @@ impl PlatformThread {
 
 /// A port that was made, and the sockets of its namespace's resolver if nobody has them yet, with the client's identity.
 pub(crate) struct MadePort {
-    pub(crate) port: Box<dyn PortIo>,
+    /// None where the system carries its frames.
+    pub(crate) port: Option<Box<dyn PortIo>>,
     pub(crate) resolver: Option<(EndpointId, ResolverSockets)>,
 }
 
@@ -201,12 +213,13 @@ where
     P::Port: PortIo,
 {
     let port = platform.create_port(spec)?;
-    // No port is asked for but such as this process reads and writes.
-    let port = port.ok_or_else(|| PlatformError::Unsupported {
-        what: "a port whose frames the system carries",
-        reason: "this driver has no such plane".to_owned(),
-    })?;
-    let port = Box::new(port);
+    if port.is_none() && spec.path == DataPath::User {
+        return Err(PlatformError::Unsupported {
+            what: "a port in user space",
+            reason: "the platform gave none to read and write".to_owned(),
+        });
+    }
+    let port = port.map(|port| -> Box<dyn PortIo> { Box::new(port) });
     let (endpoint, client) = (spec.endpoint, spec.namespace.name(spec.endpoint));
     if let Ok(Some(WayOutState::Closed(reason))) = platform.way_out(endpoint) {
         tracing::warn!(%endpoint, %reason, "an endpoint has no way out of its networks");
@@ -243,7 +256,7 @@ const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0,
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::{MacAddr, plane::DataPath};
+    use overlay_core::MacAddr;
 
     use super::*;
     use crate::driver::InProcess;

@@ -390,6 +390,7 @@ fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
         vni,
         subnets: network.subnets.iter().map(|subnet| subnet.prefix).collect(),
         mtu: network.mtu,
+        path: network.data_path(),
         internal: network.internal,
         ingress: network.ingress,
     })

@@ -174,6 +174,11 @@ impl Node {
         result: Result<(), PlatformError>,
     ) {
         self.advance(now);
+        self.take_port(endpoint, result);
+        self.settle();
+    }
+
+    fn take_port(&mut self, endpoint: EndpointId, result: Result<(), PlatformError>) {
         if let Err(error) = &result {
             let error = error.clone();
             self.outputs
@@ -181,7 +186,6 @@ impl Node {
         }
         self.agent.handle_port(self.now, endpoint, result);
         self.plane_dirty = true;
-        self.settle();
     }
 
     /// Takes the word of whoever runs the tasks that [`Output::StartTask`] and [`Output::StopTask`] were about.

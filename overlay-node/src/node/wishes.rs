@@ -40,6 +40,7 @@ impl Node {
                 self.outputs.push_back(Output::CloseResolver(endpoint));
             }
             Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),
+            Wish::RefusePort(endpoint, error) => self.take_port(endpoint, Err(error)),
             Wish::RemovePort(endpoint) => self.outputs.push_back(Output::RemovePort(endpoint)),
             Wish::Publish(ports) => self.outputs.push_back(Output::Publish(ports)),
             Wish::Drain {

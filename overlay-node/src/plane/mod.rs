@@ -7,11 +7,11 @@
 mod endpoint;
 mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
     EndpointId, Instant, Machine, Seed,
-    plane::{Desired, DesiredNetwork},
+    plane::{DataPath, Desired, DesiredNetwork},
 };
 use overlay_vxlan::{
     Config, Frame, NetworkConfig, Output, PortCapabilities, PortId, Received, Sink, Switch,
@@ -31,6 +31,8 @@ pub struct Plane {
     /// What the ports of endpoints take as it is; those that are not in here take nothing but whole frames.
     capabilities: BTreeMap<EndpointId, PortCapabilities>,
     next_port: u32,
+    /// The backends of networks that the system carries: nobody here sees their flows.
+    elsewhere: BTreeSet<EndpointId>,
     refused: u64,
 }
 
@@ -44,16 +46,26 @@ impl Plane {
             ports: BTreeMap::new(),
             capabilities: BTreeMap::new(),
             next_port: 0,
+            elsewhere: BTreeSet::new(),
             refused: 0,
         }
     }
 
-    /// Makes the tables what `desired` says; what does not differ is not touched.
+    /// Makes the tables what `desired` says of the networks that user space carries; what does not differ is not touched.
     ///
     /// What the switch or a balancer refuses (a bound of its configuration) is left out and counted by
     /// [`refused`](Self::refused). Connections to backends that are gone are reset by the next
     /// [`handle_timeout`](Self::handle_timeout), which is due at once.
     pub fn apply(&mut self, now: Instant, desired: &Desired) {
+        let mut carried = desired.clone();
+        let kernel = |network: &DesiredNetwork| network.path == DataPath::Kernel;
+        let elsewhere = carried.networks.values().filter(|network| kernel(network));
+        let services = elsewhere.flat_map(|network| network.services.values());
+        self.elsewhere = services
+            .flat_map(|service| service.backends.keys().copied())
+            .collect();
+        carried.networks.retain(|_, network| !kernel(network));
+        let desired = &carried;
         let before = std::mem::take(&mut self.applied);
         for (network, present) in &before.networks {
             let kept = desired
@@ -77,7 +89,7 @@ impl Plane {
                     .set_network(now, *network, next, ports, switch);
             }
         }
-        self.applied = desired.clone();
+        self.applied = carried;
     }
 
     /// Says what the port of an endpoint takes as it is, from now on; the endpoint may be on a network later.
@@ -153,8 +165,12 @@ impl Plane {
         due.into_iter().flatten().min()
     }
 
-    /// Returns how many flows to an endpoint the balancers of this node have; `None` while one of them gives it new ones.
+    /// Returns how many flows to an endpoint the balancers of this node have; `None` while one of them gives it new ones, and
+    /// if the system carries its network.
     pub fn flows_left(&self, endpoint: EndpointId) -> Option<u32> {
+        if self.elsewhere.contains(&endpoint) {
+            return None;
+        }
         self.services.flows_left(endpoint)
     }
 

@@ -356,6 +356,7 @@ fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -
         services: BTreeMap::new(),
     };
     Desired {
+        underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
     }
 }
@@ -376,4 +377,18 @@ fn mac(number: u8) -> MacAddr {
 
 fn id(number: u8) -> EndpointId {
     EndpointId::from_bytes([number; 16])
+}
+
+#[test]
+fn a_network_that_the_system_carries_is_not_carried_here() {
+    let here = EndpointId::from_bytes([1; 16]);
+    let (mut plane, mut desired) = (Plane::new(Seed::from_u64(1)), desired(1, &[(here, 1)], &[]));
+    plane.apply(Instant::EPOCH, &desired);
+    assert!(plane.port(here).is_some());
+    for network in desired.networks.values_mut() {
+        network.path = DataPath::Kernel;
+    }
+    plane.apply(Instant::EPOCH, &desired);
+    assert_eq!(plane.port(here), None);
+    assert_eq!(plane.refused(), 0);
 }

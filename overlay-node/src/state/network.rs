@@ -1,9 +1,9 @@
 //! Commands about networks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, Vni};
+use overlay_core::{NetworkId, NodeId, Vni, plane::DataPath};
 use overlay_ipam::{
     NetworkAddresses, PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator,
 };
@@ -350,6 +350,10 @@ impl Options {
                             .push(vni.ok_or_else(|| refuse("expected numbers of 24 bits"))?);
                     }
                 }
+                DATA_PATH => {
+                    data_path(&spec.options)
+                        .map_err(|()| refuse("expected auto, kernel or user"))?;
+                }
                 ENCRYPTED if value == "false" => {}
                 // Fail closed: a network that was asked to be encrypted is never carried in clear.
                 ENCRYPTED => return Err(refuse("encrypted networks are not offered yet")),
@@ -357,6 +361,23 @@ impl Options {
             }
         }
         Ok(options)
+    }
+}
+
+impl NetworkRecord {
+    /// Returns by which plane it is to be carried; by whichever a node has if it does not say.
+    pub(crate) fn data_path(&self) -> Option<DataPath> {
+        // What cannot be read was refused when it was created.
+        data_path(&self.options).unwrap_or_default()
+    }
+}
+
+fn data_path(options: &BTreeMap<String, String>) -> Result<Option<DataPath>, ()> {
+    match options.get(DATA_PATH).map(String::as_str) {
+        None | Some("auto") => Ok(None),
+        Some("kernel") => Ok(Some(DataPath::Kernel)),
+        Some("user") => Ok(Some(DataPath::User)),
+        Some(_) => Err(()),
     }
 }
 
@@ -389,6 +410,8 @@ pub const BRIDGE: &str = "bridge";
 pub(crate) const OF_EACH_NODE: [&str; 2] = ["host", "none"];
 const MTU: &str = "com.docker.network.driver.mtu";
 const VNIS: &str = "com.docker.network.driver.overlay.vxlanid_list";
+/// By which plane nodes carry the network.
+const DATA_PATH: &str = "data-path";
 const ENCRYPTED: &str = "encrypted";
 /// Smallest MTU: every IPv4 host takes datagrams of this size (RFC 791 §3.1).
 const MTU_MIN: u16 = 576;

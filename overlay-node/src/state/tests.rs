@@ -6,7 +6,7 @@ mod watch;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni};
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::DataPath};
 use overlay_raft::RaftId;
 
 use super::*;
@@ -524,6 +524,22 @@ fn options_are_understood_or_refused() {
     lab.create_option("b", mtu, "9000").unwrap();
     assert_eq!(lab.network("a").mtu, Some(576));
     assert_eq!(lab.network("b").mtu, Some(9000));
+    for (at, (value, path)) in [
+        ("auto", None),
+        ("kernel", Some(DataPath::Kernel)),
+        ("user", Some(DataPath::User)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("path{at}");
+        lab.create_option(&name, "data-path", value).unwrap();
+        assert_eq!(lab.network(&name).data_path(), path);
+    }
+    assert!(matches!(
+        lab.create_option("c", "data-path", "carrier-pigeon"),
+        Err(CommandError::InvalidOption { .. })
+    ));
     assert!(matches!(
         lab.create_option("c", "no.such.option", "1"),
         Err(CommandError::InvalidOption { .. })

@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use axum::Router;
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
+use overlay_core::plane::DataPath;
 use overlay_linux::{Linux, PortKind};
 use tokio::{
     net::UnixListener,
@@ -62,6 +63,9 @@ pub(crate) struct DaemonArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789)]
     pub(crate) data_port: u16,
+    /// What carries the frames of networks: this program (user), or the kernel's own VXLAN devices; auto is user
+    #[arg(long, value_name = "PLANE", default_value = "auto")]
+    pub(crate) data_path: DataPathArg,
     /// MTU of the network between the hosts, in octets, if not that of the interface with this host's address
     #[arg(long, value_name = "OCTETS")]
     pub(crate) underlay_mtu: Option<u16>,
@@ -85,6 +89,26 @@ pub(crate) struct DaemonArgs {
         env = "OVERLAY_LOG"
     )]
     pub(crate) log_level: tracing::Level,
+}
+
+/// See [`DataPath`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DataPathArg {
+    /// This program
+    Auto,
+    /// The kernel
+    Kernel,
+    /// This program
+    User,
+}
+
+impl From<DataPathArg> for DataPath {
+    fn from(path: DataPathArg) -> Self {
+        match path {
+            DataPathArg::Auto | DataPathArg::User => Self::User,
+            DataPathArg::Kernel => Self::Kernel,
+        }
+    }
 }
 
 /// See [`PortKind`].

@@ -261,6 +261,7 @@ fn on_networks(version: u64, task: Option<TaskId>, endpoints: &[(EndpointId, u8)
             vni: Vni::new(4_096 + u32::from(*number)).unwrap(),
             subnets: vec![format!("10.0.{number}.0/24").parse().unwrap()],
             mtu: None,
+            path: None,
             internal: *number == 4,
             ingress: false,
         });

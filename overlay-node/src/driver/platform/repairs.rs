@@ -1,0 +1,82 @@
+//! Keeping the system at what is desired of it, between the orders of the platform's thread.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use overlay_core::plane::{DataPath, Desired, Platform};
+
+use super::Order;
+
+/// What the system shall hold, and when it was last looked at.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    desired: Option<Arc<Desired>>,
+    /// Whether what is desired has changed since.
+    changed: bool,
+    /// What was said of the last failure, which is not said again.
+    failure: Option<String>,
+}
+
+impl Repairs {
+    pub(super) fn want(&mut self, desired: Arc<Desired>) {
+        let kernel = |desired: &Desired| {
+            let mut networks = desired.networks.values();
+            networks.any(|network| network.path == DataPath::Kernel)
+        };
+        // Of what is carried in user space only ports are the system's, which are made as they are desired; they are looked
+        // at now and then.
+        let before = self.desired.as_deref();
+        self.changed |= kernel(&desired) || before.is_some_and(kernel);
+        self.desired = Some(desired);
+    }
+
+    /// Returns the next order; while none waits, brings the system in line. None when nobody orders any more.
+    pub(super) fn next(
+        &mut self,
+        orders: &mpsc::Receiver<Order>,
+        platform: &mut impl Platform,
+    ) -> Option<Order> {
+        loop {
+            // What was ordered may change what is desired.
+            match orders.try_recv() {
+                Ok(order) => return Some(order),
+                Err(mpsc::TryRecvError::Disconnected) => return None,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if std::mem::take(&mut self.changed) {
+                self.repair(platform);
+            }
+            match orders.recv_timeout(INTERVAL) {
+                Ok(order) => return Some(order),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.repair(platform),
+            }
+        }
+    }
+
+    fn repair(&mut self, platform: &mut impl Platform) {
+        let Some(desired) = &self.desired else {
+            return;
+        };
+        match platform.apply(desired) {
+            Ok(changes) => {
+                self.failure = None;
+                for change in changes {
+                    tracing::info!(%change, "the system is as desired again");
+                }
+            }
+            Err(error) => {
+                let said = error.to_string();
+                if self.failure.as_ref() != Some(&said) {
+                    tracing::warn!(%error, "the system could not be made as desired; this is tried again");
+                }
+                self.failure = Some(said);
+            }
+        }
+    }
+}
+
+/// How often the system is looked at: what others change by hand is as desired again within twice that.
+const INTERVAL: Duration = Duration::from_millis(750);
