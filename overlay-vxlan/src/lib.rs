@@ -141,6 +141,7 @@ mod mss;
 pub mod offload;
 pub mod outer;
 mod path;
+pub mod pmtu;
 mod reply;
 pub mod segment;
 mod slab;
