@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{limit::Rate, outer::OuterDscp};
+use crate::{limit::Rate, outer::OuterDscp, pmtu};
 
 /// The bounds of a [`Switch`](crate::Switch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub struct Config {
     /// ICMP errors to one port (RFC 4443 §2.4 asks for a limit). Default 100 a second, 200 at once. Too low: path MTU
     /// discovery of many flows takes longer.
     pub icmp_rate_max: Rate,
+    /// Probes of one VTEP that are acknowledged. Default 20 a second, 50 at once: more than a search takes.
+    pub acknowledge_rate_max: Rate,
+    /// How path MTUs are probed.
+    pub probing: pmtu::Config,
 }
 
 impl Default for Config {
@@ -58,6 +62,8 @@ impl Default for Config {
             resolve_rate_max: rate(20, 50),
             remote_flood_rate_max: rate(10_000, 20_000),
             icmp_rate_max: rate(100, 200),
+            acknowledge_rate_max: rate(20, 50),
+            probing: pmtu::Config::default(),
         }
     }
 }

@@ -197,6 +197,11 @@ impl Switch {
             .ok_or(DropReason::VxlanHeader)?;
         let octets = frame.len();
         self.meters.count_from_vtep(index, vtep, octets);
+        self.take_path_packet(index, vtep, frame.bytes())?;
+        let network = self
+            .tables
+            .network(index)
+            .ok_or(DropReason::UnknownNetwork)?;
         let headers = Headers::read(frame.bytes()).map_err(|_| DropReason::Malformed)?;
         admit::remote(network, &headers, frame)?;
         let hop = NextHop::Vtep(vtep);

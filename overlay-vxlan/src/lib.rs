@@ -83,7 +83,8 @@
 //! ```
 //!
 //! A switch also has outputs, and with learning deadlines and events: it is an [`overlay_core::Machine`], driven by the usual
-//! loop. [`Output::Announce`] goes back to [`Switch::announce`] with a sink.
+//! loop. [`Output::Announce`] goes back to [`Switch::announce`] with a sink, [`Output::PathPacket`] to
+//! [`Switch::send_path_packet`].
 //!
 //! # Stages
 //!
@@ -117,6 +118,7 @@
 //! | [`segment`](mod@segment) | segmentation in software |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
+//! | [`pmtu`], [`probing`] | path MTU discovery (RFC 8899): the search, and the probes of the switch |
 //! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
@@ -142,6 +144,7 @@ pub mod offload;
 pub mod outer;
 mod path;
 pub mod pmtu;
+pub mod probing;
 mod reply;
 pub mod segment;
 mod slab;
@@ -158,10 +161,12 @@ pub use fdb::Fdb;
 pub use forward::Outcome;
 pub use frame::Frame;
 pub use limit::Rate;
+
 pub use offload::{
     Offload, OffloadError, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
 };
 pub use outer::{Ecn, Outer, OuterDscp, Received};
+pub use probing::PathPacket;
 pub use segment::{SegmentError, segment};
 pub use stats::{DropReason, Drops, Stats, Traffic, VtepStats};
 pub use switch::{Event, Location, Output, PortId, Sink, Switch};

@@ -26,6 +26,8 @@ pub enum DropReason {
     RouterMessage,
     /// A VLAN tag in a network that does not pass them.
     VlanTag,
+    /// A probe of the path MTU, or its acknowledgement: it was for the switch itself.
+    PathPacket,
     /// A group address that bridges keep to themselves (IEEE 802.1Q table 8-1), such as that of spanning tree.
     ReservedGroup,
     /// The partial checksum or the kind of super-frame does not fit the frame.
@@ -50,7 +52,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::ForeignAddress,
         Self::RouterMessage,
         Self::VlanTag,
+        Self::PathPacket,
         Self::ReservedGroup,
         Self::Offload,
         Self::Congestion,
@@ -87,6 +90,7 @@ impl DropReason {
             Self::ForeignAddress => "foreign_address",
             Self::RouterMessage => "router_message",
             Self::VlanTag => "vlan_tag",
+            Self::PathPacket => "path_packet",
             Self::ReservedGroup => "reserved_group",
             Self::Offload => "offload",
             Self::Congestion => "congestion",
@@ -178,6 +182,8 @@ pub struct Stats {
     pub ecn_unexpected: u64,
     /// Addresses whose move was announced to the ports.
     pub announced: u64,
+    /// Probes of path MTUs, and acknowledgements, that were sent.
+    pub path_packets: u64,
     /// Outputs that were lost because nobody polled them.
     pub outputs_lost: u64,
     /// Dropped frames.
