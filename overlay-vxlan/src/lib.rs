@@ -115,6 +115,7 @@
 //! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
+//! | [`encap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`segment`](mod@segment) | segmentation in software |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
@@ -129,6 +130,7 @@
 mod admit;
 pub mod announce;
 pub mod config;
+pub mod encap;
 pub mod error;
 mod exit;
 pub mod fdb;
@@ -155,7 +157,7 @@ mod verdict;
 pub mod wire;
 
 pub use announce::Announcement;
-pub use config::{Config, NetworkConfig, PortCapabilities};
+pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;
 pub use forward::Outcome;

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use overlay_core::{Instant, Machine, Seed, Vni};
 
 use crate::{
+    exit::encapsulate,
     fdb::NetworkIndex,
     flow::SOURCE_PORT_MIN,
     frame::Frame,
@@ -12,9 +13,10 @@ use crate::{
     pmtu::{self, Prober},
     stats::DropReason,
     switch::{Event, Output, Sink, Switch},
+    tables::Network,
     wire::{
         ethernet::{self, EtherType},
-        probe, vxlan,
+        probe,
     },
 };
 
@@ -155,7 +157,7 @@ impl Switch {
         let least = ethernet::HEADER_BYTES + probe::HEADER_BYTES;
         let bytes = vec![0; inner_bytes.max(least)];
         let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
-        if emit(&mut frame, packet).is_none() {
+        if emit(&mut frame, network, packet).is_none() {
             return false;
         }
         let (probe::Repr::Probe(probe) | probe::Repr::Acknowledgement(probe)) = packet.message;
@@ -287,7 +289,7 @@ fn read(bytes: &[u8]) -> Option<probe::Repr> {
     probe::Repr::parse(link.payload()).ok()
 }
 
-fn emit(frame: &mut Frame, packet: &PathPacket) -> Option<()> {
+fn emit(frame: &mut Frame, network: &Network, packet: &PathPacket) -> Option<()> {
     let link = ethernet::Repr {
         destination: probe::DESTINATION,
         source: probe::SOURCE,
@@ -296,8 +298,7 @@ fn emit(frame: &mut Frame, packet: &PathPacket) -> Option<()> {
     link.emit(frame.bytes_mut()).ok()?;
     let payload = frame.bytes_mut().get_mut(ethernet::HEADER_BYTES..)?;
     packet.message.emit(payload).ok()?;
-    let header = frame.push_header(vxlan::HEADER_BYTES)?;
-    vxlan::Repr::new(packet.vni).emit(header).ok()
+    encapsulate(network, frame).ok()
 }
 
 /// The inner Ethernet header, which [`encapsulation_bytes`] counts.

@@ -12,6 +12,8 @@ pub enum DropReason {
     UnknownNetwork,
     /// The VXLAN header is cut short or has no valid VNI.
     VxlanHeader,
+    /// What follows the VXLAN header is no Ethernet frame, or for the VTEP itself.
+    NextProtocol,
     /// The outer source is no VTEP of the network.
     UnknownVtep,
     /// A header of the frame is cut short or lies about a length.
@@ -52,10 +54,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
+        Self::NextProtocol,
         Self::UnknownVtep,
         Self::Malformed,
         Self::SourceMac,
@@ -83,6 +86,7 @@ impl DropReason {
             Self::UnknownPort => "unknown_port",
             Self::UnknownNetwork => "unknown_network",
             Self::VxlanHeader => "vxlan_header",
+            Self::NextProtocol => "next_protocol",
             Self::UnknownVtep => "unknown_vtep",
             Self::Malformed => "malformed",
             Self::SourceMac => "source_mac",

@@ -15,7 +15,7 @@ use crate::{
     probing::Probed,
     slab::Slab,
     switch::PortId,
-    wire::ipv6,
+    wire::{ipv6, vxlan},
 };
 
 /// All tables of a switch; the stages read them, the control plane writes them.
@@ -437,6 +437,11 @@ impl Network {
     pub(crate) fn is_member(&self, address: IpAddr) -> Option<u32> {
         let at = self.vteps.binary_search_by_key(&address, |(vtep, _)| *vtep);
         Some(self.vteps.get(at.ok()?)?.1)
+    }
+
+    /// Returns the VXLAN header of the network's frames.
+    pub(crate) const fn header(&self) -> vxlan::Repr {
+        vxlan::Repr::with_extension(self.vni, self.config.header.extension())
     }
 
     /// Returns whether `address` may be in a packet of the network.
