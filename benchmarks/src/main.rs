@@ -8,6 +8,7 @@ mod lb;
 mod mix;
 mod schedule;
 mod state;
+mod vxlan;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
+        (Some("vxlan"), Ok(rounds)) => vxlan::run(rounds.unwrap_or(9).max(1)),
         // What `dns` measures; not for people.
         (Some("dns-serve"), Ok(_)) => {
             if let Err(error) = dns::serve() {
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | vxlan [ROUNDS]"
             );
             return ExitCode::from(2);
         }
