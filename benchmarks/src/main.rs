@@ -9,6 +9,7 @@ mod mix;
 mod plane;
 mod schedule;
 mod state;
+mod vxlan;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         (Some("plane"), Ok(rounds)) => {
             return said("plane", plane::run(rounds.unwrap_or(3).max(1)));
         }
+        (Some("vxlan"), Ok(rounds)) => vxlan::run(rounds.unwrap_or(9).max(1)),
         // What `dns` measures; not for people.
         (Some("dns-serve"), Ok(_)) => {
             if let Err(error) = dns::serve() {
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | vxlan [ROUNDS] | plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

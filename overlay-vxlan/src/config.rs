@@ -8,6 +8,8 @@ use crate::{
     limit::Rate,
     offload::{Offload, SegmentKind},
     outer::OuterDscp,
+    pmtu,
+    wire::vxlan::{Extension, GroupPolicy, NextProtocol},
 };
 
 /// The bounds of a [`Switch`](crate::Switch).
@@ -43,6 +45,10 @@ pub struct Config {
     /// ICMP errors to one port (RFC 4443 §2.4 asks for a limit). Default 100 a second, 200 at once. Too low: path MTU
     /// discovery of many flows takes longer.
     pub icmp_rate_max: Rate,
+    /// Probes of one VTEP that are acknowledged. Default 20 a second, 50 at once: more than a search takes.
+    pub acknowledge_rate_max: Rate,
+    /// How path MTUs are probed.
+    pub probing: pmtu::Config,
 }
 
 impl Default for Config {
@@ -62,6 +68,8 @@ impl Default for Config {
             resolve_rate_max: rate(20, 50),
             remote_flood_rate_max: rate(10_000, 20_000),
             icmp_rate_max: rate(100, 200),
+            acknowledge_rate_max: rate(20, 50),
+            probing: pmtu::Config::default(),
         }
     }
 }
@@ -84,6 +92,8 @@ pub struct NetworkConfig {
     /// Whether the maximum segment size that endpoints announce is lowered to what the network and the path have room
     /// for, in both directions. Default false: path MTU discovery does it. For endpoints that lose ICMP errors.
     pub mss_clamp: bool,
+    /// How the VXLAN header is written and read. Default: as in RFC 7348.
+    pub header: HeaderFormat,
     /// DSCP of the outer header. Default 0, as in Linux; an underlay that sorts by DSCP then sees one class only.
     pub dscp: OuterDscp,
 }
@@ -97,7 +107,39 @@ impl Default for NetworkConfig {
             vlan_tags: false,
             overhead_bytes: 0,
             mss_clamp: false,
+            header: HeaderFormat::Plain,
             dscp: OuterDscp::Fixed(0),
+        }
+    }
+}
+
+/// Which VXLAN header the members of a network use; all of them the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HeaderFormat {
+    /// That of RFC 7348; all other bits are zero, and ignored.
+    #[default]
+    Plain,
+    /// With a group policy (draft-smith-vxlan-group-policy): frames of this node's endpoints come from group `id`. From a
+    /// frame with the D flag nothing is learned.
+    GroupPolicy {
+        /// The group.
+        id: u16,
+    },
+    /// The generic protocol extension (draft-ietf-nvo3-vxlan-gpe). What is no Ethernet frame is dropped.
+    Gpe,
+}
+
+impl HeaderFormat {
+    /// Returns what the headers of frames to VTEPs say beside the VNI.
+    pub(crate) const fn extension(self) -> Extension {
+        match self {
+            Self::Plain => Extension::None,
+            Self::GroupPolicy { id } => Extension::GroupPolicy(GroupPolicy {
+                id,
+                dont_learn: false,
+                applied: false,
+            }),
+            Self::Gpe => Extension::NextProtocol(NextProtocol::ETHERNET),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Carrying a verdict out: answer, cut, encapsulate, count, and hand to the sink.
 
-use overlay_core::{MacAddr, Vni};
+use overlay_core::MacAddr;
 
 use crate::{
     fdb::NetworkIndex,
@@ -73,7 +73,7 @@ impl<S: Sink> Exit<'_, S> {
         let mut sent = Ok(());
         let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
             let octets = frame.len();
-            if encapsulate(network.vni, frame).is_err() {
+            if encapsulate(network, frame).is_err() {
                 sent = Err(DropReason::Headroom);
                 return;
             }
@@ -123,7 +123,7 @@ impl<S: Sink> Exit<'_, S> {
             let Some(outer) = outer else {
                 return;
             };
-            if encapsulate(network.vni, frame).is_err() {
+            if encapsulate(network, frame).is_err() {
                 sent = Err(DropReason::Headroom);
                 return;
             }
@@ -162,10 +162,10 @@ impl<S: Sink> Exit<'_, S> {
 }
 
 /// Puts the VXLAN header in front.
-fn encapsulate(vni: Vni, frame: &mut Frame) -> Result<(), DropReason> {
+pub(crate) fn encapsulate(network: &Network, frame: &mut Frame) -> Result<(), DropReason> {
     let header = frame
         .push_header(vxlan::HEADER_BYTES)
         .ok_or(DropReason::Headroom)?;
-    header.copy_from_slice(&vxlan::Repr::new(vni).octets());
+    header.copy_from_slice(&network.header().octets());
     Ok(())
 }

@@ -6,6 +6,7 @@ use overlay_core::{Instant, Vni};
 
 use crate::{
     admit,
+    config::HeaderFormat,
     exit::Exit,
     fdb::{Learned, NetworkIndex, NextHop},
     flow,
@@ -20,7 +21,7 @@ use crate::{
     switch::{Event, Output, PortId, Sink, Switch},
     tables::Network,
     verdict::{Verdict, View},
-    wire::vxlan,
+    wire::vxlan::{self, NextProtocol},
 };
 
 /// What became of a frame.
@@ -192,11 +193,17 @@ impl Switch {
             .network(index)
             .ok_or(DropReason::UnknownNetwork)?;
         let vtep = network.is_member(from).ok_or(DropReason::UnknownVtep)?;
+        let may_learn = may_learn(network.config.header, frame)?;
         frame
             .pull_header(vxlan::HEADER_BYTES)
             .ok_or(DropReason::VxlanHeader)?;
         let octets = frame.len();
         self.meters.count_from_vtep(index, vtep, octets);
+        self.take_path_packet(index, vtep, frame.bytes())?;
+        let network = self
+            .tables
+            .network(index)
+            .ok_or(DropReason::UnknownNetwork)?;
         let headers = Headers::read(frame.bytes()).map_err(|_| DropReason::Malformed)?;
         admit::remote(network, &headers, frame)?;
         let hop = NextHop::Vtep(vtep);
@@ -204,6 +211,9 @@ impl Switch {
             Some(known) if known == hop && network.config.learning.is_none() => {}
             // While an endpoint moves, its former VTEP has a row, too; an endpoint of this node is nowhere else.
             Some(NextHop::Vtep(_)) if network.is_held(headers.source, hop) => {}
+            _ if !may_learn
+                && network.config.learning.is_some()
+                && !self.tables.fdb.is_static(index, headers.source) => {}
             _ => self.learn(index, &headers, hop, from)?,
         }
         self.clamp_from_vtep(index, vtep, &headers, frame);
@@ -427,6 +437,22 @@ impl Switch {
     fn count_drop(&mut self, network: Option<NetworkIndex>, reason: DropReason) -> DropReason {
         self.meters.count_drop(network, reason);
         reason
+    }
+}
+
+/// Reads what the VXLAN header says beside the VNI: whether the source of the frame may be learned.
+fn may_learn(format: HeaderFormat, frame: &Frame) -> Stage<bool> {
+    let header = || vxlan::Packet::new_checked(frame.bytes()).map_err(|_| DropReason::VxlanHeader);
+    match format {
+        HeaderFormat::Plain => Ok(true),
+        HeaderFormat::GroupPolicy { .. } => {
+            let policy = header()?.group_policy();
+            Ok(policy.is_none_or(|policy| !policy.dont_learn))
+        }
+        HeaderFormat::Gpe => match header()?.next_protocol() {
+            Ok(NextProtocol::ETHERNET) => Ok(true),
+            Ok(_) | Err(_) => Err(DropReason::NextProtocol),
+        },
     }
 }
 

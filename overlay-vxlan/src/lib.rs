@@ -83,7 +83,8 @@
 //! ```
 //!
 //! A switch also has outputs, and with learning deadlines and events: it is an [`overlay_core::Machine`], driven by the usual
-//! loop. [`Output::Announce`] goes back to [`Switch::announce`] with a sink.
+//! loop. [`Output::Announce`] goes back to [`Switch::announce`] with a sink, [`Output::PathPacket`] to
+//! [`Switch::send_path_packet`].
 //!
 //! # Stages
 //!
@@ -114,9 +115,11 @@
 //! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
+//! | [`encap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
+//! | [`pmtu`], [`probing`] | path MTU discovery (RFC 8899): the search, and the probes of the switch |
 //! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
@@ -128,6 +131,7 @@ mod admit;
 pub mod announce;
 pub mod coalesce;
 pub mod config;
+pub mod encap;
 pub mod error;
 mod exit;
 pub mod fdb;
@@ -142,6 +146,8 @@ mod mss;
 pub mod offload;
 pub mod outer;
 mod path;
+pub mod pmtu;
+pub mod probing;
 mod reply;
 pub mod segment;
 mod slab;
@@ -153,16 +159,18 @@ pub mod wire;
 
 pub use announce::Announcement;
 pub use coalesce::{CoalesceConfig, Coalescer};
-pub use config::{Config, NetworkConfig, PortCapabilities};
+pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;
 pub use forward::Outcome;
 pub use frame::Frame;
 pub use limit::Rate;
+
 pub use offload::{
     Offload, OffloadError, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
 };
 pub use outer::{Ecn, Outer, OuterDscp, Received};
+pub use probing::PathPacket;
 pub use segment::{SegmentError, segment};
 pub use stats::{DropReason, Drops, Stats, Traffic, VtepStats};
 pub use switch::{Event, Location, Output, PortId, Sink, Switch};

@@ -37,6 +37,7 @@ struct PortMeter {
 struct VtepMeter {
     address: IpAddr,
     stats: VtepStats,
+    acknowledge: TokenBucket,
 }
 
 /// Which of a port's rates a frame counts against.
@@ -84,7 +85,13 @@ impl Meters {
             .is_none_or(|meter| meter.address != address)
         {
             let stats = VtepStats::default();
-            put(&mut self.vteps, at, VtepMeter { address, stats });
+            let acknowledge = TokenBucket::new(self.config.acknowledge_rate_max);
+            let meter = VtepMeter {
+                address,
+                stats,
+                acknowledge,
+            };
+            put(&mut self.vteps, at, meter);
         }
     }
 
@@ -136,6 +143,11 @@ impl Meters {
             Limit::Resolve => meter.resolve.take(now),
             Limit::Icmp => meter.icmp.take(now),
         }
+    }
+
+    pub(crate) fn admit_probe(&mut self, now: Instant, vtep: u32) -> bool {
+        let meter = self.vteps.get_mut(vtep as usize);
+        meter.is_some_and(|meter| meter.acknowledge.take(now))
     }
 
     pub(crate) fn admit_remote_flood(&mut self, now: Instant, network: NetworkIndex) -> bool {

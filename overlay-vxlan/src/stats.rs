@@ -12,6 +12,8 @@ pub enum DropReason {
     UnknownNetwork,
     /// The VXLAN header is cut short or has no valid VNI.
     VxlanHeader,
+    /// What follows the VXLAN header is no Ethernet frame, or for the VTEP itself.
+    NextProtocol,
     /// The outer source is no VTEP of the network.
     UnknownVtep,
     /// A header of the frame is cut short or lies about a length.
@@ -26,6 +28,8 @@ pub enum DropReason {
     RouterMessage,
     /// A VLAN tag in a network that does not pass them.
     VlanTag,
+    /// A probe of the path MTU, or its acknowledgement: it was for the switch itself.
+    PathPacket,
     /// A group address that bridges keep to themselves (IEEE 802.1Q table 8-1), such as that of spanning tree.
     ReservedGroup,
     /// The partial checksum or the kind of super-frame does not fit the frame.
@@ -50,10 +54,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
+        Self::NextProtocol,
         Self::UnknownVtep,
         Self::Malformed,
         Self::SourceMac,
@@ -61,6 +66,7 @@ impl DropReason {
         Self::ForeignAddress,
         Self::RouterMessage,
         Self::VlanTag,
+        Self::PathPacket,
         Self::ReservedGroup,
         Self::Offload,
         Self::Congestion,
@@ -80,6 +86,7 @@ impl DropReason {
             Self::UnknownPort => "unknown_port",
             Self::UnknownNetwork => "unknown_network",
             Self::VxlanHeader => "vxlan_header",
+            Self::NextProtocol => "next_protocol",
             Self::UnknownVtep => "unknown_vtep",
             Self::Malformed => "malformed",
             Self::SourceMac => "source_mac",
@@ -87,6 +94,7 @@ impl DropReason {
             Self::ForeignAddress => "foreign_address",
             Self::RouterMessage => "router_message",
             Self::VlanTag => "vlan_tag",
+            Self::PathPacket => "path_packet",
             Self::ReservedGroup => "reserved_group",
             Self::Offload => "offload",
             Self::Congestion => "congestion",
@@ -178,6 +186,8 @@ pub struct Stats {
     pub ecn_unexpected: u64,
     /// Addresses whose move was announced to the ports.
     pub announced: u64,
+    /// Probes of path MTUs, and acknowledgements, that were sent.
+    pub path_packets: u64,
     /// Outputs that were lost because nobody polled them.
     pub outputs_lost: u64,
     /// Dropped frames.

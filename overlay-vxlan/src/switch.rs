@@ -17,6 +17,7 @@ use crate::{
     hash::HashKey,
     meters::Meters,
     outer::Outer,
+    probing::{Due, PathPacket},
     stats::{Stats, VtepStats},
     tables::{Port, Tables},
 };
@@ -60,6 +61,8 @@ pub enum Output {
     Event(Event),
     /// An address has moved: to be handed to [`Switch::announce`].
     Announce(Announcement),
+    /// A probe of a path, or the acknowledgement of one: to be handed to [`Switch::send_path_packet`].
+    PathPacket(PathPacket),
 }
 
 /// What happened.
@@ -84,6 +87,13 @@ pub enum Event {
         /// Where it was.
         vtep: IpAddr,
     },
+    /// Probing found another path MTU.
+    PathMtu {
+        /// The other end of the path.
+        vtep: IpAddr,
+        /// Octets of an outer IP packet.
+        mtu: u16,
+    },
 }
 
 /// The networks of one node: ports, remote endpoints, VTEPs, and the way of a frame between them.
@@ -99,6 +109,7 @@ pub struct Switch {
     /// Where super-frames are cut.
     pub(crate) scratch: Frame,
     pub(crate) outputs: VecDeque<Output>,
+    pub(crate) due: Due,
 }
 
 impl Switch {
@@ -109,6 +120,7 @@ impl Switch {
             now: Instant::EPOCH,
             tables: Tables::new(&seed, config.former_addresses_max),
             meters: Meters::new(config),
+            due: Due::new(seed.derive("probes")),
             flow_key: HashKey::new(&seed.derive("flows")),
             scratch: Frame::new(),
             outputs: VecDeque::with_capacity(config.outputs_max),
@@ -424,6 +436,7 @@ impl Machine for Switch {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.probe_due();
         let mut aged = Vec::new();
         self.tables
             .fdb
@@ -440,7 +453,8 @@ impl Machine for Switch {
 
     fn poll_timeout(&self) -> Option<Instant> {
         if self.outputs.is_empty() {
-            self.tables.fdb.next_ageing()
+            let due = [self.tables.fdb.next_ageing(), self.due.next()];
+            due.into_iter().flatten().min()
         } else {
             Some(self.now)
         }

@@ -12,13 +12,14 @@ use crate::{
     config::{NetworkConfig, PortCapabilities},
     fdb::{Fdb, NetworkIndex, NextHop},
     hash::HashKey,
+    probing::Probed,
     slab::Slab,
     switch::PortId,
-    wire::ipv6,
+    wire::{ipv6, vxlan},
 };
 
 /// All tables of a switch; the stages read them, the control plane writes them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Tables {
     pub(crate) networks: Slab<Network>,
     by_vni: HashMap<Vni, NetworkIndex, HashKey>,
@@ -60,11 +61,13 @@ pub(crate) struct Port {
 }
 
 /// One VTEP, for as long as a row or a flood list names it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Vtep {
     pub(crate) address: IpAddr,
     /// Largest outer IP packet, in octets, if that is known.
     pub(crate) path_mtu: Option<u16>,
+    /// The search for it.
+    pub(crate) probed: Option<Box<Probed>>,
     references: usize,
 }
 
@@ -105,6 +108,13 @@ impl Tables {
 
     pub(crate) fn network_index(&self, vni: Vni) -> Option<NetworkIndex> {
         self.by_vni.get(&vni).copied()
+    }
+
+    pub(crate) fn network_indices(&self) -> impl Iterator<Item = NetworkIndex> {
+        self.networks
+            .iter()
+            .filter_map(|(index, _)| u16::try_from(index).ok())
+            .map(NetworkIndex)
     }
 
     pub(crate) fn network(&self, index: NetworkIndex) -> Option<&Network> {
@@ -402,6 +412,7 @@ impl Tables {
         let vtep = Vtep {
             address,
             path_mtu: None,
+            probed: None,
             references: 1,
         };
         let index = self.vteps.insert(vtep);
@@ -426,6 +437,11 @@ impl Network {
     pub(crate) fn is_member(&self, address: IpAddr) -> Option<u32> {
         let at = self.vteps.binary_search_by_key(&address, |(vtep, _)| *vtep);
         Some(self.vteps.get(at.ok()?)?.1)
+    }
+
+    /// Returns the VXLAN header of the network's frames.
+    pub(crate) const fn header(&self) -> vxlan::Repr {
+        vxlan::Repr::with_extension(self.vni, self.config.header.extension())
     }
 
     /// Returns whether `address` may be in a packet of the network.

@@ -17,7 +17,7 @@ fn announced(lab: &mut Lab) -> Vec<Announcement> {
     let outputs = std::iter::from_fn(|| lab.switch.poll_output());
     let announced = outputs.filter_map(|output| match output {
         Output::Announce(announcement) => Some(announcement),
-        Output::Event(_) => None,
+        Output::Event(_) | Output::PathPacket(_) => None,
     });
     announced.collect()
 }

@@ -68,7 +68,7 @@ impl Subject for SwitchSubject {
         } else {
             Self::vni()
         };
-        match rng.below(8) {
+        match rng.below(10) {
             0 => switch
                 .add_port(some.port, vni, some.mac, &some.addresses())
                 .into(),
@@ -89,6 +89,15 @@ impl Subject for SwitchSubject {
                     .filter_map(|node| u8::try_from(node).ok())
                     .map(vtep);
                 switch.set_vteps(vni, &vteps.collect()).into()
+            }
+            5 => {
+                let ceiling = rng.chance(800_000).then_some(1_500);
+                switch.probe_path(now, some.vtep, ceiling);
+                Acted::Done
+            }
+            6 => {
+                switch.handle_packet_too_big(now, some.vtep, 1_400);
+                Acted::Done
             }
             _ => {
                 let frame = udp4(&some, &other, b"x");
@@ -139,7 +148,7 @@ impl Subject for SwitchSubject {
     }
 
     fn is_random(&self) -> bool {
-        // The seed keys hash tables and picks source ports, neither of which is state.
+        // The seed keys hash tables, picks source ports and tokens, none of which has to differ in each run.
         false
     }
 }

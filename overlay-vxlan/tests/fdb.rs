@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use overlay_core::{Instant, MacAddr, Seed};
-use overlay_vxlan::fdb::{Fdb, Learned, NetworkIndex, NextHop};
+use overlay_vxlan::fdb::{BATCH, Fdb, Learned, NetworkIndex, NextHop};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -163,6 +163,18 @@ proptest! {
                     prop_assert_eq!(fdb.is_static(network, mac), model.fixed.contains_key(&key));
                 }
             }
+            // More than one batch, with one that nobody has and some twice.
+            let networks = [NetworkIndex(0), NetworkIndex(1), NetworkIndex(u16::MAX)];
+            let keys: Vec<Key> = networks
+                .into_iter()
+                .flat_map(|network| (0..13).map(move |mac| (network, MacAddr::new([2, 0, 0, 0, 0, mac]))))
+                .chain([(NetworkIndex(u16::MAX), MacAddr::BROADCAST); 2])
+                .collect();
+            let mut found = Vec::new();
+            fdb.lookup_batch(model.now, &keys, |hop| found.push(hop));
+            let expected: Vec<_> = keys.iter().map(|key| model.lookup(*key)).collect();
+            prop_assert!(keys.len() > BATCH);
+            prop_assert_eq!(found, expected);
             prop_assert_eq!(fdb.len(), model.fixed.len() + model.learned.len());
         }
     }

@@ -1093,7 +1093,7 @@ mod learning {
         let outputs = std::iter::from_fn(|| lab.switch.poll_output());
         let events = outputs.filter_map(|output| match output {
             Output::Event(event) => Some(event),
-            Output::Announce(_) => None,
+            Output::Announce(_) | Output::PathPacket(_) => None,
         });
         events.collect()
     }

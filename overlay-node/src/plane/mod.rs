@@ -154,6 +154,9 @@ impl Plane {
                     let mut delivery = self.services.delivery(now, sink);
                     self.switch.announce(now, &announcement, &mut delivery);
                 }
+                Output::PathPacket(packet) => {
+                    self.switch.send_path_packet(now, &packet, sink);
+                }
                 Output::Event(_) => {}
             }
         }

@@ -21,6 +21,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 mod octets;
+pub mod probe;
 pub mod tcp;
 pub mod udp;
 pub mod vlan;

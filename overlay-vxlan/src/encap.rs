@@ -1,0 +1,409 @@
+//! Outer headers for backends without a UDP socket: a template for each peer, and the way back.
+//!
+//! ```text
+//!  IPv4: |Ethernet 14|IPv4 20|UDP 8|VXLAN 8| inner frame      50 octets in front
+//!  IPv6: |Ethernet 14|IPv6 40|UDP 8|VXLAN 8| inner frame      70 octets in front
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use overlay_core::{MacAddr, Vni};
+use thiserror::Error;
+
+use crate::{
+    frame::Frame,
+    outer::{Ecn, Outer},
+    wire::{
+        DecodeError,
+        checksum::Sum,
+        ethernet::{self, EtherType},
+        ipv4::{self, Protocol},
+        ipv6, udp, vxlan,
+    },
+};
+
+const IP: usize = ethernet::HEADER_BYTES;
+const V4_UDP: usize = IP + ipv4::HEADER_BYTES;
+const V6_UDP: usize = IP + ipv6::HEADER_BYTES;
+const IPV4_BYTES: u16 = 20;
+const IPV6_BYTES: u16 = 40;
+/// All headers over IPv4.
+const V4_BYTES: usize = V4_UDP + udp::HEADER_BYTES + vxlan::HEADER_BYTES;
+/// All headers over IPv6.
+const V6_BYTES: usize = V6_UDP + udp::HEADER_BYTES + vxlan::HEADER_BYTES;
+
+/// Both ends of the way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// MAC address of this node's interface.
+    pub source_mac: MacAddr,
+    /// MAC address of the next hop.
+    pub destination_mac: MacAddr,
+    /// Address of this node.
+    pub source: IpAddr,
+    /// Address of the peer, of the same family.
+    pub destination: IpAddr,
+    /// UDP port of the peer, mostly [`vxlan::UDP_PORT`].
+    pub port: u16,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Whether the UDP checksum is computed over the whole datagram. RFC 7348 §5 asks for none over IPv4. Over IPv6 a
+    /// receiver has to be told that it may be absent (RFC 6935).
+    pub udp_checksum: bool,
+}
+
+/// The headers of all frames to one peer in one network.
+///
+/// Packets over IPv4 must not be fragmented, and their identification is zero (RFC 6864 §4.1).
+#[derive(Clone, Debug)]
+pub struct Template {
+    headers: Headers,
+    udp_checksum: bool,
+    source: IpAddr,
+    destination: IpAddr,
+}
+
+#[derive(Clone, Debug)]
+enum Headers {
+    V4 {
+        bytes: [u8; V4_BYTES],
+        /// The IPv4 header's sum without length and traffic class.
+        sum: u32,
+    },
+    V6([u8; V6_BYTES]),
+}
+
+/// A frame was not encapsulated; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EncapsulateError {
+    /// There is too little room in front.
+    #[error("expected a headroom of {need} octets, found {have}")]
+    Headroom {
+        /// Octets that would be needed.
+        need: usize,
+        /// Octets that are there.
+        have: usize,
+    },
+    /// The packet would be longer than 65,535 octets.
+    #[error("expected an inner frame that fits an IP packet, found {found} octets")]
+    Length {
+        /// Octets of the inner frame.
+        found: usize,
+    },
+}
+
+impl Template {
+    /// Makes the template for a peer and a network; `None` if the addresses are of two families.
+    #[must_use]
+    pub fn new(ends: &Ends, header: vxlan::Repr) -> Option<Self> {
+        let headers = match (ends.source, ends.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                Headers::v4(ends, source, destination, header)?
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                Headers::v6(ends, source, destination, header)?
+            }
+            _ => return None,
+        };
+        Some(Self {
+            headers,
+            udp_checksum: ends.udp_checksum,
+            source: ends.source,
+            destination: ends.destination,
+        })
+    }
+
+    /// Returns how many octets it puts in front of a frame: 50 or 70.
+    #[must_use]
+    pub const fn header_bytes(&self) -> usize {
+        match self.headers {
+            Headers::V4 { .. } => V4_BYTES,
+            Headers::V6(_) => V6_BYTES,
+        }
+    }
+
+    /// Puts all outer headers in front of an inner frame.
+    ///
+    /// A frame from [`Sink::to_vtep`](crate::Sink::to_vtep) has its VXLAN header already:
+    /// [`pull_header`](Frame::pull_header) takes it off, which costs nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`EncapsulateError`]; the frame is as it was.
+    #[inline]
+    pub fn encapsulate(&self, outer: Outer, frame: &mut Frame) -> Result<(), EncapsulateError> {
+        let found = frame.len();
+        let need = self.header_bytes();
+        let ip_bytes = u16::try_from(found + need - IP);
+        let ip_bytes = ip_bytes.map_err(|_| EncapsulateError::Length { found })?;
+        let have = frame.headroom();
+        let header = frame.push_header(need);
+        let header = header.ok_or(EncapsulateError::Headroom { need, have })?;
+        match &self.headers {
+            Headers::V4 { bytes, sum } => {
+                if let Some(header) = header.first_chunk_mut::<V4_BYTES>() {
+                    *header = *bytes;
+                    patch_v4(header, *sum, outer, ip_bytes);
+                }
+            }
+            Headers::V6(bytes) => {
+                if let Some(header) = header.first_chunk_mut::<V6_BYTES>() {
+                    *header = *bytes;
+                    patch_v6(header, outer, ip_bytes);
+                }
+            }
+        }
+        if self.udp_checksum {
+            let at = need - vxlan::HEADER_BYTES - udp::HEADER_BYTES;
+            let datagram = frame.bytes_mut().get_mut(at..).unwrap_or_default();
+            udp::Packet::new_unchecked(datagram).fill_checksum(self.source, self.destination);
+        }
+        Ok(())
+    }
+}
+
+fn patch_v4(header: &mut [u8; V4_BYTES], sum: u32, outer: Outer, ip_bytes: u16) {
+    let total = ip_bytes.to_be_bytes();
+    let sum = sum + u32::from(outer.traffic_class) + u32::from(ip_bytes);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let [_, _, high, low] = (!sum).to_be_bytes();
+    header[IP + 1] = outer.traffic_class;
+    [header[IP + 2], header[IP + 3]] = total;
+    [header[IP + 10], header[IP + 11]] = [high, low];
+    [header[V4_UDP], header[V4_UDP + 1]] = outer.source_port.to_be_bytes();
+    let length = ip_bytes - IPV4_BYTES;
+    [header[V4_UDP + 4], header[V4_UDP + 5]] = length.to_be_bytes();
+}
+
+fn patch_v6(header: &mut [u8; V6_BYTES], outer: Outer, ip_bytes: u16) {
+    let length = (ip_bytes - IPV6_BYTES).to_be_bytes();
+    // The source port as flow label, for underlays that look no further (RFC 6438).
+    let [high, low] = outer.source_port.to_be_bytes();
+    header[IP] = 0x60 | outer.traffic_class >> 4;
+    header[IP + 1] = outer.traffic_class << 4;
+    [header[IP + 2], header[IP + 3]] = [high, low];
+    [header[IP + 4], header[IP + 5]] = length;
+    [header[V6_UDP], header[V6_UDP + 1]] = [high, low];
+    [header[V6_UDP + 4], header[V6_UDP + 5]] = length;
+}
+
+impl Headers {
+    fn v4(
+        ends: &Ends,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        header: vxlan::Repr,
+    ) -> Option<Self> {
+        let mut bytes = [0; V4_BYTES];
+        emit_link(&mut bytes, ends, EtherType::IPV4)?;
+        let network = ipv4::Repr {
+            traffic_class: 0,
+            identification: 0,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ttl: ends.hop_limit,
+            protocol: Protocol::UDP,
+            source,
+            destination,
+            payload_bytes: 0,
+        };
+        network.emit(bytes.get_mut(IP..)?).ok()?;
+        // Length and checksum are each frame's.
+        [bytes[IP + 2], bytes[IP + 3]] = [0, 0];
+        [bytes[IP + 10], bytes[IP + 11]] = [0, 0];
+        let mut sum = Sum::new();
+        sum.add_bytes(bytes.get(IP..V4_UDP)?);
+        emit_datagram(bytes.get_mut(V4_UDP..)?, ends, header)?;
+        let sum = sum.fold().into();
+        Some(Self::V4 { bytes, sum })
+    }
+
+    fn v6(
+        ends: &Ends,
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        header: vxlan::Repr,
+    ) -> Option<Self> {
+        let mut bytes = [0; V6_BYTES];
+        emit_link(&mut bytes, ends, EtherType::IPV6)?;
+        let network = ipv6::Repr {
+            traffic_class: 0,
+            flow_label: 0,
+            next_header: Protocol::UDP,
+            hop_limit: ends.hop_limit,
+            source,
+            destination,
+            payload_bytes: 0,
+        };
+        network.emit(bytes.get_mut(IP..)?).ok()?;
+        emit_datagram(bytes.get_mut(V6_UDP..)?, ends, header)?;
+        Some(Self::V6(bytes))
+    }
+}
+
+fn emit_link(bytes: &mut [u8], ends: &Ends, ethertype: EtherType) -> Option<()> {
+    let link = ethernet::Repr {
+        destination: ends.destination_mac,
+        source: ends.source_mac,
+        ethertype,
+    };
+    link.emit(bytes).ok()
+}
+
+fn emit_datagram(bytes: &mut [u8], ends: &Ends, header: vxlan::Repr) -> Option<()> {
+    let transport = udp::Repr {
+        source_port: 0,
+        destination_port: ends.port,
+        payload_bytes: 0,
+    };
+    transport.emit(bytes).ok()?;
+    header.emit(bytes.get_mut(udp::HEADER_BYTES..)?).ok()
+}
+
+/// What the outer headers of a packet said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decapsulated {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// UDP source port.
+    pub source_port: u16,
+    /// ECN field.
+    pub ecn: Ecn,
+    /// Network identifier.
+    pub vni: Vni,
+    /// Where the VXLAN header begins.
+    pub vxlan_at: usize,
+    /// Where the inner frame ends; padding may follow.
+    pub end: usize,
+}
+
+/// A packet is no VXLAN for this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DecapsulateError {
+    /// A header is cut short, or wrong.
+    #[error(transparent)]
+    Header(#[from] DecodeError),
+    /// Neither IPv4 nor IPv6.
+    #[error("expected IPv4 or IPv6, found the EtherType {0:#06x}")]
+    EtherType(u16),
+    /// A fragment: reassembling is the kernel's affair.
+    #[error("expected a whole packet, found a fragment")]
+    Fragment,
+    /// Not UDP, or behind an extension header.
+    #[error("expected UDP, found the protocol {0}")]
+    Protocol(u8),
+    /// Another port.
+    #[error("expected UDP port {expected}, found {found}")]
+    Port {
+        /// The port of this node.
+        expected: u16,
+        /// The destination port.
+        found: u16,
+    },
+    /// No UDP checksum over IPv6, where one was asked for (RFC 8200 §8.1).
+    #[error("expected a UDP checksum over IPv6")]
+    NoChecksum,
+}
+
+/// Reads the outer headers of a frame from Ethernet on, and checks lengths, checksums, port and VXLAN flags.
+///
+/// A UDP checksum of zero passes over IPv4, and over IPv6 if `zero_checksum` allows it (RFC 6935 §5). Options of IPv4 are
+/// stepped over.
+///
+/// # Errors
+///
+/// [`DecapsulateError`].
+#[inline]
+pub fn decapsulate(
+    bytes: &[u8],
+    port: u16,
+    zero_checksum: bool,
+) -> Result<Decapsulated, DecapsulateError> {
+    let link = ethernet::Packet::new_checked(bytes)?;
+    let packet = bytes.get(IP..).unwrap_or_default();
+    match link.ethertype() {
+        EtherType::IPV4 => {
+            let packet = ipv4::Packet::new_checked(packet)?;
+            if packet.is_fragment() {
+                return Err(DecapsulateError::Fragment);
+            }
+            if packet.protocol() != Protocol::UDP {
+                return Err(DecapsulateError::Protocol(packet.protocol().0));
+            }
+            if !packet.is_checksum_valid() {
+                return Err(DecodeError::Checksum.into());
+            }
+            let network = Network {
+                source: packet.source().into(),
+                destination: packet.destination().into(),
+                ecn: Ecn::from_traffic_class(packet.traffic_class()),
+                udp_at: IP + packet.header_bytes(),
+            };
+            network.datagram(packet.payload(), port, true)
+        }
+        EtherType::IPV6 => {
+            let packet = ipv6::Packet::new_checked(packet)?;
+            if packet.next_header() != Protocol::UDP {
+                return Err(DecapsulateError::Protocol(packet.next_header().0));
+            }
+            let network = Network {
+                source: packet.source().into(),
+                destination: packet.destination().into(),
+                ecn: Ecn::from_traffic_class(packet.traffic_class()),
+                udp_at: V6_UDP,
+            };
+            network.datagram(packet.payload(), port, zero_checksum)
+        }
+        other => Err(DecapsulateError::EtherType(other.0)),
+    }
+}
+
+/// What the IP header said.
+struct Network {
+    source: IpAddr,
+    destination: IpAddr,
+    ecn: Ecn,
+    udp_at: usize,
+}
+
+impl Network {
+    #[inline]
+    fn datagram(
+        self,
+        bytes: &[u8],
+        port: u16,
+        zero_checksum: bool,
+    ) -> Result<Decapsulated, DecapsulateError> {
+        let datagram = udp::Packet::new_checked(bytes)?;
+        let found = datagram.destination_port();
+        if found != port {
+            return Err(DecapsulateError::Port {
+                expected: port,
+                found,
+            });
+        }
+        let header = vxlan::Packet::new_checked(datagram.payload())?;
+        if datagram.checksum() == 0 {
+            if !zero_checksum {
+                return Err(DecapsulateError::NoChecksum);
+            }
+        } else if !datagram.is_checksum_valid(self.source, self.destination) {
+            return Err(DecodeError::Checksum.into());
+        }
+        Ok(Decapsulated {
+            source: self.source,
+            destination: self.destination,
+            source_port: datagram.source_port(),
+            ecn: self.ecn,
+            vni: header.vni(),
+            vxlan_at: self.udp_at + udp::HEADER_BYTES,
+            end: self.udp_at + datagram.total_bytes(),
+        })
+    }
+}

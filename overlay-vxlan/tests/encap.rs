@@ -1,0 +1,249 @@
+//! Outer headers from Ethernet on: written by a template, read by us and by an independent parser.
+
+mod lab;
+
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use lab::*;
+use overlay_core::MacAddr;
+use overlay_vxlan::{
+    Ecn, Frame, Outer,
+    encap::{DecapsulateError, EncapsulateError, Ends, Template, decapsulate},
+    wire::{DecodeError, ipv4, udp, vxlan},
+};
+use proptest::prelude::*;
+
+fn ends(v6: bool, udp_checksum: bool) -> Ends {
+    let [source, destination] = if v6 {
+        ["2001:db8::1", "2001:db8::2"].map(|address| address.parse::<IpAddr>().expect("IPv6"))
+    } else {
+        ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().expect("IPv4"))
+    };
+    Ends {
+        source_mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+        destination_mac: MacAddr::new([2, 0, 0, 0, 0, 2]),
+        source,
+        destination,
+        port: vxlan::UDP_PORT,
+        hop_limit: 64,
+        udp_checksum,
+    }
+}
+
+fn outer(source_port: u16, traffic_class: u8) -> Outer {
+    Outer {
+        source_port,
+        traffic_class,
+    }
+}
+
+/// An encapsulated frame.
+fn packet(v6: bool, udp_checksum: bool, outer: Outer, inner: &[u8]) -> Vec<u8> {
+    let template = Template::new(&ends(v6, udp_checksum), vxlan::Repr::new(vni(4_097)));
+    let mut frame = Frame::with_headroom(Frame::HEADROOM, inner);
+    let template = template.expect("one family");
+    assert_eq!(template.header_bytes(), if v6 { 70 } else { 50 });
+    template.encapsulate(outer, &mut frame).expect("room");
+    frame.bytes().to_vec()
+}
+
+proptest! {
+    #[test]
+    fn what_a_template_writes_others_read(
+        v6: bool, udp_checksum: bool, port in 49_152u16.., class: u8,
+        inner in proptest::collection::vec(any::<u8>(), 0..2_000),
+    ) {
+        let bytes = packet(v6, udp_checksum, outer(port, class), &inner);
+        let sliced = SlicedPacket::from_ethernet(&bytes).unwrap();
+        let (source, destination) = match sliced.net {
+            Some(NetSlice::Ipv4(packet)) => {
+                let header = packet.header();
+                prop_assert!(!v6 && header.dont_fragment());
+                prop_assert_eq!(header.to_header().calc_header_checksum(), header.header_checksum());
+                prop_assert_eq!(header.dcp().value() << 2 | header.ecn().value(), class);
+                prop_assert_eq!((header.ttl(), usize::from(header.total_len())), (64, bytes.len() - 14));
+                (IpAddr::from(header.source_addr()), IpAddr::from(header.destination_addr()))
+            }
+            Some(NetSlice::Ipv6(packet)) => {
+                let header = packet.header();
+                prop_assert!(v6);
+                prop_assert_eq!((header.traffic_class(), header.flow_label().value()), (class, port.into()));
+                prop_assert_eq!((header.hop_limit(), usize::from(header.payload_length())), (64, bytes.len() - 54));
+                (IpAddr::from(header.source_addr()), IpAddr::from(header.destination_addr()))
+            }
+            other => panic!("{other:?}"),
+        };
+        let ends = ends(v6, udp_checksum);
+        prop_assert_eq!((source, destination), (ends.source, ends.destination));
+        let Some(TransportSlice::Udp(datagram)) = sliced.transport else { panic!("no UDP") };
+        prop_assert_eq!((datagram.source_port(), datagram.destination_port()), (port, 4_789));
+        prop_assert_eq!(usize::from(datagram.length()), 16 + inner.len());
+        let expected = match (udp_checksum, source, destination) {
+            (false, ..) => 0,
+            (true, IpAddr::V4(source), IpAddr::V4(destination)) => datagram.to_header()
+                .calc_checksum_ipv4_raw(source.octets(), destination.octets(), datagram.payload()).unwrap(),
+            (true, IpAddr::V6(source), IpAddr::V6(destination)) => datagram.to_header()
+                .calc_checksum_ipv6_raw(source.octets(), destination.octets(), datagram.payload()).unwrap(),
+            _ => unreachable!(),
+        };
+        prop_assert_eq!(datagram.checksum(), expected);
+        prop_assert_eq!(&datagram.payload()[..8], &vxlan::Repr::new(vni(4_097)).octets());
+        prop_assert_eq!(&datagram.payload()[8..], &inner[..]);
+        // We read it, too, also with padding behind it.
+        for padding in [0, 10] {
+            let mut bytes = bytes.clone();
+            bytes.resize(bytes.len() + padding, 0xee);
+            let read = decapsulate(&bytes, 4_789, !udp_checksum).unwrap();
+            prop_assert_eq!((read.source, read.destination), (ends.source, ends.destination));
+            prop_assert_eq!((read.source_port, read.ecn), (port, Ecn::from_traffic_class(class)));
+            prop_assert_eq!((read.vni, &bytes[read.vxlan_at + 8..read.end]), (vni(4_097), &inner[..]));
+        }
+    }
+
+    /// No octet of the headers can change without being refused, or seen in what was read.
+    #[test]
+    fn damage_is_refused_or_seen(v6: bool, at in 12usize..70, flip in 1u8.., cut in 0usize..120) {
+        let inner = [7; 60];
+        let udp_checksum = true;
+        let good = packet(v6, udp_checksum, outer(50_000, 0), &inner);
+        let expected = decapsulate(&good, 4_789, false).unwrap();
+        let mut bad = good.clone();
+        bad[at] ^= flip;
+        // Without a checksum of its header, IPv6 lets a changed flow label, traffic class or hop limit pass.
+        let unseen = v6 && (at == 14 && flip & 0xf0 == 0 || (15..=17).contains(&at) || at == 21);
+        match decapsulate(&bad, 4_789, false) {
+            Ok(read) if unseen => {
+                let ecn = read.ecn;
+                let same = overlay_vxlan::encap::Decapsulated { ecn: expected.ecn, ..read };
+                prop_assert_eq!(same, expected);
+                prop_assert!(ecn == expected.ecn || at == 15);
+            }
+            Ok(_) => prop_assert!(false, "octet {} passed", at),
+            Err(_) => {}
+        }
+        prop_assert!(cut >= good.len() || decapsulate(&good[..cut], 4_789, false).is_err());
+    }
+
+    #[test]
+    fn any_octets_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        for ethertype in [[0x08, 0x00], [0x86, 0xdd]] {
+            let mut bytes = bytes.clone();
+            if let Some(field) = bytes.get_mut(12..14) {
+                field.copy_from_slice(&ethertype);
+            }
+            if let Ok(read) = decapsulate(&bytes, 4_789, true) {
+                prop_assert!(read.vxlan_at + 8 <= read.end && read.end <= bytes.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_refusal_says_why() {
+    let good = packet(false, false, outer(50_000, 0), &[7; 60]);
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let packet = bad.get_mut(14..).unwrap();
+        ipv4::Packet::new_unchecked(packet).fill_checksum();
+        decapsulate(&bad, 4_789, true).unwrap_err()
+    };
+    assert_eq!(
+        refused(&|bad| bad[12] = 0x81),
+        DecapsulateError::EtherType(0x8100)
+    );
+    assert_eq!(refused(&|bad| bad[20] = 0x20), DecapsulateError::Fragment);
+    assert_eq!(refused(&|bad| bad[21] = 0x01), DecapsulateError::Fragment);
+    assert_eq!(refused(&|bad| bad[23] = 6), DecapsulateError::Protocol(6));
+    let port = DecapsulateError::Port {
+        expected: 4_789,
+        found: 4_790,
+    };
+    assert_eq!(refused(&|bad| bad[37] = 0xb6), port);
+    let flag = DecodeError::FlagUnset {
+        offset: 0,
+        flags: 8,
+    };
+    assert_eq!(refused(&|bad| bad[42] = 0), DecapsulateError::Header(flag));
+    // A datagram that ends within the VXLAN header, and one that is longer than its packet.
+    let short = DecodeError::Truncated { need: 8, have: 7 };
+    assert_eq!(
+        refused(&|bad| bad[39] = 15),
+        DecapsulateError::Header(short)
+    );
+    let long = DecodeError::Truncated { need: 77, have: 76 };
+    assert_eq!(refused(&|bad| bad[39] = 77), DecapsulateError::Header(long));
+    let mut wrong_sum = good.clone();
+    wrong_sum[24] ^= 1;
+    let checksum = DecapsulateError::Header(DecodeError::Checksum);
+    assert_eq!(decapsulate(&wrong_sum, 4_789, true), Err(checksum));
+    let unsummed = packet(true, false, outer(50_000, 0), &[7; 60]);
+    assert_eq!(
+        decapsulate(&unsummed, 4_789, false),
+        Err(DecapsulateError::NoChecksum)
+    );
+    assert!(decapsulate(&unsummed, 4_789, true).is_ok());
+}
+
+#[test]
+fn options_of_ipv4_are_stepped_over() {
+    let mut bytes = packet(false, false, outer(50_000, 0), &[7; 60]);
+    for _ in 0..4 {
+        bytes.insert(34, 1);
+    }
+    bytes[14] = 0x46;
+    let mut header = ipv4::Packet::new_unchecked(&mut bytes[14..]);
+    header.set_total_bytes(100);
+    header.fill_checksum();
+    let read = decapsulate(&bytes, 4_789, true).unwrap();
+    assert_eq!((read.vxlan_at, read.end), (46, 114));
+    assert_eq!(bytes[read.vxlan_at + 8..], [7; 60]);
+}
+
+#[test]
+fn too_little_room_and_too_much_frame_change_nothing() {
+    for (v6, headers, ip_headers) in [(false, 50, 36), (true, 70, 56)] {
+        let template = Template::new(&ends(v6, false), vxlan::Repr::new(vni(1))).unwrap();
+        let mut frame = Frame::with_headroom(headers - 1, &[7; 60]);
+        let before = frame.clone();
+        let need = EncapsulateError::Headroom {
+            need: headers,
+            have: headers - 1,
+        };
+        assert_eq!(template.encapsulate(outer(1, 1), &mut frame), Err(need));
+        assert_eq!(frame, before);
+        let most = 65_535 - ip_headers;
+        let mut frame = Frame::with_headroom(headers, &vec![7; most]);
+        assert_eq!(template.encapsulate(outer(50_000, 3), &mut frame), Ok(()));
+        let read = decapsulate(frame.bytes(), 4_789, true).unwrap();
+        assert_eq!(read.end, headers + most);
+        let mut frame = Frame::with_headroom(headers, &vec![7; most + 1]);
+        let before = frame.clone();
+        let length = EncapsulateError::Length { found: most + 1 };
+        assert_eq!(template.encapsulate(outer(1, 1), &mut frame), Err(length));
+        assert_eq!(frame, before);
+    }
+    let mixed = Ends {
+        destination: ends(true, false).destination,
+        ..ends(false, false)
+    };
+    assert!(Template::new(&mixed, vxlan::Repr::new(vni(1))).is_none());
+}
+
+/// What a switch hands to its sink gets the same octets as a kernel's socket would put in front.
+#[test]
+fn a_frame_of_the_switch_is_encapsulated_without_a_copy() {
+    let mut lab = Lab::new();
+    let inner = udp4(&lab.here, &lab.there, b"hello");
+    let (_, mut sent) = lab.send(lab.here.port, &inner);
+    let (_, outer, mut frame) = sent.to_vteps.remove(0);
+    let at = frame.bytes()[8..].as_ptr();
+    let template = Template::new(&ends(false, false), vxlan::Repr::new(lab.vni)).unwrap();
+    frame.pull_header(vxlan::HEADER_BYTES).unwrap();
+    template.encapsulate(outer, &mut frame).unwrap();
+    assert_eq!(frame.bytes()[50..].as_ptr(), at);
+    assert_eq!(frame.bytes()[42..], encapsulated(lab.vni, &inner));
+    let datagram = udp::Packet::new_checked(&frame.bytes()[34..]).unwrap();
+    assert_eq!(datagram.source_port(), outer.source_port);
+}
