@@ -41,6 +41,8 @@ pub struct Underlay {
     pub address: IpAddr,
     /// The port of VXLAN, of UDP, on all nodes: 4789 (RFC 7348 §5).
     pub port: u16,
+    /// The MTU of the interface with that address, in octets.
+    pub mtu: u16,
 }
 
 /// One network on one node.

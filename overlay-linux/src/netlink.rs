@@ -124,13 +124,22 @@ impl Netlink {
     ///
     /// What the kernel says.
     pub fn mtu_at(&mut self, address: IpAddr) -> io::Result<Option<u16>> {
-        for link in self.links()? {
-            let addresses = self.addresses(link.index)?;
-            if addresses.iter().any(|found| found.addr() == address) {
-                return Ok(Some(u16::try_from(link.mtu).unwrap_or(u16::MAX)));
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.call(request, NLM_F_DUMP)?;
+        let index = answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => {
+                let found = address_of(&message)?.addr() == address;
+                found.then_some(message.header.index)
             }
-        }
-        Ok(None)
+            _ => None,
+        });
+        let links = if index.is_some() {
+            self.links()?
+        } else {
+            Vec::new()
+        };
+        let link = links.into_iter().find(|link| Some(link.index) == index);
+        Ok(link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX)))
     }
 
     /// Looks an interface up by its exact name.

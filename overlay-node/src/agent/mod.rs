@@ -311,6 +311,7 @@ impl Agent {
             underlay: Some(Underlay {
                 address: self.config.address,
                 port: self.config.data_port,
+                mtu: self.config.underlay_mtu,
             }),
             ..Desired::default()
         };
@@ -420,6 +421,11 @@ impl Agent {
             .networks
             .iter()
             .find(|candidate| candidate.id == network)
+    }
+
+    /// Takes the MTU that the underlay has by now, in octets: networks without one of their own follow it.
+    pub(crate) fn set_underlay_mtu(&mut self, mtu: u16) {
+        self.config.underlay_mtu = mtu;
     }
 
     /// By which plane a network is carried here, or why it is not.

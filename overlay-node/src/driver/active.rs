@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{EndpointId, Machine as _, NodeId, Seed, plane::PlatformError};
+use overlay_core::{EndpointId, Machine as _, NodeId, plane::PlatformError};
 use overlay_raft::{PersistTicket, RaftId};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -17,13 +17,11 @@ use tokio::{
 use super::{
     bootstrap::{Admission, Bootstrap},
     clock::Clock,
-    daemon::Options,
-    error::{StartError, StopError},
+    error::StopError,
     executor::{Executor, Reports},
     ingress::{self, Ingress},
     log::LogWriter,
     logs, names,
-    opening::{Bound, open_manager},
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
     session::{self, Frames, SessionId},
@@ -31,11 +29,13 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
-    Beginning, Boot, Config, Event, Node, Output, Peer, RequestToken,
+    Event, Node, Output, Peer, RequestToken,
     agent::{Assignment, TaskReport},
     api::{self, ErrorKind, Request},
     identity::tls::Credentials,
 };
+
+mod start;
 
 /// Whatever arrives for a node.
 #[derive(Debug)]
@@ -69,6 +69,8 @@ pub(crate) enum Input {
         endpoint: EndpointId,
         result: Result<MadePort, PlatformError>,
     },
+    /// The interface with the node's address has this MTU by now.
+    UnderlayMtu(u16),
     Gossip(overlay_gossip::driver::Input),
     Names(overlay_dns::driver::Input),
     Renewed(Result<(Admission, String), api::Error>),
@@ -118,87 +120,6 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Opens everything that a node needs and makes it.
-    pub(crate) async fn start(
-        options: &Options,
-        clock: Clock,
-        seed: Seed,
-        store: Arc<Store>,
-        (platform, executor): (PlatformThread, Arc<dyn Executor>),
-        mut identity: Identity,
-        beginning: Beginning,
-    ) -> Result<Self, StartError> {
-        let (inputs, received) = mpsc::channel(INPUTS_MAX);
-        let (log, manager) = open_manager(&store, &mut identity, beginning, &inputs)?;
-        let mut config = configure(options, &identity, clock);
-        config.underlay_mtu = match options.underlay_mtu {
-            Some(mtu) => mtu,
-            None => platform.underlay_mtu(identity.address).await,
-        };
-        let boot = Boot {
-            memory: store.memory()?,
-            manager,
-            seeds: identity.seeds.clone(),
-        };
-
-        let Bound {
-            listener,
-            gossip,
-            data,
-        } = Bound::open(options).await?;
-        let plane = PlaneThread::start(data, clock, seed.derive("plane"), options.busy_poll)
-            .map_err(|error| StartError::Thread {
-                what: "frame path",
-                error,
-            })?;
-
-        let node = Node::new(config, seed, clock.now(), boot)?;
-        platform.retain(node.endpoints().collect());
-        let (credentials, watched) = watch::channel(identity.credentials.clone());
-        let mut tasks = JoinSet::new();
-        let ingress = Ingress::new(
-            identity.node,
-            clock,
-            options.listen,
-            platform.clone(),
-            watched.clone(),
-        );
-        let outputs = logs::Room::new();
-        let (room, took) = (outputs.clone(), inputs.clone());
-        let listening = session::listen(listener, watched, platform.clone(), room, took);
-        tasks.spawn(listening);
-        let (names, queries) = overlay_dns::driver::Sockets::new(Default::default());
-        let mut active = Self {
-            node,
-            clock,
-            identity,
-            store,
-            inputs,
-            received,
-            log,
-            plane,
-            platform,
-            executor,
-            outputs,
-            ingress,
-            gossip,
-            names,
-            queries,
-            credentials,
-            lines: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            next: 0,
-            tasks,
-            renewing: false,
-            failed: None,
-        };
-        let upstreams = names::host_upstreams();
-        active.node.set_upstreams(active.clock.now(), upstreams);
-        active.match_certificate();
-        active.carry_out();
-        Ok(active)
-    }
-
     /// Waits for the next thing to happen and deals with it. Dropping the future loses nothing.
     pub(crate) async fn step(&mut self) {
         let deadline = self.node.poll_timeout();
@@ -357,6 +278,7 @@ impl Active {
             } => {
                 self.node.handle_persist_failed(now, ticket);
             }
+            Input::UnderlayMtu(mtu) => self.node.handle_underlay_mtu(now, mtu),
             Input::Port { endpoint, result } => self.on_port(endpoint, result),
             Input::Gossip(input) => self.on_gossip(input),
             Input::Names(input) => names::handle(&mut self.node, &self.names, now, input),
@@ -536,21 +458,6 @@ impl Active {
             event => tracing::info!(?event, "node"),
         }
     }
-}
-
-/// Returns what the options say of a node.
-fn configure(options: &Options, identity: &Identity, clock: Clock) -> Config {
-    let mut config = Config::new(identity.node, &options.name, identity.address);
-    config.management_port = options.management_port;
-    config.gossip_port = options.gossip_port;
-    config.data_port = options.data_port;
-    config.data_path = options.data_path;
-    config.unix_epoch = clock.unix_epoch();
-    config.timers = options.timers;
-    config.way_out = options.way_out.clone();
-    config.resources = options.resources;
-    config.routes.clone_from(&options.routes);
-    config
 }
 
 impl std::fmt::Debug for Active {

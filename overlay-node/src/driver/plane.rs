@@ -46,6 +46,9 @@ pub trait PortIo: AsFd + Send + 'static {
     }
 }
 
+/// Is told of a port that is there no more, which nobody asked for.
+pub(crate) type Gone = Box<dyn Fn(EndpointId, &io::Error) + Send>;
+
 enum Order {
     Add(EndpointId, Box<dyn PortIo>),
     Remove(EndpointId),
@@ -68,6 +71,7 @@ impl PlaneThread {
         clock: Clock,
         seed: Seed,
         busy_poll: Duration,
+        gone: Gone,
     ) -> io::Result<Self> {
         let opened = socket
             .map(|socket| underlay::open(socket, &seed))
@@ -92,6 +96,7 @@ impl PlaneThread {
             poll,
             clock,
             busy_poll,
+            gone,
             orders: receiver,
             tokens: BTreeMap::new(),
             next_token: 0,
@@ -157,6 +162,7 @@ struct FramePath {
     poll: Poll,
     clock: Clock,
     busy_poll: Duration,
+    gone: Gone,
     orders: mpsc::Receiver<Order>,
     tokens: BTreeMap<Token, EndpointId>,
     next_token: usize,
@@ -240,7 +246,10 @@ impl FramePath {
                 }
             }
         }
-        self.poll.poll(events, Some(HOUSEKEEPING))
+        let now = self.clock.now();
+        let due = self.plane.poll_timeout();
+        let due = due.map_or(HOUSEKEEPING, |due| due.duration_since(now));
+        self.poll.poll(events, Some(due.min(HOUSEKEEPING)))
     }
 
     /// Carries out what was ordered; returns false when it is time to stop.
@@ -362,8 +371,8 @@ impl FramePath {
             Ok(()) => self.again(token),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(%endpoint, %error, "a port is gone");
                 self.remove(endpoint);
+                (self.gone)(endpoint, &error);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, mpsc as sync},
     thread,
+    time::Duration,
 };
 
 use overlay_core::{
@@ -144,24 +145,47 @@ impl PlatformThread {
         let _ = self.0.send(Order::Apply(desired));
     }
 
-    /// Returns the MTU of the underlay at an address.
-    pub(crate) async fn underlay_mtu(&self, address: IpAddr) -> u16 {
+    /// Returns the MTU of the interface with an address, if it can be known.
+    pub(crate) async fn underlay_mtu(&self, address: IpAddr) -> Option<u16> {
         let (reply, found) = oneshot::channel();
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::UnderlayMtu(address, reply));
-        match found.await.unwrap_or(Ok(None)) {
-            Ok(mtu) => mtu.unwrap_or(UNDERLAY_MTU),
-            Err(error) => {
-                tracing::warn!(%error, "the underlay's MTU is taken to be {UNDERLAY_MTU}");
-                UNDERLAY_MTU
-            }
-        }
+        let found = found.await.unwrap_or(Ok(None));
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the underlay's MTU is not known");
+            None
+        })
     }
 
     pub(crate) fn remove(&self, endpoint: EndpointId) {
         let _ = self.0.send(Order::Remove(endpoint));
     }
 }
+
+/// Tells a node of each change of its underlay's MTU. One that is not known for a while is as it was.
+pub(crate) async fn watch_mtu(
+    platform: PlatformThread,
+    address: IpAddr,
+    mut known: u16,
+    inputs: mpsc::Sender<Input>,
+) {
+    loop {
+        tokio::time::sleep(MTU_INTERVAL).await;
+        let Some(mtu) = platform.underlay_mtu(address).await else {
+            continue;
+        };
+        if mtu != known {
+            tracing::info!(%address, before = known, now = mtu, "the underlay has another MTU");
+            known = mtu;
+            if inputs.send(Input::UnderlayMtu(mtu)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// How often the underlay's MTU is looked at.
+const MTU_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A port that was made, and the sockets of its namespace's resolver if nobody has them yet, with the client's identity.
 pub(crate) struct MadePort {
@@ -249,7 +273,7 @@ where
 }
 
 /// What nearly every Ethernet has, in octets.
-const UNDERLAY_MTU: u16 = 1_500;
+pub(crate) const UNDERLAY_MTU: u16 = 1_500;
 
 /// Where an endpoint's programs ask for names, as in Docker.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);

@@ -178,6 +178,14 @@ impl Node {
         self.settle();
     }
 
+    /// Takes the MTU that the underlay has by now, in octets.
+    pub fn handle_underlay_mtu(&mut self, now: Instant, mtu: u16) {
+        self.advance(now);
+        self.agent.set_underlay_mtu(mtu);
+        self.plane_dirty = true;
+        self.settle();
+    }
+
     fn take_port(&mut self, endpoint: EndpointId, result: Result<(), PlatformError>) {
         if let Err(error) = &result {
             let error = error.clone();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
     EndpointId, Instant, Machine, Seed,
-    plane::{DataPath, Desired, DesiredNetwork},
+    plane::{DataPath, Desired, DesiredNetwork, Underlay},
 };
 use overlay_vxlan::{
     Config, Frame, NetworkConfig, Output, PortCapabilities, PortId, Received, Sink, Switch,
@@ -84,10 +84,14 @@ impl Plane {
                 .filter(|present| present.vni == next.vni);
             if present != Some(next) {
                 self.set_network(present, next);
+                self.probe(now, [next], carried.underlay);
                 let (ports, switch) = (&self.ports, &mut self.switch);
                 self.services
                     .set_network(now, *network, next, ports, switch);
             }
+        }
+        if before.underlay != carried.underlay {
+            self.probe(now, carried.networks.values(), carried.underlay);
         }
         self.applied = carried;
     }
@@ -190,6 +194,19 @@ impl Plane {
     /// Returns how many rows, ports, virtual addresses and backends were refused.
     pub fn refused(&self) -> u64 {
         self.refused + self.services.refused()
+    }
+
+    /// Looks for the largest size of datagrams to all VTEPs of these networks.
+    fn probe<'a>(
+        &mut self,
+        now: Instant,
+        networks: impl IntoIterator<Item = &'a DesiredNetwork>,
+        underlay: Option<Underlay>,
+    ) {
+        let mtu = underlay.map(|underlay| underlay.mtu);
+        for vtep in networks.into_iter().flat_map(|network| &network.vteps) {
+            self.switch.probe_path(now, *vtep, mtu);
+        }
     }
 
     fn remove_network(&mut self, network: &DesiredNetwork) {
