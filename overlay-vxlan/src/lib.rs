@@ -134,6 +134,7 @@ pub mod encap;
 pub mod error;
 mod exit;
 pub mod fdb;
+mod few;
 pub mod flow;
 pub mod forward;
 pub mod frame;
