@@ -1,24 +1,19 @@
 //! A list that mostly has one element.
 
 /// A list without an allocation for its first element.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Few<T> {
+    #[default]
     None,
     One(T),
-    More(Box<Vec<T>>),
-}
-
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Self::None
-    }
+    More(Vec<T>),
 }
 
 impl<T> Few<T> {
     pub(crate) fn push(&mut self, value: T) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(value),
-            Self::One(first) => Self::More(Box::new(vec![first, value])),
+            Self::One(first) => Self::More(vec![first, value]),
             Self::More(mut list) => {
                 list.push(value);
                 Self::More(list)

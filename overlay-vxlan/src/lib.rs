@@ -121,6 +121,7 @@
 //! | [`announce`] | telling endpoints that an address moved |
 //! | [`pmtu`], [`probing`] | path MTU discovery (RFC 8899): the search, and the probes of the switch |
 //! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
+//! | [`pcapng`] | what a capture of frames looks like in a file |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
 //! | [`wire`] | Ethernet, VLAN, ARP, IPv4, IPv6, ICMP, UDP, TCP, VXLAN, checksums |
@@ -146,6 +147,7 @@ mod mss;
 pub mod offload;
 pub mod outer;
 mod path;
+pub mod pcapng;
 pub mod pmtu;
 pub mod probing;
 mod reply;
