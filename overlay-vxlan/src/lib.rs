@@ -121,6 +121,7 @@
 //! | [`announce`] | telling endpoints that an address moved |
 //! | [`pmtu`], [`probing`] | path MTU discovery (RFC 8899): the search, and the probes of the switch |
 //! | [`flow`], [`outer`] | the outer source port; DSCP and ECN of the outer header |
+//! | [`pcapng`] | what a capture of frames looks like in a file |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
 //! | [`wire`] | Ethernet, VLAN, ARP, IPv4, IPv6, ICMP, UDP, TCP, VXLAN, checksums |
@@ -135,6 +136,7 @@ pub mod encap;
 pub mod error;
 mod exit;
 pub mod fdb;
+mod few;
 pub mod flow;
 pub mod forward;
 pub mod frame;
@@ -146,6 +148,7 @@ mod mss;
 pub mod offload;
 pub mod outer;
 mod path;
+pub mod pcapng;
 pub mod pmtu;
 pub mod probing;
 mod reply;

@@ -11,6 +11,7 @@ use crate::{
     announce::Moves,
     config::{NetworkConfig, PortCapabilities},
     fdb::{Fdb, NetworkIndex, NextHop},
+    few::Few,
     hash::HashKey,
     probing::Probed,
     slab::Slab,
@@ -28,7 +29,6 @@ pub(crate) struct Tables {
     vteps: Slab<Vtep>,
     by_vtep: BTreeMap<IpAddr, u32>,
     pub(crate) fdb: Fdb,
-    neighbours: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
     /// Addresses that the switch answers for, and that no endpoint has.
     virtuals: HashMap<(NetworkIndex, IpAddr), MacAddr, HashKey>,
     pub(crate) moves: Moves,
@@ -44,9 +44,9 @@ pub(crate) struct Network {
     /// Its VTEPs, sorted: the flood list.
     pub(crate) vteps: Vec<(IpAddr, u32)>,
     /// Who holds a MAC address, oldest first.
-    holders: BTreeMap<MacAddr, Vec<Holder>>,
+    holders: BTreeMap<MacAddr, Few<Holder>>,
     /// Who has an IP address, oldest first.
-    claims: BTreeMap<IpAddr, Vec<Claim>>,
+    claims: BTreeMap<IpAddr, Few<Claim>>,
     pub(crate) remotes: usize,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Vtep {
 #[derive(Clone, Debug)]
 struct Holder {
     hop: NextHop,
-    addresses: Vec<IpAddr>,
+    addresses: Box<[IpAddr]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,6 @@ impl Tables {
             vteps: Slab::new(),
             by_vtep: BTreeMap::new(),
             fdb: Fdb::new(seed),
-            neighbours: HashMap::with_hasher(key("neighbours")),
             virtuals: HashMap::with_hasher(key("virtual addresses")),
             moves: Moves::new(former_addresses_max),
         }
@@ -215,7 +214,7 @@ impl Tables {
     ) {
         let known = self.vtep_index(vtep).map(NextHop::Vtep);
         let before = known.and_then(|hop| self.network(network)?.holder(mac, hop));
-        if before.is_some_and(|holder| holder.addresses == addresses) {
+        if before.is_some_and(|holder| *holder.addresses == *addresses) {
             return;
         }
         // Taken before the former row gives its own back, so that the VTEP keeps its number.
@@ -286,9 +285,9 @@ impl Tables {
         network: NetworkIndex,
         address: IpAddr,
     ) -> Option<MacAddr> {
-        let known = self.neighbours.get(&(network, address));
-        if let Some(mac) = known.or_else(|| self.virtuals.get(&(network, address))) {
-            return Some(*mac);
+        let known = self.network(network)?.claimant(address);
+        if let Some(mac) = known.or_else(|| self.virtuals.get(&(network, address)).copied()) {
+            return Some(mac);
         }
         // Link-local addresses are in no row: interfaces derive them.
         let IpAddr::V6(address) = address else {
@@ -300,7 +299,8 @@ impl Tables {
 
     /// Returns whether a row says that `mac` has `address`, and none that wins says otherwise.
     pub(crate) fn has_claim(&self, network: NetworkIndex, address: IpAddr, mac: MacAddr) -> bool {
-        self.neighbours.get(&(network, address)) == Some(&mac)
+        let network = self.network(network);
+        network.is_some_and(|network| network.claimant(address) == Some(mac))
     }
 
     /// Makes these the addresses of a network that the switch answers for.
@@ -321,83 +321,69 @@ impl Tables {
         hop: NextHop,
         addresses: Vec<IpAddr>,
     ) {
-        let Some(network) = self.network_mut(index) else {
+        let Some(network) = self.networks.get_mut(index.0.into()) else {
             return;
         };
         for address in &addresses {
-            network
-                .claims
-                .entry(*address)
-                .or_default()
-                .push(Claim { mac, hop });
+            let before = network.claimant(*address);
+            let claims = network.claims.entry(*address).or_default();
+            claims.push(Claim { mac, hop });
+            if let Some(after) = network.claimant(*address) {
+                self.moves.here(index, *address, before, after);
+            }
         }
-        let changed = addresses.clone();
-        let holder = Holder { hop, addresses };
-        network.holders.entry(mac).or_default().push(holder);
-        self.program(index, mac, &changed);
+        let addresses = addresses.into_boxed_slice();
+        let holders = network.holders.entry(mac).or_default();
+        holders.push(Holder { hop, addresses });
+        self.program(index, mac);
     }
 
     fn remove_holder(&mut self, index: NetworkIndex, mac: MacAddr, hop: NextHop) -> bool {
-        let Some(network) = self.network_mut(index) else {
+        let Some(network) = self.networks.get_mut(index.0.into()) else {
             return false;
         };
-        let Some(holders) = network.holders.get_mut(&mac) else {
+        let holders = network.holders.get_mut(&mac);
+        let removed = holders.and_then(|holders| {
+            let holder = holders.remove(|holder| holder.hop == hop)?;
+            Some((holder, holders.is_empty()))
+        });
+        let Some((holder, is_last)) = removed else {
             return false;
         };
-        let Some(at) = holders.iter().position(|holder| holder.hop == hop) else {
-            return false;
-        };
-        let holder = holders.remove(at);
-        if holders.is_empty() {
+        if is_last {
             network.holders.remove(&mac);
         }
         for address in &holder.addresses {
+            let before = network.claimant(*address);
             if let Some(claims) = network.claims.get_mut(address) {
-                claims.retain(|claim| *claim != Claim { mac, hop });
+                claims.remove(|claim| *claim == Claim { mac, hop });
                 if claims.is_empty() {
                     network.claims.remove(address);
                 }
             }
+            match (before, network.claimant(*address)) {
+                (_, Some(after)) => self.moves.here(index, *address, before, after),
+                (Some(before), None) => self.moves.gone(index, *address, before),
+                (None, None) => {}
+            }
         }
-        self.program(index, mac, &holder.addresses);
+        self.program(index, mac);
         if let NextHop::Vtep(vtep) = hop {
             self.release_vtep(vtep);
         }
         true
     }
 
-    /// Brings the per-frame tables in line with who holds `mac` and has `addresses`.
-    fn program(&mut self, index: NetworkIndex, mac: MacAddr, addresses: &[IpAddr]) {
+    /// Brings the FDB in line with who holds `mac`.
+    fn program(&mut self, index: NetworkIndex, mac: MacAddr) {
         let Some(network) = self.networks.get(index.0.into()) else {
             return;
         };
-        let holders = network
-            .holders
-            .get(&mac)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        match winner(holders, |holder| holder.hop) {
+        let holders = network.holders.get(&mac).map(Few::as_slice);
+        match winner(holders.unwrap_or_default(), |holder| holder.hop) {
             Some(holder) => self.fdb.insert(index, mac, holder.hop),
             None => {
                 self.fdb.remove(index, mac);
-            }
-        }
-        for address in addresses {
-            let claims = network
-                .claims
-                .get(address)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            match winner(claims, |claim| claim.hop) {
-                Some(claim) => {
-                    let before = self.neighbours.insert((index, *address), claim.mac);
-                    self.moves.here(index, *address, before, claim.mac);
-                }
-                None => {
-                    if let Some(mac) = self.neighbours.remove(&(index, *address)) {
-                        self.moves.gone(index, *address, mac);
-                    }
-                }
             }
         }
     }
@@ -454,6 +440,12 @@ impl Network {
                 .any(|subnet| subnet.contains(&address))
     }
 
+    /// Returns who has an IP address, by the rows.
+    fn claimant(&self, address: IpAddr) -> Option<MacAddr> {
+        let claims = self.claims.get(&address)?;
+        Some(winner(claims.as_slice(), |claim| claim.hop)?.mac)
+    }
+
     /// Returns whether a row says that `mac` is at `hop`, be it the winning one or not.
     pub(crate) fn is_held(&self, mac: MacAddr, hop: NextHop) -> bool {
         self.holder(mac, hop).is_some()
@@ -462,16 +454,20 @@ impl Network {
     /// Walks over the remote rows: MAC address and number of the VTEP.
     pub(crate) fn remote_rows(&self) -> impl Iterator<Item = (MacAddr, u32)> {
         self.holders.iter().flat_map(|(mac, holders)| {
-            holders.iter().filter_map(|holder| match holder.hop {
-                NextHop::Vtep(vtep) => Some((*mac, vtep)),
-                NextHop::Port(_) => None,
-            })
+            holders
+                .as_slice()
+                .iter()
+                .filter_map(|holder| match holder.hop {
+                    NextHop::Vtep(vtep) => Some((*mac, vtep)),
+                    NextHop::Port(_) => None,
+                })
         })
     }
 
     fn holder(&self, mac: MacAddr, hop: NextHop) -> Option<&Holder> {
         self.holders
             .get(&mac)?
+            .as_slice()
             .iter()
             .find(|holder| holder.hop == hop)
     }
