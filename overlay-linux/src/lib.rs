@@ -92,6 +92,7 @@ mod linux;
 mod namespace;
 pub mod netlink;
 mod nftables;
+pub mod plane;
 mod port;
 mod probe;
 mod process;
