@@ -80,6 +80,14 @@ impl Hook {
         }
     }
 
+    /// For frames of a bridge itself.
+    pub(crate) fn bridge_output() -> Self {
+        Self {
+            number: HOOK_OUTPUT,
+            ..Self::bridge_forward()
+        }
+    }
+
     /// For packets that are about to leave, when their connection's address is chosen.
     pub(crate) fn source_nat() -> Self {
         Self {

@@ -15,6 +15,7 @@ use netlink_packet_route::{
         InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
 };
+use nix::errno::Errno;
 use overlay_core::{MacAddr, Vni};
 
 use super::tables::{Device, Kind, Membership, Tunnel, is_ours};
@@ -74,13 +75,21 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<Links> {
 
 /// Makes a bridge that tells no VLANs apart.
 pub(super) fn make_bridge(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
+    let info = |options| {
+        let data = InfoData::Bridge(options);
+        let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
+        vec![LinkAttribute::LinkInfo(info)]
+    };
+    // Without a VLAN of its own, rows are made once and not again for that one.
     let mut options = vec![InfoBridge::VlanDefaultPvid(0)];
     options.extend(BRIDGE_OPTIONS);
-    let info = vec![
-        LinkInfo::Kind(InfoKind::Bridge),
-        LinkInfo::Data(InfoData::Bridge(options)),
-    ];
-    make(netlink, name, vec![LinkAttribute::LinkInfo(info)])?;
+    match make(netlink, name, info(options)) {
+        // A kernel without CONFIG_BRIDGE_VLAN_FILTERING.
+        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            make(netlink, name, info(BRIDGE_OPTIONS.into()))?;
+        }
+        made => made?,
+    }
     Ok(netlink.link(name)?.index)
 }
 
@@ -139,7 +148,11 @@ pub(super) fn set(
     if from.kind != to.kind {
         let data = match &to.kind {
             Kind::Bridge { .. } => {
-                Some((InfoKind::Bridge, InfoData::Bridge(BRIDGE_OPTIONS.into())))
+                let mut options = Vec::from(BRIDGE_OPTIONS);
+                if matches!(from.kind, Kind::Bridge { vlans: true, .. }) {
+                    options.push(InfoBridge::VlanFiltering(false));
+                }
+                Some((InfoKind::Bridge, InfoData::Bridge(options)))
             }
             Kind::Vxlan(tunnel) => {
                 let options = vec![InfoVxlan::Learning(tunnel.learning)];
@@ -311,9 +324,8 @@ fn membership(infos: &[LinkInfo]) -> Option<Membership> {
     })
 }
 
-/// Multicast goes to all, and there are neither VLANs nor loops.
-const BRIDGE_OPTIONS: [InfoBridge; 3] = [
+/// Multicast goes to all, and there are no loops.
+const BRIDGE_OPTIONS: [InfoBridge; 2] = [
     InfoBridge::MulticastSnooping(false),
-    InfoBridge::VlanFiltering(false),
     InfoBridge::StpState(BridgeStpState::Disabled),
 ];

@@ -8,6 +8,7 @@
 //!     map ports { type ifname : verdict; elements = { p01… : goto port_p01…, ovx4097 : goto in_4097 } }
 //!     chain prerouting { type filter hook prerouting priority filter; iifname vmap @ports }
 //!     chain forward { type filter hook forward priority filter; oifname @devices iifname != @devices goto drop_unknown_port }
+//!     chain output { type filter hook output priority filter; oifname @devices drop }   # a bridge has nothing to say
 //!     chain port_p01… {
 //!         ether saddr != 02:42:0a:00:01:02 goto drop_source_mac
 //!         ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 goto drop_reserved_group
@@ -53,6 +54,11 @@ pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
         .load(lookup(DEVICES, Found::Misses));
     let hook = Some(Hook::bridge_forward());
     filter.chain("forward", hook, vec![drops(stranger, "unknown_port")]);
+    let own = Rule::new()
+        .load(Expression::OutputName)
+        .load(lookup(DEVICES, Found::Matches))
+        .ends(Verdict::Drop);
+    filter.chain("output", Some(Hook::bridge_output()), vec![own]);
     for reason in REASONS {
         let counted = Rule::new().load(Expression::Counter).ends(Verdict::Drop);
         filter.chain(&format!("{DROP}{reason}"), None, vec![counted]);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     failure::{Doing, Failure},
+    namespace,
     netlink::Netlink,
     nftables::Nftables,
 };
@@ -207,7 +208,17 @@ impl Kernel for Host {
             | Operation::Answer { .. }
             | Operation::Unanswer { .. } => {
                 let index = rows::device(operation).map_or(Ok(0), |name| self.index(name))?;
-                let done = rows::carry_out(&mut self.switch, index, operation);
+                let mut done = rows::carry_out(&mut self.switch, index, operation);
+                if let (Operation::Answer { bridge, .. }, Err(error)) = (operation, &done)
+                    && error.raw_os_error() == Some(Errno::EINVAL as i32)
+                {
+                    // On a bridge without IPv6 there are no neighbours of IPv6; it still has no address of its own.
+                    self.namespace.within(|| {
+                        namespace::quieten_ipv6(bridge, true);
+                        Ok(())
+                    })?;
+                    done = rows::carry_out(&mut self.switch, index, operation);
+                }
                 done.doing(|| operation.to_string())?;
             }
         }
