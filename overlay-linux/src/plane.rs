@@ -1,5 +1,6 @@
 //! The kernel plane of networks.
 
+mod check;
 mod compile;
 mod devices;
 mod filter;
@@ -11,7 +12,9 @@ mod plan;
 mod reconciler;
 mod rows;
 mod tables;
+mod watch;
 
+pub use check::{Obstacle, check};
 pub use compile::{Refused, Underlay, Wanted, compile};
 pub use host::{Drops, Host};
 pub use kernel::Kernel;
@@ -21,3 +24,4 @@ pub use reconciler::{Reconciler, Report, Stats};
 pub use tables::{
     Device, Hop, Kind, Membership, Place, Rules, Tables, Tunnel, bridge_name, port_name, vxlan_name,
 };
+pub use watch::Watch;

@@ -6,10 +6,14 @@ use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, p
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "plane/guard.rs"]
+mod guard;
 #[path = "plane/net.rs"]
 mod net;
 #[path = "plane/reach.rs"]
 mod reach;
+#[path = "plane/repair.rs"]
+mod repair;
 
 use net::{Folder, Outcome, say};
 
@@ -18,6 +22,16 @@ type Story = fn() -> Outcome<()>;
 const STORIES: &[(&str, Story)] = &[
     ("endpoints_reach_each_other_over_ipv4", reach::over_ipv4),
     ("endpoints_reach_each_other_over_ipv6", reach::over_ipv6),
+    ("a_host_that_was_made_by_hand_is_reached", guard::by_hand),
+    ("spoofed_frames_get_nowhere", guard::spoofing),
+    ("a_storm_is_cut_short", guard::storm),
+    ("strangers_are_not_heard", guard::strangers),
+    ("what_is_in_the_way_is_named", guard::obstacles),
+    ("every_damage_is_repaired", repair::damages),
+    ("what_is_somebody_elses_stays", repair::foreign),
+    ("nothing_is_left_behind", repair::removal),
+    ("a_flow_outlives_its_daemon", repair::kill),
+    ("damage_is_heard_of", repair::watched),
 ];
 
 fn main() -> ExitCode {

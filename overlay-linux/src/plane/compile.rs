@@ -106,16 +106,7 @@ impl Compiler<'_> {
     fn devices(&mut self) {
         let (vni, mtu) = (self.network.vni, u32::from(self.network.mtu));
         let (bridge, vxlan) = (bridge_name(vni), vxlan_name(vni));
-        let tunnel = Tunnel {
-            vni,
-            local: self.underlay.local,
-            port: self.underlay.port,
-            ttl: TTL,
-            learning: false,
-            checksum: true,
-            // Sent with one (RFC 8200 §8.1), and taken without one, as RFC 7348 §5 asks of a receiver.
-            zero_checksum6: [false, true],
-        };
+        let tunnel = Tunnel::new(vni, self.underlay);
         let devices = &mut self.tables.devices;
         devices.insert(vxlan, Device::vxlan(tunnel, &bridge, mtu));
         for endpoint in self.network.ports.keys() {
@@ -191,6 +182,3 @@ impl Compiler<'_> {
         false
     }
 }
-
-/// As that of packets of programs.
-const TTL: u8 = 64;

@@ -50,6 +50,12 @@ impl Links {
             .collect()
     }
 
+    /// All of them, but for what they are members of.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Device)> {
+        let all = self.0.values();
+        all.map(|found| (found.name.as_str(), &found.device))
+    }
+
     /// Those of our making.
     pub(super) fn ours(&self) -> BTreeMap<String, Device> {
         let ours = self.0.values().filter(|found| is_ours(&found.name));

@@ -109,7 +109,7 @@ impl Host {
             Kind::Vxlan(tunnel) => {
                 let within = self.namespace.as_fd();
                 let made = devices::make_vxlan(&mut self.underlay, name, tunnel, within);
-                made.map_err(|error| self.taken(&error, tunnel.port).unwrap_or(error))
+                made.map_err(|error| taken(&error, tunnel.port).unwrap_or(error))
                     .doing(doing)?;
                 self.switch.link(name).doing(doing)?.index
             }
@@ -131,22 +131,13 @@ impl Host {
             Some((bridge, _)) => self.index(bridge)?,
             None => 0,
         };
-        devices::set(&mut self.switch, index, from, to, bridge)
-            .doing(|| format!("set the properties of {name}"))
-    }
-
-    /// The system's words for a port that is not to be had would be of no help.
-    fn taken(&mut self, error: &std::io::Error, port: u16) -> Option<std::io::Error> {
-        let words = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EADDRINUSE) => {
-                format!(
-                    "a program's socket has UDP port {port}, or another VXLAN device by other rules"
-                )
-            }
-            Some(Errno::EEXIST) => format!("another VXLAN device has its VNI at UDP port {port}"),
-            _ => return None,
-        };
-        Some(std::io::Error::new(std::io::ErrorKind::AddrInUse, words))
+        let set = devices::set(&mut self.switch, index, from, to, bridge);
+        // A VXLAN device has its socket from when it goes up.
+        let set = set.map_err(|error| match &to.kind {
+            Kind::Vxlan(tunnel) => taken(&error, tunnel.port).unwrap_or(error),
+            _ => error,
+        });
+        set.doing(|| format!("set the properties of {name}"))
     }
 
     fn filters(
@@ -167,6 +158,20 @@ impl Host {
         let replaced = tables.replace(name, wanted);
         replaced.doing(|| format!("change the table {name}"))
     }
+}
+
+/// The system's words for a port that is not to be had would be of no help.
+fn taken(error: &std::io::Error, port: u16) -> Option<std::io::Error> {
+    let words = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRINUSE) => {
+            format!(
+                "a program's socket has UDP port {port}, or another VXLAN device by other rules"
+            )
+        }
+        Some(Errno::EEXIST) => format!("another VXLAN device has its VNI at UDP port {port}"),
+        _ => return None,
+    };
+    Some(std::io::Error::new(std::io::ErrorKind::AddrInUse, words))
 }
 
 impl Kernel for Host {

@@ -111,6 +111,11 @@ impl<K: Kernel> Reconciler<K> {
         &mut self.kernel
     }
 
+    /// Returns the kernel, and lets go of the rest.
+    pub fn into_kernel(self) -> K {
+        self.kernel
+    }
+
     /// Changes the way between nodes from the next call on.
     pub fn set_underlay(&mut self, underlay: Underlay) {
         self.underlay = underlay;

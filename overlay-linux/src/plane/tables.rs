@@ -7,6 +7,7 @@ use std::{
 
 use overlay_core::{EndpointId, MacAddr, Vni};
 
+use super::compile::Underlay;
 use crate::nftables::Table;
 
 /// All that the plane makes, or what of it is there. Devices go by their names in the switch namespace.
@@ -160,6 +161,23 @@ impl Device {
     }
 }
 
+impl Tunnel {
+    /// One as it is made here.
+    pub(super) fn new(vni: Vni, underlay: &Underlay) -> Self {
+        Self {
+            vni,
+            local: underlay.local,
+            port: underlay.port,
+            ttl: TTL,
+            learning: false,
+            checksum: true,
+            // Sent with one (RFC 8200 §8.1), and taken without one, as RFC 7348 §5 asks of a receiver. Over IPv4 it says
+            // nothing, but devices that differ in it share no socket with each other.
+            zero_checksum6: [false, underlay.local.is_ipv6()],
+        }
+    }
+}
+
 impl Membership {
     /// That of a port: all its addresses are known, so it gets nothing that is for nobody known.
     pub(super) const PORT: Self = Self {
@@ -204,6 +222,8 @@ pub(super) fn is_ours(name: &str) -> bool {
         || name.strip_prefix(PORT).is_some_and(hexadecimal)
 }
 
+/// As that of packets of programs.
+const TTL: u8 = 64;
 const BRIDGE: &str = "ovb";
 const VXLAN: &str = "ovx";
 const PORT: &str = "p";

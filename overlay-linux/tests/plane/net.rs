@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     thread,
-    time::Duration,
 };
 
 use nix::{
@@ -186,13 +185,8 @@ pub(crate) fn open(
     switch: &Path,
     address: IpAddr,
 ) -> Outcome<Reconciler<Host>> {
-    let descriptor = outside.as_fd().try_clone_to_owned()?;
     let switch = switch.to_owned();
-    let opened = thread::spawn(move || -> Outcome<Host> {
-        sched::setns(descriptor, CloneFlags::CLONE_NEWNET)?;
-        Ok(Host::open(SwitchNamespace::open(switch)?)?)
-    });
-    let host = opened.join().map_err(|_| "the thread panicked")??;
+    let host = inside_of(outside, || Ok(Host::open(SwitchNamespace::open(switch)?)?))?;
     let underlay = Underlay {
         local: address,
         port: 4789,
@@ -337,5 +331,15 @@ impl Drop for Folder {
     }
 }
 
-/// How long a process may take that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Does something in a thread that is in a namespace.
+pub(crate) fn inside_of<T: Send + 'static>(
+    namespace: &SwitchNamespace,
+    act: impl FnOnce() -> Outcome<T> + Send + 'static,
+) -> Outcome<T> {
+    let descriptor = namespace.as_fd().try_clone_to_owned()?;
+    let acted = thread::spawn(move || -> Outcome<T> {
+        sched::setns(descriptor, CloneFlags::CLONE_NEWNET)?;
+        act()
+    });
+    acted.join().map_err(|_| "the thread panicked")?
+}
