@@ -8,6 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 #[path = "plane/guard.rs"]
 mod guard;
+#[path = "plane/holders.rs"]
+mod holders;
 #[path = "plane/net.rs"]
 mod net;
 #[path = "plane/reach.rs"]
@@ -32,6 +34,8 @@ const STORIES: &[(&str, Story)] = &[
     ("nothing_is_left_behind", repair::removal),
     ("a_flow_outlives_its_daemon", repair::kill),
     ("damage_is_heard_of", repair::watched),
+    ("holders_make_ports", holders::life),
+    ("there_are_no_ports_without_a_switch", holders::refused),
 ];
 
 fn main() -> ExitCode {
