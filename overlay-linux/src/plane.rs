@@ -12,6 +12,8 @@ mod plan;
 mod reconciler;
 mod rows;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use check::{Obstacle, check};

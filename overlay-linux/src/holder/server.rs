@@ -290,15 +290,7 @@ impl Server {
                 Reply::Repaired(done)
             }
             Request::AddPort(spec) => return self.add_port(spec.0, None),
-            Request::AddBridgedPort(spec) => {
-                let switch = descriptors.first();
-                let missing = || io::Error::from(io::ErrorKind::InvalidInput);
-                let switch = switch.ok_or_else(missing);
-                let switch = switch.doing(|| "take the switch namespace".into())?;
-                let mut spec = spec.0;
-                spec.path = path_by(Some(switch));
-                return self.add_port(spec, Some(switch));
-            }
+            Request::AddBridgedPort(spec) => return self.add_bridged_port(spec.0, descriptors),
             Request::RemovePort(endpoint) => self.remove_port(endpoint)?,
             Request::Start { command, main } => {
                 let (id, streams, descriptors) = self.programs.start(command, main, client)?;
@@ -369,6 +361,19 @@ impl Server {
         added?;
         let (_, kind, port) = self.ports.describe(endpoint)?;
         Ok((Reply::Ready(kind), port.into_iter().collect()))
+    }
+
+    fn add_bridged_port(
+        &mut self,
+        mut spec: PortSpec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let switch = descriptors.into_iter().next();
+        let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+        let switch = switch.ok_or_else(missing);
+        let switch = switch.doing(|| "take the switch namespace".into())?;
+        spec.path = path_by(Some(&switch));
+        self.add_port(spec, Some(&switch))
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<Reply, Failure> {

@@ -227,16 +227,7 @@ impl Expression {
                 .number(HASH_MODULUS, *modulus)
                 .number(HASH_SEED, SEED)
                 .number(HASH_TYPE, JENKINS),
-            Self::Lookup(set, found) => {
-                let about = empty.text(LOOKUP_SET, set).number(LOOKUP_SREG, REG_1);
-                let about = match found {
-                    Found::Matches | Found::Misses => about,
-                    Found::Decides => about.number(LOOKUP_DREG, REG_VERDICT),
-                    Found::Loads => about.number(LOOKUP_DREG, REG_1),
-                };
-                let missed = *found == Found::Misses;
-                about.number(LOOKUP_FLAGS, u32::from(missed))
-            }
+            Self::Lookup(set, found) => lookup(set, *found),
             Self::Destination { v6 } => empty
                 .number(NAT_TYPE, NAT_DESTINATION)
                 .number(NAT_FAMILY, if *v6 { IPV6 } else { IPV4 })
@@ -336,6 +327,17 @@ impl Expression {
         let same = plain(name, data) == plain(name, Parsed(emitted.octets()));
         same.then_some(known)
     }
+}
+
+fn lookup(set: &str, found: Found) -> Attributes {
+    let about = Attributes::default().text(LOOKUP_SET, set);
+    let about = about.number(LOOKUP_SREG, REG_1);
+    let about = match found {
+        Found::Matches | Found::Misses => about,
+        Found::Decides => about.number(LOOKUP_DREG, REG_VERDICT),
+        Found::Loads => about.number(LOOKUP_DREG, REG_1),
+    };
+    about.number(LOOKUP_FLAGS, u32::from(found == Found::Misses))
 }
 
 /// How many packets the counter of a rule has seen; none if it has none.

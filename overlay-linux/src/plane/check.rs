@@ -96,7 +96,7 @@ fn try_in(namespace: &SwitchNamespace, underlay: &Underlay) -> Result<(), Platfo
     let path = namespace.path().with_extension("inner");
     let within = || {
         let inner = SwitchNamespace::open(&path);
-        inner.and_then(|inner| Host::open(inner)).map_err(failure)
+        inner.and_then(Host::open).map_err(failure)
     };
     let host = namespace.within(within)?;
     let mut reconciler = Reconciler::new(

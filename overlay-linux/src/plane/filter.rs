@@ -151,10 +151,7 @@ impl Filter {
     fn ip6(&mut self, name: &str, port: &DesiredPort, vni: &str) {
         let mac = port.mac.octets();
         let addresses = port.addresses.iter().map(IpNet::addr);
-        let mut own: Vec<Vec<u8>> = addresses
-            .filter(IpAddr::is_ipv6)
-            .map(|address| octets(address))
-            .collect();
+        let mut own: Vec<Vec<u8>> = addresses.filter(IpAddr::is_ipv6).map(octets).collect();
         own.push(link_local(port.mac).octets().to_vec());
         let (discovery, inside) = (format!("nd_{name}"), format!("to6_{vni}"));
         let last = || drops(Rule::new(), "source_address");

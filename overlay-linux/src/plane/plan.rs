@@ -346,7 +346,7 @@ impl<'a> Planner<'a> {
         let (wanted, actual) = (self.wanted, self.actual);
         let stays = |name: &str| wanted.devices.contains_key(name) && !self.made.contains(name);
         let mut operations = Vec::new();
-        for ((bridge, address), _) in &actual.neighbours {
+        for (bridge, address) in actual.neighbours.keys() {
             let key = (bridge.clone(), *address);
             if stays(bridge) && !wanted.neighbours.contains_key(&key) {
                 let (bridge, address) = key;

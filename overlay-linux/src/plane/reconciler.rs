@@ -175,7 +175,7 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 Err(error) => {
                     // What does not pass says more than what does.
-                    if failure.as_ref().is_none_or(|first| passes(first)) {
+                    if failure.as_ref().is_none_or(passes) {
                         failure = Some(error);
                     }
                 }

@@ -17,7 +17,7 @@ struct Holders {
 }
 
 impl Holders {
-    fn new(world: &mut World) -> Outcome<Self> {
+    fn new(world: &World) -> Outcome<Self> {
         // Those that the world made go with their inner ends.
         for number in 1..=2 {
             world.inside(number, "ip link del eth0")?;
@@ -94,7 +94,7 @@ fn spec(number: u8) -> Outcome<PortSpec> {
 /// A port is made, taken up by the next daemon, made again after it was deleted by hand, and removed.
 pub(crate) fn life() -> Outcome<()> {
     let mut world = World::new(false)?;
-    let mut holders = Holders::new(&mut world)?;
+    let mut holders = Holders::new(&world)?;
     let report = world.apply(0)?;
     assert_eq!(report.missing, Vec::<String>::new());
     holders.reaches()?;

@@ -337,9 +337,10 @@ pub(crate) fn inside_of<T: Send + 'static>(
     act: impl FnOnce() -> Outcome<T> + Send + 'static,
 ) -> Outcome<T> {
     let descriptor = namespace.as_fd().try_clone_to_owned()?;
-    let acted = thread::spawn(move || -> Outcome<T> {
+    let within = move || -> Outcome<T> {
         sched::setns(descriptor, CloneFlags::CLONE_NEWNET)?;
         act()
-    });
+    };
+    let acted = thread::Builder::new().spawn(within)?;
     acted.join().map_err(|_| "the thread panicked")?
 }

@@ -15,60 +15,8 @@ use crate::net::{Outcome, World, endpoint, inside_of, mac, open};
 /// Every kind of damage that a hand can do, by itself.
 pub(crate) fn damages() -> Outcome<()> {
     let mut world = World::new(false)?;
-    let (port, far) = (port_name(endpoint(1)), mac(3));
-    let rows = [
-        format!("bridge fdb del {far} dev ovx4097 dst 192.0.2.2 self"),
-        format!("bridge fdb del {far} dev ovx4097 master"),
-        format!("bridge fdb replace {far} dev ovx4097 self dst 192.0.2.99"),
-        format!("bridge fdb replace {far} dev {port} master static"),
-        format!("bridge fdb replace {far} dev {port} master permanent"),
-        format!("bridge fdb del {} dev {port} master", mac(1)),
-        "bridge fdb add 02:00:00:00:00:99 dev ovx4097 self dst 192.0.2.99".to_owned(),
-        format!("bridge fdb add 02:00:00:00:00:98 dev {port} master static"),
-        "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.98".to_owned(),
-        "bridge fdb del 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.2".to_owned(),
-        "ip neigh del 10.0.1.3 dev ovb4097".to_owned(),
-        "ip neigh replace 10.0.1.3 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent".to_owned(),
-        "ip neigh replace 10.0.1.3 lladdr 02:00:00:00:00:99 dev ovb4097 nud stale".to_owned(),
-        "ip neigh add 10.0.1.77 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent".to_owned(),
-        "ip -6 neigh del fd00:1::3 dev ovb4097".to_owned(),
-        "ip neigh flush dev ovb4097 nud permanent".to_owned(),
-    ];
-    let devices = [
-        "ip link set ovx4097 down".to_owned(),
-        "ip link set ovb4097 down".to_owned(),
-        "ip link set ovx4097 nomaster".to_owned(),
-        format!("ip link set {port} nomaster"),
-        format!("ip link set {port} down"),
-        format!("ip link set {port} mtu 1300"),
-        "ip link set ovb4097 mtu 1300".to_owned(),
-        format!("bridge link set dev {port} learning on"),
-        format!("bridge link set dev {port} flood on"),
-        format!("bridge link set dev {port} mcast_flood off"),
-        format!("bridge link set dev {port} isolated on"),
-        "bridge link set dev ovx4097 neigh_suppress off".to_owned(),
-        "bridge link set dev ovx4097 hairpin on".to_owned(),
-        "ip link set ovx4097 type vxlan learning".to_owned(),
-        "ip link set ovb4097 type bridge mcast_snooping 1".to_owned(),
-        "ip link set ovb4097 type bridge stp_state 1".to_owned(),
-        "ip link del ovx4097".to_owned(),
-        "ip link del ovb4097".to_owned(),
-        "ip link add ovb5000 type bridge".to_owned(),
-        "sysctl -qw net.ipv6.conf.ovb4097.disable_ipv6=1".to_owned(),
-    ];
-    let rules = [
-        format!("nft flush chain bridge overlay_plane port_{port}"),
-        "nft add chain bridge overlay_plane intruder".to_owned(),
-        "nft insert rule bridge overlay_plane prerouting accept".to_owned(),
-        format!("nft delete element bridge overlay_plane macs_4097 {{ {far} }}"),
-        format!(
-            "nft add element bridge overlay_plane remotes_4097 {{ {} }}",
-            mac(1)
-        ),
-        "nft delete table bridge overlay_plane".to_owned(),
-        "nft flush ruleset".to_owned(),
-    ];
-    for damage in rows.iter().chain(&devices).chain(&rules) {
+    let hands = [rows(), devices(), rules()];
+    for damage in hands.iter().flatten() {
         world.in_switch(0, damage)?;
         settle(&mut world, damage)?;
     }
@@ -90,6 +38,73 @@ pub(crate) fn damages() -> Outcome<()> {
     let repairs: u64 = stats.repairs.values().sum();
     assert!(stats.repairs.len() == 5 && repairs >= 40, "{stats:?}");
     Ok(())
+}
+
+/// To rows of bridges, VXLAN devices and neighbours.
+fn rows() -> Vec<String> {
+    let (port, far) = (port_name(endpoint(1)), mac(3));
+    vec![
+        format!("bridge fdb del {far} dev ovx4097 dst 192.0.2.2 self"),
+        format!("bridge fdb del {far} dev ovx4097 master"),
+        format!("bridge fdb replace {far} dev ovx4097 self dst 192.0.2.99"),
+        format!("bridge fdb replace {far} dev {port} master static"),
+        format!("bridge fdb replace {far} dev {port} master permanent"),
+        format!("bridge fdb del {} dev {port} master", mac(1)),
+        "bridge fdb add 02:00:00:00:00:99 dev ovx4097 self dst 192.0.2.99".to_owned(),
+        format!("bridge fdb add 02:00:00:00:00:98 dev {port} master static"),
+        "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.98".to_owned(),
+        "bridge fdb del 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.2".to_owned(),
+        "ip neigh del 10.0.1.3 dev ovb4097".to_owned(),
+        "ip neigh replace 10.0.1.3 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent".to_owned(),
+        "ip neigh replace 10.0.1.3 lladdr 02:00:00:00:00:99 dev ovb4097 nud stale".to_owned(),
+        "ip neigh add 10.0.1.77 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent".to_owned(),
+        "ip -6 neigh del fd00:1::3 dev ovb4097".to_owned(),
+        "ip neigh flush dev ovb4097 nud permanent".to_owned(),
+    ]
+}
+
+/// To devices.
+fn devices() -> Vec<String> {
+    let port = port_name(endpoint(1));
+    vec![
+        "ip link set ovx4097 down".to_owned(),
+        "ip link set ovb4097 down".to_owned(),
+        "ip link set ovx4097 nomaster".to_owned(),
+        format!("ip link set {port} nomaster"),
+        format!("ip link set {port} down"),
+        format!("ip link set {port} mtu 1300"),
+        "ip link set ovb4097 mtu 1300".to_owned(),
+        format!("bridge link set dev {port} learning on"),
+        format!("bridge link set dev {port} flood on"),
+        format!("bridge link set dev {port} mcast_flood off"),
+        format!("bridge link set dev {port} isolated on"),
+        "bridge link set dev ovx4097 neigh_suppress off".to_owned(),
+        "bridge link set dev ovx4097 hairpin on".to_owned(),
+        "ip link set ovx4097 type vxlan learning".to_owned(),
+        "ip link set ovb4097 type bridge mcast_snooping 1".to_owned(),
+        "ip link set ovb4097 type bridge stp_state 1".to_owned(),
+        "ip link del ovx4097".to_owned(),
+        "ip link del ovb4097".to_owned(),
+        "ip link add ovb5000 type bridge".to_owned(),
+        "sysctl -qw net.ipv6.conf.ovb4097.disable_ipv6=1".to_owned(),
+    ]
+}
+
+/// To rules in the switch namespace.
+fn rules() -> Vec<String> {
+    let (port, far) = (port_name(endpoint(1)), mac(3));
+    vec![
+        format!("nft flush chain bridge overlay_plane port_{port}"),
+        "nft add chain bridge overlay_plane intruder".to_owned(),
+        "nft insert rule bridge overlay_plane prerouting accept".to_owned(),
+        format!("nft delete element bridge overlay_plane macs_4097 {{ {far} }}"),
+        format!(
+            "nft add element bridge overlay_plane remotes_4097 {{ {} }}",
+            mac(1)
+        ),
+        "nft delete table bridge overlay_plane".to_owned(),
+        "nft flush ruleset".to_owned(),
+    ]
 }
 
 /// Repairs a damage and looks that nothing is left of it.
