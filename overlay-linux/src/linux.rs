@@ -40,9 +40,11 @@ use crate::{
 
 mod bridged;
 mod platform;
+mod services;
 mod sharing;
 mod way_out;
 
+pub use services::{EndpointReport, EndpointServices};
 pub use way_out::DroppingChain;
 
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.

@@ -35,6 +35,7 @@ const STORIES: &[(&str, Story)] = &[
     ("a_flow_outlives_its_daemon", repair::kill),
     ("damage_is_heard_of", repair::watched),
     ("holders_make_ports", holders::life),
+    ("holders_endpoints_reach_services", holders::services),
     ("there_are_no_ports_without_a_switch", holders::refused),
 ];
 

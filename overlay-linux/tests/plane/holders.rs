@@ -1,14 +1,19 @@
 //! Ports that holders make, as a daemon drives both.
 
-use std::{collections::BTreeMap, env, time::Duration};
+use std::{collections::BTreeMap, env, net::TcpListener, time::Duration};
 
 use overlay_core::{
-    EndpointId,
-    plane::{DataPath, Namespace, Platform, PlatformError, PortSpec},
+    EndpointId, ServiceId,
+    plane::{
+        DataPath, DesiredBackend, DesiredService, Distance, Namespace, Platform, PlatformError,
+        PortSpec, VipConfig,
+    },
 };
-use overlay_linux::{CommandSpec, Exit, Linux, PortKind, Stdio, plane::port_name};
+use overlay_linux::{
+    CommandSpec, EndpointServices, Exit, Linux, PortKind, Stdio, plane::port_name,
+};
 
-use crate::net::{Outcome, World, endpoint, eventually, mac, mtu};
+use crate::net::{Outcome, World, endpoint, eventually, inside_of, mac, mtu};
 
 /// The holders of both endpoints of the first host.
 struct Holders {
@@ -162,5 +167,61 @@ pub(crate) fn refused() -> Outcome<()> {
         "{refused:?}"
     );
     assert_eq!(linux.list()?, []);
+    Ok(())
+}
+
+/// A virtual address leads to a backend elsewhere, and goes on doing so; without services there is nothing to track.
+pub(crate) fn services() -> Outcome<()> {
+    let mut world = World::new(false)?;
+    let holders = Holders::new(&world)?;
+    world.apply(0)?;
+    holders.reaches()?;
+    let mut served = EndpointServices::new();
+    let desired = world.hosts[0].desired.clone();
+    let rules = |holders: &Holders| holders.run(0, "nft list table inet overlay_services");
+    served.apply(&holders.linux, &desired)?;
+    assert!(rules(&holders).is_err(), "nothing is served");
+    let backend = DesiredBackend {
+        mac: mac(3),
+        addresses: vec!["10.0.1.3".parse()?],
+        weight: 1,
+        draining: false,
+        distance: Distance::Far,
+    };
+    let service = DesiredService {
+        mac: mac(100),
+        addresses: vec!["10.0.1.100".parse()?],
+        config: VipConfig::default(),
+        backends: BTreeMap::from([(endpoint(3), backend)]),
+    };
+    let mut serving = desired.clone();
+    for network in serving.networks.values_mut() {
+        let id = ServiceId::from_bytes([1; 16]);
+        network.services.insert(id, service.clone());
+    }
+    let report = served.apply(&holders.linux, &serving)?;
+    assert_eq!((report.failed.len(), report.refused.len()), (0, 0));
+    assert!(!report.operations.is_empty() && report.repairs == 0);
+    let listener = inside_of(&world.endpoints[&3], || {
+        Ok(TcpListener::bind("10.0.1.3:80")?)
+    })?;
+    listener.set_nonblocking(true)?;
+    let asked = |holders: &Holders| -> Outcome<()> {
+        holders.run(0, "bash -c :>/dev/tcp/10.0.1.100/80")?;
+        eventually(|| listener.accept().is_ok(), "a connection")
+    };
+    asked(&holders)?;
+    assert_eq!(served.apply(&holders.linux, &serving)?.operations, []);
+    holders.run(0, "nft flush ruleset")?;
+    assert!(served.apply(&holders.linux, &serving)?.repairs > 0);
+    asked(&holders)?;
+    // The next daemon has nothing to do.
+    let mut next = EndpointServices::new();
+    assert_eq!(next.apply(&holders.linux, &serving)?.operations, []);
+    next.apply(&holders.linux, &desired)?;
+    assert!(rules(&holders).is_err());
+    assert!(asked(&holders).is_err());
+    let figures = (served.stats().repairs > 0, next.stats().operations > 0);
+    assert_eq!(figures, (true, true));
     Ok(())
 }
