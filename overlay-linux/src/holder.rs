@@ -126,14 +126,14 @@ fn serve() -> Result<(), Failure> {
         .set_read_timeout(Some(SETUP_TIME_MAX))
         .doing(|| "limit the time to set up".into())?;
     let mut connection = Connection::new(stream);
-    let (request, _) = connection
+    let (request, descriptors) = connection
         .receive::<Request>()
         .doing(|| "wait for the daemon's first words".into())?;
     let Request::Setup(setup) = request else {
         let error = io::ErrorKind::InvalidData.into();
         return Err(Failure::new("wait for the setup", &error));
     };
-    match Server::set_up(*setup, own) {
+    match Server::set_up(*setup, descriptors.into_iter().next(), own) {
         Ok(mut server) => {
             server.greet(connection)?;
             server.run()

@@ -92,6 +92,7 @@ mod linux;
 mod namespace;
 pub mod netlink;
 mod nftables;
+pub mod plane;
 mod port;
 mod probe;
 mod process;
@@ -104,7 +105,7 @@ pub use overlay_vxlan::{Frame, Offload, PortCapabilities};
 
 pub use command::{CommandSpec, Exit, ProcessId, ProcessStatus, Stdio, WindowSize};
 pub use holder::output::{OutputCursor, Written};
-pub use linux::{DroppingChain, Found, Linux, Sockets};
+pub use linux::{DroppingChain, EndpointReport, EndpointServices, Found, Linux, Sockets};
 pub use namespace::Privilege;
 pub use port::{FRAME_BYTES_MAX, Port, PortKind};
 pub use probe::{Capabilities, Verdict, capabilities};

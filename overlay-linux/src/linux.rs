@@ -6,7 +6,7 @@ use std::{
     io,
     net::{TcpListener, UdpSocket},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, OpenOptionsExt},
             net::UnixStream,
@@ -19,9 +19,11 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{NoWayOut, PlatformError, PortSpec},
+    plane::{DataPath, NoWayOut, PlatformError, PortSpec},
 };
 
+#[cfg(doc)]
+use crate::plane::SwitchNamespace;
 use crate::{
     command::{CommandSpec, ProcessId, ProcessStatus},
     failure::Failure,
@@ -36,10 +38,13 @@ use crate::{
     process::Process,
 };
 
+mod bridged;
 mod platform;
+mod services;
 mod sharing;
 mod way_out;
 
+pub use services::{EndpointReport, EndpointServices};
 pub use way_out::DroppingChain;
 
 /// Linux below a node: each endpoint's port is kept by a holder process under a state folder.
@@ -54,6 +59,8 @@ pub struct Linux {
     folder: PathBuf,
     holder: PathBuf,
     kind: Option<PortKind>,
+    /// Where the kernel plane's namespace is kept, if there is one.
+    switch: Option<PathBuf>,
     output_bytes_max: u64,
     /// The namespaces without the way out that they ask for, as the last try went.
     closed: BTreeMap<EndpointId, NoWayOut>,
@@ -88,6 +95,7 @@ impl Linux {
             folder: folder.into(),
             holder: holder.into(),
             kind: None,
+            switch: None,
             output_bytes_max: 1 << 20,
             closed: BTreeMap::new(),
         }
@@ -97,6 +105,17 @@ impl Linux {
     #[must_use]
     pub fn with_kind(mut self, kind: PortKind) -> Self {
         self.kind = Some(kind);
+        self
+    }
+
+    /// Makes ports of [`DataPath::Kernel`](overlay_core::plane::DataPath::Kernel) with their outer ends in the namespace
+    /// that a [`SwitchNamespace`] keeps by this file. Without it there are none.
+    ///
+    /// Who makes the rest of that plane, and keeps it so, is a [`Reconciler`](crate::plane::Reconciler): it is a value of
+    /// its own, because it has sockets, counters and a rhythm, and this one none of them.
+    #[must_use]
+    pub fn with_switch(mut self, path: impl Into<PathBuf>) -> Self {
+        self.switch = Some(path.into());
         self
     }
 
@@ -334,7 +353,12 @@ impl Linux {
     }
 
     /// Starts the holder of a namespace that is named after `name`, and waits until it has made its first port.
-    fn launch(&self, name: EndpointId, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
+    fn launch(
+        &self,
+        name: EndpointId,
+        spec: &PortSpec,
+        mode: &str,
+    ) -> Result<Option<Port>, PlatformError> {
         let folder = self.folder_of(name);
         let doing = format!("make {}", folder.display());
         let made = make_folder(&folder);
@@ -351,7 +375,13 @@ impl Linux {
         made
     }
 
-    fn launch_in(&self, folder: &Path, spec: &PortSpec, mode: &str) -> Result<Port, PlatformError> {
+    fn launch_in(
+        &self,
+        folder: &Path,
+        spec: &PortSpec,
+        mode: &str,
+    ) -> Result<Option<Port>, PlatformError> {
+        let switch = self.switch_of(spec)?;
         let (ours, theirs) =
             UnixStream::pair().map_err(|error| system("make a socket pair", &error))?;
         let log = OpenOptions::new()
@@ -379,7 +409,11 @@ impl Linux {
         let limited = connection.stream().set_read_timeout(Some(ANSWER_TIME_MAX));
         let answer = limited
             .map_err(|error| system("limit the time to answer", &error))
-            .and_then(|()| exchange(&mut connection, &Request::Setup(Box::new(setup))));
+            .and_then(|()| {
+                let descriptors: Vec<_> = switch.iter().map(AsFd::as_fd).collect();
+                let setup = Request::Setup(Box::new(setup));
+                exchange_with(&mut connection, &setup, &descriptors)
+            });
         // It ends as soon as it has started the process that stays.
         let _ = child.wait();
         match answer? {
@@ -414,7 +448,12 @@ fn described(
     (reply, descriptors): (Reply, Vec<OwnedFd>),
 ) -> Result<(Description, Option<OwnedFd>), PlatformError> {
     match reply {
-        Reply::Description(description) => Ok((*description, descriptors.into_iter().next())),
+        Reply::Description(mut description) => {
+            if description.kind == PortKind::Bridged {
+                description.spec.path = DataPath::Kernel;
+            }
+            Ok((*description, descriptors.into_iter().next()))
+        }
         other => Err(unexpected(&other)),
     }
 }
@@ -446,8 +485,17 @@ fn exchange(
     connection: &mut Connection,
     request: &Request,
 ) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
+    exchange_with(connection, request, &[])
+}
+
+/// The same, with descriptors for the holder.
+fn exchange_with(
+    connection: &mut Connection,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
     connection
-        .send(request, &[])
+        .send(request, descriptors)
         .and_then(|()| connection.receive::<Reply>())
         .map_err(|error| PlatformError::system("talk with the holder", &error))
         .and_then(|(reply, descriptors)| match reply {
@@ -456,10 +504,11 @@ fn exchange(
         })
 }
 
-fn port_of(descriptor: Option<OwnedFd>, kind: PortKind) -> Result<Port, PlatformError> {
-    match descriptor {
-        Some(descriptor) => Ok(Port::new(descriptor, kind)),
-        None => Err(unexpected(&Reply::Ready(kind))),
+fn port_of(descriptor: Option<OwnedFd>, kind: PortKind) -> Result<Option<Port>, PlatformError> {
+    match (descriptor, kind) {
+        (_, PortKind::Bridged) => Ok(None),
+        (Some(descriptor), _) => Ok(Some(Port::new(descriptor, kind))),
+        (None, _) => Err(unexpected(&Reply::Ready(kind))),
     }
 }
 

@@ -323,7 +323,7 @@ impl Netlink {
     }
 
     /// Sends one request and collects its answers up to the acknowledgement, the end of the dump or the error.
-    fn call(
+    pub(crate) fn call(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
@@ -454,7 +454,7 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-fn family(address: IpAddr) -> AddressFamily {
+pub(crate) fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,

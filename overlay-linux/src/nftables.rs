@@ -10,7 +10,9 @@ use nix::errno::Errno;
 
 pub(crate) mod attribute;
 mod batch;
+mod difference;
 mod expression;
+mod field;
 mod set;
 pub(crate) mod socket;
 mod table;
@@ -19,7 +21,9 @@ mod tests;
 
 use attribute::{Attributes, Parsed};
 pub(crate) use batch::Batch;
-pub(crate) use expression::{Expression, Field, Found, Register, Rule, Verdict};
+pub(crate) use difference::{Difference, difference};
+pub(crate) use expression::{Expression, Found, Rule, Verdict, name_value};
+pub(crate) use field::{Field, Register};
 pub(crate) use set::{Element, Set, SetKind};
 use socket::{Message, Socket};
 pub(crate) use table::{Chain, Hook, Table};
@@ -40,6 +44,11 @@ impl Nftables {
     /// The same, for tables of both families at once. Since Linux 5.2 they may change addresses.
     pub(crate) fn open_inet() -> io::Result<Self> {
         Self::of(INET)
+    }
+
+    /// The same, for tables of frames on bridges.
+    pub(crate) fn open_bridge() -> io::Result<Self> {
+        Self::of(BRIDGE)
     }
 
     fn of(family: u8) -> io::Result<Self> {
@@ -95,6 +104,21 @@ impl Nftables {
             }
         }
         Ok(Some(found))
+    }
+
+    /// How many packets the counters of each chain of a table have seen.
+    pub(crate) fn counted(&mut self, name: &str) -> io::Result<BTreeMap<String, u64>> {
+        let mut counted = BTreeMap::new();
+        for answer in self.raw_rules(name)? {
+            let answer = Parsed(&answer);
+            let list = answer.nested(table::RULE_EXPRESSIONS);
+            let packets = expression::counted(list.unwrap_or(Parsed(&[])));
+            if let (Some(chain), Some(packets)) = (answer.text(table::RULE_CHAIN), packets) {
+                let sum: &mut u64 = counted.entry(chain).or_default();
+                *sum = sum.saturating_add(packets);
+            }
+        }
+        Ok(counted)
     }
 
     /// Makes a table such as `wanted` says, in one step, in the place of the one of the same name if there is one.
@@ -194,6 +218,8 @@ impl Nftables {
 const IPV4: u8 = 2;
 /// `NFPROTO_INET`: IPv4 and IPv6 at once.
 const INET: u8 = 1;
+/// `NFPROTO_BRIDGE`.
+const BRIDGE: u8 = 7;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 const GETTABLE: u16 = 1;

@@ -33,6 +33,8 @@ pub enum PortKind {
     Tap,
     /// A veth pair; its outer end lives in a hidden namespace, with a packet socket bound to it.
     Packet,
+    /// A veth pair; its outer end is a member of a bridge of the kernel plane, and nobody reads its frames.
+    Bridged,
 }
 
 impl Port {

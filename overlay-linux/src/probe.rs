@@ -160,7 +160,7 @@ fn make_port(kind: PortKind) -> Result<(), Failure> {
         way_out: None,
         path: DataPath::User,
     };
-    port::make(&spec, Some(kind)).map(drop)
+    port::make(&spec, Some(kind), None).map(drop)
 }
 
 /// The hidden argument.

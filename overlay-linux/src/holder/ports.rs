@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{errno::Errno, sys::socket::SockType};
@@ -51,7 +51,13 @@ impl Ports {
     }
 
     /// Makes a port in the namespace that the process is in; one that the endpoint has already is replaced.
-    pub(crate) fn add(&mut self, spec: PortSpec) -> Result<(), Failure> {
+    ///
+    /// With a `switch` namespace its outer end is in there.
+    pub(crate) fn add(
+        &mut self,
+        spec: PortSpec,
+        switch: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failure> {
         self.remove(spec.endpoint)?;
         let name = &spec.interface;
         if self.held.len() >= PORTS_MAX {
@@ -63,7 +69,7 @@ impl Ports {
             let doing = format!("make {name}, which is endpoint {other}'s");
             return Err(Failure::new(doing, &Errno::EEXIST.into()));
         }
-        let made = port::make(&spec, self.kind)?;
+        let made = port::make(&spec, self.kind, switch)?;
         let sources = Sources::new(made.index());
         let held = Held {
             spec,
@@ -91,7 +97,12 @@ impl Ports {
     pub(crate) fn repair(&mut self, spec: &PortSpec) -> Result<Vec<String>, Failure> {
         let held = self.held.get_mut(&spec.endpoint).ok_or_else(unknown)?;
         let done = held.made.repair(spec)?;
-        held.spec = spec.clone();
+        // Which plane a port belongs to is settled when it is made.
+        let path = held.spec.path;
+        held.spec = PortSpec {
+            path,
+            ..spec.clone()
+        };
         Ok(done)
     }
 
@@ -112,15 +123,17 @@ impl Ports {
         held.sources.open(&held.spec.addresses, source, kind)
     }
 
-    /// What a port was made from, by what means it is attached, and its descriptor.
+    /// What a port was made from, by what means it is attached, and its descriptor if it has one.
     pub(crate) fn describe(
         &self,
         endpoint: EndpointId,
-    ) -> Result<(PortSpec, PortKind, OwnedFd), Failure> {
+    ) -> Result<(PortSpec, PortKind, Option<OwnedFd>), Failure> {
         let held = self.held.get(&endpoint).ok_or_else(unknown)?;
-        let port = held.made.port.as_fd().try_clone_to_owned();
+        let port = held.made.port.as_ref();
+        let port = port.map(|port| port.as_fd().try_clone_to_owned());
+        let port = port.transpose();
         let port = port.doing(|| "copy the port's descriptor".into())?;
-        Ok((self.spec(held), held.made.port.kind(), port))
+        Ok((self.spec(held), held.made.kind(), port))
     }
 
     /// The endpoint of the port that stands for all of them, towards a daemon that knows of one only.

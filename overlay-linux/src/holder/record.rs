@@ -136,7 +136,7 @@ mod tests {
         ];
         for (version, octets) in bodies {
             fs::write(folder.join(NAME), [&[version], &octets[..]].concat()).unwrap();
-            assert_eq!(Record::read(&folder).unwrap().ports, [known.clone()]);
+            assert_eq!(Record::read(&folder).unwrap().ports, vec![known.clone()]);
         }
         let wire = postcard::to_allocvec(&Spec(known)).unwrap();
         assert_eq!(wire, KNOWN, "as all releases say it");

@@ -24,7 +24,7 @@ use nix::{
 };
 use overlay_core::{
     EndpointId,
-    plane::{Namespace, PortSpec},
+    plane::{DataPath, Namespace, PortSpec},
 };
 
 use super::{
@@ -74,8 +74,12 @@ enum Source {
 }
 
 impl Server {
-    /// Furnishes the namespaces and makes the port.
-    pub(crate) fn set_up(setup: Setup, own: bool) -> Result<Self, Failure> {
+    /// Furnishes the namespaces and makes the port; with a `switch` namespace, one of the kernel plane.
+    pub(crate) fn set_up(
+        setup: Setup,
+        switch: Option<OwnedFd>,
+        own: bool,
+    ) -> Result<Self, Failure> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
         signals.thread_block().doing(|| "block SIGCHLD".into())?;
@@ -101,12 +105,16 @@ impl Server {
         let output = Output::open(&setup.folder, setup.output_bytes_max)
             .doing(|| "open the output file".into())?;
         let Setup {
-            spec, kind, folder, ..
+            mut spec,
+            kind,
+            folder,
+            ..
         } = setup;
+        spec.path = path_by(switch.as_ref());
         let hostname = spec.hostname.clone();
         let mut ports = Ports::new(kind);
         ports.set_way_out(spec.way_out.clone());
-        ports.add(spec)?;
+        ports.add(spec, switch.as_ref().map(AsFd::as_fd))?;
         let server = Self {
             folder,
             hostname,
@@ -128,8 +136,9 @@ impl Server {
     /// Answers the daemon that started this holder.
     pub(crate) fn greet(&mut self, connection: Connection) -> Result<(), Failure> {
         let (_, kind, port) = self.ports.describe(self.ports.first()?)?;
+        let descriptors: Vec<_> = port.iter().map(AsFd::as_fd).collect();
         connection
-            .send(&Reply::Ready(kind), &[port.as_fd()])
+            .send(&Reply::Ready(kind), &descriptors)
             .doing(|| "answer the daemon".into())?;
         let unblocked = connection.stream().set_nonblocking(true);
         unblocked.doing(|| "set a connection non-blocking".into())?;
@@ -230,7 +239,7 @@ impl Server {
                 return;
             };
             match connection.next::<Request>() {
-                Ok(Some((request, _))) => self.answer(client, request),
+                Ok(Some((request, descriptors))) => self.answer(client, request, descriptors),
                 Ok(None) => return,
                 Err(error) => {
                     let failure = Failure::new(NOT_UNDERSTOOD, &error);
@@ -241,8 +250,8 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, client: u64, request: Request) {
-        let answered = self.carry_out(client, request);
+    fn answer(&mut self, client: u64, request: Request, descriptors: Vec<OwnedFd>) {
+        let answered = self.carry_out(client, request, descriptors);
         let (reply, descriptors) =
             answered.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -260,6 +269,7 @@ impl Server {
         &mut self,
         client: u64,
         request: Request,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         let reply = match request {
             Request::Setup(_) => {
@@ -279,7 +289,8 @@ impl Server {
                 self.note_ports();
                 Reply::Repaired(done)
             }
-            Request::AddPort(spec) => return self.add_port(spec.0),
+            Request::AddPort(spec) => return self.add_port(spec.0, None),
+            Request::AddBridgedPort(spec) => return self.add_bridged_port(spec.0, descriptors),
             Request::RemovePort(endpoint) => self.remove_port(endpoint)?,
             Request::Start { command, main } => {
                 let (id, streams, descriptors) = self.programs.start(command, main, client)?;
@@ -334,17 +345,35 @@ impl Server {
             kind,
             processes: self.programs.statuses(),
         });
-        Ok((Reply::Description(description), vec![port]))
+        Ok((Reply::Description(description), port.into_iter().collect()))
     }
 
-    fn add_port(&mut self, spec: PortSpec) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    /// With a `switch` namespace, of the kernel plane.
+    fn add_port(
+        &mut self,
+        spec: PortSpec,
+        switch: Option<&OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         let endpoint = spec.endpoint;
-        let added = self.ports.add(spec);
+        let added = self.ports.add(spec, switch.map(AsFd::as_fd));
         // Also without success: one that was replaced is gone.
         self.note_ports();
         added?;
         let (_, kind, port) = self.ports.describe(endpoint)?;
-        Ok((Reply::Ready(kind), vec![port]))
+        Ok((Reply::Ready(kind), port.into_iter().collect()))
+    }
+
+    fn add_bridged_port(
+        &mut self,
+        mut spec: PortSpec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let switch = descriptors.into_iter().next();
+        let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+        let switch = switch.ok_or_else(missing);
+        let switch = switch.doing(|| "take the switch namespace".into())?;
+        spec.path = path_by(Some(&switch));
+        self.add_port(spec, Some(&switch))
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<Reply, Failure> {
@@ -444,6 +473,11 @@ impl Server {
             super::log(&failure);
         }
     }
+}
+
+/// A port of the kernel plane comes with the namespace of its outer end.
+fn path_by(switch: Option<&OwnedFd>) -> DataPath {
+    switch.map_or(DataPath::User, |_| DataPath::Kernel)
 }
 
 /// Binds the socket by a relative path, because an absolute one may be longer than an address holds.

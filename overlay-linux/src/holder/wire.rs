@@ -40,7 +40,8 @@ use crate::{
 /// What a daemon asks for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// First of all, and once: make the port. Answer: `Ready` and the port.
+    /// First of all, and once: make the port. With a network namespace it is one of the kernel plane, whose outer end is in
+    /// there. Answer: `Ready` and the port, if it has a descriptor.
     Setup(Box<Setup>),
     /// Answer: `Description` and the port; of several ports one.
     Describe,
@@ -93,6 +94,8 @@ pub(crate) enum Request {
         source: SocketAddr,
         datagrams: bool,
     },
+    /// With the switch namespace: make one more port, of the kernel plane. Answer: `Ready`.
+    AddBridgedPort(Box<Spec>),
 }
 
 /// What a holder is made for.

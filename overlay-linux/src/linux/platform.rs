@@ -12,8 +12,8 @@ use std::{
 use overlay_core::{
     EndpointId,
     plane::{
-        ActualPort, Change, DataPath, Desired, Namespace, NoSource, Platform, PlatformError,
-        PortSpec, WayOutState,
+        ActualPort, Change, Desired, Namespace, NoSource, Platform, PlatformError, PortSpec,
+        WayOutState,
     },
 };
 
@@ -35,12 +35,6 @@ impl Platform for Linux {
     type Sockets = Sockets;
 
     fn create_port(&mut self, spec: &PortSpec) -> Result<Option<Port>, PlatformError> {
-        if spec.path == DataPath::Kernel {
-            return Err(PlatformError::Unsupported {
-                what: "a network that the kernel carries",
-                reason: "this release has no such plane yet".into(),
-            });
-        }
         let mode = match &spec.namespace {
             Namespace::Own | Namespace::Shared { .. } => holder::OWN,
             Namespace::Path(path) => {
@@ -57,6 +51,7 @@ impl Platform for Linux {
         match self.describe(spec.endpoint) {
             Ok((description, port)) if is_same_port(&description.spec, spec) => {
                 let port = port_of(port, description.kind)?;
+                self.reconnect(spec)?;
                 if !spec.on_link.is_empty() {
                     // Its network may have grown; a route that is there is no matter.
                     self.call(
@@ -65,7 +60,7 @@ impl Platform for Linux {
                     )?;
                 }
                 self.settle_way_out(spec, description.spec.way_out.as_ref());
-                return Ok(Some(port));
+                return Ok(port);
             }
             Ok(_) | Err(PlatformError::UnknownEndpoint { .. }) => {
                 self.remove_port(spec.endpoint)?
@@ -76,7 +71,7 @@ impl Platform for Linux {
         let port = self.make_port(name, spec, mode)?;
         let former = self.way_out_of(name);
         self.settle_way_out(spec, former.as_ref());
-        Ok(Some(port))
+        Ok(port)
     }
 
     fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
@@ -148,6 +143,10 @@ impl Platform for Linux {
                     Err(PlatformError::UnknownEndpoint { .. }) => continue,
                     Err(error) => return Err(error),
                 };
+                if self.reconnect(&spec)? {
+                    let made = format!("make {} again", spec.interface);
+                    changes.push(Change::new(Some(*endpoint), made));
+                }
                 spec.mtu = network.mtu;
                 spec.mac = port.mac;
                 spec.addresses.clone_from(&port.addresses);

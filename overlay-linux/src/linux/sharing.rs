@@ -15,7 +15,6 @@ use crate::{
     holder::{
         record::Record,
         server::NOT_UNDERSTOOD,
-        spec::Spec,
         wire::{Reply, Request},
     },
     port::Port,
@@ -28,11 +27,11 @@ impl Linux {
         name: EndpointId,
         spec: &PortSpec,
         mode: &str,
-    ) -> Result<Port, PlatformError> {
+    ) -> Result<Option<Port>, PlatformError> {
         let endpoint = spec.endpoint;
         // Before the port: what is found by nobody would never be removed.
         self.link(endpoint, name)?;
-        let added = match self.call(name, &Request::AddPort(Box::new(Spec(spec.clone())))) {
+        let added = match self.add_port(name, spec) {
             Err(PlatformError::UnknownEndpoint { .. }) => {
                 self.clear(name)?;
                 self.launch(name, spec, mode)

@@ -214,7 +214,7 @@ impl Linux {
     }
 
     /// Looks for an interface inside an endpoint, and returns the endpoint's network namespace.
-    fn inner(
+    pub(super) fn inner(
         &self,
         endpoint: EndpointId,
         interface: &str,

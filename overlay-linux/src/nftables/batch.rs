@@ -89,10 +89,15 @@ impl Batch {
 
     /// Deletes a chain that is there, and before that its rules.
     pub(crate) fn delete_chain(&mut self, name: &str) {
-        let rules = self.about(table::RULE_TABLE).text(table::RULE_CHAIN, name);
-        self.push(DELRULE, 0, rules, format!("delete the rules of {name}"));
+        self.delete_rules(name);
         let chain = self.about(table::CHAIN_TABLE).text(table::CHAIN_NAME, name);
         self.push(DELCHAIN, 0, chain, format!("delete the chain {name}"));
+    }
+
+    /// Deletes the rules of a chain that is there.
+    pub(crate) fn delete_rules(&mut self, name: &str) {
+        let rules = self.about(table::RULE_TABLE).text(table::RULE_CHAIN, name);
+        self.push(DELRULE, 0, rules, format!("delete the rules of {name}"));
     }
 
     pub(crate) fn add_rules(&mut self, chain: &str, rules: &[Rule]) {

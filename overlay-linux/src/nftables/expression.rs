@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::attribute::{Attributes, Parsed};
+use super::{
+    attribute::{Attributes, Parsed},
+    field::{Field, REG_1, REG_2, Register},
+};
 
 /// The expressions of a rule; the first that does not match ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,10 @@ pub(crate) enum Expression {
     Mask(Vec<u8>),
     /// Goes on if the register is equal (or if it is not).
     Compare { equal: bool, with: Vec<u8> },
+    /// Goes on above a rate, in packets a second, and in a burst.
+    Above { rate: u64, burst: u32 },
+    /// Counts.
+    Counter,
     /// Makes a number below `modulus` of that many octets from register 2 on.
     Hash { octets: u32, modulus: u32 },
     /// Looks the register up in a set.
@@ -50,23 +57,13 @@ pub(crate) enum Expression {
     Other(String),
 }
 
-/// Octets of a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field {
-    header: u32,
-    offset: u32,
-    octets: u32,
-}
-
-/// Where octets are loaded to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Register(u32);
-
 /// What becomes of a look-up; without success the rule ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The rule goes on.
     Matches,
+    /// It goes on only if there is nothing.
+    Misses,
     /// What is there is the verdict.
     Decides,
     /// What is there comes into the register.
@@ -81,60 +78,6 @@ pub(crate) enum Verdict {
     Jump(String),
     /// As a jump, but never back.
     Goto(String),
-}
-
-impl Field {
-    /// The source address (RFC 791 §3.1, RFC 8200 §3).
-    pub(crate) fn source(v6: bool) -> Self {
-        let (offset, octets) = if v6 { (8, 16) } else { (12, 4) };
-        let header = NETWORK_HEADER;
-        Self {
-            header,
-            offset,
-            octets,
-        }
-    }
-
-    /// The destination address.
-    pub(crate) fn destination(v6: bool) -> Self {
-        let (offset, octets) = if v6 { (24, 16) } else { (16, 4) };
-        let header = NETWORK_HEADER;
-        Self {
-            header,
-            offset,
-            octets,
-        }
-    }
-
-    /// Both ports, of TCP and of UDP.
-    pub(crate) const PORTS: Self = Self {
-        header: TRANSPORT_HEADER,
-        offset: 0,
-        octets: 4,
-    };
-
-    /// The flags of TCP (RFC 9293 §3.1).
-    pub(crate) const TCP_FLAGS: Self = Self {
-        header: TRANSPORT_HEADER,
-        offset: 13,
-        octets: 1,
-    };
-
-    pub(crate) fn octets(self) -> u32 {
-        self.octets
-    }
-}
-
-impl Register {
-    /// The one that is compared, masked and looked up.
-    pub(crate) const FIRST: Self = Self(REG_1);
-    /// The first that is hashed.
-    pub(crate) const HASHED: Self = Self(REG_2);
-
-    /// The one after the first one's `octets`: 4 or 16.
-    pub(crate) fn hashed_after(octets: u32) -> Self {
-        Self(if octets > 4 { REG_3 } else { REG_2_SECOND })
-    }
 }
 
 impl Rule {
@@ -239,6 +182,8 @@ impl Expression {
         match self {
             Self::InputName | Self::OutputName | Self::Family | Self::Protocol => "meta",
             Self::Load(..) => "payload",
+            Self::Above { .. } => "limit",
+            Self::Counter => "counter",
             Self::Hash { .. } => "hash",
             Self::Lookup(..) => "lookup",
             Self::Destination { .. } => "nat",
@@ -269,6 +214,12 @@ impl Expression {
                 .number(PAYLOAD_BASE, field.header)
                 .number(PAYLOAD_OFFSET, field.offset)
                 .number(PAYLOAD_LEN, field.octets),
+            Self::Above { rate, burst } => empty
+                .value(LIMIT_RATE, &rate.to_be_bytes())
+                .value(LIMIT_UNIT, &1_u64.to_be_bytes())
+                .number(LIMIT_BURST, *burst)
+                .number(LIMIT_TYPE, LIMIT_PACKETS)
+                .number(LIMIT_FLAGS, LIMIT_ABOVE),
             Self::Hash { octets, modulus } => empty
                 .number(HASH_SREG, REG_2)
                 .number(HASH_DREG, REG_1)
@@ -276,15 +227,7 @@ impl Expression {
                 .number(HASH_MODULUS, *modulus)
                 .number(HASH_SEED, SEED)
                 .number(HASH_TYPE, JENKINS),
-            Self::Lookup(set, found) => {
-                let about = empty.text(LOOKUP_SET, set).number(LOOKUP_SREG, REG_1);
-                let about = match found {
-                    Found::Matches => about,
-                    Found::Decides => about.number(LOOKUP_DREG, REG_VERDICT),
-                    Found::Loads => about.number(LOOKUP_DREG, REG_1),
-                };
-                about.number(LOOKUP_FLAGS, 0)
-            }
+            Self::Lookup(set, found) => lookup(set, *found),
             Self::Destination { v6 } => empty
                 .number(NAT_TYPE, NAT_DESTINATION)
                 .number(NAT_FAMILY, if *v6 { IPV6 } else { IPV4 })
@@ -316,7 +259,7 @@ impl Expression {
                     .number(IMMEDIATE_DREG, REG_VERDICT)
                     .nest(IMMEDIATE_DATA, &verdict)
             }
-            Self::Masquerade | Self::Other(_) => empty,
+            Self::Masquerade | Self::Counter | Self::Other(_) => empty,
         }
     }
 
@@ -337,13 +280,20 @@ impl Expression {
                 };
                 Self::Load(field, Register(data.number(PAYLOAD_DREG)?))
             }
+            "limit" => Self::Above {
+                rate: u64::from_be_bytes(data.value(LIMIT_RATE)?.try_into().ok()?),
+                burst: data.number(LIMIT_BURST)?,
+            },
+            // However much it has counted.
+            "counter" => return Some(Self::Counter),
             "hash" => Self::Hash {
                 octets: data.number(HASH_LEN)?,
                 modulus: data.number(HASH_MODULUS)?,
             },
             "lookup" => {
                 let found = match data.number(LOOKUP_DREG) {
-                    None => Found::Matches,
+                    None if data.number(LOOKUP_FLAGS)? == 0 => Found::Matches,
+                    None => Found::Misses,
                     Some(REG_VERDICT) => Found::Decides,
                     Some(_) => Found::Loads,
                 };
@@ -379,10 +329,36 @@ impl Expression {
     }
 }
 
+fn lookup(set: &str, found: Found) -> Attributes {
+    let about = Attributes::default().text(LOOKUP_SET, set);
+    let about = about.number(LOOKUP_SREG, REG_1);
+    let about = match found {
+        Found::Matches | Found::Misses => about,
+        Found::Decides => about.number(LOOKUP_DREG, REG_VERDICT),
+        Found::Loads => about.number(LOOKUP_DREG, REG_1),
+    };
+    about.number(LOOKUP_FLAGS, u32::from(found == Found::Misses))
+}
+
+/// How many packets the counter of a rule has seen; none if it has none.
+pub(super) fn counted(mut list: Parsed<'_>) -> Option<u64> {
+    list.find_map(|(_, inner)| {
+        let inner = Parsed(inner);
+        let data = inner.nested(EXPR_DATA)?;
+        let counter = inner.text(EXPR_NAME)? == "counter";
+        let packets = data.value(COUNTER_PACKETS)?.try_into().ok()?;
+        counter.then(|| u64::from_be_bytes(packets))
+    })
+}
+
 /// The attributes of an expression in whatever order, without what only newer kernels say.
 fn plain<'a>(name: &str, data: Parsed<'a>) -> BTreeMap<u16, &'a [u8]> {
     let since_5_6 = (BITWISE_OP, &MASK_XOR.to_be_bytes()[..]);
-    let said = data.filter(|one| name != "bitwise" || *one != since_5_6);
+    let said = data.filter(|one| match name {
+        "bitwise" => *one != since_5_6,
+        "limit" => one.0 != LIMIT_PAD,
+        _ => true,
+    });
     said.collect()
 }
 
@@ -409,7 +385,7 @@ impl Verdict {
 }
 
 /// The kernel compares the whole field of a name.
-fn name_value(name: &str) -> [u8; 16] {
+pub(crate) fn name_value(name: &str) -> [u8; 16] {
     let mut value = [0; 16];
     for (place, octet) in value.iter_mut().zip(name.bytes()) {
         *place = octet;
@@ -440,8 +416,6 @@ const PAYLOAD_DREG: u16 = 1;
 const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
 const PAYLOAD_LEN: u16 = 4;
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
 const BITWISE_LEN: u16 = 3;
@@ -457,11 +431,6 @@ const RELATED: u32 = 4;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 const REG_VERDICT: u32 = 0;
-const REG_1: u32 = 1;
-const REG_2: u32 = 2;
-const REG_3: u32 = 3;
-/// The second word of [`REG_2`].
-const REG_2_SECOND: u32 = 13;
 pub(super) const DROP: u32 = 0;
 pub(super) const ACCEPT: u32 = 1;
 /// -3.
@@ -477,6 +446,17 @@ const HASH_TYPE: u16 = 7;
 const JENKINS: u32 = 0;
 /// The same everywhere, so that all nodes choose alike.
 const SEED: u32 = 0x6f76_6c79;
+const COUNTER_PACKETS: u16 = 2;
+const LIMIT_RATE: u16 = 1;
+const LIMIT_UNIT: u16 = 2;
+const LIMIT_BURST: u16 = 3;
+const LIMIT_TYPE: u16 = 4;
+const LIMIT_FLAGS: u16 = 5;
+/// Aligns numbers on some machines.
+const LIMIT_PAD: u16 = 6;
+const LIMIT_PACKETS: u32 = 0;
+/// `NFT_LIMIT_F_INV`.
+const LIMIT_ABOVE: u32 = 1;
 const LOOKUP_SET: u16 = 1;
 const LOOKUP_SREG: u16 = 2;
 const LOOKUP_DREG: u16 = 3;

@@ -59,6 +59,37 @@ impl SetKind {
         }
     }
 
+    /// MAC addresses.
+    pub(crate) const MACS: Self = Self {
+        flags: 0,
+        key: MAC,
+        key_octets: 6,
+        data: None,
+    };
+
+    /// Names of interfaces.
+    pub(crate) const NAMES: Self = Self {
+        flags: 0,
+        key: NAME,
+        key_octets: NAME_OCTETS,
+        data: None,
+    };
+
+    /// Verdicts by names of interfaces.
+    pub(crate) const BY_NAME: Self = Self {
+        flags: MAP,
+        data: Some((VERDICTS, VERDICT_OCTETS)),
+        ..Self::NAMES
+    };
+
+    /// Verdicts by numbers of four octets.
+    pub(crate) const BY_NUMBER: Self = Self {
+        flags: MAP,
+        key: MARK,
+        key_octets: 4,
+        data: Some((VERDICTS, VERDICT_OCTETS)),
+    };
+
     /// Addresses by numbers.
     pub(crate) fn slots(v6: bool) -> Self {
         Self {
@@ -170,6 +201,9 @@ pub(super) const SET_ID: u16 = 10;
 const MAP: u32 = 8;
 /// The tool's number of marks of packets: integers in the machine's own octet order.
 const MARK: u32 = 19;
+const MAC: u32 = 9;
+const NAME: u32 = 41;
+const NAME_OCTETS: u32 = 16;
 const VERDICTS: u32 = 0xffff_ff00;
 const VERDICT_OCTETS: u32 = 16;
 pub(super) const ELEMENTS_TABLE: u16 = 1;

@@ -55,6 +55,39 @@ impl Hook {
         }
     }
 
+    /// For packets to this host.
+    pub(crate) fn input() -> Self {
+        Self {
+            number: HOOK_INPUT,
+            ..Self::forward()
+        }
+    }
+
+    /// For frames that a bridge has just got.
+    pub(crate) fn bridge_prerouting() -> Self {
+        Self {
+            number: HOOK_PREROUTING,
+            priority: PRIORITY_BRIDGED,
+            ..Self::forward()
+        }
+    }
+
+    /// For frames that a bridge sends on.
+    pub(crate) fn bridge_forward() -> Self {
+        Self {
+            priority: PRIORITY_BRIDGED,
+            ..Self::forward()
+        }
+    }
+
+    /// For frames of a bridge itself.
+    pub(crate) fn bridge_output() -> Self {
+        Self {
+            number: HOOK_OUTPUT,
+            ..Self::bridge_forward()
+        }
+    }
+
     /// For packets that are about to leave, when their connection's address is chosen.
     pub(crate) fn source_nat() -> Self {
         Self {
@@ -139,9 +172,11 @@ pub(super) const RULE_TABLE: u16 = 1;
 pub(super) const RULE_CHAIN: u16 = 2;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 const HOOK_PREROUTING: u32 = 0;
+const HOOK_INPUT: u32 = 1;
 const HOOK_FORWARD: u32 = 2;
 const HOOK_OUTPUT: u32 = 3;
 const HOOK_POSTROUTING: u32 = 4;
+const PRIORITY_BRIDGED: i32 = -200;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;

@@ -1,6 +1,12 @@
 //! Making a port, from inside the endpoint's namespace. Runs in a holder.
 
-use std::{collections::BTreeSet, fs::File, io, net::IpAddr, os::fd::AsFd};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::{
@@ -14,25 +20,34 @@ use crate::{
     failure::{Doing, Failure},
     namespace,
     netlink::{LinkChange, Netlink},
+    plane::port_name,
     sys,
 };
 
 /// A port with what manages it: the inner end by way of its namespace, the outer end (if any) by way of the hidden one.
 #[derive(Debug)]
 pub(crate) struct Made {
-    pub(crate) port: Port,
+    /// None of a port whose outer end is in the switch namespace: the kernel plane has it.
+    pub(crate) port: Option<Port>,
     inner: Netlink,
     index: u32,
     outer: Option<(Netlink, u32)>,
 }
 
 /// Makes the port of `spec` in the calling thread's network namespace, in which the thread is afterwards as before.
-pub(crate) fn make(spec: &PortSpec, wanted: Option<PortKind>) -> Result<Made, Failure> {
+///
+/// With a `switch` namespace the outer end is in there, and nothing else about it is done: it is the kernel plane's.
+pub(crate) fn make(
+    spec: &PortSpec,
+    wanted: Option<PortKind>,
+    switch: Option<BorrowedFd<'_>>,
+) -> Result<Made, Failure> {
     let inner = Netlink::open().doing(|| "open a netlink socket".into())?;
-    let mut made = match wanted {
-        Some(PortKind::Tap) => make_tap(spec, inner)?,
-        Some(PortKind::Packet) => make_packet(spec, inner)?,
-        None => match make_tap(spec, inner) {
+    let mut made = match (switch, wanted) {
+        (Some(switch), _) => make_bridged(spec, inner, switch)?,
+        (None, Some(PortKind::Tap)) => make_tap(spec, inner)?,
+        (None, Some(PortKind::Packet | PortKind::Bridged)) => make_packet(spec, inner)?,
+        (None, None) => match make_tap(spec, inner) {
             Ok(made) => made,
             Err(failure) if failure.is_one_of(NO_TUN) => {
                 let inner = Netlink::open().doing(|| "open a netlink socket".into())?;
@@ -65,7 +80,7 @@ fn make_tap(spec: &PortSpec, mut inner: Netlink) -> Result<Made, Failure> {
     let tap = sys::open_tap(name).doing(|| format!("make TAP {name} with /dev/net/tun"))?;
     let index = index_of(&mut inner, name)?;
     Ok(Made {
-        port: Port::new(tap.into(), PortKind::Tap),
+        port: Some(Port::new(tap.into(), PortKind::Tap)),
         inner,
         index,
         outer: None,
@@ -81,10 +96,28 @@ fn make_packet(spec: &PortSpec, mut inner: Netlink) -> Result<Made, Failure> {
     let (packet, outer, outer_index) = made?;
     let index = index_of(&mut inner, name)?;
     Ok(Made {
-        port: Port::new(packet.into(), PortKind::Packet),
+        port: Some(Port::new(packet.into(), PortKind::Packet)),
         inner,
         index,
         outer: Some((outer, outer_index)),
+    })
+}
+
+/// The pair, with its outer end in the switch namespace.
+fn make_bridged(
+    spec: &PortSpec,
+    mut inner: Netlink,
+    switch: BorrowedFd<'_>,
+) -> Result<Made, Failure> {
+    let (name, outer) = (&spec.interface, port_name(spec.endpoint));
+    let index = inner
+        .create_veth(name, &outer, Some(switch))
+        .doing(|| format!("make veth {name}, and {outer} in the switch namespace"))?;
+    Ok(Made {
+        port: None,
+        inner,
+        index,
+        outer: None,
     })
 }
 
@@ -132,13 +165,17 @@ impl Made {
         let has_ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
         namespace::quieten_ipv6(name, has_ipv6);
         namespace::keep_to_itself(name);
-        let change = LinkChange {
+        let mut change = LinkChange {
             mtu: Some(u32::from(spec.mtu)),
             mac: Some(spec.mac),
             queue_frames_max: Some(QUEUE_FRAMES_MAX),
             segments_max: (!super::takes_udp_segments()).then_some(1),
             ..LinkChange::default()
         };
+        if self.port.is_none() {
+            // Frames that the kernel carries itself wait for nobody, and are cut up at the underlay.
+            (change.queue_frames_max, change.segments_max) = (None, None);
+        }
         self.inner
             .change(self.index, change)
             .doing(|| format!("set MAC {} and MTU {} of {name}", spec.mac, spec.mtu))?;
@@ -172,6 +209,12 @@ impl Made {
         }
         // Later than ever seen; the endpoint loses its first frames then, and nothing else.
         Ok(())
+    }
+
+    /// By what means the port is attached.
+    pub(crate) fn kind(&self) -> PortKind {
+        let port = self.port.as_ref();
+        port.map_or(PortKind::Bridged, Port::kind)
     }
 
     /// The number of the inner end within its namespace.

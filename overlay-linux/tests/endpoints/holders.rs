@@ -68,6 +68,7 @@ fn start_daemon(folder: &Folder, kind: PortKind) -> Outcome<Child> {
     let kind = match kind {
         PortKind::Tap => "tap",
         PortKind::Packet => "packet",
+        PortKind::Bridged => return Err("nobody reads the frames of such a port".into()),
     };
     let mut child = Command::new(env::current_exe()?)
         .args([DAEMON.as_ref(), folder.path().as_os_str(), kind.as_ref()])

@@ -1,0 +1,184 @@
+//! From what is desired to what the kernel shall hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use overlay_core::{
+    MacAddr, NetworkId,
+    plane::{DataPath, Desired, DesiredNetwork},
+};
+use thiserror::Error;
+
+use super::{
+    filter, guard,
+    tables::{Device, Hop, Place, Tables, Tunnel, bridge_name, port_name, vxlan_name},
+};
+
+/// The way between nodes, as the kernel's VXLAN devices take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// The address of this node's VTEP: the outer source.
+    pub local: IpAddr,
+    /// The port of VXLAN, of UDP: 4789 (RFC 7348 §5).
+    pub port: u16,
+}
+
+/// What shall be, and what of it cannot be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the kernel shall hold.
+    pub tables: Tables,
+    /// What it cannot hold, and why.
+    pub refused: Vec<(NetworkId, Refused)>,
+}
+
+/// Why a network is not, or not entirely, carried.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Another network has its number.
+    #[error("network {other} has its VNI")]
+    Number {
+        /// The other one.
+        other: NetworkId,
+    },
+    /// A VXLAN device speaks one family only.
+    #[error("the VTEP {vtep} is not of the family of this node's {local}")]
+    Family {
+        /// The VTEP that is not reached.
+        vtep: IpAddr,
+        /// This node's.
+        local: IpAddr,
+    },
+    /// Two of its endpoints have one address, and a table has one row for it.
+    #[error("the MAC address {mac} is more than one endpoint's")]
+    Shared {
+        /// The address, which is the first one's.
+        mac: MacAddr,
+    },
+}
+
+/// Compiles the networks whose path is the kernel.
+pub fn compile(desired: &Desired, underlay: &Underlay) -> Wanted {
+    let mut wanted = Wanted::default();
+    let mut carried: BTreeMap<_, (NetworkId, &DesiredNetwork)> = BTreeMap::new();
+    for (id, network) in &desired.networks {
+        if network.path != DataPath::Kernel {
+            continue;
+        }
+        if let Some((other, _)) = carried.get(&network.vni) {
+            let reason = Refused::Number { other: *other };
+            wanted.refused.push((*id, reason));
+            continue;
+        }
+        carried.insert(network.vni, (*id, network));
+    }
+    for (id, network) in carried.values() {
+        let mut compiler = Compiler {
+            underlay,
+            network,
+            tables: &mut wanted.tables,
+            refused: Vec::new(),
+        };
+        compiler.devices();
+        compiler.rows();
+        let refused = compiler.refused.into_iter();
+        wanted.refused.extend(refused.map(|reason| (*id, reason)));
+    }
+    let networks: Vec<&DesiredNetwork> = carried.values().map(|(_, network)| *network).collect();
+    if !networks.is_empty() {
+        wanted.tables.filter = Some(filter::compile(&networks));
+        wanted.tables.guard = Some(guard::compile(&networks, underlay));
+    }
+    wanted
+}
+
+struct Compiler<'a> {
+    underlay: &'a Underlay,
+    network: &'a DesiredNetwork,
+    tables: &'a mut Tables,
+    refused: Vec<Refused>,
+}
+
+impl Compiler<'_> {
+    fn devices(&mut self) {
+        let (vni, mtu) = (self.network.vni, u32::from(self.network.mtu));
+        let (bridge, vxlan) = (bridge_name(vni), vxlan_name(vni));
+        let tunnel = Tunnel::new(vni, self.underlay);
+        let devices = &mut self.tables.devices;
+        devices.insert(vxlan, Device::vxlan(tunnel, &bridge, mtu));
+        for endpoint in self.network.ports.keys() {
+            devices.insert(port_name(*endpoint), Device::port(&bridge, mtu));
+        }
+        devices.insert(bridge, Device::bridge(mtu));
+    }
+
+    fn rows(&mut self) {
+        let (network, vxlan) = (self.network, vxlan_name(self.network.vni));
+        for (endpoint, port) in &network.ports {
+            let addresses = port.addresses.iter().map(|address| address.addr());
+            self.endpoint(port.mac, &port_name(*endpoint), addresses);
+        }
+        for remote in network.remotes.values() {
+            if !self.reaches(remote.vtep) {
+                continue;
+            }
+            if self.endpoint(remote.mac, &vxlan, remote.addresses.iter().copied()) {
+                let row = (vxlan.clone(), remote.mac);
+                let vtep = BTreeSet::from([remote.vtep]);
+                self.tables.tunnels.insert(row, vtep);
+            }
+        }
+        let vteps = network.vteps.iter().copied();
+        let all: BTreeSet<IpAddr> = vteps.filter(|vtep| self.reaches(*vtep)).collect();
+        if !all.is_empty() {
+            let nobody = (vxlan, MacAddr::UNSPECIFIED);
+            self.tables.tunnels.insert(nobody, all);
+        }
+    }
+
+    /// Makes the rows of an endpoint behind a device; false if another one has its MAC address.
+    fn endpoint(
+        &mut self,
+        mac: MacAddr,
+        device: &str,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) -> bool {
+        let bridge = bridge_name(self.network.vni);
+        let place = Place {
+            bridge: bridge.clone(),
+            mac,
+            vlan: None,
+        };
+        if self.tables.forwarding.contains_key(&place) {
+            self.refused.push(Refused::Shared { mac });
+            return false;
+        }
+        let hop = Hop {
+            device: device.to_owned(),
+            fixed: true,
+        };
+        self.tables.forwarding.insert(place, hop);
+        for address in addresses {
+            let neighbours = &mut self.tables.neighbours;
+            neighbours
+                .entry((bridge.clone(), address))
+                .or_insert(Some(mac));
+        }
+        true
+    }
+
+    fn reaches(&mut self, vtep: IpAddr) -> bool {
+        let local = self.underlay.local;
+        if vtep.is_ipv4() == local.is_ipv4() {
+            return true;
+        }
+        let refused = Refused::Family { vtep, local };
+        if !self.refused.contains(&refused) {
+            self.refused.push(refused);
+        }
+        false
+    }
+}

@@ -1,0 +1,232 @@
+//! The kernel itself: rtnetlink and nf_tables of the switch namespace and of the underlay's.
+
+use std::{collections::BTreeMap, os::fd::AsFd};
+
+use nix::errno::Errno;
+use overlay_core::plane::PlatformError;
+
+use super::{
+    devices, filter, guard,
+    kernel::Kernel,
+    namespace::SwitchNamespace,
+    plan::Operation,
+    rows,
+    tables::{Device, Kind, Rules, Tables},
+};
+use crate::{
+    failure::{Doing, Failure},
+    namespace,
+    netlink::Netlink,
+    nftables::Nftables,
+};
+
+/// The kernel, by way of a switch namespace and of the underlay's: the one in which this was opened.
+///
+/// It needs `CAP_NET_ADMIN` over both. It touches the devices of its own names in the switch namespace, the tables
+/// `bridge overlay_plane` in there and `inet overlay_guard` in the underlay's, and nothing else.
+#[derive(Debug)]
+pub struct Host {
+    namespace: SwitchNamespace,
+    switch: Netlink,
+    underlay: Netlink,
+    filter: Nftables,
+    guard: Nftables,
+    /// The devices' numbers, as they were read back or made last.
+    indices: BTreeMap<String, u32>,
+}
+
+/// How many frames and datagrams were dropped, by reason: in the words of `overlay-vxlan`.
+pub type Drops = BTreeMap<&'static str, u64>;
+
+impl Host {
+    /// Opens the kernel's sides of the switch namespace and of the calling thread's own, wherever the thread goes
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`]. Whether the kernel can all that the plane takes is said by [`check`](super::check).
+    pub fn open(namespace: SwitchNamespace) -> Result<Self, PlatformError> {
+        let netlink = || Netlink::open().doing(|| "open a netlink socket".into());
+        let tables = || "open a netfilter socket".to_owned();
+        let (underlay, guard) = (netlink()?, Nftables::open_inet().doing(tables)?);
+        let (switch, filter) = namespace.within(|| {
+            let filter = Nftables::open_bridge().doing(tables)?;
+            Ok((netlink()?, filter))
+        })?;
+        Ok(Self {
+            namespace,
+            switch,
+            underlay,
+            filter,
+            guard,
+            indices: BTreeMap::new(),
+        })
+    }
+
+    /// Returns the switch namespace.
+    pub fn namespace(&self) -> &SwitchNamespace {
+        &self.namespace
+    }
+
+    /// Returns the switch namespace and lets go of the rest.
+    pub fn into_namespace(self) -> SwitchNamespace {
+        self.namespace
+    }
+
+    /// Returns how much was dropped since the filters were made.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn drops(&mut self) -> Result<Drops, PlatformError> {
+        let mut drops = Drops::new();
+        let counted = self.filter.counted(filter::TABLE);
+        let counted = counted.doing(|| format!("read the counters of {}", filter::TABLE))?;
+        for (chain, packets) in counted {
+            if let Some(reason) = filter::reason(&chain) {
+                *drops.entry(reason).or_default() += packets;
+            }
+        }
+        let counted = self.guard.counted(guard::TABLE);
+        let counted = counted.doing(|| format!("read the counters of {}", guard::TABLE))?;
+        let strangers = counted.iter().filter(|(chain, _)| guard::drops(chain));
+        let strangers = strangers.map(|(_, packets)| packets).sum();
+        drops.insert("unknown_vtep", strangers);
+        Ok(drops)
+    }
+
+    fn index(&self, name: &str) -> Result<u32, Failure> {
+        let index = self.indices.get(name).copied();
+        let missing = || std::io::Error::from(Errno::ENODEV);
+        index
+            .ok_or_else(missing)
+            .doing(|| format!("look for {name}"))
+    }
+
+    fn make(&mut self, name: &str, device: &Device) -> Result<(), Failure> {
+        let doing = || format!("make {name}");
+        let index = match &device.kind {
+            Kind::Vxlan(tunnel) => {
+                let within = self.namespace.as_fd();
+                let made = devices::make_vxlan(&mut self.underlay, name, tunnel, within);
+                made.map_err(|error| taken(&error, tunnel.port).unwrap_or(error))
+                    .doing(doing)?;
+                self.switch.link(name).doing(doing)?.index
+            }
+            _ => devices::make_bridge(&mut self.switch, name).doing(doing)?,
+        };
+        self.indices.insert(name.to_owned(), index);
+        let bare = Device {
+            up: false,
+            mtu: 0,
+            member: None,
+            kind: device.kind.clone(),
+        };
+        self.set(name, &bare, device)
+    }
+
+    fn set(&mut self, name: &str, from: &Device, to: &Device) -> Result<(), Failure> {
+        let index = self.index(name)?;
+        let bridge = match &to.member {
+            Some((bridge, _)) => self.index(bridge)?,
+            None => 0,
+        };
+        let set = devices::set(&mut self.switch, index, from, to, bridge);
+        // A VXLAN device has its socket from when it goes up.
+        let set = set.map_err(|error| match &to.kind {
+            Kind::Vxlan(tunnel) => taken(&error, tunnel.port).unwrap_or(error),
+            _ => error,
+        });
+        set.doing(|| format!("set the properties of {name}"))
+    }
+
+    fn filters(
+        tables: &mut Nftables,
+        name: &str,
+        from: Option<&Rules>,
+        to: Option<&Rules>,
+    ) -> Result<(), Failure> {
+        let Some(Rules(wanted)) = to else {
+            return tables.delete(name).doing(|| format!("delete {name}"));
+        };
+        let mut batch = tables.batch(name);
+        batch.turn(from.map(|rules| &rules.0), wanted);
+        if tables.commit(&batch).is_ok() {
+            return Ok(());
+        }
+        // It is another one than was read, or holds what cannot be changed: all anew, which depends on neither.
+        let replaced = tables.replace(name, wanted);
+        replaced.doing(|| format!("change the table {name}"))
+    }
+}
+
+/// The system's words for a port that is not to be had would be of no help.
+fn taken(error: &std::io::Error, port: u16) -> Option<std::io::Error> {
+    let words = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRINUSE) => {
+            format!(
+                "a program's socket has UDP port {port}, or another VXLAN device by other rules"
+            )
+        }
+        Some(Errno::EEXIST) => format!("another VXLAN device has its VNI at UDP port {port}"),
+        _ => return None,
+    };
+    Some(std::io::Error::new(std::io::ErrorKind::AddrInUse, words))
+}
+
+impl Kernel for Host {
+    fn read(&mut self) -> Result<Tables, PlatformError> {
+        let mut tables = Tables::default();
+        let links = devices::read(&mut self.switch).doing(|| "list interfaces".into())?;
+        self.indices = links.indices();
+        rows::read(&mut self.switch, &links, &mut tables)?;
+        tables.devices = links.ours();
+        let filter = self.filter.read(filter::TABLE);
+        let doing = || format!("read the table {}", filter::TABLE);
+        tables.filter = filter.doing(doing)?.map(Rules);
+        let guard = self.guard.read(guard::TABLE);
+        let doing = || format!("read the table {}", guard::TABLE);
+        tables.guard = guard.doing(doing)?.map(Rules);
+        Ok(tables)
+    }
+
+    fn carry_out(&mut self, operation: &Operation) -> Result<(), PlatformError> {
+        match operation {
+            Operation::Filter { from, to } => {
+                Self::filters(&mut self.filter, filter::TABLE, from.as_ref(), to.as_ref())?
+            }
+            Operation::Guard { from, to } => {
+                Self::filters(&mut self.guard, guard::TABLE, from.as_ref(), to.as_ref())?;
+            }
+            Operation::Make { name, device } => self.make(name, device)?,
+            Operation::Set { name, from, to } => self.set(name, from, to)?,
+            Operation::Delete { name } => {
+                let index = self.index(name)?;
+                let deleted = self.switch.delete(index);
+                deleted.doing(|| format!("delete {name}"))?;
+                self.indices.remove(name);
+            }
+            Operation::Forward { .. }
+            | Operation::Forget { .. }
+            | Operation::Tunnel { .. }
+            | Operation::Untunnel { .. }
+            | Operation::Answer { .. }
+            | Operation::Unanswer { .. } => {
+                let index = rows::device(operation).map_or(Ok(0), |name| self.index(name))?;
+                let mut done = rows::carry_out(&mut self.switch, index, operation);
+                if let (Operation::Answer { bridge, .. }, Err(error)) = (operation, &done)
+                    && error.raw_os_error() == Some(Errno::EINVAL as i32)
+                {
+                    // On a bridge without IPv6 there are no neighbours of IPv6; it still has no address of its own.
+                    self.namespace.within(|| {
+                        namespace::quieten_ipv6(bridge, true);
+                        Ok(())
+                    })?;
+                    done = rows::carry_out(&mut self.switch, index, operation);
+                }
+                done.doing(|| operation.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Makes the kernel hold what is wanted, and goes on doing so.
+
+use std::collections::BTreeMap;
+
+use overlay_core::{
+    NetworkId,
+    plane::{Desired, PlatformError},
+};
+
+use super::{
+    compile::{Refused, Underlay, compile},
+    kernel::{Kernel, passes},
+    plan::{About, Operation, missing, plan},
+    tables::Tables,
+};
+
+/// Keeps a kernel at what is wanted: reads back, plans, carries out.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    kernel: K,
+    underlay: Underlay,
+    /// What was wanted when it last succeeded.
+    last: Option<Tables>,
+    stats: Stats,
+}
+
+/// What a [`Reconciler`] has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Times that everything was as wanted afterwards.
+    pub applied: u64,
+    /// Times that it was not.
+    pub failed: u64,
+    /// Operations that were carried out.
+    pub operations: u64,
+    /// Those among them that somebody else made necessary: what was wanted had not changed.
+    pub repairs: BTreeMap<About, u64>,
+    /// What went wrong the last time that something did.
+    pub last_failure: Option<PlatformError>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In order.
+    pub operations: Vec<Operation>,
+    /// How many of them were repairs.
+    pub repairs: u64,
+    /// What the kernel cannot carry.
+    pub refused: Vec<(NetworkId, Refused)>,
+    /// The ports that are not there, by their outer ends: whoever holds their endpoints makes them.
+    pub missing: Vec<String>,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Over a kernel, whatever an earlier life left in there.
+    pub fn new(kernel: K, underlay: Underlay) -> Self {
+        Self {
+            kernel,
+            underlay,
+            last: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Makes the kernel hold these networks, as far as their path is the kernel, and no others. To be called when they
+    /// change, when a [`Watch`](super::Watch) says so, and now and then.
+    ///
+    /// What changes meanwhile is looked at again, a few times. An operation that fails is in the way of no other.
+    ///
+    /// # Errors
+    ///
+    /// The first failure of the last round; what could be done is done, and the next call goes on from there.
+    pub fn apply(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
+        let applied = self.try_apply(desired);
+        match &applied {
+            Ok(_) => self.stats.applied += 1,
+            Err(failure) => {
+                self.stats.failed += 1;
+                self.stats.last_failure = Some(failure.clone());
+            }
+        }
+        applied
+    }
+
+    /// Says what [`apply`](Self::apply) would do now.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn plan(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
+        let wanted = compile(desired, &self.underlay);
+        let actual = self.kernel.read()?;
+        let operations = plan(&wanted.tables, &actual);
+        let repairs = self.repairs(&wanted.tables, operations.len());
+        Ok(Report {
+            repairs,
+            operations,
+            refused: wanted.refused,
+            missing: names(missing(&wanted.tables, &actual)),
+        })
+    }
+
+    /// Returns what was done so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Returns the kernel.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Returns the kernel, and lets go of the rest.
+    pub fn into_kernel(self) -> K {
+        self.kernel
+    }
+
+    /// Changes the way between nodes from the next call on.
+    pub fn set_underlay(&mut self, underlay: Underlay) {
+        self.underlay = underlay;
+    }
+
+    fn try_apply(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
+        let wanted = compile(desired, &self.underlay);
+        let mut report = Report {
+            refused: wanted.refused,
+            ..Report::default()
+        };
+        let wanted = wanted.tables;
+        let mut failure = None;
+        for _ in 0..ROUNDS_MAX {
+            let actual = match self.kernel.read() {
+                Err(error) if passes(&error) => {
+                    failure = Some(error);
+                    continue;
+                }
+                read => read?,
+            };
+            report.missing = names(missing(&wanted, &actual));
+            let operations = plan(&wanted, &actual);
+            if operations.is_empty() {
+                self.last = Some(wanted);
+                return Ok(report);
+            }
+            let (done, failed) = self.carry_out(&wanted, operations, &mut report);
+            failure = failed;
+            // A failure that does not pass is there in the next round, too.
+            if !done || failure.as_ref().is_some_and(|error| !passes(error)) {
+                break;
+            }
+        }
+        failure.map_or(Ok(report), Err)
+    }
+
+    /// Carries out what can be; false if nothing could.
+    fn carry_out(
+        &mut self,
+        wanted: &Tables,
+        operations: Vec<Operation>,
+        report: &mut Report,
+    ) -> (bool, Option<PlatformError>) {
+        let (mut done, mut failure) = (0, None::<PlatformError>);
+        let is_repair = self.last.as_ref() == Some(wanted);
+        for operation in operations {
+            match self.kernel.carry_out(&operation) {
+                Ok(()) => {
+                    done += 1;
+                    if is_repair {
+                        report.repairs += 1;
+                        let repairs = self.stats.repairs.entry(operation.about());
+                        *repairs.or_default() += 1;
+                    }
+                    report.operations.push(operation);
+                }
+                Err(error) => {
+                    // What does not pass says more than what does.
+                    if failure.as_ref().is_none_or(passes) {
+                        failure = Some(error);
+                    }
+                }
+            }
+        }
+        self.stats.operations += done;
+        (done > 0 || failure.as_ref().is_some_and(passes), failure)
+    }
+
+    fn repairs(&self, wanted: &Tables, operations: usize) -> u64 {
+        let same = self.last.as_ref() == Some(wanted);
+        if same { operations as u64 } else { 0 }
+    }
+}
+
+fn names(names: Vec<&str>) -> Vec<String> {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// How often what was done is looked at again. Each round costs two or three dumps of the kernel's tables.
+const ROUNDS_MAX: usize = 5;

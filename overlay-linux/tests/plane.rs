@@ -1,0 +1,130 @@
+//! The kernel plane with the real kernel: two hosts in network namespaces, as root and as an ordinary user.
+//!
+//! Each story is told by a process of its own, in namespaces that end with it.
+
+use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, process::ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+#[path = "plane/guard.rs"]
+mod guard;
+#[path = "plane/holders.rs"]
+mod holders;
+#[path = "plane/net.rs"]
+mod net;
+#[path = "plane/reach.rs"]
+mod reach;
+#[path = "plane/repair.rs"]
+mod repair;
+
+use net::{Folder, Outcome, say};
+
+type Story = fn() -> Outcome<()>;
+
+const STORIES: &[(&str, Story)] = &[
+    ("endpoints_reach_each_other_over_ipv4", reach::over_ipv4),
+    ("endpoints_reach_each_other_over_ipv6", reach::over_ipv6),
+    ("a_host_that_was_made_by_hand_is_reached", guard::by_hand),
+    ("spoofed_frames_get_nowhere", guard::spoofing),
+    ("a_storm_is_cut_short", guard::storm),
+    ("strangers_are_not_heard", guard::strangers),
+    ("what_is_in_the_way_is_named", guard::obstacles),
+    ("every_damage_is_repaired", repair::damages),
+    ("what_is_somebody_elses_stays", repair::foreign),
+    ("nothing_is_left_behind", repair::removal),
+    ("a_flow_outlives_its_daemon", repair::kill),
+    ("damage_is_heard_of", repair::watched),
+    ("holders_make_ports", holders::life),
+    ("holders_endpoints_reach_services", holders::services),
+    ("there_are_no_ports_without_a_switch", holders::refused),
+];
+
+fn main() -> ExitCode {
+    overlay_linux::holder::main_if_holder();
+    let arguments: Vec<String> = env::args().collect();
+    if let [_, mark, name] = arguments.as_slice()
+        && mark == "story"
+    {
+        return tell(name);
+    }
+    let copy = Folder::new("plane-binary").and_then(|folder| {
+        // An ordinary user may not reach the folder that this binary is built in.
+        fs::copy(env::current_exe()?, folder.path().join("plane"))?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        Ok(folder)
+    });
+    let Ok(copy) = copy else {
+        say("cannot copy this binary for other users");
+        return ExitCode::FAILURE;
+    };
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials(copy.path()));
+    drop(copy);
+    conclusion.exit();
+}
+
+fn tell(name: &str) -> ExitCode {
+    let story = STORIES.iter().find(|(known, _)| *known == name);
+    let told = match story {
+        Some((_, story)) => story(),
+        None => Err("no such story".into()),
+    };
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trials(copy: &Path) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (user, launcher) in USERS {
+        for (name, _) in STORIES {
+            let launcher: Vec<&'static str> = launcher.split(' ').collect();
+            let binary = copy.join("plane");
+            let trial = format!("{name}_as_{user}");
+            let words = trial.clone();
+            trials.push(Trial::test(trial, move || {
+                run(&launcher, &binary, name, &words)
+            }));
+        }
+    }
+    trials
+}
+
+fn run(launcher: &[&str], binary: &Path, name: &str, words: &str) -> Result<(), Failed> {
+    let [program, options @ ..] = launcher else {
+        return Err("no launcher".into());
+    };
+    let start = |what: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(options).args(what).output()
+    };
+    match start(&["true"]) {
+        Ok(output) if output.status.success() => {}
+        tried => {
+            let said = tried.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+            say(&format!("SKIPPED: {words}: no namespaces: {said:?}"));
+            return Ok(());
+        }
+    }
+    let output = start(&[&binary.to_string_lossy(), "story", name])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("SKIPPED") {
+        say(&said);
+    }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{}\n{said}", output.status).into())
+    }
+}
+
+const USERS: [(&str, &str); 2] = [
+    ("root", "unshare --net --mount --propagation private"),
+    (
+        "ordinary_user",
+        "setpriv --reuid 65534 --regid 65534 --clear-groups unshare --user --map-root-user --net --mount --propagation private",
+    ),
+];

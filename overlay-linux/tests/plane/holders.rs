@@ -1,0 +1,227 @@
+//! Ports that holders make, as a daemon drives both.
+
+use std::{collections::BTreeMap, env, net::TcpListener, time::Duration};
+
+use overlay_core::{
+    EndpointId, ServiceId,
+    plane::{
+        DataPath, DesiredBackend, DesiredService, Distance, Namespace, Platform, PlatformError,
+        PortSpec, VipConfig,
+    },
+};
+use overlay_linux::{
+    CommandSpec, EndpointServices, Exit, Linux, PortKind, Stdio, plane::port_name,
+};
+
+use crate::net::{Outcome, World, endpoint, eventually, inside_of, mac, mtu};
+
+/// The holders of both endpoints of the first host.
+struct Holders {
+    linux: Linux,
+    specs: Vec<PortSpec>,
+}
+
+impl Holders {
+    fn new(world: &World) -> Outcome<Self> {
+        // Those that the world made go with their inner ends.
+        for number in 1..=2 {
+            world.inside(number, "ip link del eth0")?;
+        }
+        let folder = world.folder.path().join("endpoints");
+        let linux = Linux::new(folder, env::current_exe()?).with_switch(&world.hosts[0].switch);
+        let specs: Outcome<Vec<_>> = (1..=2).map(spec).collect();
+        let mut holders = Self {
+            linux,
+            specs: specs?,
+        };
+        holders.make()?;
+        Ok(holders)
+    }
+
+    fn make(&mut self) -> Outcome<()> {
+        for spec in &self.specs {
+            assert!(self.linux.create_port(spec)?.is_none());
+        }
+        Ok(())
+    }
+
+    fn run(&self, which: usize, words: &str) -> Outcome<()> {
+        let words: Vec<&str> = words.split(' ').collect();
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let command = CommandSpec::new(words[0]).args(words[1..].iter().copied());
+        let command = command.env("PATH", path).stdio(Stdio::Kept);
+        let mut process = self.linux.exec(self.specs[which].endpoint, command)?;
+        match process.wait(Duration::from_secs(10))? {
+            Some(Exit::Code(0)) => Ok(()),
+            exit => Err(format!("{words:?}: {exit:?}").into()),
+        }
+    }
+
+    fn reaches(&self) -> Outcome<()> {
+        eventually(
+            || {
+                self.run(0, "ping -n -c 1 -W 1 10.0.1.2").is_ok()
+                    && self.run(0, "ping -n -c 1 -W 1 10.0.1.3").is_ok()
+                    && self.run(1, "ping -n -c 1 -W 1 fd00:1::4").is_ok()
+            },
+            "a reply",
+        )
+    }
+}
+
+impl Drop for Holders {
+    fn drop(&mut self) {
+        for spec in &self.specs {
+            let _ = self.linux.remove_port(spec.endpoint);
+        }
+    }
+}
+
+fn spec(number: u8) -> Outcome<PortSpec> {
+    Ok(PortSpec {
+        endpoint: endpoint(number),
+        namespace: Namespace::Own,
+        interface: "eth0".into(),
+        mac: mac(number),
+        addresses: vec![
+            format!("10.0.1.{number}/24").parse()?,
+            format!("fd00:1::{number}/64").parse()?,
+        ],
+        on_link: Vec::new(),
+        gateway: None,
+        mtu: mtu(false),
+        hostname: format!("alpine{number}"),
+        way_out: None,
+        path: DataPath::Kernel,
+    })
+}
+
+/// A port is made, taken up by the next daemon, made again after it was deleted by hand, and removed.
+pub(crate) fn life() -> Outcome<()> {
+    let mut world = World::new(false)?;
+    let mut holders = Holders::new(&world)?;
+    let report = world.apply(0)?;
+    assert_eq!(report.missing, Vec::<String>::new());
+    holders.reaches()?;
+    let main = CommandSpec::new("sleep").args(["1000"]);
+    let main = main.env("PATH", "/usr/bin:/bin");
+    let mut main = holders.linux.start(endpoint(1), main)?;
+    let expected: BTreeMap<EndpointId, _> = holders
+        .specs
+        .iter()
+        .map(|spec| (spec.endpoint, spec.mac))
+        .collect();
+    let actual = holders.linux.actual()?;
+    let actual: BTreeMap<_, _> = actual.iter().map(|(id, port)| (*id, port.mac)).collect();
+    assert_eq!(actual, expected);
+    // The next daemon.
+    let found = holders.linux.list()?;
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|one| one.kind == Some(PortKind::Bridged)));
+    assert_eq!(found[0].spec, holders.specs[0]);
+    holders.make()?;
+    assert_eq!(world.apply(0)?.operations, []);
+    // A hand that deletes the outer end deletes both.
+    let desired = world.hosts[0].desired.clone();
+    assert_eq!(holders.linux.apply(&desired)?, []);
+    world.in_switch(0, &format!("ip link del {}", port_name(endpoint(1))))?;
+    assert_eq!(world.apply(0)?.missing, [port_name(endpoint(1))]);
+    let changes = holders.linux.apply(&desired)?;
+    let words: Vec<_> = changes
+        .iter()
+        .map(|change| change.action.as_str())
+        .collect();
+    assert_eq!(words, ["make eth0 again"]);
+    let report = world.apply(0)?;
+    assert_eq!(report.missing, Vec::<String>::new());
+    holders.reaches()?;
+    // And one in the endpoint's namespace.
+    holders.run(0, "ip link set eth0 mtu 1300")?;
+    assert_eq!(holders.linux.apply(&desired)?.len(), 1);
+    holders.run(0, "ip link del eth0")?;
+    assert_eq!(holders.linux.apply(&desired)?.len(), 1);
+    world.apply(0)?;
+    holders.reaches()?;
+    assert_eq!(main.try_wait()?, None, "the program went on all the while");
+    let port = port_name(endpoint(2));
+    holders.linux.remove_port(endpoint(2))?;
+    assert!(world.in_switch(0, &format!("ip link show {port}")).is_err());
+    drop(holders);
+    Ok(())
+}
+
+/// Without a switch namespace there are no such ports, and nothing is left of the attempt.
+pub(crate) fn refused() -> Outcome<()> {
+    let world = World::bare(false)?;
+    let folder = world.folder.path().join("endpoints");
+    let mut linux = Linux::new(&folder, env::current_exe()?);
+    let refused = linux.create_port(&spec(5)?).map(drop);
+    assert!(
+        matches!(refused, Err(PlatformError::Unsupported { .. })),
+        "{refused:?}"
+    );
+    let mut linux = linux.with_switch(world.folder.path().join("absent"));
+    let refused = linux.create_port(&spec(5)?).map(drop);
+    assert!(
+        matches!(refused, Err(PlatformError::System { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(linux.list()?, []);
+    Ok(())
+}
+
+/// A virtual address leads to a backend elsewhere, and goes on doing so; without services there is nothing to track.
+pub(crate) fn services() -> Outcome<()> {
+    let mut world = World::new(false)?;
+    let holders = Holders::new(&world)?;
+    world.apply(0)?;
+    holders.reaches()?;
+    let mut served = EndpointServices::new();
+    let desired = world.hosts[0].desired.clone();
+    let rules = |holders: &Holders| holders.run(0, "nft list table inet overlay_services");
+    served.apply(&holders.linux, &desired)?;
+    assert!(rules(&holders).is_err(), "nothing is served");
+    let backend = DesiredBackend {
+        mac: mac(3),
+        addresses: vec!["10.0.1.3".parse()?],
+        weight: 1,
+        draining: false,
+        distance: Distance::Far,
+    };
+    let service = DesiredService {
+        mac: mac(100),
+        addresses: vec!["10.0.1.100".parse()?],
+        config: VipConfig::default(),
+        backends: BTreeMap::from([(endpoint(3), backend)]),
+    };
+    let mut serving = desired.clone();
+    for network in serving.networks.values_mut() {
+        let id = ServiceId::from_bytes([1; 16]);
+        network.services.insert(id, service.clone());
+    }
+    let report = served.apply(&holders.linux, &serving)?;
+    assert_eq!((report.failed.len(), report.refused.len()), (0, 0));
+    assert!(!report.operations.is_empty() && report.repairs == 0);
+    let listener = inside_of(&world.endpoints[&3], || {
+        Ok(TcpListener::bind("10.0.1.3:80")?)
+    })?;
+    listener.set_nonblocking(true)?;
+    let asked = |holders: &Holders| -> Outcome<()> {
+        holders.run(0, "bash -c :>/dev/tcp/10.0.1.100/80")?;
+        eventually(|| listener.accept().is_ok(), "a connection")
+    };
+    asked(&holders)?;
+    assert_eq!(served.apply(&holders.linux, &serving)?.operations, []);
+    holders.run(0, "nft flush ruleset")?;
+    assert!(served.apply(&holders.linux, &serving)?.repairs > 0);
+    asked(&holders)?;
+    // The next daemon has nothing to do.
+    let mut next = EndpointServices::new();
+    assert_eq!(next.apply(&holders.linux, &serving)?.operations, []);
+    next.apply(&holders.linux, &desired)?;
+    assert!(rules(&holders).is_err());
+    assert!(asked(&holders).is_err());
+    let figures = (served.stats().repairs > 0, next.stats().operations > 0);
+    assert_eq!(figures, (true, true));
+    Ok(())
+}
