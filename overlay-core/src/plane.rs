@@ -328,6 +328,16 @@ pub trait Platform {
     /// See [`PlatformError`]; changes before the failing one stay, and the next call goes on from there.
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError>;
 
+    /// Says what [`apply`](Self::apply) would change of what the kernel carries, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        let _ = desired;
+        Ok(Vec::new())
+    }
+
     /// Reads back which endpoints really have a port.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ impl Port {
                 Err(_) => (sys::set_tap_offload(&file, false).is_ok(), false),
             },
             PortKind::Packet => (true, takes_udp_segments()),
+            PortKind::Bridged => (false, false),
         };
         Self {
             file,

@@ -189,6 +189,7 @@ fn sample() -> Desired {
         services: BTreeMap::new(),
     };
     Desired {
+        underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([0; 16]), network)]),
     }
 }

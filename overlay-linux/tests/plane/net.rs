@@ -231,6 +231,7 @@ pub(crate) fn desired(host: u8, v6: bool) -> Outcome<Desired> {
     };
     let id = NetworkId::from_bytes([1; 16]);
     Ok(Desired {
+        underlay: None,
         networks: BTreeMap::from([(id, network)]),
     })
 }

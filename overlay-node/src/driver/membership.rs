@@ -251,6 +251,8 @@ impl Supervisor {
         if let Some(mut active) = self.active.take() {
             active.disband();
             active.stop().await;
+            // What the system carries goes with the cluster.
+            self.platform.apply(Arc::default());
         }
         self.store.clear()
     }

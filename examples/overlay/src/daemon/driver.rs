@@ -1,29 +1,22 @@
 //! The real node: `overlay-node`'s driver over `overlay-linux`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{
-    EndpointId, TaskId,
-    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
+use overlay_core::{TaskId, plane::DataPath};
+use overlay_linux::{
+    Linux,
+    netlink::Netlink,
+    plane::{self, Underlay},
 };
-use overlay_linux::{Linux, Offload, Port, PortCapabilities, Sockets, netlink::Netlink};
-use overlay_node::driver::{
-    Daemon, Executor, Handle, LogOptions, Logs, Options, PortIo, StopError,
-};
+use overlay_node::driver::{Daemon, Executor, Handle, LogOptions, Logs, Options, StopError};
 use overlay_node::{Timers, WayOutConfig};
 
 use super::{
     DaemonArgs,
     node::{Node, Soon},
+    platform::OnLinux,
 };
 use crate::api::{Error, Request, Resources, Response};
 
@@ -58,8 +51,23 @@ pub(super) async fn start(
         mtu: args.underlay_mtu.unwrap_or(1_500),
         ..WayOutConfig::default()
     });
-    let daemon = Daemon::start_with(options, OnLinux(linux), executor).await?;
+    let switch = matches!(options.data_path, DataPath::Kernel).then(|| switch(args));
+    let platform = OnLinux::new(linux, switch.transpose()?);
+    let daemon = Daemon::start_with(options, platform, executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
+}
+
+/// Returns where the namespace of the kernel plane is kept, if this host can have that plane.
+fn switch(args: &DaemonArgs) -> anyhow::Result<PathBuf> {
+    let underlay = Underlay {
+        local: args.advertise_addr.unwrap_or(args.listen_addr),
+        port: args.data_port,
+    };
+    let path = args.data_dir.join("switch");
+    let possible = plane::check(&underlay, &path.with_extension("check"));
+    possible
+        .context("the kernel cannot carry networks here; start the daemon with --data-path user")?;
+    Ok(path)
 }
 
 /// Returns what this host has: the processors that the daemon may use, and the memory that the kernel has.
@@ -113,94 +121,5 @@ impl Node for Local {
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
         let handle = self.0.clone();
         Box::pin(async move { handle.logs(task, options).await })
-    }
-}
-
-/// `overlay-linux` with the types that the driver asks for.
-struct OnLinux(Linux);
-
-/// A port with the reading and writing that the driver asks for.
-struct LinuxPort(Port);
-
-impl Platform for OnLinux {
-    type Port = LinuxPort;
-    type Sockets = (UdpSocket, TcpListener);
-
-    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<LinuxPort>, PlatformError> {
-        Ok(self.0.create_port(spec)?.map(LinuxPort))
-    }
-
-    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
-        self.0.remove_port(endpoint)
-    }
-
-    fn retain_ports(
-        &mut self,
-        kept: &BTreeSet<EndpointId>,
-    ) -> Result<Vec<EndpointId>, PlatformError> {
-        self.0.retain_ports(kept)
-    }
-
-    fn open_sockets(
-        &mut self,
-        endpoint: EndpointId,
-        address: SocketAddr,
-    ) -> Result<Self::Sockets, PlatformError> {
-        let Sockets { udp, tcp } = self.0.open_sockets(endpoint, address)?;
-        Ok((udp, tcp))
-    }
-
-    fn open_stream(
-        &mut self,
-        endpoint: EndpointId,
-        v6: bool,
-        source: Option<SocketAddr>,
-    ) -> Result<TcpStream, PlatformError> {
-        self.0.open_stream(endpoint, v6, source)
-    }
-
-    fn open_datagrams(
-        &mut self,
-        endpoint: EndpointId,
-        v6: bool,
-        source: Option<SocketAddr>,
-    ) -> Result<UdpSocket, PlatformError> {
-        self.0.open_datagrams(endpoint, v6, source)
-    }
-
-    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
-        self.0.way_out(endpoint)
-    }
-
-    fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u16>, PlatformError> {
-        self.0.underlay_mtu(address)
-    }
-
-    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
-        self.0.apply(desired)
-    }
-
-    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
-        self.0.actual()
-    }
-}
-
-impl AsFd for LinuxPort {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl PortIo for LinuxPort {
-    fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)> {
-        self.0.read_into(place)
-    }
-
-    fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
-        self.0.write_frame(frame, offload)
-    }
-
-    fn capabilities(&self) -> PortCapabilities {
-        self.0.capabilities()
     }
 }

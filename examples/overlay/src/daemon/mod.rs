@@ -5,6 +5,7 @@ mod driver;
 mod holders;
 mod logs;
 mod node;
+mod platform;
 mod programs;
 mod records;
 mod serve;

@@ -1,0 +1,210 @@
+//! `overlay-linux` with the types that the driver asks for: ports of endpoints, and the kernel plane.
+
+use std::{
+    collections::BTreeMap,
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
+
+use overlay_core::{
+    EndpointId, NetworkId,
+    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
+};
+use overlay_linux::{
+    Linux, Offload, Port, PortCapabilities, Sockets,
+    plane::{Host, Reconciler, Refused, Report, SwitchNamespace, Underlay},
+};
+use overlay_node::driver::PortIo;
+
+/// Linux below a node.
+pub(super) struct OnLinux {
+    linux: Linux,
+    /// The kernel plane, where the daemon has one.
+    plane: Option<KernelPlane>,
+}
+
+/// The kernel plane, once the node has an address.
+struct KernelPlane {
+    /// Where the namespace of its devices is kept.
+    switch: PathBuf,
+    reconciler: Option<Reconciler<Host>>,
+    /// What was said to be refused, which is not said again.
+    refused: Vec<(NetworkId, Refused)>,
+}
+
+impl OnLinux {
+    /// Without a `switch`, there is no kernel plane.
+    pub(super) fn new(linux: Linux, switch: Option<PathBuf>) -> Self {
+        let (linux, plane) = match switch {
+            None => (linux, None),
+            Some(switch) => {
+                let plane = KernelPlane {
+                    switch: switch.clone(),
+                    reconciler: None,
+                    refused: Vec::new(),
+                };
+                (linux.with_switch(switch), Some(plane))
+            }
+        };
+        Self { linux, plane }
+    }
+}
+
+impl KernelPlane {
+    fn reconciler(
+        &mut self,
+        desired: &Desired,
+    ) -> Result<Option<&mut Reconciler<Host>>, PlatformError> {
+        let Some(underlay) = desired.underlay else {
+            return Ok(self.reconciler.as_mut());
+        };
+        let underlay = Underlay {
+            local: underlay.address,
+            port: underlay.port,
+        };
+        let reconciler = match self.reconciler.take() {
+            Some(mut reconciler) => {
+                reconciler.set_underlay(underlay);
+                reconciler
+            }
+            None => {
+                let host = Host::open(SwitchNamespace::open(&self.switch)?)?;
+                Reconciler::new(host, underlay)
+            }
+        };
+        Ok(Some(self.reconciler.insert(reconciler)))
+    }
+
+    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        let Some(reconciler) = self.reconciler(desired)? else {
+            return Ok(Vec::new());
+        };
+        let report = reconciler.apply(desired)?;
+        if report.refused != self.refused {
+            for (network, reason) in &report.refused {
+                tracing::warn!(%network, %reason, "the kernel cannot carry all of a network");
+            }
+            self.refused.clone_from(&report.refused);
+        }
+        Ok(changes(&report))
+    }
+
+    fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        match self.reconciler(desired)? {
+            None => Ok(Vec::new()),
+            Some(reconciler) => Ok(changes(&reconciler.plan(desired)?)),
+        }
+    }
+}
+
+fn changes(report: &Report) -> Vec<Change> {
+    let operations = report.operations.iter();
+    operations
+        .map(|operation| Change::new(None, operation.to_string()))
+        .collect()
+}
+
+/// A port with the reading and writing that the driver asks for.
+pub(super) struct LinuxPort(Port);
+
+impl Platform for OnLinux {
+    type Port = LinuxPort;
+    type Sockets = (UdpSocket, TcpListener);
+
+    fn create_port(&mut self, spec: &PortSpec) -> Result<Option<LinuxPort>, PlatformError> {
+        if let Some(plane) = &self.plane
+            && plane.reconciler.is_none()
+        {
+            // The outer ends of ports go in there, whether or not the rest is made yet.
+            drop(SwitchNamespace::open(&plane.switch)?);
+        }
+        Ok(self.linux.create_port(spec)?.map(LinuxPort))
+    }
+
+    fn remove_port(&mut self, endpoint: EndpointId) -> Result<(), PlatformError> {
+        self.linux.remove_port(endpoint)
+    }
+
+    fn retain_ports(
+        &mut self,
+        kept: &BTreeSet<EndpointId>,
+    ) -> Result<Vec<EndpointId>, PlatformError> {
+        self.linux.retain_ports(kept)
+    }
+
+    fn open_sockets(
+        &mut self,
+        endpoint: EndpointId,
+        address: SocketAddr,
+    ) -> Result<Self::Sockets, PlatformError> {
+        let Sockets { udp, tcp } = self.linux.open_sockets(endpoint, address)?;
+        Ok((udp, tcp))
+    }
+
+    fn open_stream(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: Option<SocketAddr>,
+    ) -> Result<TcpStream, PlatformError> {
+        self.linux.open_stream(endpoint, v6, source)
+    }
+
+    fn open_datagrams(
+        &mut self,
+        endpoint: EndpointId,
+        v6: bool,
+        source: Option<SocketAddr>,
+    ) -> Result<UdpSocket, PlatformError> {
+        self.linux.open_datagrams(endpoint, v6, source)
+    }
+
+    fn way_out(&mut self, endpoint: EndpointId) -> Result<Option<WayOutState>, PlatformError> {
+        self.linux.way_out(endpoint)
+    }
+
+    fn underlay_mtu(&mut self, address: IpAddr) -> Result<Option<u16>, PlatformError> {
+        self.linux.underlay_mtu(address)
+    }
+
+    fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        // Neither waits for the other.
+        let ports = self.linux.apply(desired);
+        let plane = self.plane.as_mut().map(|plane| plane.apply(desired));
+        let mut changes = ports?;
+        changes.extend(plane.transpose()?.unwrap_or_default());
+        Ok(changes)
+    }
+
+    fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        let plane = self.plane.as_mut().map(|plane| plane.plan(desired));
+        Ok(plane.transpose()?.unwrap_or_default())
+    }
+
+    fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
+        self.linux.actual()
+    }
+}
+
+impl AsFd for LinuxPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl PortIo for LinuxPort {
+    fn read_into(&self, place: &mut [u8]) -> io::Result<(usize, Offload)> {
+        self.0.read_into(place)
+    }
+
+    fn write_frame(&self, frame: &[u8], offload: Offload) -> io::Result<()> {
+        self.0.write_frame(frame, offload)
+    }
+
+    fn capabilities(&self) -> PortCapabilities {
+        self.0.capabilities()
+    }
+}
