@@ -7,8 +7,9 @@ use std::{
 
 use overlay_core::MacAddr;
 use overlay_vxlan::{
-    CoalesceConfig, Coalescer, Frame, SegmentKind, segment,
+    CoalesceConfig, Coalescer, Frame, Offload, SegmentKind, segment,
     wire::{
+        checksum::Sum,
         ethernet::{self, EtherType},
         ipv4::{self, Protocol},
         ipv6,
@@ -212,7 +213,7 @@ fn coalesce(config: CoalesceConfig, batch: &[(u8, Vec<u8>)]) -> (Vec<Frame>, Vec
     let mut whole = Vec::new();
     let mut sink = |key: u8, frame: &mut Frame| whole.push((key, frame.clone()));
     for (key, bytes) in batch {
-        coalescer.push(*key, bytes, &mut sink);
+        coalescer.push(*key, bytes, None, &mut sink);
     }
     coalescer.flush(&mut sink);
     let mut cut = Vec::new();
@@ -303,7 +304,7 @@ proptest! {
             })
             .collect();
         let pushed: Vec<_> = batch.iter().map(|(key, _, bytes)| (*key, bytes.clone())).collect();
-        let config = CoalesceConfig { flows_max, segments_max, udp };
+        let config = CoalesceConfig { flows_max, segments_max, udp, unfinished: false };
         let (_, cut) = coalesce(config, &pushed);
 
         // As many frames, and those of each flow in their order. Frames of unlike flows are unlike.
@@ -397,6 +398,73 @@ fn a_wrong_checksum_is_nowhere_called_right() {
         assert_eq!(whole.len(), 3, "flow {flow}");
         let validated = whole.iter().map(|frame| frame.offload().validated);
         assert_eq!(validated.collect::<Vec<_>>(), [true, false, true]);
+    }
+}
+
+#[test]
+fn a_checksum_that_was_left_to_a_device_is_completed_by_whoever_delivers() {
+    for flow in 0..8 {
+        for octets in [1, 1_000, 4_000] {
+            let batch = train(flow, &[octets]);
+            let right = &batch[0].1;
+            // As a kernel leaves it: the sum of the pseudo-header alone.
+            let upper_at = if is_v6(flow) { 54 } else { 34 };
+            let at = upper_at
+                + if is_tcp(flow) {
+                    tcp::CHECKSUM
+                } else {
+                    udp::CHECKSUM
+                };
+            let protocol = if is_tcp(flow) {
+                Protocol::TCP
+            } else {
+                Protocol::UDP
+            };
+            let (source, destination) = addresses(flow);
+            let length = u32::from(number(right.len() - upper_at));
+            let partial = Sum::pseudo_header(source, destination, protocol, length).fold();
+            let mut left = right.clone();
+            left[at..at + 2].copy_from_slice(&partial.to_be_bytes());
+            let (whole, mut cut) = coalesce(CoalesceConfig::default(), &[(0, left.clone())]);
+            assert_eq!(whole[0].bytes(), left);
+            let is_super = whole[0].offload().segment.is_some();
+            assert_eq!(is_super, octets > 1_280 && is_tcp(flow), "flow {flow}");
+            if is_super {
+                assert!(cut.iter().all(|(_, bytes)| bytes.len() <= 14 + 1_280));
+                let again = coalesce(CoalesceConfig::default(), &cut).0;
+                assert_eq!(again.len(), 1);
+                assert_eq!(again[0].len(), right.len());
+            } else {
+                assert_eq!(cut.remove(0).1, *right, "flow {flow}");
+            }
+            // Elsewhere it is as wrong as any other.
+            let strict = CoalesceConfig {
+                unfinished: false,
+                ..CoalesceConfig::default()
+            };
+            assert_eq!(coalesce(strict, &[(0, left)]).0[0].offload(), Offload::NONE);
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_super_frame_of_udp_is_cut_as_it_was_to_be() {
+    for flow in [0, 1] {
+        let mut bytes = train(flow, &[2_500]).remove(0).1;
+        let upper_at = if is_v6(flow) { 54 } else { 34 };
+        let (source, destination) = addresses(flow);
+        let length = u32::from(number(bytes.len() - upper_at));
+        let partial = Sum::pseudo_header(source, destination, Protocol::UDP, length).fold();
+        bytes[upper_at + 6..upper_at + 8].copy_from_slice(&partial.to_be_bytes());
+        let mut coalescer = Coalescer::new(CoalesceConfig::default());
+        let mut lengths = Vec::new();
+        coalescer.push((), &bytes, Some(1_000), &mut |(), frame| {
+            segment(frame, &mut Frame::new(), 0, |frame| {
+                lengths.push(frame.len() - upper_at - 8);
+            })
+            .expect("it can be segmented");
+        });
+        assert_eq!(lengths, [1_000, 1_000, 500]);
     }
 }
 

@@ -351,10 +351,11 @@ impl FramePath {
             plane.handle_remote(now, received, frame, out);
         };
         for arrival in arrivals {
+            let size_bytes = arrival.segment_bytes();
             for datagram in arrival.datagrams() {
                 // What is too short for a header is counted as such.
                 let (header, inner) = datagram.split_first_chunk().unwrap_or((&[0; _], &[]));
-                coalescer.push((arrival.received, *header), inner, &mut forward);
+                coalescer.push((arrival.received, *header), inner, size_bytes, &mut forward);
             }
         }
         coalescer.flush(&mut forward);
