@@ -9,9 +9,8 @@ use crate::{
     config::HeaderFormat,
     exit::Exit,
     fdb::{Learned, NetworkIndex, NextHop},
-    flow,
+    flow::FlowKey,
     frame::Frame,
-    hash::HashKey,
     headers::{Headers, Payload},
     meters::Limit,
     mss,
@@ -457,9 +456,9 @@ fn may_learn(format: HeaderFormat, frame: &Frame) -> Stage<bool> {
 }
 
 /// Returns what goes into the outer headers of a frame.
-fn outer(flow_key: &HashKey, network: &Network, headers: &Headers, frame: &Frame) -> Outer {
+fn outer(flow_key: &FlowKey, network: &Network, headers: &Headers, frame: &Frame) -> Outer {
     Outer {
-        source_port: flow::source_port(flow_key, headers, frame.bytes()),
+        source_port: flow_key.of_headers(headers, frame.bytes()),
         traffic_class: outer::traffic_class(network.config.dscp, headers),
     }
 }

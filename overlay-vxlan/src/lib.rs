@@ -163,6 +163,7 @@ pub use announce::Announcement;
 pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;
+pub use flow::FlowKey;
 pub use forward::Outcome;
 pub use frame::Frame;
 pub use limit::Rate;
