@@ -31,6 +31,7 @@ pub(crate) struct Exit<'a, S> {
 impl<S: Sink> Exit<'_, S> {
     pub(crate) fn send_to_port(
         &mut self,
+        to: u32,
         port: &Port,
         frame: &mut Frame,
     ) -> Result<(), DropReason> {
@@ -44,7 +45,7 @@ impl<S: Sink> Exit<'_, S> {
         let offload = frame.offload();
         let mut send = |frame: &mut Frame| {
             let octets = frame.len();
-            meters.count(*index, |stats| stats.to_ports.add(octets));
+            meters.count_to_port(*index, to, octets);
             sink.to_port(port.id, frame);
         };
         let capable = port.capabilities;
@@ -119,7 +120,7 @@ impl<S: Sink> Exit<'_, S> {
                 .filter(|to| ports.is_some_and(|but| but != Some(**to)))
             {
                 if let Some(port) = tables.ports.get(to) {
-                    meters.count(*index, |stats| stats.to_ports.add(octets));
+                    meters.count_to_port(*index, to, octets);
                     sink.copy_to_port(port.id, frame);
                 }
             }
@@ -141,7 +142,7 @@ impl<S: Sink> Exit<'_, S> {
 
     pub(crate) fn answer(
         &mut self,
-        port: &Port,
+        (to, port): (u32, &Port),
         headers: &Headers,
         request: &Request,
         mac: MacAddr,
@@ -160,7 +161,7 @@ impl<S: Sink> Exit<'_, S> {
             }
         };
         answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
-        self.send_to_port(port, frame)
+        self.send_to_port(to, port, frame)
     }
 }
 

@@ -168,7 +168,7 @@ impl Switch {
             return Err(self.count_drop(None, DropReason::UnknownPort));
         };
         let (id, octets) = (port.network, frame.len());
-        self.meters.count(id, |stats| stats.from_ports.add(octets));
+        self.meters.count_from_port(id, index, octets);
         let admitted = self
             .tables
             .network(id)
@@ -177,7 +177,10 @@ impl Switch {
                 admit::local(network, port, &headers, frame)?;
                 Ok((index, headers))
             });
-        admitted.map_err(|reason| self.count_drop(Some(id), reason))
+        admitted.map_err(|reason| {
+            self.meters.count_port_drop(index, reason);
+            self.count_drop(Some(id), reason)
+        })
     }
 
     fn admit_from_vtep(
@@ -301,7 +304,10 @@ impl Switch {
         let network = self.tables.ports.get(from).map(|port| port.network);
         match self.carry_from_port(from, headers, frame, sink) {
             Ok(outcome) => outcome,
-            Err(reason) => self.drop(network, reason),
+            Err(reason) => {
+                self.meters.count_port_drop(from, reason);
+                self.drop(network, reason)
+            }
         }
     }
 
@@ -342,9 +348,9 @@ impl Switch {
             sink,
         };
         match verdict {
-            Verdict::Port(to) => {
+            Verdict::Port(to, port) => {
                 exit.clamp_mss(headers, network.config.mtu, frame);
-                exit.send_to_port(to, frame).map(|()| Outcome::ToPort)
+                exit.send_to_port(to, port, frame).map(|()| Outcome::ToPort)
             }
             Verdict::Vtep(to, vtep) => {
                 exit.clamp_mss(headers, vtep.inner_mtu(&network.config), frame);
@@ -365,7 +371,7 @@ impl Switch {
                     .map(|()| Outcome::Flooded)
             }
             Verdict::Answer { request, mac } => exit
-                .answer(port, headers, &request, mac, frame)
+                .answer((from, port), headers, &request, mac, frame)
                 .map(|()| Outcome::Answered),
             Verdict::TooBig(ip, mtu) => {
                 if !exit.meters.admit(now, from, Limit::Icmp) {
@@ -373,7 +379,7 @@ impl Switch {
                 }
                 let answer = reply::too_big(frame, headers, &ip, mtu);
                 answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
-                exit.send_to_port(port, frame)?;
+                exit.send_to_port(from, port, frame)?;
                 Err(DropReason::TooBigAnswered)
             }
             Verdict::Drop(reason) => Err(reason),
@@ -414,7 +420,7 @@ impl Switch {
             sink,
         };
         match verdict {
-            Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
+            Verdict::Port(to, port) => exit.send_to_port(to, port, frame).map(|()| Outcome::ToPort),
             Verdict::Flood { .. } => {
                 if !exit.meters.admit_remote_flood(now, index) {
                     return Err(DropReason::FloodRate);

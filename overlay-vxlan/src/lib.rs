@@ -174,5 +174,5 @@ pub use offload::{
 pub use outer::{Ecn, Outer, OuterDscp, Received};
 pub use probing::PathPacket;
 pub use segment::{SegmentError, segment};
-pub use stats::{DropReason, Drops, Stats, Traffic, VtepStats};
+pub use stats::{DropReason, Drops, PortStats, Stats, Traffic, VtepStats};
 pub use switch::{Event, Location, Output, PortId, Sink, Switch};

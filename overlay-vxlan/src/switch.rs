@@ -18,7 +18,7 @@ use crate::{
     meters::Meters,
     outer::Outer,
     probing::{Due, PathPacket},
-    stats::{Stats, VtepStats},
+    stats::{PortStats, Stats, VtepStats},
     tables::{Port, Tables},
 };
 
@@ -372,6 +372,12 @@ impl Switch {
     #[must_use]
     pub fn network_stats(&self, vni: Vni) -> Option<&Stats> {
         self.meters.network(self.tables.network_index(vni)?)
+    }
+
+    /// Returns what was counted for one port since it was added.
+    #[must_use]
+    pub fn port_stats(&self, port: PortId) -> Option<&PortStats> {
+        self.meters.port(self.tables.port_index(port)?)
     }
 
     /// Returns what was counted for one VTEP since the tables know it.

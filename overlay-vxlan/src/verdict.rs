@@ -25,7 +25,7 @@ use crate::{
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict<'a> {
-    Port(&'a Port),
+    Port(u32, &'a Port),
     Vtep(u32, &'a Vtep),
     /// To all others of the network, within a rate.
     Flood {
@@ -204,7 +204,11 @@ impl<'t> View<'t, '_> {
 
     fn next(&self, hop: NextHop) -> Verdict<'t> {
         let verdict = match hop {
-            NextHop::Port(to) => self.tables.ports.get(to).map(Verdict::Port),
+            NextHop::Port(to) => self
+                .tables
+                .ports
+                .get(to)
+                .map(|port| Verdict::Port(to, port)),
             NextHop::Vtep(to) => self.tables.vtep(to).map(|vtep| self.path(to, vtep)),
         };
         debug_assert!(verdict.is_some(), "a row of the FDB leads somewhere");
