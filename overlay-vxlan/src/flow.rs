@@ -1,9 +1,6 @@
 //! The outer source port, which spreads flows over the underlay's paths.
 
-use std::{
-    hash::{Hash as _, Hasher as _},
-    net::IpAddr,
-};
+use std::net::IpAddr;
 
 use overlay_core::Seed;
 
@@ -33,6 +30,7 @@ impl FlowKey {
     /// read, the MAC addresses. Fragments are told apart without ports, which only the first of them has, so that they
     /// stay in order.
     #[must_use]
+    #[inline]
     pub fn source_port(&self, frame: &[u8]) -> u16 {
         if let Some(port) = self.plain_v4(frame) {
             return port;
@@ -46,10 +44,11 @@ impl FlowKey {
     /// The port of a frame whose headers are known.
     pub(crate) fn of_headers(&self, headers: &Headers, bytes: &[u8]) -> u16 {
         let Payload::Ip(ip) = headers.payload else {
-            let mut hasher = self.0.hasher();
-            headers.source.hash(&mut hasher);
-            headers.destination.hash(&mut hasher);
-            return port(hasher.finish());
+            let macs = [headers.source, headers.destination].map(|mac| {
+                let [a, b, c, d, e, f] = mac.octets();
+                u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+            });
+            return self.of_words(0, macs);
         };
         let label = u64::from(ip.flow_label) << 8 | u64::from(ip.protocol.0);
         let transport = u64::from(ports(&ip, bytes)) << 32 | label;
@@ -68,6 +67,7 @@ impl FlowKey {
 
     /// The port of a whole packet of TCP or UDP over IPv4 without tags and options, as [`of_headers`](Self::of_headers)
     /// gives it, without looking at more than that takes.
+    #[inline]
     fn plain_v4(&self, frame: &[u8]) -> Option<u16> {
         let header = frame.first_chunk::<38>()?;
         let is_plain = header[12..15] == [0x08, 0x00, 0x45]
@@ -87,13 +87,9 @@ impl FlowKey {
         Some(self.of_words(transport, [addresses]))
     }
 
+    #[inline]
     fn of_words(&self, first: u64, words: impl IntoIterator<Item = u64>) -> u16 {
-        let mut hasher = self.0.hasher();
-        hasher.write_u64(first);
-        for word in words {
-            hasher.write_u64(word);
-        }
-        port(hasher.finish())
+        port(self.0.words(std::iter::once(first).chain(words)))
     }
 }
 
