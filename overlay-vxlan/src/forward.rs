@@ -322,6 +322,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             flow_key,
             now,
             ..
@@ -345,6 +346,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             sink,
         };
         match verdict {
@@ -352,10 +354,10 @@ impl Switch {
                 exit.clamp_mss(headers, network.config.mtu, frame);
                 exit.send_to_port(to, port, frame).map(|()| Outcome::ToPort)
             }
-            Verdict::Vtep(to, vtep) => {
+            Verdict::Vtep(to, vtep, limit) => {
                 exit.clamp_mss(headers, vtep.inner_mtu(&network.config), frame);
                 let outer = outer(flow_key, network, headers, frame);
-                exit.send_to_vtep(to, vtep, outer, frame)
+                exit.send_to_vtep((to, vtep), outer, limit, frame)
                     .map(|()| Outcome::ToVtep)
             }
             Verdict::Flood { to_ports, limit } => {
@@ -397,6 +399,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             now,
             ..
         } = self;
@@ -417,6 +420,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             sink,
         };
         match verdict {

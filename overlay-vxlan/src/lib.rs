@@ -108,6 +108,8 @@
 //! * The outer ECN field is the inner one, and marks of the underlay are carried inwards (RFC 6040; Linux, which also turns
 //!   an inner CE into an outer ECT(0), comes to the same mark in the end). The DSCP is the network's unless
 //!   [`NetworkConfig::dscp`] says that it is the inner one.
+//! * A packet that is too big for the path to a VTEP, and not for the network, is answered with an ICMP error, or cut if it is
+//!   IPv4 and may be.
 //! * ICMP errors come from the address that the packet went to, because no address here is the network's own.
 //!
 //! | module | holds |
@@ -138,6 +140,7 @@ pub mod fdb;
 mod few;
 pub mod flow;
 pub mod forward;
+mod fragment;
 pub mod frame;
 mod hash;
 mod headers;

@@ -108,6 +108,8 @@ pub struct Switch {
     pub(crate) flow_key: FlowKey,
     /// Where super-frames are cut.
     pub(crate) scratch: Frame,
+    /// Where packets are fragmented.
+    pub(crate) fragments: Frame,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) due: Due,
 }
@@ -123,6 +125,7 @@ impl Switch {
             due: Due::new(seed.derive("probes")),
             flow_key: FlowKey::new(&seed),
             scratch: Frame::new(),
+            fragments: Frame::new(),
             outputs: VecDeque::with_capacity(config.outputs_max),
             config,
         }

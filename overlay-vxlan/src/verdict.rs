@@ -26,7 +26,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict<'a> {
     Port(u32, &'a Port),
-    Vtep(u32, &'a Vtep),
+    /// To a VTEP; packets beyond these octets are to be fragmented.
+    Vtep(u32, &'a Vtep, Option<u16>),
     /// To all others of the network, within a rate.
     Flood {
         to_ports: bool,
@@ -215,6 +216,13 @@ impl<'t> View<'t, '_> {
         verdict.unwrap_or(Verdict::Drop(DropReason::NotLocal))
     }
 
+    fn may_fragment(&self) -> bool {
+        match &self.headers.payload {
+            Payload::Ip(ip) => ip.source.is_ipv4() && !ip.dont_fragment,
+            Payload::Arp(_) | Payload::Other => false,
+        }
+    }
+
     /// Decides whether the frame fits the path to a VTEP.
     fn path(&self, to: u32, vtep: &'t Vtep) -> Verdict<'t> {
         let mut mtu = vtep.inner_mtu(&self.network.config);
@@ -226,7 +234,8 @@ impl<'t> View<'t, '_> {
             mtu = self.network.limit(ip.source, mtu, tag_bytes);
         }
         match self.check_size(mtu) {
-            Ok(()) => Verdict::Vtep(to, vtep),
+            Ok(()) => Verdict::Vtep(to, vtep, None),
+            Err(_) if self.may_fragment() => Verdict::Vtep(to, vtep, Some(mtu)),
             Err(verdict) => verdict,
         }
     }

@@ -186,6 +186,18 @@ fn each_refusal_says_why() {
     assert!(decapsulate(&unsummed, 4_789, true).is_ok());
 }
 
+/// Also on the short way, which packets without a UDP checksum take.
+#[test]
+fn no_cut_is_overlooked() {
+    for (v6, udp_checksum) in [(false, false), (false, true), (true, false), (true, true)] {
+        let good = packet(v6, udp_checksum, outer(50_000, 0), &[7; 60]);
+        assert!(decapsulate(&good, 4_789, true).is_ok());
+        for cut in 0..good.len() {
+            assert!(decapsulate(&good[..cut], 4_789, true).is_err(), "{cut}");
+        }
+    }
+}
+
 #[test]
 fn options_of_ipv4_are_stepped_over() {
     let mut bytes = packet(false, false, outer(50_000, 0), &[7; 60]);
