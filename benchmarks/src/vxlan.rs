@@ -10,7 +10,8 @@ use etherparse::{Ethernet2Header, Ipv4Header, SlicedPacket, TransportSlice, UdpH
 use overlay_core::{Instant, MacAddr, Seed, Vni};
 use overlay_vxlan::{
     Config, Fdb, FlowKey, Frame, NetworkConfig, Outcome, Outer, PortId, Sink, Switch,
-    encap::{Ends, Template, decapsulate},
+    decap::decapsulate,
+    encap::{Ends, Template},
     fdb::{BATCH, NetworkIndex, NextHop},
     wire::{
         ethernet::{self, EtherType},

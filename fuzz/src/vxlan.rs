@@ -9,8 +9,8 @@ use std::{
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
     Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output,
-    PortCapabilities, PortId, Received, Sink, Switch, complete_checksum, encap, offload, pmtu,
-    segment,
+    PortCapabilities, PortId, Received, Sink, Switch, complete_checksum, decap, encap, offload,
+    pmtu, segment,
     segment::segment_bytes_max,
     wire::{
         arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, probe, tcp, udp, vlan,
@@ -382,8 +382,8 @@ pub fn vxlan_switch(bytes: &[u8]) {
 
 /// A whole packet from Ethernet on. What is read of it, a template writes, and it is read alike.
 pub fn vxlan_outer(bytes: &[u8]) {
-    let strict = encap::decapsulate(bytes, vxlan::UDP_PORT, false);
-    let Ok(read) = encap::decapsulate(bytes, vxlan::UDP_PORT, true) else {
+    let strict = decap::decapsulate(bytes, vxlan::UDP_PORT, false);
+    let Ok(read) = decap::decapsulate(bytes, vxlan::UDP_PORT, true) else {
         assert!(strict.is_err(), "who asks for more accepts less");
         return;
     };
@@ -408,10 +408,10 @@ pub fn vxlan_outer(bytes: &[u8]) {
         let template = template.expect("a packet has one family");
         let written = template.encapsulate(outer, &mut frame);
         written.expect("it is no longer than it was");
-        let again = encap::decapsulate(frame.bytes(), vxlan::UDP_PORT, !udp_checksum);
+        let again = decap::decapsulate(frame.bytes(), vxlan::UDP_PORT, !udp_checksum);
         let again = again.expect("we wrote it");
         assert_eq!(&frame.bytes()[again.vxlan_at + 8..again.end], inner);
-        let same = encap::Decapsulated {
+        let same = decap::Decapsulated {
             vxlan_at: read.vxlan_at,
             end: read.end,
             ..again

@@ -117,7 +117,7 @@
 //! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
-//! | [`encap`] | all outer headers from Ethernet on, for backends without a UDP socket |
+//! | [`encap`], [`decap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`segment`](mod@segment) | segmentation in software |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
@@ -133,6 +133,7 @@
 mod admit;
 pub mod announce;
 pub mod config;
+pub mod decap;
 pub mod encap;
 pub mod error;
 mod exit;

@@ -9,7 +9,8 @@ use lab::*;
 use overlay_core::{MacAddr, Seed};
 use overlay_vxlan::{
     Config, Ecn, FlowKey, Frame, NetworkConfig, Outcome, Outer,
-    encap::{DecapsulateError, EncapsulateError, Ends, Template, decapsulate},
+    decap::{DecapsulateError, Decapsulated, decapsulate},
+    encap::{EncapsulateError, Ends, Template},
     wire::{DecodeError, ethernet::EtherType, ipv4, udp, vxlan},
 };
 use proptest::prelude::*;
@@ -115,7 +116,7 @@ proptest! {
         match decapsulate(&bad, 4_789, false) {
             Ok(read) if unseen => {
                 let ecn = read.ecn;
-                let same = overlay_vxlan::encap::Decapsulated { ecn: expected.ecn, ..read };
+                let same = Decapsulated { ecn: expected.ecn, ..read };
                 prop_assert_eq!(same, expected);
                 prop_assert!(ecn == expected.ecn || at == 15);
             }
