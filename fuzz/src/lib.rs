@@ -32,7 +32,7 @@ pub use lb::{lb_frames, lb_proxy};
 pub use node::{node_frame, node_peer, node_state, node_token};
 pub use raft::{raft_machine, raft_message};
 pub use raft_disk::{MemoryDisk, disk_script, raft_log};
-pub use vxlan::{vxlan_headers, vxlan_local, vxlan_remote, vxlan_switch};
+pub use vxlan::{vxlan_headers, vxlan_local, vxlan_outer, vxlan_path, vxlan_remote, vxlan_switch};
 
 /// A target takes any octets.
 pub type Target = fn(&[u8]);
@@ -57,6 +57,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("raft_message", raft_message),
     ("vxlan_headers", vxlan_headers),
     ("vxlan_local", vxlan_local),
+    ("vxlan_outer", vxlan_outer),
+    ("vxlan_path", vxlan_path),
     ("vxlan_remote", vxlan_remote),
     ("vxlan_switch", vxlan_switch),
 ];

@@ -8,10 +8,14 @@ use std::{
 
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, Offload, Outer, PortCapabilities, PortId, Sink, Switch,
-    complete_checksum, offload, segment,
+    Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output,
+    PortCapabilities, PortId, Received, Sink, Switch, complete_checksum, decap, encap, offload,
+    pmtu, segment,
     segment::segment_bytes_max,
-    wire::{arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp, udp, vlan, vxlan},
+    wire::{
+        arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, probe, tcp, udp, vlan,
+        vxlan::{self, Extension},
+    },
 };
 
 use crate::input::Input;
@@ -45,6 +49,24 @@ pub fn vxlan_headers(bytes: &[u8]) {
         let again = vxlan::Packet::new_checked(&buffer[..]).expect("it was emitted");
         assert_eq!(vxlan::Repr::parse(&again), repr);
     }
+    if let Ok(packet) = vxlan::Packet::new_checked(bytes) {
+        let policy = packet.group_policy().map(Extension::GroupPolicy);
+        let next = packet.next_protocol().ok().map(Extension::NextProtocol);
+        for extension in [policy, next].into_iter().flatten() {
+            let octets = vxlan::Repr::with_extension(packet.vni(), extension).octets();
+            let again = vxlan::Packet::new_checked(octets).expect("it was emitted");
+            match extension {
+                Extension::GroupPolicy(policy) => assert_eq!(again.group_policy(), Some(policy)),
+                Extension::NextProtocol(next) => assert_eq!(again.next_protocol(), Ok(next)),
+                Extension::None => unreachable!("it was read"),
+            }
+        }
+    }
+    if let Ok(repr) = probe::Repr::parse(bytes) {
+        repr.emit(&mut buffer).expect("there is room");
+        assert_eq!(buffer[..16], bytes[..16]);
+    }
+    assert!(FlowKey::new(&Seed::from_u64(1)).source_port(bytes) >= 49_152);
     read_network(bytes);
     read_transport(bytes);
     read_icmp(bytes);
@@ -90,11 +112,27 @@ fn read_transport(bytes: &[u8]) {
         packet.is_checksum_valid(SOURCE.into(), DESTINATION.into());
         let length = 20 + packet.options().len() + packet.payload().len();
         assert_eq!(length, bytes.len());
+        if let Some(mss) = packet.mss() {
+            read_mss(bytes, mss);
+        }
         let repr = tcp::Repr::parse(&packet);
         repr.emit(&mut buffer).expect("there is room");
         let again = tcp::Packet::new_checked(&buffer[..]).expect("it was emitted");
         assert_eq!(tcp::Repr::parse(&again), repr);
     }
+}
+
+/// Another maximum segment size leaves a right checksum right, and a wrong one wrong.
+fn read_mss(bytes: &[u8], mss: u16) {
+    let (source, destination) = (SOURCE.into(), DESTINATION.into());
+    let mut changed = bytes.to_vec();
+    let mut packet = tcp::Packet::new_checked(&mut changed[..]).expect("it was read");
+    let before = packet.is_checksum_valid(source, destination);
+    packet.set_mss(mss ^ 0x1234, true);
+    assert_eq!(packet.mss(), Some(mss ^ 0x1234));
+    assert_eq!(packet.is_checksum_valid(source, destination), before);
+    packet.set_mss(mss, true);
+    assert_eq!(packet.is_checksum_valid(source, destination), before);
 }
 
 fn read_icmp(bytes: &[u8]) {
@@ -125,10 +163,11 @@ struct Lab {
     switch: Switch,
     now: Instant,
     vni: Vni,
+    ecn: Ecn,
 }
 
 impl Lab {
-    /// Three bits choose: learning, VLAN tags, a port that takes super-frames.
+    /// Bits choose: learning, VLAN tags, a port that takes super-frames, an MSS clamp; two the header; two are the outer ECN.
     fn new(flags: u8) -> Self {
         let vni = Vni::new(4_097).expect("24 bits");
         let config = Config {
@@ -145,6 +184,12 @@ impl Lab {
             ],
             learning: (flags & 1 != 0).then_some(Duration::from_secs(60)),
             vlan_tags: flags & 2 != 0,
+            mss_clamp: flags & 8 != 0,
+            header: match flags >> 4 & 3 {
+                1 => HeaderFormat::GroupPolicy { id: 7 },
+                2 => HeaderFormat::Gpe,
+                _ => HeaderFormat::Plain,
+            },
             ..NetworkConfig::default()
         };
         switch.add_network(vni, network).expect("it is the first");
@@ -169,7 +214,13 @@ impl Lab {
         let vteps = BTreeSet::from([vtep(2), vtep(3)]);
         switch.set_vteps(vni, &vteps).expect("few VTEPs");
         let now = Instant::from_millis(1);
-        Self { switch, now, vni }
+        let ecn = Ecn::from_traffic_class(flags >> 6);
+        Self {
+            switch,
+            now,
+            vni,
+            ecn,
+        }
     }
 
     /// A frame from endpoint 2 that begins with a virtio-net header.
@@ -197,8 +248,35 @@ impl Lab {
             vni: self.vni,
             source: None,
         };
+        let received = Received {
+            from: vtep(node),
+            ecn: self.ecn,
+        };
         self.switch
-            .handle_remote(self.now, vtep(node), &mut frame, &mut sink);
+            .handle_remote(self.now, received, &mut frame, &mut sink);
+    }
+
+    /// Carries out what the switch asks for.
+    fn settle(&mut self) {
+        while let Some(output) = self.switch.poll_output() {
+            match output {
+                Output::Event(_) => {}
+                Output::Announce(announcement) => {
+                    let mut sink = Checked {
+                        vni: self.vni,
+                        source: None,
+                    };
+                    self.switch.announce(self.now, &announcement, &mut sink);
+                }
+                Output::PathPacket(packet) => {
+                    let mut sink = Checked {
+                        vni: self.vni,
+                        source: Some(probe::SOURCE),
+                    };
+                    self.switch.send_path_packet(self.now, &packet, &mut sink);
+                }
+            }
+        }
     }
 }
 
@@ -280,15 +358,116 @@ pub fn vxlan_switch(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut lab = Lab::new(input.u8());
     while !input.is_empty() {
-        match input.u8() % 8 {
+        match input.u8() % 10 {
             0..=2 => lab.local(input.bytes()),
             3..=5 => {
                 let node = 1 + input.u8() % 4;
                 lab.remote(node, input.bytes());
             }
             6 => lab.now += Duration::from_secs(input.u8().into()),
-            _ => lab.switch.handle_timeout(lab.now),
+            7 => lab.switch.handle_timeout(lab.now),
+            8 => {
+                let ceiling = 100 * u16::from(input.u8());
+                let ceiling = (ceiling > 0).then_some(ceiling);
+                lab.switch.probe_path(lab.now, vtep(2), ceiling);
+            }
+            _ => {
+                let mtu = u16::from_be_bytes([input.u8(), input.u8()]);
+                lab.switch.handle_packet_too_big(lab.now, vtep(2), mtu);
+            }
         }
-        while lab.switch.poll_output().is_some() {}
+        lab.settle();
+    }
+}
+
+/// A whole packet from Ethernet on. What is read of it, a template writes, and it is read alike.
+pub fn vxlan_outer(bytes: &[u8]) {
+    let strict = decap::decapsulate(bytes, vxlan::UDP_PORT, false);
+    let Ok(read) = decap::decapsulate(bytes, vxlan::UDP_PORT, true) else {
+        assert!(strict.is_err(), "who asks for more accepts less");
+        return;
+    };
+    assert!(strict.is_err() || strict == Ok(read));
+    let inner = &bytes[read.vxlan_at + vxlan::HEADER_BYTES..read.end];
+    for udp_checksum in [false, true] {
+        let ends = encap::Ends {
+            source_mac: mac(2),
+            destination_mac: mac(3),
+            source: read.source,
+            destination: read.destination,
+            port: vxlan::UDP_PORT,
+            hop_limit: 64,
+            udp_checksum,
+        };
+        let template = encap::Template::new(&ends, vxlan::Repr::new(read.vni));
+        let mut frame = Frame::with_headroom(Frame::HEADROOM, inner);
+        let outer = Outer {
+            source_port: read.source_port,
+            traffic_class: read.ecn.bits(),
+        };
+        let template = template.expect("a packet has one family");
+        let written = template.encapsulate(outer, &mut frame);
+        written.expect("it is no longer than it was");
+        let again = decap::decapsulate(frame.bytes(), vxlan::UDP_PORT, !udp_checksum);
+        let again = again.expect("we wrote it");
+        assert_eq!(&frame.bytes()[again.vxlan_at + 8..again.end], inner);
+        let same = decap::Decapsulated {
+            vxlan_at: read.vxlan_at,
+            end: read.end,
+            ..again
+        };
+        assert_eq!(same, read);
+    }
+}
+
+/// A prober, its acknowledgements, ICMP errors and time.
+pub fn vxlan_path(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut now = Instant::from_millis(1);
+    let ceiling = 50 * u16::from(input.u8());
+    let seed = Seed::from_u64(1);
+    let mut prober = pmtu::Prober::new(now, pmtu::Config::default(), ceiling, &seed);
+    let mut ceilings = ceiling;
+    let mut last = None;
+    while !input.is_empty() {
+        match input.u8() % 6 {
+            0 => now += Duration::from_millis(100 * u64::from(input.u8())),
+            1 => {
+                if let Some(due) = prober.poll_timeout() {
+                    now = now.max(due);
+                }
+            }
+            2 => {
+                if let Some(probe) = last {
+                    prober.handle_acknowledgement(now, probe);
+                }
+            }
+            3 => {
+                let size_bytes = u16::from_be_bytes([input.u8(), input.u8()]);
+                let token = input.u8().into();
+                let made_up = pmtu::Probe { size_bytes, token };
+                assert!(!prober.handle_acknowledgement(now, made_up));
+            }
+            4 => {
+                let mtu = u16::from_be_bytes([input.u8(), input.u8()]);
+                prober.handle_packet_too_big(now, mtu);
+            }
+            _ => {
+                ceilings = 50 * u16::from(input.u8());
+                prober.set_ceiling(now, ceilings);
+            }
+        }
+        prober.handle_timeout(now);
+        let mut count = 0;
+        while let Some(output) = prober.poll_output() {
+            count += 1;
+            if let pmtu::Output::Probe(probe) = output {
+                assert!(probe.size_bytes <= ceilings);
+                last = Some(probe);
+            }
+        }
+        assert!(count <= 6, "{count} outputs of one step");
+        assert!(prober.mtu() <= ceilings);
+        assert!(prober.poll_timeout().is_some_and(|due| due > now));
     }
 }

@@ -56,10 +56,10 @@ impl Switch {
             return 0;
         };
         let ports = network.ports.iter();
-        let ports = ports.filter_map(|port| tables.ports.get(*port));
+        let ports = ports.filter_map(|port| Some((*port, tables.ports.get(*port)?)));
         let mut told = 0;
-        for port in ports.filter(|port| port.mac != mac) {
-            meters.count(index, |stats| stats.to_ports.add(frame.len()));
+        for (to, port) in ports.filter(|(_, port)| port.mac != mac) {
+            meters.count_to_port(index, to, frame.len());
             sink.copy_to_port(port.id, &frame);
             told += 1;
         }

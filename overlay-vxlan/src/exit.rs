@@ -4,6 +4,7 @@ use overlay_core::MacAddr;
 
 use crate::{
     fdb::NetworkIndex,
+    fragment::fragment,
     frame::Frame,
     headers::Headers,
     meters::Meters,
@@ -15,7 +16,7 @@ use crate::{
     switch::Sink,
     tables::{Network, Port, Tables, Vtep},
     verdict::Request,
-    wire::vxlan,
+    wire::{ethernet, vxlan},
 };
 
 /// Carries a verdict out.
@@ -25,12 +26,14 @@ pub(crate) struct Exit<'a, S> {
     pub(crate) tables: &'a Tables,
     pub(crate) meters: &'a mut Meters,
     pub(crate) scratch: &'a mut Frame,
+    pub(crate) fragments: &'a mut Frame,
     pub(crate) sink: &'a mut S,
 }
 
 impl<S: Sink> Exit<'_, S> {
     pub(crate) fn send_to_port(
         &mut self,
+        to: u32,
         port: &Port,
         frame: &mut Frame,
     ) -> Result<(), DropReason> {
@@ -44,7 +47,7 @@ impl<S: Sink> Exit<'_, S> {
         let offload = frame.offload();
         let mut send = |frame: &mut Frame| {
             let octets = frame.len();
-            meters.count(*index, |stats| stats.to_ports.add(octets));
+            meters.count_to_port(*index, to, octets);
             sink.to_port(port.id, frame);
         };
         if port.capabilities.take(&offload) {
@@ -55,30 +58,42 @@ impl<S: Sink> Exit<'_, S> {
         sent.map(|_| ()).map_err(|_| DropReason::Offload)
     }
 
+    /// Sends a frame to a VTEP; packets beyond `limit` octets in fragments.
     pub(crate) fn send_to_vtep(
         &mut self,
-        to: u32,
-        vtep: &Vtep,
+        (to, vtep): (u32, &Vtep),
         outer: Outer,
+        limit: Option<u16>,
         frame: &mut Frame,
     ) -> Result<(), DropReason> {
         let Self {
             meters,
             scratch,
+            fragments,
             sink,
             index,
             network,
             ..
         } = self;
         let mut sent = Ok(());
-        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+        let mut send = |frame: &mut Frame| {
             let octets = frame.len();
-            if encapsulate(network, frame).is_err() {
-                sent = Err(DropReason::Headroom);
-                return;
-            }
+            encapsulate(network, frame)?;
             meters.count_to_vtep(*index, to, octets);
             sink.to_vtep(vtep.address, outer, frame);
+            Ok(())
+        };
+        let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
+            let limit =
+                limit.filter(|mtu| frame.len() > usize::from(*mtu) + ethernet::HEADER_BYTES);
+            let result = match limit {
+                None => send(frame),
+                Some(mtu) => {
+                    let mut all = Ok(());
+                    fragment(frame, fragments, mtu, |frame| all = all.and(send(frame))).and(all)
+                }
+            };
+            sent = sent.and(result);
         });
         done.map_err(|_| DropReason::Offload)?;
         sent
@@ -105,6 +120,7 @@ impl<S: Sink> Exit<'_, S> {
             index,
             network,
             tables,
+            ..
         } = self;
         meters.count(*index, |stats| stats.flooded += 1);
         let mut sent = Ok(());
@@ -116,7 +132,7 @@ impl<S: Sink> Exit<'_, S> {
                 .filter(|to| ports.is_some_and(|but| but != Some(**to)))
             {
                 if let Some(port) = tables.ports.get(to) {
-                    meters.count(*index, |stats| stats.to_ports.add(octets));
+                    meters.count_to_port(*index, to, octets);
                     sink.copy_to_port(port.id, frame);
                 }
             }
@@ -138,7 +154,7 @@ impl<S: Sink> Exit<'_, S> {
 
     pub(crate) fn answer(
         &mut self,
-        port: &Port,
+        (to, port): (u32, &Port),
         headers: &Headers,
         request: &Request,
         mac: MacAddr,
@@ -157,7 +173,7 @@ impl<S: Sink> Exit<'_, S> {
             }
         };
         answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
-        self.send_to_port(port, frame)
+        self.send_to_port(to, port, frame)
     }
 }
 

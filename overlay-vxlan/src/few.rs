@@ -6,17 +6,19 @@ pub(crate) enum Few<T> {
     #[default]
     None,
     One(T),
-    More(Vec<T>),
+    /// At least two.
+    More(Box<[T]>),
 }
 
 impl<T> Few<T> {
     pub(crate) fn push(&mut self, value: T) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(value),
-            Self::One(first) => Self::More(vec![first, value]),
-            Self::More(mut list) => {
+            Self::One(first) => Self::More(Box::new([first, value])),
+            Self::More(list) => {
+                let mut list = list.into_vec();
                 list.push(value);
-                Self::More(list)
+                Self::More(list.into_boxed_slice())
             }
         };
     }
@@ -27,16 +29,12 @@ impl<T> Few<T> {
         match std::mem::take(self) {
             Self::None => None,
             Self::One(value) => Some(value),
-            Self::More(mut list) => {
+            Self::More(list) => {
+                let mut list = list.into_vec();
                 let removed = list.remove(at);
-                *self = match list.pop() {
-                    Some(last) if list.is_empty() => Self::One(last),
-                    Some(last) => {
-                        list.push(last);
-                        Self::More(list)
-                    }
-                    None => Self::None,
-                };
+                for value in list {
+                    self.push(value);
+                }
                 Some(removed)
             }
         }

@@ -1,12 +1,11 @@
 //! The outer source port, which spreads flows over the underlay's paths.
 
-use std::{
-    hash::{Hash as _, Hasher as _},
-    net::IpAddr,
-};
+use std::net::IpAddr;
+
+use overlay_core::Seed;
 
 use crate::{
-    hash::{HashKey, KeyedHasher},
+    hash::HashKey,
     headers::{Headers, Ip, Payload},
     wire::ipv4::Protocol,
 };
@@ -14,25 +13,88 @@ use crate::{
 /// First of the ports that RFC 7348 §5 recommends; the last is 65,535.
 pub const SOURCE_PORT_MIN: u16 = 49_152;
 
-/// Picks the outer source port: a hash of the inner frame's headers, the same for all frames of a flow.
-///
-/// Fragments are hashed without ports, which only the first of them has, so that they stay in order.
-pub(crate) fn source_port(key: &HashKey, headers: &Headers, bytes: &[u8]) -> u16 {
-    let mut hasher = key.hasher();
-    match headers.payload {
-        Payload::Ip(ip) => {
-            add_address(&mut hasher, ip.source);
-            add_address(&mut hasher, ip.destination);
-            let label = u64::from(ip.flow_label) << 8 | u64::from(ip.protocol.0);
-            hasher.write_u64(u64::from(ports(&ip, bytes)) << 32 | label);
+/// Picks outer source ports. Two keys pick different ones, so that nobody can choose flows that share a path.
+#[derive(Clone, Debug)]
+pub struct FlowKey(HashKey);
+
+impl FlowKey {
+    /// Makes a key.
+    #[must_use]
+    pub fn new(seed: &Seed) -> Self {
+        Self(HashKey::new(&seed.derive("flows")))
+    }
+
+    /// Returns the outer source port of an inner frame: the same for all frames of a flow.
+    ///
+    /// Of IP the addresses, protocol and ports count, and the flow label (RFC 6438); of other frames, and of what cannot be
+    /// read, the MAC addresses. Fragments are told apart without ports, which only the first of them has, so that they
+    /// stay in order.
+    #[must_use]
+    #[inline]
+    pub fn source_port(&self, frame: &[u8]) -> u16 {
+        if let Some(port) = self.plain_v4(frame) {
+            return port;
         }
-        Payload::Arp(_) | Payload::Other => {
-            headers.source.hash(&mut hasher);
-            headers.destination.hash(&mut hasher);
+        match Headers::read(frame) {
+            Ok(headers) => self.of_headers(&headers, frame),
+            Err(_) => self.of_words(0, frame.iter().take(12).map(|octet| u64::from(*octet))),
         }
     }
-    let bits = (hasher.finish() >> 50) as u16;
-    SOURCE_PORT_MIN | bits
+
+    /// The port of a frame whose headers are known.
+    pub(crate) fn of_headers(&self, headers: &Headers, bytes: &[u8]) -> u16 {
+        let Payload::Ip(ip) = headers.payload else {
+            let macs = [headers.source, headers.destination].map(|mac| {
+                let [a, b, c, d, e, f] = mac.octets();
+                u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+            });
+            return self.of_words(0, macs);
+        };
+        let label = u64::from(ip.flow_label) << 8 | u64::from(ip.protocol.0);
+        let transport = u64::from(ports(&ip, bytes)) << 32 | label;
+        match (ip.source, ip.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let addresses =
+                    u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
+                self.of_words(transport, [addresses])
+            }
+            (source, destination) => {
+                let words = [source, destination].map(words).into_iter().flatten();
+                self.of_words(transport, words)
+            }
+        }
+    }
+
+    /// The port of a whole packet of TCP or UDP over IPv4 without tags and options, as [`of_headers`](Self::of_headers)
+    /// gives it, without looking at more than that takes.
+    #[inline]
+    fn plain_v4(&self, frame: &[u8]) -> Option<u16> {
+        let header = frame.first_chunk::<38>()?;
+        let is_plain = header[12..15] == [0x08, 0x00, 0x45]
+            && [header[20] & 0x3f, header[21]] == [0, 0]
+            && matches!(Protocol(header[23]), Protocol::TCP | Protocol::UDP)
+            && u16::from_be_bytes([header[16], header[17]]) >= 24;
+        if !is_plain {
+            return None;
+        }
+        let end = 14 + usize::from(u16::from_be_bytes([header[16], header[17]]));
+        if end > frame.len() {
+            return None;
+        }
+        let [.., a, b, c, d, e, f, g, h, i, j, k, l] = *header;
+        let addresses = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let transport = u64::from(u32::from_be_bytes([i, j, k, l])) << 32 | u64::from(header[23]);
+        Some(self.of_words(transport, [addresses]))
+    }
+
+    #[inline]
+    fn of_words(&self, first: u64, words: impl IntoIterator<Item = u64>) -> u16 {
+        port(self.0.words(std::iter::once(first).chain(words)))
+    }
+}
+
+fn port(hash: u64) -> u16 {
+    SOURCE_PORT_MIN | (hash >> 50) as u16
 }
 
 /// Returns both ports of a whole packet of TCP or UDP.
@@ -45,9 +107,10 @@ fn ports(ip: &Ip, bytes: &[u8]) -> u32 {
     }
 }
 
-fn add_address(hasher: &mut KeyedHasher, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => hasher.write_u32(address.to_bits()),
-        IpAddr::V6(address) => hasher.write(&address.octets()),
-    }
+fn words(address: IpAddr) -> [u64; 2] {
+    let bits = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    [bits >> 64, bits & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or_default())
 }

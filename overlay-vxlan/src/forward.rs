@@ -9,9 +9,8 @@ use crate::{
     config::HeaderFormat,
     exit::Exit,
     fdb::{Learned, NetworkIndex, NextHop},
-    flow,
+    flow::FlowKey,
     frame::Frame,
-    hash::HashKey,
     headers::{Headers, Payload},
     meters::Limit,
     mss,
@@ -169,7 +168,7 @@ impl Switch {
             return Err(self.count_drop(None, DropReason::UnknownPort));
         };
         let (id, octets) = (port.network, frame.len());
-        self.meters.count(id, |stats| stats.from_ports.add(octets));
+        self.meters.count_from_port(id, index, octets);
         let admitted = self
             .tables
             .network(id)
@@ -178,7 +177,10 @@ impl Switch {
                 admit::local(network, port, &headers, frame)?;
                 Ok((index, headers))
             });
-        admitted.map_err(|reason| self.count_drop(Some(id), reason))
+        admitted.map_err(|reason| {
+            self.meters.count_port_drop(index, reason);
+            self.count_drop(Some(id), reason)
+        })
     }
 
     fn admit_from_vtep(
@@ -302,7 +304,10 @@ impl Switch {
         let network = self.tables.ports.get(from).map(|port| port.network);
         match self.carry_from_port(from, headers, frame, sink) {
             Ok(outcome) => outcome,
-            Err(reason) => self.drop(network, reason),
+            Err(reason) => {
+                self.meters.count_port_drop(from, reason);
+                self.drop(network, reason)
+            }
         }
     }
 
@@ -317,6 +322,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             flow_key,
             now,
             ..
@@ -340,17 +346,18 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             sink,
         };
         match verdict {
-            Verdict::Port(to) => {
+            Verdict::Port(to, port) => {
                 exit.clamp_mss(headers, network.config.mtu, frame);
-                exit.send_to_port(to, frame).map(|()| Outcome::ToPort)
+                exit.send_to_port(to, port, frame).map(|()| Outcome::ToPort)
             }
-            Verdict::Vtep(to, vtep) => {
+            Verdict::Vtep(to, vtep, limit) => {
                 exit.clamp_mss(headers, vtep.inner_mtu(&network.config), frame);
                 let outer = outer(flow_key, network, headers, frame);
-                exit.send_to_vtep(to, vtep, outer, frame)
+                exit.send_to_vtep((to, vtep), outer, limit, frame)
                     .map(|()| Outcome::ToVtep)
             }
             Verdict::Flood { to_ports, limit } => {
@@ -366,7 +373,7 @@ impl Switch {
                     .map(|()| Outcome::Flooded)
             }
             Verdict::Answer { request, mac } => exit
-                .answer(port, headers, &request, mac, frame)
+                .answer((from, port), headers, &request, mac, frame)
                 .map(|()| Outcome::Answered),
             Verdict::TooBig(ip, mtu) => {
                 if !exit.meters.admit(now, from, Limit::Icmp) {
@@ -374,7 +381,7 @@ impl Switch {
                 }
                 let answer = reply::too_big(frame, headers, &ip, mtu);
                 answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
-                exit.send_to_port(port, frame)?;
+                exit.send_to_port(from, port, frame)?;
                 Err(DropReason::TooBigAnswered)
             }
             Verdict::Drop(reason) => Err(reason),
@@ -392,6 +399,7 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             now,
             ..
         } = self;
@@ -412,10 +420,11 @@ impl Switch {
             tables,
             meters,
             scratch,
+            fragments,
             sink,
         };
         match verdict {
-            Verdict::Port(to) => exit.send_to_port(to, frame).map(|()| Outcome::ToPort),
+            Verdict::Port(to, port) => exit.send_to_port(to, port, frame).map(|()| Outcome::ToPort),
             Verdict::Flood { .. } => {
                 if !exit.meters.admit_remote_flood(now, index) {
                     return Err(DropReason::FloodRate);
@@ -457,9 +466,9 @@ fn may_learn(format: HeaderFormat, frame: &Frame) -> Stage<bool> {
 }
 
 /// Returns what goes into the outer headers of a frame.
-fn outer(flow_key: &HashKey, network: &Network, headers: &Headers, frame: &Frame) -> Outer {
+fn outer(flow_key: &FlowKey, network: &Network, headers: &Headers, frame: &Frame) -> Outer {
     Outer {
-        source_port: flow::source_port(flow_key, headers, frame.bytes()),
+        source_port: flow_key.of_headers(headers, frame.bytes()),
         traffic_class: outer::traffic_class(network.config.dscp, headers),
     }
 }

@@ -29,6 +29,12 @@ impl HashKey {
         fold(self.start ^ word, self.factor)
     }
 
+    /// Hashes some words: a round each, where [`KeyedHasher`] has one more at the end.
+    pub(crate) fn words(&self, words: impl IntoIterator<Item = u64>) -> u64 {
+        let words = words.into_iter();
+        words.fold(self.start, |state, word| fold(state ^ word, self.factor))
+    }
+
     pub(crate) const fn hasher(&self) -> KeyedHasher {
         KeyedHasher {
             state: self.start,

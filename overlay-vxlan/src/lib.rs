@@ -108,6 +108,8 @@
 //! * The outer ECN field is the inner one, and marks of the underlay are carried inwards (RFC 6040; Linux, which also turns
 //!   an inner CE into an outer ECT(0), comes to the same mark in the end). The DSCP is the network's unless
 //!   [`NetworkConfig::dscp`] says that it is the inner one.
+//! * A packet that is too big for the path to a VTEP, and not for the network, is answered with an ICMP error, or cut if it is
+//!   IPv4 and may be.
 //! * ICMP errors come from the address that the packet went to, because no address here is the network's own.
 //!
 //! | module | holds |
@@ -115,7 +117,7 @@
 //! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
-//! | [`encap`] | all outer headers from Ethernet on, for backends without a UDP socket |
+//! | [`encap`], [`decap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
@@ -132,6 +134,7 @@ mod admit;
 pub mod announce;
 pub mod coalesce;
 pub mod config;
+pub mod decap;
 pub mod encap;
 pub mod error;
 mod exit;
@@ -139,6 +142,7 @@ pub mod fdb;
 mod few;
 pub mod flow;
 pub mod forward;
+mod fragment;
 pub mod frame;
 mod hash;
 mod headers;
@@ -165,15 +169,15 @@ pub use coalesce::{CoalesceConfig, Coalescer};
 pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;
+pub use flow::FlowKey;
 pub use forward::Outcome;
 pub use frame::Frame;
 pub use limit::Rate;
-
 pub use offload::{
     Offload, OffloadError, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
 };
 pub use outer::{Ecn, Outer, OuterDscp, Received};
 pub use probing::PathPacket;
 pub use segment::{SegmentError, segment};
-pub use stats::{DropReason, Drops, Stats, Traffic, VtepStats};
+pub use stats::{DropReason, Drops, PortStats, Stats, Traffic, VtepStats};
 pub use switch::{Event, Location, Output, PortId, Sink, Switch};

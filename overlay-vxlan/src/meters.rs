@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     fdb::NetworkIndex,
     limit::TokenBucket,
-    stats::{DropReason, Stats, VtepStats},
+    stats::{DropReason, PortStats, Stats, VtepStats},
 };
 
 #[derive(Clone, Debug)]
@@ -31,6 +31,7 @@ struct PortMeter {
     flood: TokenBucket,
     resolve: TokenBucket,
     icmp: TokenBucket,
+    stats: PortStats,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +73,7 @@ impl Meters {
             flood: TokenBucket::new(self.config.flood_rate_max),
             resolve: TokenBucket::new(self.config.resolve_rate_max),
             icmp: TokenBucket::new(self.config.icmp_rate_max),
+            stats: PortStats::default(),
         };
         put(&mut self.ports, index as usize, meter);
     }
@@ -101,6 +103,10 @@ impl Meters {
             .map(|meter| &meter.stats)
     }
 
+    pub(crate) fn port(&self, index: u32) -> Option<&PortStats> {
+        self.ports.get(index as usize).map(|meter| &meter.stats)
+    }
+
     pub(crate) fn vtep(&self, index: u32) -> Option<&VtepStats> {
         self.vteps.get(index as usize).map(|meter| &meter.stats)
     }
@@ -117,6 +123,29 @@ impl Meters {
         match network {
             Some(network) => self.count(network, |stats| stats.drops.add(reason)),
             None => self.total.drops.add(reason),
+        }
+    }
+
+    /// Counts a frame from a port.
+    pub(crate) fn count_from_port(&mut self, network: NetworkIndex, port: u32, octets: usize) {
+        self.count(network, |stats| stats.from_ports.add(octets));
+        if let Some(meter) = self.ports.get_mut(port as usize) {
+            meter.stats.received.add(octets);
+        }
+    }
+
+    /// Counts a frame to a port.
+    pub(crate) fn count_to_port(&mut self, network: NetworkIndex, port: u32, octets: usize) {
+        self.count(network, |stats| stats.to_ports.add(octets));
+        if let Some(meter) = self.ports.get_mut(port as usize) {
+            meter.stats.sent.add(octets);
+        }
+    }
+
+    /// Counts a dropped frame of a port, beside [`count_drop`](Self::count_drop).
+    pub(crate) fn count_port_drop(&mut self, port: u32, reason: DropReason) {
+        if let Some(meter) = self.ports.get_mut(port as usize) {
+            meter.stats.drops.add(reason);
         }
     }
 

@@ -22,6 +22,7 @@ impl Switch {
     /// A packet for an endpoint behind the VTEP then counts as too big above that less the encapsulation (50 octets over
     /// IPv4, 70 over IPv6) and [`NetworkConfig::overhead_bytes`], even if the network's MTU would let it pass; but never
     /// at or below what any host must be able to send (1,280 octets of IPv6, 68 of IPv4): the underlay may fragment those.
+    /// A packet of IPv4 without the DF flag is cut, the sender of any other one is told.
     /// What goes to all VTEPs is sent whatever their paths are. Returns whether the tables know the VTEP; what is said of
     /// it is forgotten with its last row.
     pub fn set_path_mtu(&mut self, vtep: IpAddr, outer_mtu: Option<u16>) -> bool {

@@ -1,4 +1,4 @@
-//! Probing the paths to VTEPs: brings the probers of [`pmtu`](crate::pmtu) and the frames of the switch together.
+//! Probing the paths to VTEPs: brings the probers of [`pmtu`] and the frames of the switch together.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

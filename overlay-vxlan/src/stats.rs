@@ -203,6 +203,17 @@ pub struct VtepStats {
     pub sent: Traffic,
 }
 
+/// What was counted for one port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames from it.
+    pub received: Traffic,
+    /// Frames to it, answers included.
+    pub sent: Traffic,
+    /// Frames from it that were dropped.
+    pub drops: Drops,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

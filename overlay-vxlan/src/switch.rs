@@ -13,12 +13,12 @@ use crate::{
     config::{Config, NetworkConfig, PortCapabilities},
     error::{EndpointError, NetworkError},
     fdb::{NetworkIndex, NextHop},
+    flow::FlowKey,
     frame::Frame,
-    hash::HashKey,
     meters::Meters,
     outer::Outer,
     probing::{Due, PathPacket},
-    stats::{Stats, VtepStats},
+    stats::{PortStats, Stats, VtepStats},
     tables::{Port, Tables},
 };
 
@@ -105,9 +105,11 @@ pub struct Switch {
     pub(crate) now: Instant,
     pub(crate) tables: Tables,
     pub(crate) meters: Meters,
-    pub(crate) flow_key: HashKey,
+    pub(crate) flow_key: FlowKey,
     /// Where super-frames are cut.
     pub(crate) scratch: Frame,
+    /// Where packets are fragmented.
+    pub(crate) fragments: Frame,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) due: Due,
 }
@@ -121,8 +123,9 @@ impl Switch {
             tables: Tables::new(&seed, config.former_addresses_max),
             meters: Meters::new(config),
             due: Due::new(seed.derive("probes")),
-            flow_key: HashKey::new(&seed.derive("flows")),
+            flow_key: FlowKey::new(&seed),
             scratch: Frame::new(),
+            fragments: Frame::new(),
             outputs: VecDeque::with_capacity(config.outputs_max),
             config,
         }
@@ -372,6 +375,12 @@ impl Switch {
     #[must_use]
     pub fn network_stats(&self, vni: Vni) -> Option<&Stats> {
         self.meters.network(self.tables.network_index(vni)?)
+    }
+
+    /// Returns what was counted for one port since it was added.
+    #[must_use]
+    pub fn port_stats(&self, port: PortId) -> Option<&PortStats> {
+        self.meters.port(self.tables.port_index(port)?)
     }
 
     /// Returns what was counted for one VTEP since the tables know it.

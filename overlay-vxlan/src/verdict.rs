@@ -25,8 +25,9 @@ use crate::{
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict<'a> {
-    Port(&'a Port),
-    Vtep(u32, &'a Vtep),
+    Port(u32, &'a Port),
+    /// To a VTEP; packets beyond these octets are to be fragmented.
+    Vtep(u32, &'a Vtep, Option<u16>),
     /// To all others of the network, within a rate.
     Flood {
         to_ports: bool,
@@ -204,11 +205,22 @@ impl<'t> View<'t, '_> {
 
     fn next(&self, hop: NextHop) -> Verdict<'t> {
         let verdict = match hop {
-            NextHop::Port(to) => self.tables.ports.get(to).map(Verdict::Port),
+            NextHop::Port(to) => self
+                .tables
+                .ports
+                .get(to)
+                .map(|port| Verdict::Port(to, port)),
             NextHop::Vtep(to) => self.tables.vtep(to).map(|vtep| self.path(to, vtep)),
         };
         debug_assert!(verdict.is_some(), "a row of the FDB leads somewhere");
         verdict.unwrap_or(Verdict::Drop(DropReason::NotLocal))
+    }
+
+    fn may_fragment(&self) -> bool {
+        match &self.headers.payload {
+            Payload::Ip(ip) => ip.source.is_ipv4() && !ip.dont_fragment,
+            Payload::Arp(_) | Payload::Other => false,
+        }
     }
 
     /// Decides whether the frame fits the path to a VTEP.
@@ -222,7 +234,8 @@ impl<'t> View<'t, '_> {
             mtu = self.network.limit(ip.source, mtu, tag_bytes);
         }
         match self.check_size(mtu) {
-            Ok(()) => Verdict::Vtep(to, vtep),
+            Ok(()) => Verdict::Vtep(to, vtep, None),
+            Err(_) if self.may_fragment() => Verdict::Vtep(to, vtep, Some(mtu)),
             Err(verdict) => verdict,
         }
     }

@@ -2,15 +2,16 @@
 
 mod lab;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lab::*;
-use overlay_core::MacAddr;
+use overlay_core::{MacAddr, Seed};
 use overlay_vxlan::{
-    Ecn, Frame, Outer,
-    encap::{DecapsulateError, EncapsulateError, Ends, Template, decapsulate},
-    wire::{DecodeError, ipv4, udp, vxlan},
+    Config, Ecn, FlowKey, Frame, NetworkConfig, Outcome, Outer,
+    decap::{DecapsulateError, Decapsulated, decapsulate},
+    encap::{EncapsulateError, Ends, Template},
+    wire::{DecodeError, ethernet::EtherType, ipv4, udp, vxlan},
 };
 use proptest::prelude::*;
 
@@ -115,7 +116,7 @@ proptest! {
         match decapsulate(&bad, 4_789, false) {
             Ok(read) if unseen => {
                 let ecn = read.ecn;
-                let same = overlay_vxlan::encap::Decapsulated { ecn: expected.ecn, ..read };
+                let same = Decapsulated { ecn: expected.ecn, ..read };
                 prop_assert_eq!(same, expected);
                 prop_assert!(ecn == expected.ecn || at == 15);
             }
@@ -186,6 +187,18 @@ fn each_refusal_says_why() {
     assert!(decapsulate(&unsummed, 4_789, true).is_ok());
 }
 
+/// Also on the short way, which packets without a UDP checksum take.
+#[test]
+fn no_cut_is_overlooked() {
+    for (v6, udp_checksum) in [(false, false), (false, true), (true, false), (true, true)] {
+        let good = packet(v6, udp_checksum, outer(50_000, 0), &[7; 60]);
+        assert!(decapsulate(&good, 4_789, true).is_ok());
+        for cut in 0..good.len() {
+            assert!(decapsulate(&good[..cut], 4_789, true).is_err(), "{cut}");
+        }
+    }
+}
+
 #[test]
 fn options_of_ipv4_are_stepped_over() {
     let mut bytes = packet(false, false, outer(50_000, 0), &[7; 60]);
@@ -246,4 +259,90 @@ fn a_frame_of_the_switch_is_encapsulated_without_a_copy() {
     assert_eq!(frame.bytes()[42..], encapsulated(lab.vni, &inner));
     let datagram = udp::Packet::new_checked(&frame.bytes()[34..]).unwrap();
     assert_eq!(datagram.source_port(), outer.source_port);
+}
+
+fn seeded() -> FlowKey {
+    FlowKey::new(&Seed::from_u64(1))
+}
+
+/// The port is that of the switch, whose key comes from the same seed.
+#[test]
+fn a_flow_has_the_port_that_the_switch_gives_it() {
+    let config = NetworkConfig {
+        vlan_tags: true,
+        ..network()
+    };
+    let mut lab = Lab::with(Config::default(), config);
+    let (here, there) = (lab.here, lab.there);
+    let mut ports = BTreeSet::new();
+    let mut fragment = udp4(&here, &there, b"hello");
+    fragment[20] |= 0x20;
+    let mut later = fragment.clone();
+    later[21] = 1;
+    for frame in [
+        udp4(&here, &there, b"hello"),
+        udp4(&here, &there, b""),
+        udp6(&here, &there, b"hello"),
+        tagged(&udp4(&here, &there, b"hello"), 7),
+        fragment.clone(),
+        later.clone(),
+        link(here.mac, there.mac, EtherType::EXPERIMENT, b"hello"),
+        link(
+            here.mac,
+            there.mac,
+            EtherType::IPV4,
+            &ipv4_packet(ipv4_repr(here.v4, there.v4, ipv4::Protocol(253)), b"abcd"),
+        ),
+        link(
+            here.mac,
+            there.mac,
+            EtherType::IPV4,
+            &ipv4_packet(ipv4_repr(here.v4, there.v4, ipv4::Protocol::UDP), b"abc"),
+        ),
+    ] {
+        let (outcome, sent) = lab.send(here.port, &frame);
+        assert_eq!(outcome, Outcome::ToVtep);
+        let port = seeded().source_port(&frame);
+        assert_eq!(sent.vtep().1, port);
+        assert!(port >= 49_152);
+        ports.insert(port);
+    }
+    assert_eq!(
+        seeded().source_port(&fragment),
+        seeded().source_port(&later)
+    );
+    let whole = [
+        udp4(&here, &there, b""),
+        tagged(&udp4(&here, &there, b"x"), 9),
+    ];
+    let [plain, tagged] = whole.map(|frame| seeded().source_port(&frame));
+    assert_eq!(plain, tagged, "a flow is one with and without a tag");
+    // The packets of one flow share a port, and so does what has no ports: fragments, and what is too short for them.
+    assert_eq!(ports.len(), 5);
+    let other = FlowKey::new(&Seed::from_u64(2));
+    assert_ne!(
+        other.source_port(&fragment),
+        seeded().source_port(&fragment)
+    );
+    // What cannot be read has a port, too.
+    for cut in 0..fragment.len() {
+        assert!(seeded().source_port(&fragment[..cut]) >= 49_152);
+    }
+}
+
+#[test]
+fn flows_spread_over_the_ports() {
+    let (here, there) = (Endpoint::new(2, 1), Endpoint::new(12, 2));
+    let mut buckets = [0_u32; 16];
+    for number in 0..4_000_u16 {
+        let datagram = udp_datagram((number, 443), here.v4.into(), there.v4.into(), b"");
+        let packet = ipv4_packet(ipv4_repr(here.v4, there.v4, ipv4::Protocol::UDP), &datagram);
+        let port = seeded().source_port(&link(here.mac, there.mac, EtherType::IPV4, &packet));
+        buckets[usize::from(port) % 16] += 1;
+    }
+    // 250 each, with a standard deviation below 16.
+    assert!(
+        buckets.iter().all(|count| (170..330).contains(count)),
+        "{buckets:?}"
+    );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab::*;
 use overlay_core::MacAddr;
-use overlay_vxlan::{Config, DropReason, Location, NetworkConfig, Outcome};
+use overlay_vxlan::{Config, DropReason, Location, NetworkConfig, Outcome, PortStats, Traffic};
 
 fn learning() -> NetworkConfig {
     NetworkConfig {
@@ -76,4 +76,56 @@ fn a_flood_of_addresses_takes_the_quota_of_its_network_only() {
         lab.receive(vtep(2), &udp4(&endpoint, &lab.here, b"x"));
         assert_eq!(at(&lab, other, endpoint.mac), Some(Location::Vtep(vtep(2))));
     }
+}
+
+/// What each port sent, got and lost is counted for itself, and adds up to what the network counts.
+#[test]
+fn each_port_has_its_own_counters() {
+    let mut lab = Lab::new();
+    let (here, neighbour) = (lab.here, lab.neighbour);
+    lab.send(here.port, &udp4(&here, &neighbour, b"x"));
+    lab.send(here.port, &udp4(&here, &lab.there, b"x"));
+    lab.send(here.port, &udp4(&lab.there, &here, b"spoofed"));
+    lab.send(here.port, &udp4(&here, &lab.there, &[7; 1_450]));
+    lab.send(here.port, &[1, 2, 3]);
+    lab.send(neighbour.port, &arp_request(&neighbour, lab.there.v4));
+    lab.send(
+        neighbour.port,
+        &arp_request(&neighbour, "10.0.1.99".parse().unwrap()),
+    );
+    lab.receive(lab.there.vtep, &udp4(&lab.there, &here, b"x"));
+    let of = |port| *lab.switch.port_stats(port).unwrap();
+    let (first, second) = (of(here.port), of(neighbour.port));
+    assert_eq!((first.received.frames, second.received.frames), (5, 2));
+    // A reply, an ICMP error, a flooded request; a packet, an ARP reply.
+    assert_eq!((first.sent.frames, second.sent.frames), (3, 2));
+    for (reason, count) in [
+        (DropReason::SourceMac, 1),
+        (DropReason::TooBigAnswered, 1),
+        (DropReason::Malformed, 1),
+    ] {
+        assert_eq!(first.drops.of(reason), count, "{reason}");
+    }
+    assert_eq!((first.drops.total(), second.drops.total()), (3, 0));
+    let network = lab.switch.network_stats(lab.vni).unwrap();
+    let sum = |a: Traffic, b: Traffic| (a.frames + b.frames, a.octets + b.octets);
+    assert_eq!(
+        sum(first.received, second.received),
+        (network.from_ports.frames, network.from_ports.octets)
+    );
+    assert_eq!(
+        sum(first.sent, second.sent),
+        (network.to_ports.frames, network.to_ports.octets)
+    );
+    assert_eq!(network.drops.total(), 3);
+    // A port that comes anew, be it with the same number, starts at zero.
+    lab.switch.remove_port(here.port);
+    assert_eq!(lab.switch.port_stats(here.port), None);
+    lab.switch
+        .add_port(here.port, lab.vni, here.mac, &here.addresses())
+        .unwrap();
+    assert_eq!(
+        *lab.switch.port_stats(here.port).unwrap(),
+        PortStats::default()
+    );
 }

@@ -193,6 +193,15 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         write_u16(self.0.as_mut(), IDENTIFICATION, identification);
     }
 
+    /// Writes where the fragment belongs, in units of 8 octets of which the lower 13 bits count, and whether more follow.
+    /// The checksum is left to [`fill_checksum`](Self::fill_checksum).
+    pub fn set_fragment(&mut self, offset: u16, more: bool) {
+        let flags = self.fragment() & !(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+        let more = if more { MORE_FRAGMENTS } else { 0 };
+        let field = flags | more | (offset & FRAGMENT_OFFSET);
+        write_u16(self.0.as_mut(), FRAGMENT, field);
+    }
+
     /// Writes DSCP and ECN, and updates the checksum (RFC 1624): one that was wrong stays wrong.
     pub fn set_traffic_class(&mut self, traffic_class: u8) {
         let bytes = self.0.as_mut();

@@ -35,6 +35,8 @@ fn main() -> io::Result<()> {
         ("raft_message", raft::messages()),
         ("vxlan_headers", vxlan::headers()),
         ("vxlan_local", vxlan::local()),
+        ("vxlan_outer", vxlan::outer()),
+        ("vxlan_path", vxlan::paths()),
         ("vxlan_remote", vxlan::remote()),
         ("vxlan_switch", vxlan::scripts()),
     ] {

@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use overlay_core::{MacAddr, Vni};
 use overlay_fuzz::Script;
 use overlay_vxlan::{
-    Offload, PartialChecksum, SegmentKind, Segmentation,
+    Frame, Offload, Outer, PartialChecksum, SegmentKind, Segmentation,
+    encap::{Ends, Template},
+    pmtu::Probe,
     wire::{
         arp,
         ethernet::{self, EtherType},
         icmpv4, icmpv6,
         ipv4::{self, Protocol},
-        ipv6, tcp, udp, vlan, vxlan,
+        ipv6, probe, tcp, udp, vlan, vxlan,
     },
 };
 
@@ -268,7 +270,7 @@ pub(crate) fn local() -> Vec<Seed> {
 
 pub(crate) fn scripts() -> Vec<Seed> {
     let mut seeds = Vec::new();
-    for flags in 0..4 {
+    for flags in [0, 1, 2, 3, 0x18, 0x29, 0xc0] {
         let mut script = Script::new().op(&[flags]);
         for (name, frame) in frames(2, 12) {
             if name != "too-big" {
@@ -283,10 +285,84 @@ pub(crate) fn scripts() -> Vec<Seed> {
                 script = script.op(&[3, 1]).bytes(&encapsulated(&frame)).op(&[7]);
             }
         }
+        // A search for the path MTU, an acknowledgement that nobody asked for, and a probe.
+        let probe = Probe {
+            size_bytes: 1_400,
+            token: 7,
+        };
+        script = script.op(&[8, 15, 6, 1, 7, 9, 5, 40]);
+        for message in [
+            probe::Repr::Acknowledgement(probe),
+            probe::Repr::Probe(probe),
+        ] {
+            script = script
+                .op(&[3, 1])
+                .bytes(&encapsulated(&path_frame(message)));
+        }
         seeds.push(seed(
             format!("both-{flags}"),
             script.op(&[6, 200, 7]).done(),
         ));
     }
     seeds
+}
+
+fn path_frame(message: probe::Repr) -> Vec<u8> {
+    let mut payload = [0; 32];
+    message.emit(&mut payload).expect(FITS);
+    let mut frame = link(2, probe::DESTINATION, EtherType::EXPERIMENT, &payload);
+    frame[6..12].copy_from_slice(&probe::SOURCE.octets());
+    frame
+}
+
+/// Whole packets over both families, with and without a UDP checksum.
+pub(crate) fn outer() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    let addresses: [(&str, [IpAddr; 2]); 2] = [
+        ("v4", [v4(2).into(), v4(3).into()]),
+        ("v6", [v6(2).into(), v6(3).into()]),
+    ];
+    for (family, [source, destination]) in addresses {
+        for (sum, udp_checksum) in [("plain", false), ("summed", true)] {
+            let ends = Ends {
+                source_mac: MacAddr::from_ipv4(v4(2)),
+                destination_mac: MacAddr::from_ipv4(v4(3)),
+                source,
+                destination,
+                port: vxlan::UDP_PORT,
+                hop_limit: 64,
+                udp_checksum,
+            };
+            let vni = Vni::new(4_097).expect("24 bits");
+            let template = Template::new(&ends, vxlan::Repr::new(vni)).expect("one family");
+            let inner = ip4(2, 12, Protocol::UDP, &[7; 30]);
+            let mut frame = Frame::with_headroom(Frame::HEADROOM, &inner);
+            let outer = Outer {
+                source_port: 50_000,
+                traffic_class: 2,
+            };
+            template.encapsulate(outer, &mut frame).expect(FITS);
+            seeds.push(seed(format!("{family}-{sum}"), frame.bytes()));
+        }
+    }
+    seeds
+}
+
+/// Steps of a prober: time, acknowledgements, ICMP errors, another ceiling.
+pub(crate) fn paths() -> Vec<Seed> {
+    [
+        ("found", vec![30, 1, 2, 2, 0, 100, 2, 0, 200]),
+        (
+            "narrow",
+            [vec![180, 1, 2], [1, 1, 1, 2].repeat(12)].concat(),
+        ),
+        ("silent", [vec![30], vec![1; 40]].concat()),
+        ("error", vec![30, 1, 2, 2, 4, 5, 40, 1, 1, 1, 2, 2, 2]),
+        (
+            "ceiling",
+            vec![30, 1, 2, 2, 5, 180, 2, 2, 5, 20, 2, 2, 3, 5, 0, 7],
+        ),
+    ]
+    .map(|(name, bytes)| seed(name, bytes))
+    .into()
 }
