@@ -4,6 +4,7 @@ mod clock;
 mod dns;
 mod heap;
 mod ipam;
+mod kernel;
 mod lb;
 mod mix;
 mod schedule;
@@ -29,9 +30,21 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        (Some(word @ ("kernel" | "kernel-inside")), Ok(rounds)) => {
+            let rounds = rounds.unwrap_or(kernel::ROUNDS);
+            let done = match word {
+                "kernel" => kernel::run(rounds),
+                // What `kernel` starts; not for people.
+                _ => kernel::measure(rounds),
+            };
+            if let Err(error) = done {
+                eprintln!("kernel: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | kernel [ROUNDS]"
             );
             return ExitCode::from(2);
         }
