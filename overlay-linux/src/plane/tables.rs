@@ -15,6 +15,9 @@ use crate::nftables::Table;
 pub struct Tables {
     /// Bridges, VXLAN devices and the outer ends of ports.
     pub devices: BTreeMap<String, Device>,
+    /// Devices that are not of our making and members of bridges that are, with these: nothing checks their frames, so none
+    /// are wanted.
+    pub strangers: BTreeMap<String, String>,
     /// Where a bridge sends frames to a MAC address.
     pub forwarding: BTreeMap<Place, Hop>,
     /// Where a VXLAN device sends frames to a MAC address; those to nobody known go to all under the unspecified one.

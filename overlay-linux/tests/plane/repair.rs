@@ -86,6 +86,7 @@ fn devices() -> Vec<String> {
         "ip link del ovx4097".to_owned(),
         "ip link del ovb4097".to_owned(),
         "ip link add ovb5000 type bridge".to_owned(),
+        "ip link add stranger master ovb4097 type veth peer name outside".to_owned(),
         "sysctl -qw net.ipv6.conf.ovb4097.disable_ipv6=1".to_owned(),
     ]
 }
