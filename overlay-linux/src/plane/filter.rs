@@ -9,7 +9,7 @@
 //!     chain prerouting { type filter hook prerouting priority filter; iifname vmap @ports }
 //!     chain output { type filter hook output priority filter; oifname @devices drop }   # a bridge has nothing to say
 //!     chain port_p01… {
-//!         ether daddr != @macs_4097 jump flood_p01…    # not to reserved groups; limit rate over 1000/second burst 2000
+//!         meta pkttype { broadcast, multicast } jump flood_p01…    # no reserved groups; limit rate over 1000/second burst 2000
 //!         ether saddr . ether type 02:42:0a:00:01:02 . ip goto ip4_p01…     # own source, then to4_4097: inside the network
 //!         ether saddr . ether type 02:42:0a:00:01:02 . ip6 goto ip6_p01…    # own source, then nd_p01…, to6_4097
 //!         ether saddr . ether type 02:42:0a:00:01:02 . arp goto arp_p01…    # own sender
@@ -75,14 +75,11 @@ impl Filter {
     fn network(&mut self, network: &DesiredNetwork) {
         let vni = network.vni.get().to_string();
         let remotes = network.remotes.values().map(|remote| remote.mac);
-        let locals = network.ports.values().map(|port| port.mac);
         let present = |macs: &mut dyn Iterator<Item = MacAddr>| {
             let elements = macs.map(|mac| (mac.octets().to_vec(), Element::Present));
             elements.collect::<BTreeMap<_, _>>()
         };
-        let all = present(&mut remotes.clone().chain(locals));
         let remotes = present(&mut remotes.clone());
-        self.set(&format!("macs_{vni}"), SetKind::MACS, all);
         self.set(&format!("remotes_{vni}"), SetKind::MACS, remotes);
         for v6 in [false, true] {
             let to = inside(network, v6, true, &Verdict::Accept);
@@ -97,12 +94,7 @@ impl Filter {
     /// What a port may send.
     fn port(&mut self, network: &DesiredNetwork, name: &str, port: &DesiredPort, vni: &str) {
         let mac = port.mac.octets();
-        let known = format!("macs_{vni}");
-        let unknown = Rule::new()
-            .load(Expression::Load(DESTINATION, Register::FIRST))
-            .load(Expression::Lookup(known, Found::Misses))
-            .ends(Verdict::Jump(format!("flood_{name}")));
-        let mut rules = vec![unknown];
+        let mut rules = to_all(name);
         let kinds = [(IPV4, "ip4"), (IPV6, "ip6"), (ARP, "arp")];
         // Source and type lie side by side, and are looked at in one step: most frames need no other.
         rules.extend(kinds.map(|(kind, chain)| {
@@ -195,12 +187,8 @@ impl Filter {
         let unknown = Rule::new()
             .load(Expression::Load(SOURCE, Register::FIRST))
             .load(Expression::Lookup(format!("remotes_{vni}"), Found::Misses));
-        let group = Rule::new()
-            .load(Expression::Load(Field::link(0, 1), Register::FIRST))
-            .load(Expression::Mask(vec![1]))
-            .compare(true, &[1])
-            .ends(Verdict::Jump(format!("flood_{name}")));
-        let mut rules = vec![drops(unknown, "source_mac"), group];
+        let mut rules = vec![drops(unknown, "source_mac")];
+        rules.extend(to_all(&name));
         let kinds = [(IPV4, "from4"), (IPV6, "from6"), (ARP, "arp")];
         rules.extend(kinds.map(|(kind, chain)| {
             let chain = format!("{chain}_{vni}");
@@ -264,14 +252,30 @@ fn tags() -> [Rule; 2] {
     tags.map(|kind| drops(equals(KIND, &kind), "vlan_tag"))
 }
 
-/// Accepts packets of IPv4 from one of these to the other: both addresses lie side by side.
+/// Bounds what goes to all. To somebody whom no row names nothing goes: bridges do not flood it.
+fn to_all(name: &str) -> Vec<Rule> {
+    let kinds = [BROADCAST, MULTICAST];
+    let rules = kinds.map(|kind| {
+        let rule = Rule::new().load(Expression::PacketKind);
+        let rule = rule.compare(true, &[kind]);
+        rule.ends(Verdict::Jump(format!("flood_{name}")))
+    });
+    rules.into()
+}
+
+/// Accepts packets of IPv4 from one of these to the other. In steps of four octets, which the kernel does fastest.
 fn between(source: IpNet, destination: IpNet) -> Rule {
-    let both = |part: fn(&IpNet) -> IpAddr| {
-        let [source, destination] = [&source, &destination].map(|net| octets(part(net)));
-        [source, destination].concat()
+    let part = |rule: Rule, field, net: IpNet| {
+        let rule = rule.load(Expression::Load(field, Register::FIRST));
+        let rule = if net.prefix_len() < net.max_prefix_len() {
+            rule.load(Expression::Mask(octets(net.netmask())))
+        } else {
+            rule
+        };
+        rule.compare(true, &octets(net.network()))
     };
-    let rule = masked(BOTH_ADDRESSES, both(IpNet::netmask), &both(IpNet::network));
-    rule.ends(Verdict::Accept)
+    let from = part(Rule::new(), Field::source(false), source);
+    part(from, Field::destination(false), destination).ends(Verdict::Accept)
 }
 
 /// Ends with the verdict if the source or destination may be in the network; drops all others.
@@ -402,7 +406,7 @@ const REASONS: [&str; 8] = [
     "reserved_group",
     "flood_rate",
 ];
-/// Frames a second, and in a burst, of one port to all or to nobody known.
+/// Frames a second, and in a burst, of one port to all.
 const PORT_FLOOD: (u64, u32) = (1_000, 2_000);
 /// The same of all other nodes to the ports here.
 const REMOTE_FLOOD: (u64, u32) = (10_000, 20_000);
@@ -421,8 +425,9 @@ const SOURCE_AND_KIND: Field = Field::link(6, 8);
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const ARP: [u8; 2] = [0x08, 0x06];
-/// Source and destination of IPv4.
-const BOTH_ADDRESSES: Field = Field::network(12, 8);
+/// `PACKET_BROADCAST` and `PACKET_MULTICAST` of `linux/if_packet.h`.
+const BROADCAST: u8 = 1;
+const MULTICAST: u8 = 2;
 /// Kinds and lengths of both addresses (RFC 826).
 const ARP_KIND: Field = Field::network(0, 6);
 const ARP_OF_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];

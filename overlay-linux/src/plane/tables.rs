@@ -138,10 +138,9 @@ impl Device {
         }
     }
 
-    /// A VXLAN device as it is made here: it gets what nobody known is asked for, and spares it what the bridge answers.
+    /// A VXLAN device as it is made here: it is spared what the bridge answers.
     pub(super) fn vxlan(tunnel: Tunnel, bridge: &str, mtu: u32) -> Self {
         let membership = Membership {
-            unknown: true,
             suppress: true,
             ..Membership::PORT
         };
@@ -182,7 +181,7 @@ impl Tunnel {
 }
 
 impl Membership {
-    /// That of a port: all its addresses are known, so it gets nothing that is for nobody known.
+    /// That of a port, and of a VXLAN device: all addresses are known, so none gets what is for nobody known.
     pub(super) const PORT: Self = Self {
         learning: false,
         unknown: false,

@@ -242,7 +242,7 @@ fn a_plan_is_readable() {
     network.remotes.get_mut(&id(3)).unwrap().vtep = "192.0.2.3".parse().unwrap();
     network.vteps.remove(&"192.0.2.2".parse().unwrap());
     let expected = [
-        "guard: add 0 and remove 1 of members4_4097",
+        "guard: add 0 and remove 1 of members4",
         "ovx4097: send 02:42:0a:00:01:03 to 192.0.2.3",
         "ovx4097: flood no more to 192.0.2.2",
     ];
