@@ -4,6 +4,7 @@ mod clock;
 mod dns;
 mod heap;
 mod ipam;
+mod kernel;
 mod lb;
 mod mix;
 mod plane;
@@ -51,9 +52,21 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        (Some(word @ ("kernel" | "kernel-inside")), Ok(rounds)) => {
+            let rounds = rounds.unwrap_or(kernel::ROUNDS);
+            let done = match word {
+                "kernel" => kernel::run(rounds),
+                // What `kernel` starts; not for people.
+                _ => kernel::measure(rounds),
+            };
+            if let Err(error) = done {
+                eprintln!("kernel: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | vxlan [ROUNDS] | plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

@@ -25,6 +25,8 @@ pub(crate) enum Expression {
     OutputName,
     /// Loads the family: 2 for IPv4, 10 for IPv6.
     Family,
+    /// Loads to whom a frame is: 1 to all, 2 to a group.
+    PacketKind,
     /// Loads the transport protocol's number.
     Protocol,
     /// Loads octets of a header.
@@ -180,7 +182,11 @@ impl Expression {
     /// What the kernel calls it.
     pub(super) fn name(&self) -> &str {
         match self {
-            Self::InputName | Self::OutputName | Self::Family | Self::Protocol => "meta",
+            Self::InputName
+            | Self::OutputName
+            | Self::Family
+            | Self::PacketKind
+            | Self::Protocol => "meta",
             Self::Load(..) => "payload",
             Self::Above { .. } => "limit",
             Self::Counter => "counter",
@@ -208,6 +214,7 @@ impl Expression {
             Self::InputName => meta(META_IIFNAME),
             Self::OutputName => meta(META_OIFNAME),
             Self::Family => meta(META_NFPROTO),
+            Self::PacketKind => meta(META_PKTTYPE),
             Self::Protocol => meta(META_L4PROTO),
             Self::Load(field, register) => empty
                 .number(PAYLOAD_DREG, register.0)
@@ -269,6 +276,7 @@ impl Expression {
                 META_IIFNAME => Self::InputName,
                 META_OIFNAME => Self::OutputName,
                 META_NFPROTO => Self::Family,
+                META_PKTTYPE => Self::PacketKind,
                 META_L4PROTO => Self::Protocol,
                 _ => return None,
             },
@@ -407,6 +415,7 @@ const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
+const META_PKTTYPE: u32 = 19;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;

@@ -66,6 +66,8 @@ impl Field {
 impl Register {
     /// The one that is compared, masked and looked up.
     pub(crate) const FIRST: Self = Self(REG_1);
+    /// The one after its first four octets: both are compared and looked up together.
+    pub(crate) const BESIDE: Self = Self(REG_1_SECOND);
     /// The first that is hashed.
     pub(crate) const HASHED: Self = Self(REG_2);
 
@@ -82,5 +84,7 @@ const TRANSPORT_HEADER: u32 = 2;
 pub(super) const REG_1: u32 = 1;
 pub(super) const REG_2: u32 = 2;
 const REG_3: u32 = 3;
+/// The second word of [`REG_1`].
+const REG_1_SECOND: u32 = 9;
 /// The second word of [`REG_2`].
 const REG_2_SECOND: u32 = 13;

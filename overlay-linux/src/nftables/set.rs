@@ -67,6 +67,17 @@ impl SetKind {
         data: None,
     };
 
+    /// Numbers of four octets with addresses after them.
+    pub(crate) fn numbered_addresses(v6: bool) -> Self {
+        let (_, octets) = address(v6);
+        Self {
+            flags: 0,
+            key: OCTETS,
+            key_octets: 4 + octets,
+            data: None,
+        }
+    }
+
     /// Names of interfaces.
     pub(crate) const NAMES: Self = Self {
         flags: 0,
@@ -201,6 +212,8 @@ pub(super) const SET_ID: u16 = 10;
 const MAP: u32 = 8;
 /// The tool's number of marks of packets: integers in the machine's own octet order.
 const MARK: u32 = 19;
+/// Plain octets, to the tool.
+const OCTETS: u32 = 5;
 const MAC: u32 = 9;
 const NAME: u32 = 41;
 const NAME_OCTETS: u32 = 16;

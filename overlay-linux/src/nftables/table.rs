@@ -72,19 +72,11 @@ impl Hook {
         }
     }
 
-    /// For frames that a bridge sends on.
-    pub(crate) fn bridge_forward() -> Self {
-        Self {
-            priority: PRIORITY_BRIDGED,
-            ..Self::forward()
-        }
-    }
-
     /// For frames of a bridge itself.
     pub(crate) fn bridge_output() -> Self {
         Self {
             number: HOOK_OUTPUT,
-            ..Self::bridge_forward()
+            ..Self::bridge_prerouting()
         }
     }
 

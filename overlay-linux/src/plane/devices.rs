@@ -50,6 +50,17 @@ impl Links {
             .collect()
     }
 
+    /// Those that are not, in bridges that are.
+    pub(super) fn strangers(&self) -> BTreeMap<String, String> {
+        let others = self.0.values().filter(|found| !is_ours(&found.name));
+        let strangers = others.filter_map(|found| {
+            let bridge = found.controller.and_then(|index| self.name(index));
+            let bridge = bridge.filter(|bridge| is_ours(bridge))?;
+            Some((found.name.clone(), bridge.to_owned()))
+        });
+        strangers.collect()
+    }
+
     /// All of them, but for what they are members of.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Device)> {
         let all = self.0.values();

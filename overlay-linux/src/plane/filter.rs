@@ -7,15 +7,13 @@
 //! table bridge overlay_plane {
 //!     map ports { type ifname : verdict; elements = { p01… : goto port_p01…, ovx4097 : goto in_4097 } }
 //!     chain prerouting { type filter hook prerouting priority filter; iifname vmap @ports }
-//!     chain forward { type filter hook forward priority filter; oifname @devices iifname != @devices goto drop_unknown_port }
 //!     chain output { type filter hook output priority filter; oifname @devices drop }   # a bridge has nothing to say
 //!     chain port_p01… {
+//!         meta pkttype { broadcast, multicast } jump flood_p01…    # no reserved groups; limit rate over 1000/second burst 2000
+//!         ether saddr . ether type 02:42:0a:00:01:02 . ip goto ip4_p01…     # own source, then to4_4097: inside the network
+//!         ether saddr . ether type 02:42:0a:00:01:02 . ip6 goto ip6_p01…    # own source, then nd_p01…, to6_4097
+//!         ether saddr . ether type 02:42:0a:00:01:02 . arp goto arp_p01…    # own sender
 //!         ether saddr != 02:42:0a:00:01:02 goto drop_source_mac
-//!         ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 goto drop_reserved_group
-//!         ether daddr != @macs_4097 jump flood_p01…             # limit rate over 1000/second burst 2000 goto drop_flood_rate
-//!         ether type ip goto ip4_p01…                            # own source, then to4_4097: inside the network
-//!         ether type ip6 goto ip6_p01…                           # own source, then nd_p01…, to6_4097
-//!         ether type arp goto arp_p01…                           # own sender
 //!         ether type { 8021q, 8021ad } goto drop_vlan_tag
 //!     }
 //!     chain in_4097 { ether saddr != @remotes_4097 goto drop_source_mac; … }  # what a VXLAN device brings
@@ -47,13 +45,6 @@ pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
     let entry = entry.load(lookup(PORTS, Found::Decides));
     let hook = Some(Hook::bridge_prerouting());
     filter.chain("prerouting", hook, vec![entry]);
-    let stranger = Rule::new()
-        .load(Expression::OutputName)
-        .load(lookup(DEVICES, Found::Matches))
-        .load(Expression::InputName)
-        .load(lookup(DEVICES, Found::Misses));
-    let hook = Some(Hook::bridge_forward());
-    filter.chain("forward", hook, vec![drops(stranger, "unknown_port")]);
     let own = Rule::new()
         .load(Expression::OutputName)
         .load(lookup(DEVICES, Found::Matches))
@@ -84,14 +75,11 @@ impl Filter {
     fn network(&mut self, network: &DesiredNetwork) {
         let vni = network.vni.get().to_string();
         let remotes = network.remotes.values().map(|remote| remote.mac);
-        let locals = network.ports.values().map(|port| port.mac);
         let present = |macs: &mut dyn Iterator<Item = MacAddr>| {
             let elements = macs.map(|mac| (mac.octets().to_vec(), Element::Present));
             elements.collect::<BTreeMap<_, _>>()
         };
-        let all = present(&mut remotes.clone().chain(locals));
         let remotes = present(&mut remotes.clone());
-        self.set(&format!("macs_{vni}"), SetKind::MACS, all);
         self.set(&format!("remotes_{vni}"), SetKind::MACS, remotes);
         for v6 in [false, true] {
             let to = inside(network, v6, true, &Verdict::Accept);
@@ -99,37 +87,40 @@ impl Filter {
         }
         self.remote(network, &vni);
         for (endpoint, port) in &network.ports {
-            self.port(&port_name(*endpoint), port, &vni);
+            self.port(network, &port_name(*endpoint), port, &vni);
         }
     }
 
     /// What a port may send.
-    fn port(&mut self, name: &str, port: &DesiredPort, vni: &str) {
+    fn port(&mut self, network: &DesiredNetwork, name: &str, port: &DesiredPort, vni: &str) {
         let mac = port.mac.octets();
-        let known = format!("macs_{vni}");
-        let unknown = Rule::new()
-            .load(Expression::Load(DESTINATION, Register::FIRST))
-            .load(Expression::Lookup(known, Found::Misses))
-            .ends(Verdict::Jump(format!("flood_{name}")));
-        let mut rules = vec![drops(differs(SOURCE, &mac), "source_mac"), reserved()];
-        rules.push(unknown);
-        rules.extend(by_type(
-            &format!("ip4_{name}"),
-            &format!("ip6_{name}"),
-            &format!("arp_{name}"),
-        ));
+        let mut rules = to_all(name);
+        let kinds = [(IPV4, "ip4"), (IPV6, "ip6"), (ARP, "arp")];
+        // Source and type lie side by side, and are looked at in one step: most frames need no other.
+        rules.extend(kinds.map(|(kind, chain)| {
+            let both = [&mac[..], &kind].concat();
+            goes(equals(SOURCE_AND_KIND, &both), &format!("{chain}_{name}"))
+        }));
+        rules.push(drops(differs(SOURCE, &mac), "source_mac"));
+        rules.extend(tags());
         self.entry(name, &format!("port_{name}"), rules);
-        self.chain(&format!("flood_{name}"), None, vec![above(PORT_FLOOD)]);
+        let flood = vec![reserved(), above(PORT_FLOOD)];
+        self.chain(&format!("flood_{name}"), None, flood);
         let own = |v6: bool| {
             let addresses = port.addresses.iter().map(IpNet::addr);
             addresses.filter(move |address| address.is_ipv6() == v6)
         };
+        let subnets = network.subnets.iter().filter(|one| one.addr().is_ipv4());
+        let usual = own(false).flat_map(|address| {
+            let subnets = subnets.clone();
+            subnets.map(move |subnet| between(IpNet::from(address), *subnet))
+        });
         let source = own(false).map(|address| {
             let from = equals(Field::source(false), &octets(address));
             goes(from, &format!("to4_{vni}"))
         });
         let last = || drops(Rule::new(), "source_address");
-        let rules = source.chain([last()]).collect();
+        let rules = usual.chain(source).chain([last()]).collect();
         self.chain(&format!("ip4_{name}"), None, rules);
         self.ip6(name, port, vni);
         let sender = own(false).map(|address| {
@@ -196,21 +187,22 @@ impl Filter {
         let unknown = Rule::new()
             .load(Expression::Load(SOURCE, Register::FIRST))
             .load(Expression::Lookup(format!("remotes_{vni}"), Found::Misses));
-        let group = Rule::new()
-            .load(Expression::Load(Field::link(0, 1), Register::FIRST))
-            .load(Expression::Mask(vec![1]))
-            .compare(true, &[1])
-            .ends(Verdict::Jump(format!("flood_{name}")));
-        let mut rules = vec![drops(unknown, "source_mac"), reserved(), group];
-        rules.extend(by_type(
-            &format!("from4_{vni}"),
-            &format!("from6_{vni}"),
-            &format!("arp_{vni}"),
-        ));
+        let mut rules = vec![drops(unknown, "source_mac")];
+        rules.extend(to_all(&name));
+        let kinds = [(IPV4, "from4"), (IPV6, "from6"), (ARP, "arp")];
+        rules.extend(kinds.map(|(kind, chain)| {
+            let chain = format!("{chain}_{vni}");
+            goes(equals(KIND, &kind), &chain)
+        }));
+        rules.extend(tags());
         self.entry(&name, &format!("in_{vni}"), rules);
-        self.chain(&format!("flood_{name}"), None, vec![above(REMOTE_FLOOD)]);
+        let flood = vec![reserved(), above(REMOTE_FLOOD)];
+        self.chain(&format!("flood_{name}"), None, flood);
         let to = Verdict::Goto(format!("to4_{vni}"));
-        let rules = inside(network, false, false, &to);
+        let usual = network.subnets.iter().filter(|one| one.addr().is_ipv4());
+        let usual = usual.map(|subnet| between(*subnet, *subnet));
+        let others = inside(network, false, false, &to);
+        let rules = usual.chain(others).collect();
         self.chain(&format!("from4_{vni}"), None, rules);
         let discovery = format!("nd_{vni}");
         let to = Verdict::Goto(discovery.clone());
@@ -254,17 +246,36 @@ impl Filter {
     }
 }
 
-/// By what is in the frame; of anything but IP and ARP nothing is known.
-fn by_type(ip4: &str, ip6: &str, arp: &str) -> Vec<Rule> {
-    let leads = [
-        ([0x08, 0x00], ip4),
-        ([0x86, 0xdd], ip6),
-        ([0x08, 0x06], arp),
-    ];
-    let leads = leads.map(|(kind, chain)| goes(equals(KIND, &kind), chain));
+/// Of anything but IP and ARP nothing is known, but a tag would hide them.
+fn tags() -> [Rule; 2] {
     let tags = [[0x81, 0x00], [0x88, 0xa8]];
-    let tags = tags.map(|kind| drops(equals(KIND, &kind), "vlan_tag"));
-    leads.into_iter().chain(tags).collect()
+    tags.map(|kind| drops(equals(KIND, &kind), "vlan_tag"))
+}
+
+/// Bounds what goes to all. To somebody whom no row names nothing goes: bridges do not flood it.
+fn to_all(name: &str) -> Vec<Rule> {
+    let kinds = [BROADCAST, MULTICAST];
+    let rules = kinds.map(|kind| {
+        let rule = Rule::new().load(Expression::PacketKind);
+        let rule = rule.compare(true, &[kind]);
+        rule.ends(Verdict::Jump(format!("flood_{name}")))
+    });
+    rules.into()
+}
+
+/// Accepts packets of IPv4 from one of these to the other. In steps of four octets, which the kernel does fastest.
+fn between(source: IpNet, destination: IpNet) -> Rule {
+    let part = |rule: Rule, field, net: IpNet| {
+        let rule = rule.load(Expression::Load(field, Register::FIRST));
+        let rule = if net.prefix_len() < net.max_prefix_len() {
+            rule.load(Expression::Mask(octets(net.netmask())))
+        } else {
+            rule
+        };
+        rule.compare(true, &octets(net.network()))
+    };
+    let from = part(Rule::new(), Field::source(false), source);
+    part(from, Field::destination(false), destination).ends(Verdict::Accept)
 }
 
 /// Ends with the verdict if the source or destination may be in the network; drops all others.
@@ -385,8 +396,7 @@ const PORTS: &str = "ports";
 const DEVICES: &str = "devices";
 const DROP: &str = "drop_";
 /// In the words of `overlay-vxlan`.
-const REASONS: [&str; 9] = [
-    "unknown_port",
+const REASONS: [&str; 8] = [
     "malformed",
     "source_mac",
     "source_address",
@@ -396,7 +406,7 @@ const REASONS: [&str; 9] = [
     "reserved_group",
     "flood_rate",
 ];
-/// Frames a second, and in a burst, of one port to all or to nobody known.
+/// Frames a second, and in a burst, of one port to all.
 const PORT_FLOOD: (u64, u32) = (1_000, 2_000);
 /// The same of all other nodes to the ports here.
 const REMOTE_FLOOD: (u64, u32) = (10_000, 20_000);
@@ -411,6 +421,13 @@ const EVERYWHERE6: [(&[u8], &[u8]); 3] = [
 const DESTINATION: Field = Field::link(0, 6);
 const SOURCE: Field = Field::link(6, 6);
 const KIND: Field = Field::link(12, 2);
+const SOURCE_AND_KIND: Field = Field::link(6, 8);
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const ARP: [u8; 2] = [0x08, 0x06];
+/// `PACKET_BROADCAST` and `PACKET_MULTICAST` of `linux/if_packet.h`.
+const BROADCAST: u8 = 1;
+const MULTICAST: u8 = 2;
 /// Kinds and lengths of both addresses (RFC 826).
 const ARP_KIND: Field = Field::network(0, 6);
 const ARP_OF_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];

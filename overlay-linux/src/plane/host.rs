@@ -16,7 +16,7 @@ use super::{
 use crate::{
     failure::{Doing, Failure},
     namespace,
-    netlink::Netlink,
+    netlink::{LinkChange, Netlink},
     nftables::Nftables,
 };
 
@@ -181,6 +181,7 @@ impl Kernel for Host {
         self.indices = links.indices();
         rows::read(&mut self.switch, &links, &mut tables)?;
         tables.devices = links.ours();
+        tables.strangers = links.strangers();
         let filter = self.filter.read(filter::TABLE);
         let doing = || format!("read the table {}", filter::TABLE);
         tables.filter = filter.doing(doing)?.map(Rules);
@@ -200,6 +201,14 @@ impl Kernel for Host {
             }
             Operation::Make { name, device } => self.make(name, device)?,
             Operation::Set { name, from, to } => self.set(name, from, to)?,
+            Operation::Expel { name, .. } => {
+                let leave = LinkChange {
+                    controller: Some(0),
+                    ..LinkChange::default()
+                };
+                let left = self.switch.change(self.index(name)?, leave);
+                left.doing(|| operation.to_string())?;
+            }
             Operation::Delete { name } => {
                 let index = self.index(name)?;
                 let deleted = self.switch.delete(index);

@@ -45,6 +45,13 @@ pub enum Operation {
         /// Its name.
         name: String,
     },
+    /// Take a device that is not of our making out of a bridge that is.
+    Expel {
+        /// Its name.
+        name: String,
+        /// The bridge.
+        bridge: String,
+    },
     /// Send what a bridge gets for a MAC address there, in the place of where it went.
     Forward {
         /// What for.
@@ -116,7 +123,9 @@ impl Operation {
     pub fn about(&self) -> About {
         match self {
             Self::Filter { .. } | Self::Guard { .. } => About::Filter,
-            Self::Make { .. } | Self::Set { .. } | Self::Delete { .. } => About::Device,
+            Self::Make { .. } | Self::Set { .. } | Self::Delete { .. } | Self::Expel { .. } => {
+                About::Device
+            }
             Self::Forward { .. } | Self::Forget { .. } => About::Forwarding,
             Self::Tunnel { .. } | Self::Untunnel { .. } => About::Tunnel,
             Self::Answer { .. } | Self::Unanswer { .. } => About::Neighbour,
@@ -140,6 +149,7 @@ impl fmt::Display for Operation {
             },
             Self::Set { name, from, to } => write!(f, "set {name}: {}", changes(from, to)),
             Self::Delete { name } => write!(f, "delete {name}"),
+            Self::Expel { name, bridge } => write!(f, "take {name} out of {bridge}"),
             Self::Forward { place, hop } => {
                 let Place { bridge, mac, .. } = place;
                 write!(f, "{bridge}: forward {mac} to {}", hop.device)
@@ -194,7 +204,8 @@ fn changes(from: &Device, to: &Device) -> String {
     }
     let bridge = |device: &Device| device.member.as_ref().map(|(bridge, _)| bridge.clone());
     if bridge(from) != bridge(to) {
-        words.push(format!("member of {}", bridge(to).unwrap_or_default()));
+        let bridge = bridge(to).unwrap_or_else(|| "none".to_owned());
+        words.push(format!("member of {bridge}"));
     } else if from.member != to.member {
         words.push("how it is a member of its bridge".to_owned());
     }
@@ -206,7 +217,7 @@ fn changes(from: &Device, to: &Device) -> String {
 
 /// Plans what has to be done, in order; nothing if everything is as it shall be.
 ///
-/// Filters first, so that nothing passes unchecked; then what is added or replaced; then what is removed. A port that is
+/// What has no part in a network leaves it first; then come filters, so that nothing passes unchecked; then what is added or replaced; then what is removed. A port that is
 /// not there is not made here, and rows that lead to it wait: see [`missing`].
 pub fn plan(wanted: &Tables, actual: &Tables) -> Vec<Operation> {
     let mut planner = Planner {
@@ -215,6 +226,7 @@ pub fn plan(wanted: &Tables, actual: &Tables) -> Vec<Operation> {
         made: BTreeSet::new(),
         operations: Vec::new(),
     };
+    planner.strangers();
     planner.filters(true);
     planner.devices();
     planner.rows();
@@ -247,6 +259,23 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
+    /// Ports that have no part in anything any more leave their bridges before the filter knows nothing of them. Whoever
+    /// holds their endpoints removes them.
+    fn strangers(&mut self) {
+        for (name, device) in &self.actual.devices {
+            let wanted = self.wanted.devices.contains_key(name);
+            if !wanted && device.kind == Kind::Port && device.member.is_some() {
+                let (name, from, mut to) = (name.clone(), device.clone(), device.clone());
+                to.member = None;
+                self.operations.push(Operation::Set { name, from, to });
+            }
+        }
+        for (name, bridge) in &self.actual.strangers {
+            let (name, bridge) = (name.clone(), bridge.clone());
+            self.operations.push(Operation::Expel { name, bridge });
+        }
+    }
+
     /// Filters that shall be come first, those that shall not come last.
     fn filters(&mut self, wanted: bool) {
         let (ours, theirs) = (&self.wanted.filter, &self.actual.filter);
@@ -382,13 +411,8 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 let name = name.clone();
-                // A port is made and removed by whoever holds its endpoint: here it only has no part in anything.
                 if device.kind != Kind::Port {
                     operations.push(Operation::Delete { name });
-                } else if device.member.is_some() {
-                    let (from, mut to) = (device.clone(), device.clone());
-                    to.member = None;
-                    operations.push(Operation::Set { name, from, to });
                 }
             }
         }

@@ -15,6 +15,9 @@ use crate::nftables::Table;
 pub struct Tables {
     /// Bridges, VXLAN devices and the outer ends of ports.
     pub devices: BTreeMap<String, Device>,
+    /// Devices that are not of our making and members of bridges that are, with these: nothing checks their frames, so none
+    /// are wanted.
+    pub strangers: BTreeMap<String, String>,
     /// Where a bridge sends frames to a MAC address.
     pub forwarding: BTreeMap<Place, Hop>,
     /// Where a VXLAN device sends frames to a MAC address; those to nobody known go to all under the unspecified one.
@@ -135,10 +138,9 @@ impl Device {
         }
     }
 
-    /// A VXLAN device as it is made here: it gets what nobody known is asked for, and spares it what the bridge answers.
+    /// A VXLAN device as it is made here: it is spared what the bridge answers.
     pub(super) fn vxlan(tunnel: Tunnel, bridge: &str, mtu: u32) -> Self {
         let membership = Membership {
-            unknown: true,
             suppress: true,
             ..Membership::PORT
         };
@@ -179,7 +181,7 @@ impl Tunnel {
 }
 
 impl Membership {
-    /// That of a port: all its addresses are known, so it gets nothing that is for nobody known.
+    /// That of a port, and of a VXLAN device: all addresses are known, so none gets what is for nobody known.
     pub(super) const PORT: Self = Self {
         learning: false,
         unknown: false,

@@ -27,7 +27,8 @@ pub(crate) fn damages() -> Outcome<()> {
     let outside = [
         "nft delete table inet overlay_guard",
         "nft flush ruleset",
-        "nft add element inet overlay_guard members4_4097 { 192.0.2.99 }",
+        "nft flush set inet overlay_guard members4",
+        "nft flush chain inet overlay_guard strangers",
         "nft insert rule inet overlay_guard input accept",
     ];
     for damage in outside {
@@ -86,6 +87,7 @@ fn devices() -> Vec<String> {
         "ip link del ovx4097".to_owned(),
         "ip link del ovb4097".to_owned(),
         "ip link add ovb5000 type bridge".to_owned(),
+        "ip link add stranger master ovb4097 type veth peer name outside".to_owned(),
         "sysctl -qw net.ipv6.conf.ovb4097.disable_ipv6=1".to_owned(),
     ]
 }
@@ -97,7 +99,7 @@ fn rules() -> Vec<String> {
         format!("nft flush chain bridge overlay_plane port_{port}"),
         "nft add chain bridge overlay_plane intruder".to_owned(),
         "nft insert rule bridge overlay_plane prerouting accept".to_owned(),
-        format!("nft delete element bridge overlay_plane macs_4097 {{ {far} }}"),
+        format!("nft delete element bridge overlay_plane remotes_4097 {{ {far} }}"),
         format!(
             "nft add element bridge overlay_plane remotes_4097 {{ {} }}",
             mac(1)
