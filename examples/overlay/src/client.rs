@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request as HttpRequest, StatusCode, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
+use overlay_node::driver::CaptureOptions;
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -17,8 +18,9 @@ use crate::{
     api::{Request, Response},
     cli::complain,
     wire::{
-        EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest, PROGRAMS_PATH, ProgramRequest,
-        ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal, RunRequest, Started, UPGRADE_PROTOCOL,
+        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest, PLAN_PATH,
+        PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
+        RunRequest, Started, UPGRADE_PROTOCOL,
     },
 };
 
@@ -82,6 +84,30 @@ pub(crate) struct LogLines {
     client: Client,
     body: hyper::body::Incoming,
     buffer: BytesMut,
+}
+
+/// A capture, as it comes.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    client: Client,
+    body: hyper::body::Incoming,
+}
+
+impl Captured {
+    /// Returns the next piece; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.client.broken(&error)),
+                Some(Ok(frame)) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Ok(Some(piece));
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl LogLines {
@@ -155,6 +181,27 @@ impl Client {
     /// Runs a command beside a program.
     pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<Launched, ClientError> {
         self.launch(EXEC_PATH, request).await
+    }
+
+    /// Asks what would be done for the system to hold what it shall of the data plane.
+    pub(crate) async fn plan(&self) -> Result<Vec<String>, ClientError> {
+        self.ask(PLAN_PATH, &()).await
+    }
+
+    /// Captures the frames of a network: the octets of a pcapng file, in pieces.
+    pub(crate) async fn capture(&self, options: &CaptureOptions) -> Result<Captured, ClientError> {
+        let response = self.post(CAPTURE_PATH, options, false).await?;
+        if response.status().is_success() {
+            return Ok(Captured {
+                client: self.clone(),
+                body: response.into_body(),
+            });
+        }
+        let (status, body) = self.read(response).await?;
+        Err(match self.decode::<IgnoredAny>(status, &body) {
+            Err(error) => error,
+            Ok(_) => self.broken(&"a refusal that is none"),
+        })
     }
 
     /// Asks for what a program or task has written.

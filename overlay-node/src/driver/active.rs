@@ -101,7 +101,7 @@ pub(crate) struct Active {
     pub(super) inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
     log: Option<LogWriter>,
-    plane: PlaneThread,
+    pub(super) plane: PlaneThread,
     platform: PlatformThread,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) outputs: logs::Room,

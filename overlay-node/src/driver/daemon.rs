@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use overlay_core::{
     Rng, TaskId,
-    plane::{DataPath, Platform},
+    plane::{Change, DataPath, Platform},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     PortIo,
     active::{ANY, Active},
+    capture::{CaptureOptions, Captured},
     clock::{self, Clock},
     error::{StartError, StopError},
     executor::{Executor, NoTasks},
@@ -88,6 +89,11 @@ impl Options {
 
 enum Call {
     Request(Request, oneshot::Sender<Result<Response, api::Error>>),
+    Capture(
+        CaptureOptions,
+        oneshot::Sender<Result<Captured, api::Error>>,
+    ),
+    Plan(oneshot::Sender<Result<Vec<Change>, api::Error>>),
     Logs(LogAsk, oneshot::Sender<Result<Logs, api::Error>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -215,6 +221,34 @@ impl Handle {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Captures the frames of a network on this node until what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`api::Error`]: what was wrong and what to do next.
+    pub async fn capture(&self, options: CaptureOptions) -> Result<Captured, api::Error> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
+        let call = Call::Capture(options, reply);
+        self.0.send(call).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Says what would be done now for the system to hold what it carries of the data plane; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`api::Error`]: what was wrong and what to do next.
+    pub async fn plan(&self) -> Result<Vec<Change>, api::Error> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
+        self.0
+            .send(Call::Plan(reply))
+            .await
+            .map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
     /// Stops the daemon; what it runs goes on where the platform lets it.
     pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
@@ -271,6 +305,20 @@ impl Supervisor {
                     let _ = reply.send(());
                     return Ok(());
                 }
+                Some(Call::Capture(options, reply)) => {
+                    let begun = match &self.active {
+                        Some(active) => active.capture(&options),
+                        None => Err(not_a_member()),
+                    };
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(begun);
+                }
+                Some(Call::Plan(reply)) => match &self.active {
+                    Some(active) => self.platform.plan(Arc::clone(active.node().plane()), reply),
+                    None => {
+                        let _ = reply.send(Err(not_a_member()));
+                    }
+                },
                 Some(Call::Logs(ask, reply)) => {
                     let found = match &self.active {
                         Some(active) => active.logs(ask),

@@ -75,6 +75,7 @@
 mod active;
 mod admission;
 mod bootstrap;
+mod capture;
 mod clock;
 mod daemon;
 mod disk;
@@ -93,6 +94,7 @@ mod session;
 mod store;
 mod waiting;
 
+pub use capture::{CaptureOptions, Captured};
 pub use daemon::{Daemon, Handle, Options};
 pub use disk::FileDisk;
 pub use error::{StartError, StopError};

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use self::underlay::{Inbox, Outbox};
 use super::clock::Clock;
-use crate::plane::Plane;
+use crate::plane::{CaptureId, CaptureSpec, Plane};
 
 mod underlay;
 
@@ -54,6 +54,7 @@ enum Order {
     Remove(EndpointId),
     Apply(Arc<Desired>),
     Flows(EndpointId, oneshot::Sender<Option<u32>>),
+    Capture(CaptureSpec, tokio::sync::mpsc::Sender<Vec<u8>>),
     Stop,
 }
 
@@ -61,6 +62,7 @@ enum Order {
 pub(crate) struct PlaneThread {
     orders: mpsc::Sender<Order>,
     waker: Waker,
+    clock: Clock,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -100,6 +102,8 @@ impl PlaneThread {
             orders: receiver,
             tokens: BTreeMap::new(),
             next_token: 0,
+            readers: BTreeMap::new(),
+            next_capture: 0,
             inbox,
             frame: Frame::new(),
             coalescer: Coalescer::new(CoalesceConfig::default()),
@@ -110,6 +114,7 @@ impl PlaneThread {
         Ok(Self {
             orders,
             waker,
+            clock,
             thread: Some(thread),
         })
     }
@@ -131,6 +136,14 @@ impl PlaneThread {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Flows(endpoint, reply));
         answer
+    }
+
+    /// Captures the frames of a network for as long as somebody reads; what is not read in time is lost.
+    pub(crate) fn capture(&self, mut spec: CaptureSpec) -> tokio::sync::mpsc::Receiver<Vec<u8>> {
+        spec.unix_epoch = self.clock.unix_epoch();
+        let (sender, captured) = tokio::sync::mpsc::channel(CAPTURED_MAX);
+        self.order(Order::Capture(spec, sender));
+        captured
     }
 
     fn order(&self, order: Order) {
@@ -166,6 +179,8 @@ struct FramePath {
     orders: mpsc::Receiver<Order>,
     tokens: BTreeMap<Token, EndpointId>,
     next_token: usize,
+    readers: BTreeMap<CaptureId, tokio::sync::mpsc::Sender<Vec<u8>>>,
+    next_capture: CaptureId,
     inbox: Option<Inbox>,
     frame: Frame,
     coalescer: Coalescer<Tunnel>,
@@ -227,6 +242,7 @@ impl FramePath {
                     token => self.read(token),
                 }
             }
+            self.hand_over_captured();
             let now = self.clock.now();
             if self.plane.poll_timeout().is_some_and(|due| due <= now) {
                 self.plane.handle_timeout(now, &mut self.out);
@@ -262,6 +278,11 @@ impl FramePath {
                 // Only the newest state counts.
                 Ok(Order::Apply(desired)) => latest = Some(desired),
                 Ok(Order::Flows(endpoint, reply)) => counts.push((endpoint, reply)),
+                Ok(Order::Capture(spec, reader)) => {
+                    self.plane.start_capture(self.next_capture, spec);
+                    self.readers.insert(self.next_capture, reader);
+                    self.next_capture += 1;
+                }
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => break,
             }
@@ -275,6 +296,25 @@ impl FramePath {
             let _ = reply.send(self.plane.flows_left(endpoint));
         }
         true
+    }
+
+    fn hand_over_captured(&mut self) {
+        if self.readers.is_empty() {
+            return;
+        }
+        self.readers.retain(|id, reader| {
+            let reads = !reader.is_closed();
+            if !reads {
+                self.plane.stop_capture(*id);
+            }
+            reads
+        });
+        for (id, octets) in self.plane.take_captured() {
+            if let Some(reader) = self.readers.get(&id) {
+                // Whoever reads too slowly loses whole batches, and frames go on.
+                let _ = reader.try_send(octets);
+            }
+        }
     }
 
     fn add(&mut self, endpoint: EndpointId, port: Box<dyn PortIo>) {
@@ -426,6 +466,8 @@ impl FramePath {
 const WAKE: Token = Token(0);
 const UNDERLAY: Token = Token(1);
 const FIRST_PORT: usize = 2;
+/// Batches of captured frames that wait for their reader.
+const CAPTURED_MAX: usize = 1_024;
 /// Frames read from a port before the next source has its turn.
 const BATCH: usize = 64;
 /// Batches received from the underlay before the next source has its turn.

@@ -10,11 +10,12 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{DataPath, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState},
+    plane::{Change, DataPath, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{PortIo, active::Input};
+use crate::api;
 
 mod repairs;
 
@@ -23,11 +24,15 @@ use repairs::Repairs;
 /// Sockets of an endpoint's resolver, bound inside its namespace.
 pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
 
+/// What would be changed.
+pub(crate) type Planned = Result<Vec<Change>, api::Error>;
+
 enum Order {
     Retain(BTreeSet<EndpointId>),
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
     Apply(Arc<Desired>),
+    Plan(Arc<Desired>, oneshot::Sender<Planned>),
     Stream(
         EndpointId,
         bool,
@@ -87,6 +92,13 @@ impl PlatformThread {
                             let _ = reply.send(platform.underlay_mtu(address));
                         }
                         Order::Apply(desired) => repairs.want(desired),
+                        Order::Plan(desired, reply) => {
+                            let planned = platform.plan(&desired);
+                            let refused = |error: PlatformError| {
+                                api::Error::new(api::ErrorKind::Platform, error.to_string())
+                            };
+                            let _ = reply.send(planned.map_err(refused));
+                        }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
                             if let Err(error) = platform.remove_port(endpoint) {
@@ -143,6 +155,12 @@ impl PlatformThread {
     pub(crate) fn apply(&self, desired: Arc<Desired>) {
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::Apply(desired));
+    }
+
+    /// Says what [`apply`](Self::apply) would change.
+    pub(crate) fn plan(&self, desired: Arc<Desired>, reply: oneshot::Sender<Planned>) {
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Plan(desired, reply));
     }
 
     /// Returns the MTU of the interface with an address, if it can be known.

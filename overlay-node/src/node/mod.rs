@@ -360,6 +360,11 @@ impl Node {
         networks.flat_map(|network| network.ports.keys().copied())
     }
 
+    /// Returns the data plane as it shall be.
+    pub fn plane(&self) -> &Arc<Desired> {
+        &self.plane
+    }
+
     /// Returns what was assigned to this node last.
     pub fn assignment(&self) -> Option<&crate::agent::Assignment> {
         self.agent.assignment()

@@ -4,6 +4,7 @@
 //! decapsulate, member and anti-spoof checks, switch, balancer back. Policy and sealing take their places between these
 //! stages.
 
+mod capture;
 mod endpoint;
 mod services;
 
@@ -14,11 +15,16 @@ use overlay_core::{
     plane::{DataPath, Desired, DesiredNetwork, Underlay},
 };
 use overlay_vxlan::{
-    Config, Frame, NetworkConfig, Output, PortCapabilities, PortId, Received, Sink, Switch,
+    Config, DropReason, Frame, NetworkConfig, Outcome, Output, PortCapabilities, PortId, Received,
+    Sink, Switch, pcapng::Direction, wire::vxlan,
 };
 
-use self::services::{Services, Way};
+use self::{
+    capture::Captures,
+    services::{Services, Way},
+};
 
+pub(crate) use capture::{CaptureId, CaptureSpec};
 pub use endpoint::{EchoReply, Endpoint};
 
 /// The frame path of one node.
@@ -26,6 +32,7 @@ pub use endpoint::{EchoReply, Endpoint};
 pub struct Plane {
     switch: Switch,
     services: Services,
+    captures: Captures,
     applied: Desired,
     ports: BTreeMap<EndpointId, PortId>,
     /// What the ports of endpoints take as it is; those that are not in here take nothing but whole frames.
@@ -41,6 +48,7 @@ impl Plane {
     pub fn new(seed: Seed) -> Self {
         Self {
             services: Services::new(seed.derive("services")),
+            captures: Captures::default(),
             switch: Switch::new(Config::default(), seed),
             applied: Desired::default(),
             ports: BTreeMap::new(),
@@ -117,22 +125,41 @@ impl Plane {
         frame: &mut Frame,
         sink: &mut impl Sink,
     ) {
-        if !self.services.concerns(port) {
-            self.switch
-                .handle_local(now, port, frame, &mut self.services.delivery(now, sink));
-            return;
+        let vni = self.captures.vni_of(port);
+        let before = self.before(frame);
+        let dropped = self.carry_local(now, port, frame, sink);
+        if let (Some(vni), Some(before), Some(reason)) = (vni, before, dropped) {
+            let way = (Direction::Outbound, None);
+            self.captures.add(now, vni, way, Some(reason), &before);
         }
-        if self.switch.admit_local(now, port, frame).is_err() {
-            return;
+    }
+
+    /// Returns why the frame was dropped, if the switch did so.
+    fn carry_local(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &mut Frame,
+        sink: &mut impl Sink,
+    ) -> Option<DropReason> {
+        let sink = &mut self.captures.tap(now, None, sink);
+        if !self.services.concerns(port) {
+            let mut delivery = self.services.delivery(now, sink);
+            let outcome = self.switch.handle_local(now, port, frame, &mut delivery);
+            return dropped(outcome);
+        }
+        if let Err(reason) = self.switch.admit_local(now, port, frame) {
+            return Some(reason);
         }
         match self.services.outbound(now, port, frame) {
             Way::On => {
                 let mut delivery = self.services.delivery(now, sink);
-                self.switch.forward_local(now, port, frame, &mut delivery);
+                return dropped(self.switch.forward_local(now, port, frame, &mut delivery));
             }
             Way::Back => sink.to_port(port, frame),
             Way::End => {}
         }
+        None
     }
 
     /// Takes the payload of a datagram that came from a VTEP: the VXLAN header and a frame.
@@ -143,8 +170,37 @@ impl Plane {
         frame: &mut Frame,
         sink: &mut impl Sink,
     ) {
+        let from = from.into();
+        let before = self.before(frame);
+        let sink = &mut self.captures.tap(now, Some(from.from), sink);
         let mut delivery = self.services.delivery(now, sink);
-        self.switch.handle_remote(now, from, frame, &mut delivery);
+        let outcome = self.switch.handle_remote(now, from, frame, &mut delivery);
+        if let (Some(mut before), Some(reason)) = (before, dropped(outcome))
+            && let Ok(vni) = vxlan::Packet::new_checked(before.bytes()).map(|header| header.vni())
+            && before.pull_header(vxlan::HEADER_BYTES).is_some()
+        {
+            let way = (Direction::Inbound, Some(from.from));
+            self.captures.add(now, vni, way, Some(reason), &before);
+        }
+    }
+
+    /// Copies a frame if somebody wants to know what became of it.
+    fn before(&self, frame: &Frame) -> Option<Frame> {
+        (!self.captures.is_idle()).then(|| frame.clone())
+    }
+
+    /// Begins to capture the frames of a network.
+    pub(crate) fn start_capture(&mut self, id: CaptureId, spec: CaptureSpec) {
+        self.captures.start(id, spec);
+    }
+
+    pub(crate) fn stop_capture(&mut self, id: CaptureId) {
+        self.captures.stop(id);
+    }
+
+    /// Takes what was captured since the last call, to be asked after each batch of frames.
+    pub(crate) fn take_captured(&mut self) -> impl Iterator<Item = (CaptureId, Vec<u8>)> {
+        self.captures.take()
     }
 
     /// Lets time pass: idle flows are forgotten, and who has lost a connection, or has to know that an address moved, hears
@@ -213,6 +269,7 @@ impl Plane {
         for endpoint in network.ports.keys() {
             if let Some(port) = self.ports.remove(endpoint) {
                 self.switch.remove_port(port);
+                self.captures.remove_port(port);
             }
         }
         self.switch.remove_network(network.vni);
@@ -239,6 +296,7 @@ impl Plane {
                 && let Some(port) = self.ports.remove(endpoint)
             {
                 self.switch.remove_port(port);
+                self.captures.remove_port(port);
             }
         }
         for (endpoint, port) in &next.ports {
@@ -249,6 +307,7 @@ impl Plane {
                 let added = self.switch.add_port(id, next.vni, port.mac, &addresses);
                 self.count(added.is_ok());
                 self.ports.insert(*endpoint, id);
+                self.captures.set_port(id, next.vni);
                 if let Some(capabilities) = self.capabilities.get(endpoint) {
                     let _ = self.switch.set_port_capabilities(id, *capabilities);
                 }
@@ -266,6 +325,13 @@ impl Plane {
 
     fn count(&mut self, taken: bool) {
         self.refused += u64::from(!taken);
+    }
+}
+
+fn dropped(outcome: Outcome) -> Option<DropReason> {
+    match outcome {
+        Outcome::Dropped(reason) => Some(reason),
+        _ => None,
     }
 }
 

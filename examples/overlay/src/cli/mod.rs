@@ -1,5 +1,6 @@
 //! The command line: Docker's words, columns and messages.
 
+mod capture;
 mod cluster;
 mod events;
 mod filter;
@@ -87,6 +88,7 @@ pub(crate) enum AskCommand {
     /// Manage services
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    Capture(capture::CaptureArgs),
     /// Show what changed in the cluster
     Events(events::EventsArgs),
     /// Print what a program, a task, or the tasks of a service have written
@@ -130,6 +132,7 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Node(command) => node::run(client, command).await,
         AskCommand::Network(command) => network::run(client, command).await,
         AskCommand::Service(command) => service::run(client, command).await,
+        AskCommand::Capture(args) => capture::run(client, args).await,
         AskCommand::Events(args) => events::run(client, args).await,
         AskCommand::Logs(args) => logs::run(client, args).await,
         AskCommand::Run(args) => program::run(client, args).await,

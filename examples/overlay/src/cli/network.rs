@@ -38,12 +38,21 @@ pub(crate) enum NetworkCommand {
     Rm(NetworksArgs),
     /// Give a network more subnets
     Update(UpdateArgs),
+    /// Print what would be done now on this host for the kernel to carry its networks as they shall be
+    Plan(PlanArgs),
     /// Connect a program of this host that runs to one more network
     Connect(ConnectArgs),
     /// Disconnect a program of this host that runs from a network
     Disconnect(DisconnectArgs),
     /// Remove all networks that nothing uses
     Prune(prune::PruneArgs),
+}
+
+/// See the help texts.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Of this network alone
+    network: Option<String>,
 }
 
 /// See the help texts.
@@ -205,6 +214,7 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
             args.listing.print(&rows, print::table)
         }
         NetworkCommand::Inspect(args) => inspect(client, args).await,
+        NetworkCommand::Plan(args) => plan(client, args).await,
         NetworkCommand::Prune(args) => prune::run(client, args).await,
         NetworkCommand::Rm(args) => {
             let mut report = Report::default();
@@ -312,6 +322,30 @@ fn fitting(listing: &ListingArgs) -> Result<impl Fn(&NetworkInfo) -> bool, Failu
             && filters.labels("label", &network.labels)
             && filters.is("type", kind)
     })
+}
+
+async fn plan(client: &Client, args: PlanArgs) -> Result<Report, Failure> {
+    let mut wanted = None;
+    if let Some(network) = args.network {
+        let request = Request::NetworkInspect { network };
+        let found = networks(client, &request).await?;
+        let vnis = found.iter().flat_map(|network| &network.subnets);
+        wanted = Some(
+            vnis.map(|subnet| subnet.vni.to_string())
+                .collect::<Vec<_>>(),
+        );
+    }
+    let mut report = Report::default();
+    for line in client.plan().await? {
+        // Devices, tables and sets have the VNI of their network in their names.
+        let words = line.split(|c: char| !c.is_ascii_digit());
+        let is_wanted =
+            |vnis: &Vec<String>| words.clone().any(|word| vnis.iter().any(|vni| vni == word));
+        if wanted.as_ref().is_none_or(is_wanted) {
+            report.add(Ok(line));
+        }
+    }
+    Ok(report)
 }
 
 async fn inspect(client: &Client, args: InspectArgs) -> Result<Report, Failure> {

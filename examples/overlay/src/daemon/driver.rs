@@ -4,13 +4,18 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{TaskId, plane::DataPath};
+use overlay_core::{
+    TaskId,
+    plane::{Change, DataPath},
+};
 use overlay_linux::{
     Linux,
     netlink::Netlink,
     plane::{self, Underlay},
 };
-use overlay_node::driver::{Daemon, Executor, Handle, LogOptions, Logs, Options, StopError};
+use overlay_node::driver::{
+    CaptureOptions, Captured, Daemon, Executor, Handle, LogOptions, Logs, Options, StopError,
+};
 use overlay_node::{Timers, WayOutConfig};
 
 use super::{
@@ -116,6 +121,16 @@ impl Node for Local {
     fn request(&self, request: Request) -> Soon<Result<Response, Error>> {
         let handle = self.0.clone();
         Box::pin(async move { handle.request(request).await })
+    }
+
+    fn capture(&self, options: CaptureOptions) -> Soon<Result<Captured, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.capture(options).await })
+    }
+
+    fn plan(&self) -> Soon<Result<Vec<Change>, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.plan().await })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {

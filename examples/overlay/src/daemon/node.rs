@@ -2,8 +2,8 @@
 
 use std::{future::Future, pin::Pin};
 
-use overlay_core::TaskId;
-use overlay_node::driver::{LogOptions, Logs};
+use overlay_core::{TaskId, plane::Change};
+use overlay_node::driver::{CaptureOptions, Captured, LogOptions, Logs};
 
 use crate::api::{Error, Request, Response};
 
@@ -14,6 +14,12 @@ pub(crate) type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) trait Node: Send + Sync + 'static {
     /// Asks it.
     fn request(&self, request: Request) -> Soon<Result<Response, Error>>;
+
+    /// Captures the frames of a network.
+    fn capture(&self, options: CaptureOptions) -> Soon<Result<Captured, Error>>;
+
+    /// Says what would be done for the system to hold what it shall.
+    fn plan(&self) -> Soon<Result<Vec<Change>, Error>>;
 
     /// Reads what a task has written.
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>>;

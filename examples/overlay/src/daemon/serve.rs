@@ -1,17 +1,24 @@
 //! The local API: HTTP with JSON over a unix socket.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::{FromRequest as _, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
-use hyper::upgrade::OnUpgrade;
+use hyper::{body::Frame, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use overlay_node::driver::Captured;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
@@ -24,9 +31,9 @@ use super::{
 use crate::{
     api,
     wire::{
-        EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest, PROGRAMS_PATH, ProgramRequest,
-        ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal, RunRequest, Started, Stdio,
-        UPGRADE_PROTOCOL,
+        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest, PLAN_PATH,
+        PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
+        RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
     },
 };
 
@@ -44,6 +51,8 @@ pub(crate) fn router(node: Arc<dyn Node>, programs: Programs, tasks: Tasks) -> R
         .route(REQUEST_PATH, post(request))
         .route(PROGRAMS_PATH, post(programs_request))
         .route(LOGS_PATH, post(logs))
+        .route(CAPTURE_PATH, post(capture))
+        .route(PLAN_PATH, post(plan))
         .route(RUN_PATH, post(run))
         .route(EXEC_PATH, post(exec))
         .fallback(unknown)
@@ -148,6 +157,34 @@ async fn logs(State(server): State<Server>, body: Bytes) -> Answer {
     };
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((kind, Body::new(Lines(logs))).into_response())
+}
+
+async fn capture(State(server): State<Server>, body: Bytes) -> Answer {
+    let captured = server.node.capture(parse(&body)?).await?;
+    let kind = [(header::CONTENT_TYPE, "application/x-pcapng")];
+    Ok((kind, Body::new(Pieces(captured))).into_response())
+}
+
+async fn plan(State(server): State<Server>) -> Answer {
+    let changes = server.node.plan().await?;
+    let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    Ok(Json(lines).into_response())
+}
+
+/// A capture as the body of an answer.
+struct Pieces(Captured);
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.get_mut().0.poll_next(context);
+        piece.map(|piece| piece.map(|octets| Ok(Frame::data(octets.into()))))
+    }
 }
 
 async fn run(State(server): State<Server>, request: Request) -> Answer {

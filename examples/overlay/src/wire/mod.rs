@@ -19,5 +19,9 @@ pub(crate) const RUN_PATH: &str = "/v1/run";
 pub(crate) const EXEC_PATH: &str = "/v1/exec";
 /// Where a [`LogsRequest`] is posted; answers with a [`LogItem`] a line, as long as there are any.
 pub(crate) const LOGS_PATH: &str = "/v1/logs";
+/// Where `overlay_node::driver::CaptureOptions` are posted; answers with a pcapng file that goes on for as long as it is read.
+pub(crate) const CAPTURE_PATH: &str = "/v1/capture";
+/// Where it is asked what would be done for the system to hold what it shall; answers with a list of lines.
+pub(crate) const PLAN_PATH: &str = "/v1/plan";
 /// The protocol that an HTTP connection is upgraded to: [`Frame`]s in both directions.
 pub(crate) const UPGRADE_PROTOCOL: &str = "overlay-stream";

@@ -19,10 +19,10 @@ use std::{
 
 use overlay_core::{
     EndpointId, MacAddr, NetworkId, NodeId, TaskId,
-    plane::{Namespace, PlatformError},
+    plane::{Change, Namespace, PlatformError},
 };
 use overlay_linux::{CommandSpec, Exit, OutputCursor, ProcessId, ProcessStatus, Stdio, Written};
-use overlay_node::driver::{LogLine, LogOptions, Logs, logs};
+use overlay_node::driver::{CaptureOptions, Captured, LogLine, LogOptions, Logs, logs};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 
@@ -150,6 +150,16 @@ impl Node for FakeNode {
             }
             answer
         })
+    }
+
+    fn capture(&self, _: CaptureOptions) -> Soon<Result<Captured, Error>> {
+        let error = Error::new(ErrorKind::NotFound, "no frames pass here");
+        Box::pin(async move { Err(error) })
+    }
+
+    fn plan(&self) -> Soon<Result<Vec<Change>, Error>> {
+        let change = Change::new(None, "make bridge ovb1");
+        Box::pin(async move { Ok(vec![change]) })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
