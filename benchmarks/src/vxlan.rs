@@ -225,7 +225,11 @@ fn database(rounds: usize) {
             });
         }
     });
-    row("FDB, 1,000,000 MACs, in batches of 32", seen, "");
+    row(
+        &format!("FDB, 1,000,000 MACs, in batches of {BATCH}"),
+        seen,
+        "",
+    );
     let seen = nanos(rounds, keys.len(), || {
         for (network, mac) in &keys {
             black_box(fdb.lookup(now, *network, *mac));

@@ -149,7 +149,10 @@ fn read_icmp(bytes: &[u8]) {
         let _ = (packet.target(), packet.link_layer());
         let mut emitted = bytes.to_vec();
         if let Ok(repr) = icmpv6::Repr::parse(&packet, SOURCE, DESTINATION) {
-            emitted.truncate(repr.header_bytes().max(8));
+            // Of a message that is not known, what follows the header belongs to it: a solicitation with another code.
+            if !matches!(repr, icmpv6::Repr::Other { .. }) {
+                emitted.truncate(repr.header_bytes().max(8));
+            }
             repr.emit(&mut emitted, SOURCE, DESTINATION)
                 .expect("there is room");
             let again = icmpv6::Packet::new_checked(&emitted[..]).expect("it was emitted");

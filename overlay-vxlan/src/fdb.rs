@@ -14,7 +14,7 @@ use crate::hash::HashKey;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Addresses whose rows [`Fdb::lookup_batch`] reads at once.
-pub const BATCH: usize = 32;
+pub const BATCH: usize = 128;
 
 /// A network, by its place in the switch's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +94,7 @@ impl Key {
     /// No row has it: it would be the broadcast address.
     const EMPTY: Self = Self(u64::MAX);
 
+    #[inline]
     const fn new(network: NetworkIndex, mac: MacAddr) -> Self {
         let [a, b, c, d, e, f] = mac.octets();
         let [x, y] = network.0.to_be_bytes();
@@ -273,18 +274,24 @@ impl Fdb {
         keys: &[(NetworkIndex, MacAddr)],
         mut found: impl FnMut(Option<NextHop>),
     ) {
+        let mut wanted = [Key::EMPTY; BATCH];
         let mut homes = [0; BATCH];
-        let mut slots = [Self::VACANT; BATCH];
+        let mut there = [Key::EMPTY; BATCH];
         for keys in keys.chunks(BATCH) {
             // First where, then what: a processor overlaps reads only of instructions that are near each other.
-            for (home, (network, mac)) in homes.iter_mut().zip(keys) {
-                *home = self.home(Key::new(*network, *mac));
+            for ((key, home), (network, mac)) in wanted.iter_mut().zip(&mut homes).zip(keys) {
+                *key = Key::new(*network, *mac);
+                *home = self.home(*key);
             }
-            for ((slot, home), _) in slots.iter_mut().zip(&homes).zip(keys) {
-                *slot = self.slots[*home];
+            for (key, home) in there.iter_mut().zip(&homes).take(keys.len()) {
+                *key = self.slots[*home].key;
             }
-            for ((slot, home), (network, mac)) in slots.iter().zip(&homes).zip(keys) {
-                found(self.resolve(now, *slot, *home, Key::new(*network, *mac)));
+            for ((key, home), there) in wanted.iter().zip(&homes).zip(&there).take(keys.len()) {
+                found(if key == there && *key != Key::EMPTY {
+                    self.read(now, self.slots[*home].row)
+                } else {
+                    self.resolve(now, self.slots[*home], *home, *key)
+                });
             }
         }
     }
@@ -308,6 +315,7 @@ impl Fdb {
         self.len() == 0
     }
 
+    #[inline]
     fn home(&self, key: Key) -> usize {
         let mask = self.slots.len() as u64 - 1;
         usize::try_from(self.hash.word(key.0) & mask).expect("the mask is below the length")
@@ -318,6 +326,7 @@ impl Fdb {
     }
 
     /// Returns where `key` is, whose home has been read.
+    #[inline]
     fn resolve(&self, now: Instant, slot: Slot, home: usize, key: Key) -> Option<NextHop> {
         if key == Key::EMPTY || slot.key == Key::EMPTY {
             return None;
@@ -327,6 +336,11 @@ impl Fdb {
         } else {
             self.slots[self.find_from(self.next(home), key)?].row
         };
+        self.read(now, row)
+    }
+
+    #[inline]
+    fn read(&self, now: Instant, row: Row) -> Option<NextHop> {
         match row {
             Row::Static(hop) => Some(hop),
             Row::Learned(index) => {

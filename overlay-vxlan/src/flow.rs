@@ -70,21 +70,23 @@ impl FlowKey {
     #[inline]
     fn plain_v4(&self, frame: &[u8]) -> Option<u16> {
         let header = frame.first_chunk::<38>()?;
-        let is_plain = header[12..15] == [0x08, 0x00, 0x45]
-            && [header[20] & 0x3f, header[21]] == [0, 0]
-            && matches!(Protocol(header[23]), Protocol::TCP | Protocol::UDP)
-            && u16::from_be_bytes([header[16], header[17]]) >= 24;
+        let word = |at: usize| {
+            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let (link, fragment) = (word(12), word(20) & 0x3fff_00ff);
+        let total = usize::from(u16::from_be_bytes([header[16], header[17]]));
+        let (tcp, udp) = (u32::from(Protocol::TCP.0), u32::from(Protocol::UDP.0));
+        // EtherType and length of the header; no fragment, and a protocol with ports, which are there.
+        let is_plain = link & 0xffff_ff00 == 0x0800_4500
+            && (fragment == tcp || fragment == udp)
+            && total >= 24
+            && total <= frame.len() - 14;
         if !is_plain {
             return None;
         }
-        let end = 14 + usize::from(u16::from_be_bytes([header[16], header[17]]));
-        if end > frame.len() {
-            return None;
-        }
-        let [.., a, b, c, d, e, f, g, h, i, j, k, l] = *header;
-        let addresses = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let transport = u64::from(u32::from_be_bytes([i, j, k, l])) << 32 | u64::from(header[23]);
-        Some(self.of_words(transport, [addresses]))
+        let addresses = u64::from(word(26)) << 32 | u64::from(word(30));
+        let transport = u64::from(word(34)) << 32 | u64::from(fragment);
+        Some(port(self.0.pair(transport, addresses)))
     }
 
     #[inline]
@@ -93,6 +95,7 @@ impl FlowKey {
     }
 }
 
+#[inline]
 fn port(hash: u64) -> u16 {
     SOURCE_PORT_MIN | (hash >> 50) as u16
 }

@@ -25,6 +25,7 @@ impl HashKey {
     }
 
     /// Hashes one word.
+    #[inline]
     pub(crate) const fn word(&self, word: u64) -> u64 {
         fold(self.start ^ word, self.factor)
     }
@@ -33,6 +34,12 @@ impl HashKey {
     pub(crate) fn words(&self, words: impl IntoIterator<Item = u64>) -> u64 {
         let words = words.into_iter();
         words.fold(self.start, |state, word| fold(state ^ word, self.factor))
+    }
+
+    /// Hashes two words as [`words`](Self::words) does.
+    #[inline]
+    pub(crate) const fn pair(&self, first: u64, second: u64) -> u64 {
+        fold(fold(self.start ^ first, self.factor) ^ second, self.factor)
     }
 
     pub(crate) const fn hasher(&self) -> KeyedHasher {
@@ -99,6 +106,7 @@ impl Hasher for KeyedHasher {
 }
 
 /// Multiplies to 128 bits and folds the halves: every bit of both factors reaches every bit of the result.
+#[inline]
 const fn fold(a: u64, b: u64) -> u64 {
     let product = (a as u128) * (b as u128);
     (product >> 64) as u64 ^ a.wrapping_mul(b)

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 use lab::*;
 use overlay_core::{Instant, Rng, Seed, Vni};
 use overlay_sim::contract::{self, Acted, Subject};
-use overlay_vxlan::{Config, DropReason, Frame, NetworkConfig, Output, PortId, Switch};
+use overlay_vxlan::{
+    Config, DropReason, Frame, NetworkConfig, Output, PortId, Switch,
+    pmtu::{self, Prober},
+};
 
 const LEARNED_MAX: u16 = 8;
 
@@ -156,4 +159,55 @@ impl Subject for SwitchSubject {
 #[test]
 fn the_switch_keeps_the_contract() {
     contract::assert_holds("the_switch_keeps_the_contract", 20, || SwitchSubject);
+}
+
+/// A prober whose peer is silent: acknowledgements depend on outputs, which are taken at other times in each run.
+struct ProberSubject;
+
+impl Subject for ProberSubject {
+    type Machine = Prober;
+
+    fn build(&mut self, seed: Seed, now: Instant) -> Prober {
+        Prober::new(now, pmtu::Config::default(), 1_500, &seed)
+    }
+
+    fn act(&mut self, prober: &mut Prober, now: Instant, rng: &mut Rng) -> Acted {
+        match rng.below(4) {
+            0 => {
+                let mtu = u16::try_from(rng.below(2_000)).expect("below 2,000");
+                if prober.handle_packet_too_big(now, mtu) {
+                    Acted::Done
+                } else {
+                    Acted::Refused
+                }
+            }
+            1 => {
+                let ceiling = u16::try_from(rng.below(10_000)).expect("below 10,000");
+                prober.set_ceiling(now, ceiling);
+                Acted::Done
+            }
+            _ => Acted::Skipped,
+        }
+    }
+
+    fn take(&mut self, output: pmtu::Output) -> String {
+        format!("{output:?}")
+    }
+
+    fn fingerprint(&self, prober: &Prober) -> String {
+        format!("{:?} {}", prober.state(), prober.mtu())
+    }
+
+    fn footprint(&self, _prober: &Prober) -> usize {
+        0
+    }
+
+    fn footprint_max(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_prober_keeps_the_contract() {
+    contract::assert_holds("a_prober_keeps_the_contract", 20, || ProberSubject);
 }

@@ -324,9 +324,13 @@ fn a_flow_has_the_port_that_the_switch_gives_it() {
         other.source_port(&fragment),
         seeded().source_port(&fragment)
     );
-    // What cannot be read has a port, too.
-    for cut in 0..fragment.len() {
-        assert!(seeded().source_port(&fragment[..cut]) >= 49_152);
+    // What cannot be read has a port, too: that of its MAC addresses.
+    let whole = udp4(&here, &there, b"hello");
+    let unreadable = seeded().source_port(&whole[..12]);
+    assert_ne!(unreadable, seeded().source_port(&whole));
+    for cut in 0..whole.len() {
+        let port = seeded().source_port(&whole[..cut]);
+        assert!(port >= 49_152 && (cut < 12 || port == unreadable), "{cut}");
     }
 }
 

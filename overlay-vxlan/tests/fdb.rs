@@ -170,6 +170,7 @@ proptest! {
                 .flat_map(|network| (0..13).map(move |mac| (network, MacAddr::new([2, 0, 0, 0, 0, mac]))))
                 .chain([(NetworkIndex(u16::MAX), MacAddr::BROADCAST); 2])
                 .collect();
+            let keys = keys.repeat(4);
             let mut found = Vec::new();
             fdb.lookup_batch(model.now, &keys, |hop| found.push(hop));
             let expected: Vec<_> = keys.iter().map(|key| model.lookup(*key)).collect();

@@ -213,3 +213,18 @@ fn others_are_not_cut() {
         Outcome::Dropped(DropReason::TooBig)
     );
 }
+
+#[test]
+fn the_place_of_a_fragment_leaves_the_other_flags() {
+    for (before, offset, more, after) in [
+        ([0x40, 0], 1, true, [0x60, 1]),
+        ([0x7f, 0xff], 0, false, [0x40, 0]),
+        ([0x80, 0], 0x1fff, true, [0xbf, 0xff]),
+        ([0, 0], 0xffff, false, [0x1f, 0xff]),
+    ] {
+        let mut header = [0; 20];
+        header[6..8].copy_from_slice(&before);
+        ipv4::Packet::new_unchecked(&mut header[..]).set_fragment(offset, more);
+        assert_eq!(header[6..8], after);
+    }
+}

@@ -193,6 +193,26 @@ fn a_search_ends_with_the_vtep_and_a_stranger_is_not_probed() {
     assert_eq!(pair.switches[0].poll_timeout(), None);
 }
 
+/// An acknowledgement of an earlier search is none of the next one.
+#[test]
+fn each_search_has_tokens_of_its_own() {
+    let mut pair = Pair::new(Config::default(), 1_500, 0, v4());
+    let mut tokens = BTreeSet::new();
+    for _ in 0..3 {
+        assert!(pair.switches[0].probe_path(pair.now, vtep(2), Some(1_500)));
+        pair.switches[0].handle_timeout(pair.now);
+        let Some(Output::PathPacket(packet)) = pair.switches[0].poll_output() else {
+            panic!("the first probe is due at once");
+        };
+        let probe::Repr::Probe(probe) = packet.message else {
+            panic!("nothing was asked for");
+        };
+        tokens.insert(probe.token);
+        pair.switches[0].probe_path(pair.now, vtep(2), None);
+    }
+    assert_eq!(tokens.len(), 3);
+}
+
 #[test]
 fn what_is_stale_is_not_sent() {
     let mut pair = Pair::new(Config::default(), 1_500, 0, v4());
