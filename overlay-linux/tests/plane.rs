@@ -47,6 +47,11 @@ fn main() -> ExitCode {
     {
         return tell(name);
     }
+    if let [_, mark, switch] = arguments.as_slice()
+        && mark == "daemon"
+    {
+        return end(repair::daemon(switch));
+    }
     let copy = Folder::new("plane-binary").and_then(|folder| {
         // An ordinary user may not reach the folder that this binary is built in.
         fs::copy(env::current_exe()?, folder.path().join("plane"))?;
@@ -68,6 +73,10 @@ fn tell(name: &str) -> ExitCode {
         Some((_, story)) => story(),
         None => Err("no such story".into()),
     };
+    end(told)
+}
+
+fn end(told: Outcome<()>) -> ExitCode {
     match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
