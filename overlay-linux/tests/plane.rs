@@ -6,6 +6,8 @@ use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, p
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "plane/frames.rs"]
+mod frames;
 #[path = "plane/guard.rs"]
 mod guard;
 #[path = "plane/holders.rs"]
@@ -26,6 +28,7 @@ const STORIES: &[(&str, Story)] = &[
     ("endpoints_reach_each_other_over_ipv6", reach::over_ipv6),
     ("a_host_that_was_made_by_hand_is_reached", guard::by_hand),
     ("spoofed_frames_get_nowhere", guard::spoofing),
+    ("frames_are_what_they_say_they_are", frames::each),
     ("a_storm_is_cut_short", guard::storm),
     ("strangers_are_not_heard", guard::strangers),
     ("what_is_in_the_way_is_named", guard::obstacles),
