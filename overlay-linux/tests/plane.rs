@@ -26,6 +26,7 @@ type Story = fn() -> Outcome<()>;
 const STORIES: &[(&str, Story)] = &[
     ("endpoints_reach_each_other_over_ipv4", reach::over_ipv4),
     ("endpoints_reach_each_other_over_ipv6", reach::over_ipv6),
+    ("many_endpoints_are_no_matter", reach::many),
     ("a_host_that_was_made_by_hand_is_reached", guard::by_hand),
     ("spoofed_frames_get_nowhere", guard::spoofing),
     ("frames_are_what_they_say_they_are", frames::each),
