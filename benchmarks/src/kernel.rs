@@ -1,6 +1,10 @@
 //! The kernel plane beside the same made by hand with `ip` and `bridge`: two hosts, one TCP flow, and round trips.
 //!
 //! Both are there at once, each with two hosts of its own, and take turns.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "programs are started and waited for, in real time"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

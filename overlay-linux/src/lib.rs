@@ -1,4 +1,4 @@
-//! Linux under the overlay crates: TAP and veth ports, namespaces, netlink, holders.
+//! Linux under the overlay crates: TAP and veth ports, namespaces, netlink, holders, the kernel plane.
 //!
 //! [`Linux`] is the [`Platform`](overlay_core::plane::Platform) of a daemon on Linux. For each endpoint it starts a
 //! *holder*: a small process of the daemon's own binary that makes the endpoint's namespaces, its port and its programs,
@@ -14,10 +14,11 @@
 //! there then see as their peer. For that the endpoint's namespace gets a routing rule and a table for what is answered, and
 //! three settings that let answers have the mark of what they answer.
 //!
-//! For programs whose packets do not pass a switch in user space, [`services`] makes virtual addresses by nf_tables. The
-//! driver of `overlay-node` does not use it yet.
+//! Networks may be carried by the kernel instead of by a process: [`plane`] makes bridges, VXLAN devices, rows and filters
+//! such as are desired, and repairs them. For programs whose packets do not pass a switch in user space, [`services`] makes
+//! virtual addresses by nf_tables. The driver of `overlay-node` does not use either yet.
 //!
-//! It does not switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
+//! It does not itself switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
 //! interface, a mount or a file that it did not make; but interfaces by which a way out leads are made to forward on a
 //! host that is no router, for as long as there is one. It does not isolate programs beyond network, processes, host name
 //! and mounts: they see the host's files and run as the daemon's user.
@@ -77,6 +78,7 @@
 //! | [`holder`] | the process that keeps an endpoint, and the one call that a binary makes for it |
 //! | [`hosts`] | several hosts in a box, for demonstrations and tests |
 //! | [`netlink`] | links, addresses and routes, blocking |
+//! | [`plane`] | networks that the kernel carries |
 //! | [`services`] | virtual addresses of services, in the kernel |
 //!
 //! `unsafe` is in one private module, `sys`: device ioctls, packet sockets, adopted descriptors, and the moment between

@@ -108,7 +108,7 @@ impl Linux {
         self
     }
 
-    /// Makes ports of [`DataPath::Kernel`](overlay_core::plane::DataPath::Kernel) with their outer ends in the namespace
+    /// Makes ports of [`DataPath::Kernel`] with their outer ends in the namespace
     /// that a [`SwitchNamespace`] keeps by this file. Without it there are none.
     ///
     /// Who makes the rest of that plane, and keeps it so, is a [`Reconciler`](crate::plane::Reconciler): it is a value of

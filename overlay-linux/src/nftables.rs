@@ -24,7 +24,7 @@ pub(crate) use batch::Batch;
 pub(crate) use difference::{Difference, difference};
 pub(crate) use expression::{Expression, Found, Rule, Verdict, name_value};
 pub(crate) use field::{Field, Register};
-pub(crate) use set::{Element, Set, SetKind};
+pub(crate) use set::{Element, Set, SetKind, octets};
 use socket::{Message, Socket};
 pub(crate) use table::{Chain, Hook, Table};
 

@@ -1,4 +1,68 @@
-//! The kernel plane of networks.
+//! The kernel plane of networks: bridges, VXLAN devices, rows and filters, compared with what is desired and repaired.
+//!
+//! Networks whose path is [`DataPath::Kernel`](overlay_core::plane::DataPath) are carried by the system's own devices. No
+//! process sees a frame, and all of it goes on while daemons come and go.
+//!
+//! ```text
+//! namespace of the underlay        switch namespace (kept by a file)                    namespace of an endpoint
+//!  UDP 4789 ── inet overlay_guard ── ovx4097 ── ovb4097 ── p0123456789abcd ══ veth ══ eth0
+//!                                        └ bridge overlay_plane ┘
+//! ```
+//!
+//! A VXLAN device (RFC 7348) has its socket in the namespace in which [`Host`] was opened, and is itself in the switch
+//! namespace, with a bridge for each network. Ports are made by the holders of their endpoints
+//! ([`Linux::with_switch`](crate::Linux::with_switch)); here they become members. Nothing is learned: each endpoint has a
+//! static row on the bridge, each remote one a row on the VXLAN device, and each address a neighbour on the bridge, which
+//! answers ARP and neighbour discovery for remote endpoints itself. Broadcast and multicast go to every VTEP of the network.
+//!
+//! # What is checked
+//!
+//! By nf_tables, in the words of `overlay-vxlan`: a port sends from its own MAC and IP addresses and to those of its network
+//! only, says nothing that is a router's to say, and speaks to all at a bounded rate; a VXLAN device brings what comes from
+//! endpoints of the network and no others, from VTEPs that are members of it. What is dropped is counted by reason
+//! ([`Host::drops`]).
+//!
+//! It differs from the user plane in this: a frame to a MAC address that no row has is dropped, and not sent to all VTEPs;
+//! which VTEP a known MAC address came from is not looked at, as long as it is a member; questions for addresses that nobody
+//! has count as broadcast, and have no rate of their own; and no port is told that a packet is too big.
+//!
+//! # How it is used
+//!
+//! [`compile()`] and [`plan()`] are pure: what shall be done is a value, whatever the [`Kernel`], and reads as
+//! `ovx4097: send 02:42:0a:00:01:03 to 192.0.2.2`. [`Reconciler`] does it, additions before removals and replacements in one
+//! step; a second time it does nothing. [`Watch`] says when somebody has changed something. [`check()`] says beforehand why
+//! there can be no such plane. Services of such networks are made by [`EndpointServices`](crate::EndpointServices).
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+//! use overlay_core::plane::Desired;
+//! use overlay_linux::plane::{Host, Reconciler, SwitchNamespace, Underlay, Watch};
+//!
+//! # fn desired() -> Desired { Desired::default() }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let host = Host::open(SwitchNamespace::open("/run/overlay/switch")?)?;
+//! let mut watch = Watch::open(host.namespace())?;
+//! let underlay = Underlay { local: "192.0.2.1".parse()?, port: 4789 };
+//! let mut plane = Reconciler::new(host, underlay);
+//! loop {
+//!     let report = plane.apply(&desired())?;
+//!     for operation in &report.operations {
+//!         println!("{operation}");
+//!     }
+//!     let mut watched = watch.descriptors().map(|one| PollFd::new(one, PollFlags::POLLIN));
+//!     // Now and then also without being told.
+//!     poll(&mut watched, PollTimeout::try_from(Duration::from_secs(10))?)?;
+//!     watch.is_due()?;
+//! }
+//! # }
+//! ```
+//!
+//! # What is left alone
+//!
+//! Devices under other names than ours, whatever they are, with their rows; other tables than `bridge overlay_plane` and
+//! `inet overlay_guard`; VNIs that are not ours. A device of somebody's that is made a member of one of our bridges is taken
+//! out of it. A VXLAN device owns its UDP port: no program of the underlay's namespace can have it as well.
 
 mod check;
 mod compile;

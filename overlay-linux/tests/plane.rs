@@ -6,6 +6,8 @@ use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, p
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "plane/frames.rs"]
+mod frames;
 #[path = "plane/guard.rs"]
 mod guard;
 #[path = "plane/holders.rs"]
@@ -24,8 +26,10 @@ type Story = fn() -> Outcome<()>;
 const STORIES: &[(&str, Story)] = &[
     ("endpoints_reach_each_other_over_ipv4", reach::over_ipv4),
     ("endpoints_reach_each_other_over_ipv6", reach::over_ipv6),
+    ("many_endpoints_are_no_matter", reach::many),
     ("a_host_that_was_made_by_hand_is_reached", guard::by_hand),
     ("spoofed_frames_get_nowhere", guard::spoofing),
+    ("frames_are_what_they_say_they_are", frames::each),
     ("a_storm_is_cut_short", guard::storm),
     ("strangers_are_not_heard", guard::strangers),
     ("what_is_in_the_way_is_named", guard::obstacles),
@@ -46,6 +50,11 @@ fn main() -> ExitCode {
         && mark == "story"
     {
         return tell(name);
+    }
+    if let [_, mark, switch] = arguments.as_slice()
+        && mark == "daemon"
+    {
+        return end(repair::daemon(switch));
     }
     let copy = Folder::new("plane-binary").and_then(|folder| {
         // An ordinary user may not reach the folder that this binary is built in.
@@ -68,6 +77,10 @@ fn tell(name: &str) -> ExitCode {
         Some((_, story)) => story(),
         None => Err("no such story".into()),
     };
+    end(told)
+}
+
+fn end(told: Outcome<()>) -> ExitCode {
     match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

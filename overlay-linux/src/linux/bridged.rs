@@ -62,7 +62,9 @@ impl Linux {
     /// Makes a port of the kernel plane again whose outer end is not where it should be; true if that was so. Programs
     /// and other ports of its namespace go on.
     pub(super) fn reconnect(&self, spec: &PortSpec) -> Result<bool, PlatformError> {
-        let Some(switch) = self.switch_of(spec)? else {
+        // Without the namespace nothing can be said of it, and other ports are none the worse.
+        let switch = self.switch.as_ref().map(|_| self.switch_of(spec));
+        let Some(switch) = switch.transpose()?.flatten() else {
             return Ok(false);
         };
         if is_connected(&switch, spec.endpoint)? {

@@ -1,6 +1,6 @@
 //! Sets and maps.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     attribute::{Attributes, Parsed},
@@ -194,6 +194,14 @@ pub(super) fn emit_elements<'a>(
             list.nest(LIST_ELEM, &element.emit(key))
         });
     attributes.nest(ELEMENTS, &list)
+}
+
+/// An address as it is in sets and registers.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
 }
 
 /// The tool's number and the length of addresses.

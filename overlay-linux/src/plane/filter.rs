@@ -34,7 +34,7 @@ use overlay_core::{
 use super::tables::{Rules, port_name, vxlan_name};
 use crate::nftables::{
     Chain, Element, Expression, Field, Found, Hook, Register, Rule, Set, SetKind, Table, Verdict,
-    name_value,
+    name_value, octets,
 };
 
 /// Compiles the filter of these networks.
@@ -376,13 +376,6 @@ fn drops(rule: Rule, reason: &str) -> Rule {
 
 fn digit(v6: bool) -> char {
     if v6 { '6' } else { '4' }
-}
-
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
 }
 
 /// The address that an interface makes of its MAC address (RFC 4291 appendix A).

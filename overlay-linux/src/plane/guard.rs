@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 
 use overlay_core::{Vni, plane::DesiredNetwork};
 
-use super::{compile::Underlay, filter::octets, tables::Rules};
+use super::{compile::Underlay, tables::Rules};
 use crate::nftables::{
     Chain, Element, Expression, Field, Found, Hook, Register, Rule, Set, SetKind, Table, Verdict,
+    octets,
 };
 
 /// Compiles the filter before the VXLAN devices of these networks.

@@ -44,7 +44,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// See [`PlatformError`]. Whether the kernel can all that the plane takes is said by [`check`](super::check).
+    /// See [`PlatformError`]. Whether the kernel can all that the plane takes is said by [`check()`](super::check()).
     pub fn open(namespace: SwitchNamespace) -> Result<Self, PlatformError> {
         let netlink = || Netlink::open().doing(|| "open a netlink socket".into());
         let tables = || "open a netfilter socket".to_owned();

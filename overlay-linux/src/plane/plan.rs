@@ -217,8 +217,9 @@ fn changes(from: &Device, to: &Device) -> String {
 
 /// Plans what has to be done, in order; nothing if everything is as it shall be.
 ///
-/// What has no part in a network leaves it first; then come filters, so that nothing passes unchecked; then what is added or replaced; then what is removed. A port that is
-/// not there is not made here, and rows that lead to it wait: see [`missing`].
+/// What has no part in a network leaves it first; then come filters, so that nothing passes unchecked; then what is added or
+/// replaced; then what is removed. A port that is not there is not made here, and rows that lead to it wait: see
+/// [`missing`].
 pub fn plan(wanted: &Tables, actual: &Tables) -> Vec<Operation> {
     let mut planner = Planner {
         wanted,

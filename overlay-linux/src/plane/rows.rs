@@ -129,12 +129,21 @@ fn dump(netlink: &mut Netlink, family: AddressFamily) -> io::Result<Vec<Neighbou
 
 fn forwarding(message: &NeighbourMessage, links: &Links, tables: &mut Tables) {
     let (mut mac, mut vtep, mut bridge, mut vlan) = (None, None, None, None);
+    let mut odd = !matches!(
+        message.header.state,
+        NeighbourState::Permanent | NeighbourState::Noarp
+    );
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(octets) => mac = hardware_of(octets),
             NeighbourAttribute::Destination(found) => vtep = address_of(found),
             NeighbourAttribute::Controller(index) => bridge = links.name(*index),
             NeighbourAttribute::Vlan(found) => vlan = Some(*found),
+            // Said only where they are not the device's own.
+            NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::SourceVni(_)
+            | NeighbourAttribute::IfIndex(_) => odd = true,
             _ => {}
         }
     }
@@ -143,6 +152,13 @@ fn forwarding(message: &NeighbourMessage, links: &Links, tables: &mut Tables) {
     };
     if let Some(vtep) = vtep.filter(|_| is_ours(device)) {
         let row = (device.to_owned(), mac);
+        // What leads to a VTEP by other ways than ours, or not for ever, is replaced as if it led nowhere, or goes.
+        let nowhere = if vtep.is_ipv4() {
+            IpAddr::from([0; 4])
+        } else {
+            IpAddr::from([0; 16])
+        };
+        let vtep = if odd { nowhere } else { vtep };
         tables.tunnels.entry(row).or_default().insert(vtep);
         return;
     }

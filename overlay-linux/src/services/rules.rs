@@ -40,7 +40,7 @@ use super::{
 };
 use crate::nftables::{
     Batch, Chain, Element, Expression, Field, Found, Hook, Register, Rule, Set, SetKind, Table,
-    Verdict,
+    Verdict, octets,
 };
 
 /// The table without any virtual address.
@@ -285,13 +285,6 @@ fn named(name: &str) -> Option<IpAddr> {
     let v4 = name.parse::<Ipv4Addr>().ok().map(IpAddr::from);
     let found = v4.or_else(|| v6().map(IpAddr::from))?;
     (self::name(found) == name).then_some(found)
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {

@@ -1,5 +1,7 @@
 //! What nobody may send.
 
+use std::net::UdpSocket;
+
 use overlay_linux::plane::{Obstacle, Underlay, check};
 
 use crate::net::{Outcome, World, inside_of, mac, within};
@@ -98,6 +100,17 @@ pub(crate) fn strangers() -> Outcome<()> {
             .is_err()
     );
     assert!(dropped(&mut world, 0, "unknown_vtep")? > 0);
+    // Whatever stands in the octet that is reserved; and a VNI that is nobody's here is nobody's matter.
+    for (header, counts) in [([0, 0x10, 0x01, 0xff], true), ([0, 0, 5, 0], false)] {
+        let before = dropped(&mut world, 0, "unknown_vtep")?;
+        inside_of(&world.hosts[1].outside, move || {
+            let socket = UdpSocket::bind("192.0.2.77:0")?;
+            let datagram = [&[8, 0, 0, 0], &header[..], &[0; 60]].concat();
+            Ok(socket.send_to(&datagram, "192.0.2.1:4789")?)
+        })?;
+        let after = dropped(&mut world, 0, "unknown_vtep")?;
+        assert_eq!(after > before, counts, "{header:?}: {before} -> {after}");
+    }
     // The same by the address that it is a member by: heard.
     world.outside(1, "ip link del vx0")?;
     world.outside(
@@ -159,7 +172,7 @@ pub(crate) fn obstacles() -> Outcome<()> {
         .apply(&overlay_core::plane::Desired::default())?;
     // A program that has the port.
     let socket = inside_of(&world.hosts[0].outside, || {
-        Ok(std::net::UdpSocket::bind("0.0.0.0:4789")?)
+        Ok(UdpSocket::bind("0.0.0.0:4789")?)
     })?;
     assert_eq!(checked(&world)?, Err(Obstacle::Socket { port: 4789 }));
     let refused = world.apply(0).map(drop);

@@ -143,6 +143,11 @@ pub(crate) fn life() -> Outcome<()> {
     world.apply(0)?;
     holders.reaches()?;
     assert_eq!(main.try_wait()?, None, "the program went on all the while");
+    // A daemon that has no such plane takes the port up as it is.
+    let folder = world.folder.path().join("endpoints");
+    let mut bare = Linux::new(folder, env::current_exe()?);
+    assert!(bare.create_port(&spec(2)?)?.is_none());
+    assert_eq!(bare.apply(&desired)?, []);
     let port = port_name(endpoint(2));
     holders.linux.remove_port(endpoint(2))?;
     assert!(world.in_switch(0, &format!("ip link show {port}")).is_err());

@@ -2,15 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     io::Read,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::plane::Desired;
-use overlay_linux::plane::{SwitchNamespace, Watch, port_name};
+use overlay_linux::plane::{Host, Reconciler, SwitchNamespace, Underlay, Watch, port_name};
 
-use crate::net::{Outcome, World, endpoint, inside_of, mac, open};
+use crate::net::{Outcome, World, endpoint, inside_of, mac, open, pause};
 
 /// Every kind of damage that a hand can do, by itself.
 pub(crate) fn damages() -> Outcome<()> {
@@ -54,6 +56,10 @@ fn rows() -> Vec<String> {
         "bridge fdb add 02:00:00:00:00:99 dev ovx4097 self dst 192.0.2.99".to_owned(),
         format!("bridge fdb add 02:00:00:00:00:98 dev {port} master static"),
         "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.98".to_owned(),
+        "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.2 vni 7".to_owned(),
+        format!("bridge fdb replace {far} dev ovx4097 self dst 192.0.2.2 port 9999"),
+        format!("bridge fdb replace {far} dev ovx4097 self dst 192.0.2.2 dynamic"),
+        "bridge fdb add 02:00:00:00:00:97 dev ovx4097 self dst 192.0.2.2 port 9999".to_owned(),
         "bridge fdb del 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.2".to_owned(),
         "ip neigh del 10.0.1.3 dev ovb4097".to_owned(),
         "ip neigh replace 10.0.1.3 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent".to_owned(),
@@ -224,38 +230,42 @@ pub(crate) fn kill() -> Outcome<()> {
     crate::net::eventually(|| begun().is_ok(), "all to be reached")?;
     let mut flows = Vec::new();
     for (from, to) in [(1, "10.0.1.3"), (2, "fd00:1::4"), (1, "10.0.1.2")] {
-        flows.push(world.start(from, &format!("ping -n -q -i 0.01 -c 250 -W 1 {to}"))?);
+        flows.push(world.start(from, &format!("ping -n -q -i 0.01 -c 600 -W 1 {to}"))?);
     }
-    for life in 0..20 {
-        // A daemon that is killed closes its sockets and says nothing.
-        let node = &mut world.hosts[0];
-        node.plane = open(&node.outside, &node.switch, node.address)?;
-        assert_eq!(world.apply(0)?.operations, [], "life {life}");
-        world.in_switch(
-            0,
-            "bridge fdb add 02:00:00:00:00:99 dev ovx4097 self dst 192.0.2.99",
-        )?;
-        world.in_switch(
-            0,
-            "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.98",
-        )?;
-        world.in_switch(0, "nft add chain bridge overlay_plane intruder")?;
-        world.in_switch(
-            0,
-            "ip neigh add 10.0.1.77 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent",
-        )?;
-        // A network that grows and shrinks again.
-        let mut grown = world.hosts[0].desired.clone();
-        for network in grown.networks.values_mut() {
-            let remote = network.remotes.values().next().cloned();
-            let mut remote = remote.ok_or("no remote endpoint")?;
-            (remote.mac, remote.addresses) = (mac(9), vec!["10.0.1.9".parse()?]);
-            network.remotes.insert(endpoint(9), remote);
-            network.subnets.push("10.0.2.0/24".parse()?);
+    let (mut grew, mut shrank) = (0, 0);
+    for life in 0..40_u16 {
+        let node = &world.hosts[0];
+        let mut daemon = Command::new("nsenter")
+            .arg(format!("--net={}", node.outside.path().display()))
+            .arg(env::current_exe()?)
+            .arg("daemon")
+            .arg(&node.switch)
+            .spawn()?;
+        // In the midst of something.
+        pause(30 + life);
+        daemon.kill()?;
+        daemon.wait()?;
+        let rows = world.in_switch(0, "bridge fdb show dev ovx4097")?;
+        match rows.contains(&mac(9).to_string()) {
+            true => grew += 1,
+            false => shrank += 1,
         }
-        let report = world.hosts[0].plane.apply(&grown)?;
-        assert!(!report.operations.is_empty());
-        world.apply(0)?;
+    }
+    // It was killed in all kinds of states, and another one makes good of the last.
+    assert!(grew > 0 && shrank > 0, "{grew} {shrank}");
+    let node = &mut world.hosts[0];
+    node.plane = open(&node.outside, &node.switch, node.address)?;
+    world.apply(0)?;
+    assert_eq!(world.plan(0)?, Vec::<String>::new());
+    let hands = [
+        "bridge fdb add 02:00:00:00:00:99 dev ovx4097 self dst 192.0.2.99",
+        "bridge fdb append 00:00:00:00:00:00 dev ovx4097 self dst 192.0.2.98",
+        "nft add chain bridge overlay_plane intruder",
+        "ip neigh add 10.0.1.77 lladdr 02:00:00:00:00:99 dev ovb4097 nud permanent",
+    ];
+    for hand in hands {
+        world.in_switch(0, hand)?;
+        assert!(world.apply(0)?.repairs > 0, "{hand}");
     }
     for mut flow in flows {
         let mut text = String::new();
@@ -264,9 +274,32 @@ pub(crate) fn kill() -> Outcome<()> {
             .take()
             .ok_or("no output")?
             .read_to_string(&mut text)?;
-        assert!(text.contains("250 received, 0% packet loss"), "{text}");
+        assert!(text.contains("600 received, 0% packet loss"), "{text}");
     }
     Ok(())
+}
+
+/// A daemon whose networks grow and shrink all the time, until it is killed.
+pub(crate) fn daemon(switch: &str) -> Outcome<()> {
+    let small = crate::net::desired(1, false)?;
+    let mut grown = small.clone();
+    for network in grown.networks.values_mut() {
+        let remote = network.remotes.values().next().cloned();
+        let mut remote = remote.ok_or("no remote endpoint")?;
+        (remote.mac, remote.addresses) = (mac(9), vec!["10.0.1.9".parse()?]);
+        network.remotes.insert(endpoint(9), remote);
+        network.subnets.push("10.0.2.0/24".parse()?);
+    }
+    let underlay = Underlay {
+        local: "192.0.2.1".parse()?,
+        port: 4789,
+    };
+    let host = Host::open(SwitchNamespace::open(switch)?)?;
+    let mut plane = Reconciler::new(host, underlay);
+    loop {
+        plane.apply(&grown)?;
+        plane.apply(&small)?;
+    }
 }
 
 /// Damage is heard of and repaired within two seconds.

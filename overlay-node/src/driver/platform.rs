@@ -69,6 +69,7 @@ impl PlatformThread {
                         Order::Retain(kept) => {
                             // Whoever had the sockets has gone: another life of the node, maybe in this very process.
                             resolvers = Resolvers::default();
+                            repairs.settle(!kept.is_empty());
                             retain(&mut platform, &kept);
                         }
                         Order::Create(spec, inputs) => {

@@ -10,12 +10,13 @@ use std::{
 };
 
 use overlay_core::{
-    EndpointId, NetworkId,
+    EndpointId, NetworkId, ServiceId,
     plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{
-    Linux, Offload, Port, PortCapabilities, Sockets,
+    EndpointServices, Linux, Offload, Port, PortCapabilities, Sockets,
     plane::{Host, Reconciler, Refused, Report, SwitchNamespace, Underlay},
+    services,
 };
 use overlay_node::driver::PortIo;
 
@@ -31,6 +32,9 @@ struct KernelPlane {
     /// Where the namespace of its devices is kept.
     switch: PathBuf,
     reconciler: Option<Reconciler<Host>>,
+    /// The virtual addresses, in the endpoints' namespaces.
+    services: EndpointServices,
+    unserved: BTreeMap<ServiceId, services::Refused>,
     /// What was said to be refused, which is not said again.
     refused: Vec<(NetworkId, Refused)>,
 }
@@ -44,6 +48,8 @@ impl OnLinux {
                 let plane = KernelPlane {
                     switch: switch.clone(),
                     reconciler: None,
+                    services: EndpointServices::new(),
+                    unserved: BTreeMap::new(),
                     refused: Vec::new(),
                 };
                 (linux.with_switch(switch), Some(plane))
@@ -90,6 +96,24 @@ impl KernelPlane {
             self.refused.clone_from(&report.refused);
         }
         Ok(changes(&report))
+    }
+
+    /// Makes the endpoints' namespaces lead to services.
+    fn serve(&mut self, linux: &Linux, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        let report = self.services.apply(linux, desired)?;
+        if report.refused != self.unserved {
+            for (service, reason) in &report.refused {
+                tracing::warn!(%service, %reason, "the kernel does not serve a service");
+            }
+            self.unserved.clone_from(&report.refused);
+        }
+        if let Some((_, error)) = report.failed.into_iter().next() {
+            return Err(error);
+        }
+        let operations = report.operations.into_iter();
+        Ok(operations
+            .map(|(endpoint, done)| Change::new(Some(endpoint), done))
+            .collect())
     }
 
     fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
@@ -173,10 +197,12 @@ impl Platform for OnLinux {
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
         // Neither waits for the other.
         let ports = self.linux.apply(desired);
-        let plane = self.plane.as_mut().map(|plane| plane.apply(desired));
-        let mut changes = ports?;
-        changes.extend(plane.transpose()?.unwrap_or_default());
-        Ok(changes)
+        let Some(plane) = &mut self.plane else {
+            return ports;
+        };
+        let devices = plane.apply(desired);
+        let services = plane.serve(&self.linux, desired);
+        Ok([ports?, devices?, services?].concat())
     }
 
     fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

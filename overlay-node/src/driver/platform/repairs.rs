@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use overlay_core::plane::{DataPath, Desired, Platform};
@@ -15,11 +15,18 @@ pub(super) struct Repairs {
     desired: Option<Arc<Desired>>,
     /// Whether what is desired has changed since.
     changed: bool,
+    /// Until when the system stays as the former life of the node left it: the rows of others are still on their way.
+    settled: Option<Instant>,
     /// What was said of the last failure, which is not said again.
     failure: Option<String>,
 }
 
 impl Repairs {
+    /// Leaves the system as it is for a while, if a former life of the node has left something.
+    pub(super) fn settle(&mut self, left: bool) {
+        self.settled = left.then(|| now() + SETTLING);
+    }
+
     pub(super) fn want(&mut self, desired: Arc<Desired>) {
         let kernel = |desired: &Desired| {
             let mut networks = desired.networks.values();
@@ -60,6 +67,11 @@ impl Repairs {
         let Some(desired) = &self.desired else {
             return;
         };
+        if self.settled.is_some_and(|settled| now() < settled) {
+            self.changed = true;
+            return;
+        }
+        self.settled = None;
         match platform.apply(desired) {
             Ok(changes) => {
                 self.failure = None;
@@ -78,5 +90,15 @@ impl Repairs {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the system is looked at in real time"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// How long it takes at the most until the rows of others have come.
+const SETTLING: Duration = Duration::from_secs(3);
 /// How often the system is looked at: what others change by hand is as desired again within twice that.
 const INTERVAL: Duration = Duration::from_millis(750);
