@@ -328,6 +328,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // Files that keep namespaces are in the way, as long as they do.
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
         let _ = fs::remove_dir_all(&self.0);
     }
 }
