@@ -16,7 +16,7 @@
 //!
 //! Networks may be carried by the kernel instead of by a process: [`plane`] makes bridges, VXLAN devices, rows and filters
 //! such as are desired, and repairs them. For programs whose packets do not pass a switch in user space, [`services`] makes
-//! virtual addresses by nf_tables. The driver of `overlay-node` does not use either yet.
+//! virtual addresses by nf_tables.
 //!
 //! It does not itself switch, encapsulate or answer anything, has no thread and no runtime of its own, and never changes an
 //! interface, a mount or a file that it did not make; but interfaces by which a way out leads are made to forward on a

@@ -18,7 +18,7 @@
 //! as `ECONNREFUSED`. Echo requests to a virtual address are answered by port unreachable. The kernel holds about 100 KB a virtual address with several backends
 //! in each namespace.
 //!
-//! The driver of `overlay-node` does not use it yet: it serves virtual addresses in user space.
+//! A node whose networks are carried in user space serves virtual addresses there, and does not need it.
 //!
 //! # How it is used
 //!

@@ -24,6 +24,8 @@ mod names;
 mod networks;
 #[path = "walk/outputs.rs"]
 mod outputs;
+#[path = "walk/planes.rs"]
+mod planes;
 #[path = "walk/ports.rs"]
 mod ports;
 #[path = "walk/programs.rs"]
@@ -53,6 +55,7 @@ struct Story {
 const STORIES: &[&[Story]] = &[
     wire::STORIES,
     traffic::STORIES,
+    planes::STORIES,
     losses::STORIES,
     programs::STORIES,
     networks::STORIES,

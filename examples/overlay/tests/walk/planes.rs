@@ -1,0 +1,304 @@
+//! Networks that the kernel carries on some hosts and the daemon on others, and captures.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    Story,
+    support::{Cluster, OVERLAY, PATIENCE, eventually, is_installed, say},
+};
+
+pub(crate) const STORIES: &[Story] = &[
+    Story {
+        name: "hosts_of_both_planes_meet_in_one_network",
+        hosts: 3,
+        programs: &["ping", "iperf3"],
+        tell: both_planes,
+    },
+    Story {
+        name: "what_is_changed_by_hand_in_the_kernel_plane_is_repaired_while_pings_go_on",
+        hosts: 2,
+        programs: &["ping", "nsenter", "bridge", "nft"],
+        tell: damage,
+    },
+    Story {
+        name: "a_capture_shows_frames_as_endpoints_see_them",
+        hosts: 2,
+        programs: &["ping"],
+        tell: capture,
+    },
+];
+
+/// Starts a daemon whose networks the kernel carries; false, and loudly, where that is not possible.
+fn start_kernel(cluster: &mut Cluster, host: usize) -> anyhow::Result<bool> {
+    if !rustix::process::geteuid().is_root() {
+        say("SKIPPED: the kernel plane: it needs root");
+        return Ok(false);
+    }
+    cluster.start(host, &["--data-path", "kernel"])?;
+    Ok(true)
+}
+
+fn both_planes(cluster: &mut Cluster) -> anyhow::Result<()> {
+    if !start_kernel(cluster, 0)? || !start_kernel(cluster, 2)? {
+        return Ok(());
+    }
+    cluster.start(1, &["--data-path", "user"])?;
+    cluster.join_all()?;
+    let both = ["--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
+    let create = ["network", "create", "--attachable", "my-net"];
+    cluster.ask(0, &[&create[..], &both].concat())?;
+    for host in 0..3 {
+        cluster.sleep(host, "my-net", &format!("c{host}"))?;
+        let run = format!("run -d --name perf{host} --network my-net -- iperf3 -s");
+        cluster.ask(host, &run.split(' ').collect::<Vec<_>>())?;
+    }
+    everyone_reaches_everyone(cluster)?;
+    services_are_reached(cluster)?;
+    // A network of the other plane is refused with the reason.
+    cluster.ask(
+        0,
+        &[
+            "network",
+            "create",
+            "--attachable",
+            "-o",
+            "data-path=user",
+            "users",
+        ],
+    )?;
+    let refusal = cluster.refused(0, &["run", "--rm", "--network", "users", "--", "true"])?;
+    ensure!(format!("{refusal:?}").contains("data-path"), "{refusal:?}");
+    Ok(())
+}
+
+/// By both families, whole and in fragments, with flows of both protocols.
+fn everyone_reaches_everyone(cluster: &Cluster) -> anyhow::Result<()> {
+    for from in 0..3 {
+        for to in (0..3).filter(|to| *to != from) {
+            for how in ["-4 -s 56", "-6 -s 56", "-4 -s 4000", "-6 -s 4000"] {
+                let line = format!("exec c{from} -- ping -c 2 -i 0.2 -W 2 {how} c{to}");
+                let words: Vec<_> = line.split(' ').collect();
+                eventually(PATIENCE, &line, || cluster.ask(from, &words).map(Some))?;
+            }
+            for how in ["-4 -n 20M", "-6 -n 20M", "-4 -u -b 20M -n 1M"] {
+                let line = format!("exec c{from} -- iperf3 -c perf{to} {how}");
+                let words: Vec<_> = line.split(' ').collect();
+                let told = eventually(PATIENCE, &line, || cluster.ask(from, &words).map(Some))?;
+                let sum = told.lines().find(|line| line.ends_with("receiver"));
+                say(&format!("{line}: {}", sum.context("no sum")?.trim()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of services lead to tasks on hosts of both planes.
+fn services_are_reached(cluster: &Cluster) -> anyhow::Result<()> {
+    let service = ["service", "create", "--name", "web", "--replicas", "3"];
+    let rest = [
+        "--network",
+        "my-net",
+        "--",
+        OVERLAY,
+        "httpd",
+        "--port",
+        "80",
+    ];
+    cluster.ask(0, &[&service[..], &rest].concat())?;
+    if is_installed("curl") {
+        for host in 0..3 {
+            for family in ["-4", "-6"] {
+                let client = format!("c{host}");
+                let ask = [
+                    "exec",
+                    &client,
+                    "--",
+                    "curl",
+                    "-sS",
+                    "-m",
+                    "3",
+                    family,
+                    "http://web/",
+                ];
+                let told = eventually(PATIENCE, "an answer", || cluster.ask(host, &ask).map(Some))?;
+                ensure!(told.contains("task"), "{told}");
+            }
+        }
+    } else {
+        say("SKIPPED: services over both planes: curl is not installed");
+    }
+    Ok(())
+}
+
+fn damage(cluster: &mut Cluster) -> anyhow::Result<()> {
+    if !start_kernel(cluster, 0)? || !start_kernel(cluster, 1)? {
+        return Ok(());
+    }
+    cluster.join_all()?;
+    cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    for host in 0..2 {
+        cluster.sleep(host, "my-net", &format!("c{host}"))?;
+        cluster.sleep(host, "my-net", &format!("d{host}"))?;
+    }
+    let reach = |cluster: &Cluster| {
+        let ping = ["exec", "c0", "--", "ping", "-c", "1", "-W", "1", "c1"];
+        eventually(PATIENCE, "a ping", || cluster.ask(0, &ping).map(Some))
+    };
+    let as_planned = |cluster: &Cluster| {
+        eventually(PATIENCE, "an empty plan", || {
+            let plan = cluster.ask(0, &["network", "plan"])?;
+            ensure!(plan.is_empty(), "still to do: {plan}");
+            Ok(Some(()))
+        })
+    };
+    reach(cluster)?;
+    as_planned(cluster)?;
+    let switch = format!("--net={}", cluster.data(0).join("switch").display());
+    let inside = |line: &str| {
+        let words = ["nsenter", &switch].into_iter().chain(line.split(' '));
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let list = cluster.path("links");
+    let shell = format!(
+        "nsenter {switch} ip -o link show type vxlan > {}",
+        list.display()
+    );
+    cluster.on_host(0, &["sh", "-c", &shell])?;
+    let shown = std::fs::read_to_string(&list)?;
+    let vxlan = shown
+        .split([':', '@'])
+        .nth(1)
+        .context("no VXLAN device")?
+        .trim()
+        .to_owned();
+    let bridge = vxlan.replace("ovx", "ovb");
+    for damage in [
+        format!("bridge fdb flush dev {vxlan}"),
+        format!("ip neigh flush dev {bridge} nud permanent"),
+        "nft flush ruleset".to_owned(),
+        format!("ip link set {bridge} down"),
+        format!("ip link del {vxlan}"),
+        format!("ip link del {bridge}"),
+    ] {
+        let words = inside(&damage);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        cluster.on_host(0, &words)?;
+        let planned = cluster.ask(0, &["network", "plan"])?;
+        as_planned(cluster)?;
+        reach(cluster)?;
+        say(&format!(
+            "{damage}: {} lines planned, repaired",
+            planned.lines().count()
+        ));
+    }
+    restart(cluster)?;
+    reach(cluster)?;
+    as_planned(cluster)
+}
+
+/// The daemon is killed and started anew, with a flow on its way.
+fn restart(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let ping = "exec c1 -- ping -q -i 0.01 -c 800 c0"
+        .split(' ')
+        .collect::<Vec<_>>();
+    let mut flow = Command::new(OVERLAY);
+    flow.arg("--socket").arg(cluster.socket(1)).args(&ping);
+    let flow = flow.stdout(Stdio::piped()).spawn()?;
+    cluster.kill(0)?;
+    cluster.start(0, &["--data-path", "kernel"])?;
+    let told = flow.wait_with_output()?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    ensure!(told.contains(" 0% packet loss"), "{told}");
+    Ok(())
+}
+
+fn capture(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start_all()?;
+    cluster.join_all()?;
+    cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    for host in 0..2 {
+        cluster.sleep(host, "my-net", &format!("c{host}"))?;
+    }
+    let ping = ["exec", "c0", "--", "ping", "-c", "1", "-W", "1", "c1"];
+    eventually(PATIENCE, "a ping", || cluster.ask(0, &ping).map(Some))?;
+    let file = cluster.path("captured.pcapng");
+    let mut capture = Command::new(OVERLAY);
+    capture.arg("--socket").arg(cluster.socket(0));
+    capture.args(["capture", "my-net", "-w"]).arg(&file);
+    let mut capture = capture.stdin(Stdio::null()).spawn()?;
+    // The head of the file says that it has begun.
+    eventually(PATIENCE, "the head of the capture", || {
+        Ok(std::fs::metadata(&file).ok().filter(|file| file.len() > 0))
+    })?;
+    cluster.ask(
+        0,
+        &[
+            "exec", "c0", "--", "ping", "-c", "3", "-i", "0.2", "-p", "c0ffee", "c1",
+        ],
+    )?;
+    let captured = eventually(PATIENCE, "the frames", || {
+        let octets = std::fs::read(&file)?;
+        let marks = octets
+            .windows(6)
+            .filter(|six| *six == [0xc0, 0xff, 0xee, 0xc0, 0xff, 0xee]);
+        Ok((marks.count() >= 6 * 12).then_some(octets))
+    })?;
+    let id = i32::try_from(capture.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("a process")?;
+    kill_process(id, Signal::INT)?;
+    ensure!(
+        capture.wait()?.success(),
+        "an interrupted capture has ended well"
+    );
+    ensure!(
+        captured.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]),
+        "not a pcapng file"
+    );
+    if !is_installed("tshark") {
+        say("SKIPPED: reading the capture: tshark is not installed");
+        return Ok(());
+    }
+    read(&file)
+}
+
+/// What tshark reads: requests outwards to the other host, answers inwards from there.
+fn read(file: &Path) -> anyhow::Result<()> {
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "icmp.type",
+        "-e",
+        "frame.packet_flags_direction",
+        "-e",
+        "frame.comment",
+    ];
+    let read = Command::new("tshark")
+        .arg("-r")
+        .arg(file)
+        .args(["-Y", "icmp"])
+        .args(fields)
+        .output()?;
+    let read = String::from_utf8_lossy(&read.stdout).into_owned();
+    let peer = format!("peer {}", crate::support::address(1));
+    let count = |kind: &str, way: &str| {
+        let begin = format!("{kind}\t{way}\t");
+        let lines = read.lines();
+        lines
+            .filter(|line| line.starts_with(&begin) && line.contains(&peer))
+            .count()
+    };
+    ensure!(
+        count("8", "0x00000002") == 3 && count("0", "0x00000001") == 3,
+        "{read}"
+    );
+    Ok(())
+}
