@@ -247,7 +247,7 @@ fn capture(cluster: &mut Cluster) -> anyhow::Result<()> {
         let marks = octets
             .windows(6)
             .filter(|six| *six == [0xc0, 0xff, 0xee, 0xc0, 0xff, 0xee]);
-        Ok((marks.count() >= 6 * 12).then_some(octets))
+        Ok((marks.count() >= 6 * 8).then_some(octets))
     })?;
     let id = i32::try_from(capture.id())
         .ok()

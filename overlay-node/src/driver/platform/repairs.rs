@@ -15,6 +15,8 @@ pub(super) struct Repairs {
     desired: Option<Arc<Desired>>,
     /// Whether what is desired has changed since.
     changed: bool,
+    /// When the system was looked at last.
+    looked: Option<Instant>,
     /// Until when the system stays as the former life of the node left it: the rows of others are still on their way.
     settled: Option<Instant>,
     /// What was said of the last failure, which is not said again.
@@ -46,6 +48,14 @@ impl Repairs {
         platform: &mut impl Platform,
     ) -> Option<Order> {
         loop {
+            // However many orders there are, the system is looked at now and then.
+            let due = self.looked.map_or(Duration::ZERO, |looked| {
+                INTERVAL.saturating_sub(now().duration_since(looked))
+            });
+            if due.is_zero() {
+                self.repair(platform);
+                continue;
+            }
             // What was ordered may change what is desired.
             match orders.try_recv() {
                 Ok(order) => return Some(order),
@@ -54,21 +64,22 @@ impl Repairs {
             }
             if std::mem::take(&mut self.changed) {
                 self.repair(platform);
+                continue;
             }
-            match orders.recv_timeout(INTERVAL) {
+            match orders.recv_timeout(due) {
                 Ok(order) => return Some(order),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => self.repair(platform),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
     fn repair(&mut self, platform: &mut impl Platform) {
+        self.looked = Some(now());
         let Some(desired) = &self.desired else {
             return;
         };
         if self.settled.is_some_and(|settled| now() < settled) {
-            self.changed = true;
             return;
         }
         self.settled = None;
@@ -102,3 +113,25 @@ fn now() -> Instant {
 const SETTLING: Duration = Duration::from_secs(3);
 /// How often the system is looked at: what others change by hand is as desired again within twice that.
 const INTERVAL: Duration = Duration::from_millis(750);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::InProcess;
+
+    #[test]
+    fn orders_in_a_row_keep_nobody_from_looking_at_the_system() {
+        let (sender, orders) = mpsc::channel();
+        let mut repairs = Repairs::default();
+        let mut platform = InProcess::new();
+        let end = now() + 2 * INTERVAL;
+        let (mut looks, mut before) = (0, None);
+        while now() < end {
+            sender.send(Order::Apply(Arc::default())).unwrap();
+            assert!(repairs.next(&orders, &mut platform).is_some());
+            looks += u32::from(repairs.looked != before);
+            before = repairs.looked;
+        }
+        assert!(looks >= 2, "{looks}");
+    }
+}
