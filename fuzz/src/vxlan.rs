@@ -205,6 +205,7 @@ impl Lab {
         let capabilities = PortCapabilities {
             partial_checksum: flags & 4 != 0,
             segmentation: flags & 4 != 0,
+            udp_segmentation: flags & 4 != 0,
         };
         switch
             .set_port_capabilities(PortId(3), capabilities)

@@ -10,21 +10,21 @@ use overlay_vxlan::{
 };
 
 /// One capture, by a number that its owner chose.
-pub(crate) type CaptureId = u64;
+pub type CaptureId = u64;
 
 /// What is captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CaptureSpec {
+pub struct CaptureSpec {
     /// The network.
-    pub(crate) vni: Vni,
+    pub vni: Vni,
     /// Its name, for people.
-    pub(crate) name: String,
+    pub name: String,
     /// Its MTU, in octets.
-    pub(crate) mtu: u16,
+    pub mtu: u16,
     /// How much of each frame is kept, in octets.
-    pub(crate) snap_bytes: u32,
+    pub snap_bytes: u32,
     /// The Unix time of the plane's epoch.
-    pub(crate) unix_epoch: Duration,
+    pub unix_epoch: Duration,
 }
 
 /// The captures of a node's frame path.

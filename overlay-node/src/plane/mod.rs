@@ -24,7 +24,7 @@ use self::{
     services::{Services, Way},
 };
 
-pub(crate) use capture::{CaptureId, CaptureSpec};
+pub use capture::{CaptureId, CaptureSpec};
 pub use endpoint::{EchoReply, Endpoint};
 
 /// The frame path of one node.
@@ -189,17 +189,18 @@ impl Plane {
         (!self.captures.is_idle()).then(|| frame.clone())
     }
 
-    /// Begins to capture the frames of a network.
-    pub(crate) fn start_capture(&mut self, id: CaptureId, spec: CaptureSpec) {
+    /// Begins to capture the frames of a network, under a number that no running capture has.
+    pub fn start_capture(&mut self, id: CaptureId, spec: CaptureSpec) {
         self.captures.start(id, spec);
     }
 
-    pub(crate) fn stop_capture(&mut self, id: CaptureId) {
+    /// Ends a capture; what was not taken yet is gone.
+    pub fn stop_capture(&mut self, id: CaptureId) {
         self.captures.stop(id);
     }
 
     /// Takes what was captured since the last call, to be asked after each batch of frames.
-    pub(crate) fn take_captured(&mut self) -> impl Iterator<Item = (CaptureId, Vec<u8>)> {
+    pub fn take_captured(&mut self) -> impl Iterator<Item = (CaptureId, Vec<u8>)> {
         self.captures.take()
     }
 
