@@ -1,4 +1,6 @@
 //! Keeping the system at what is desired of it, between the orders of the platform's thread.
+//!
+//! Only where it carries networks: the ports of networks in user space are not looked at.
 
 use std::{
     sync::{Arc, mpsc},
@@ -30,15 +32,12 @@ impl Repairs {
     }
 
     pub(super) fn want(&mut self, desired: Arc<Desired>) {
-        let kernel = |desired: &Desired| {
-            let mut networks = desired.networks.values();
-            networks.any(|network| network.path == DataPath::Kernel)
-        };
-        // Of what is carried in user space only ports are the system's, which are made as they are desired; they are looked
-        // at now and then.
+        // Of what is carried in user space only ports are the system's, which are made as they are desired.
         let before = self.desired.as_deref();
-        self.changed |= kernel(&desired) || before.is_some_and(kernel);
-        self.desired = Some(desired);
+        if kernel(&desired) || before.is_some_and(kernel) {
+            self.changed = true;
+            self.desired = Some(desired);
+        }
     }
 
     /// Returns the next order; while none waits, brings the system in line. None when nobody orders any more.
@@ -111,6 +110,12 @@ fn now() -> Instant {
 
 /// How long it takes at the most until the rows of others have come.
 const SETTLING: Duration = Duration::from_secs(3);
+/// Whether the system carries any network.
+fn kernel(desired: &Desired) -> bool {
+    let mut networks = desired.networks.values();
+    networks.any(|network| network.path == DataPath::Kernel)
+}
+
 /// How often the system is looked at: what others change by hand is as desired again within twice that.
 const INTERVAL: Duration = Duration::from_millis(750);
 
