@@ -64,7 +64,7 @@ impl PlatformThread {
             .spawn(move || {
                 let mut resolvers = Resolvers::default();
                 let mut repairs = Repairs::default();
-                while let Some(order) = repairs.next(&orders, &mut platform) {
+                while let Some(order) = repairs.next(&orders, |desired| platform.apply(desired)) {
                     match order {
                         Order::Retain(kept) => {
                             // Whoever had the sockets has gone: another life of the node, maybe in this very process.

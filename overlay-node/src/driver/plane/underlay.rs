@@ -157,7 +157,7 @@ impl Outbox {
             && (train.to, train.sender, train.ecn) == (to, sender, ecn)
             && datagram.len() <= train.datagram_bytes
             && train.octets.len() + datagram.len() <= TRAIN_BYTES_MAX
-            && train.octets.len() < train.datagram_bytes * TRAIN_DATAGRAMS_MAX;
+            && train.octets.len() < train.datagram_bytes * self.senders[sender].train_max();
         if !joins {
             self.flush();
             self.train.to = to;
@@ -185,10 +185,11 @@ impl Outbox {
         } = &self.train;
         let endpoint = &self.senders[*sender];
         let whole = endpoint.send(*to, *ecn, octets, *datagram_bytes);
-        if whole.is_err() {
-            // A device may refuse trains although the system takes them; and one of an earlier error has none to blame.
+        if let Err(error) = whole {
+            // Of a queue that is full there is nothing to be had one by one, either. A device may refuse trains although the system takes them; and one of an earlier error has none to blame.
+            let full = error.kind() == io::ErrorKind::WouldBlock;
             let each = octets.chunks(*datagram_bytes);
-            let lost = each.filter(|one| endpoint.send(*to, *ecn, one, one.len()).is_err());
+            let lost = each.filter(|one| full || endpoint.send(*to, *ecn, one, one.len()).is_err());
             self.lost += lost.count() as u64;
         }
         self.train.octets.clear();
@@ -200,6 +201,11 @@ impl Endpoint {
     fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         Ok(Self { socket, state })
+    }
+
+    /// Returns how many datagrams may leave at once: one, once a device has refused more.
+    fn train_max(&self) -> usize {
+        self.state.max_gso_segments().min(TRAIN_DATAGRAMS_MAX)
     }
 
     fn send(

@@ -7,9 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overlay_core::plane::{DataPath, Desired, Platform};
+use overlay_core::plane::{Change, DataPath, Desired, PlatformError};
 
 use super::Order;
+
+/// What had to change.
+type Applied = Result<Vec<Change>, PlatformError>;
 
 /// What the system shall hold, and when it was last looked at.
 #[derive(Debug, Default)]
@@ -44,7 +47,7 @@ impl Repairs {
     pub(super) fn next(
         &mut self,
         orders: &mpsc::Receiver<Order>,
-        platform: &mut impl Platform,
+        mut apply: impl FnMut(&Desired) -> Applied,
     ) -> Option<Order> {
         loop {
             // However many orders there are, the system is looked at now and then.
@@ -52,8 +55,7 @@ impl Repairs {
                 INTERVAL.saturating_sub(now().duration_since(looked))
             });
             if due.is_zero() {
-                self.repair(platform);
-                continue;
+                self.repair(&mut apply);
             }
             // What was ordered may change what is desired.
             match orders.try_recv() {
@@ -62,7 +64,7 @@ impl Repairs {
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             if std::mem::take(&mut self.changed) {
-                self.repair(platform);
+                self.repair(&mut apply);
                 continue;
             }
             match orders.recv_timeout(due) {
@@ -73,8 +75,13 @@ impl Repairs {
         }
     }
 
-    fn repair(&mut self, platform: &mut impl Platform) {
+    fn repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
+        self.try_repair(apply);
+        // Its end counts: however long it takes, orders have their turn.
         self.looked = Some(now());
+    }
+
+    fn try_repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
         let Some(desired) = &self.desired else {
             return;
         };
@@ -82,7 +89,7 @@ impl Repairs {
             return;
         }
         self.settled = None;
-        match platform.apply(desired) {
+        match apply(desired) {
             Ok(changes) => {
                 self.failure = None;
                 for change in changes {
@@ -100,6 +107,12 @@ impl Repairs {
     }
 }
 
+/// Whether the system carries any network.
+fn kernel(desired: &Desired) -> bool {
+    let mut networks = desired.networks.values();
+    networks.any(|network| network.path == DataPath::Kernel)
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the system is looked at in real time"
@@ -110,33 +123,86 @@ fn now() -> Instant {
 
 /// How long it takes at the most until the rows of others have come.
 const SETTLING: Duration = Duration::from_secs(3);
-/// Whether the system carries any network.
-fn kernel(desired: &Desired) -> bool {
-    let mut networks = desired.networks.values();
-    networks.any(|network| network.path == DataPath::Kernel)
-}
-
 /// How often the system is looked at: what others change by hand is as desired again within twice that.
 const INTERVAL: Duration = Duration::from_millis(750);
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, thread};
+
+    use overlay_core::{NetworkId, Vni, plane::DesiredNetwork};
+
     use super::*;
-    use crate::driver::InProcess;
+
+    fn desired(path: DataPath) -> Arc<Desired> {
+        let network = DesiredNetwork {
+            vni: Vni::new(4_097).unwrap(),
+            path,
+            subnets: Vec::new(),
+            mtu: 1_450,
+            ports: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            vteps: [].into(),
+            services: BTreeMap::new(),
+        };
+        Arc::new(Desired {
+            underlay: None,
+            networks: [(NetworkId::from_bytes([1; 16]), network)].into(),
+        })
+    }
+
+    /// Orders without a pause for some intervals; returns how often the system was looked at meanwhile, and how many
+    /// orders were taken.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "stands for a system that takes its time"
+    )]
+    fn busy(repairs: &mut Repairs, takes: Duration) -> (u32, u32) {
+        let (sender, orders) = mpsc::channel();
+        let end = now() + 2 * INTERVAL + 3 * takes;
+        let (mut looks, mut taken) = (0, 0);
+        while now() < end {
+            sender.send(Order::Apply(Arc::default())).unwrap();
+            let order = repairs.next(&orders, |_| {
+                looks += 1;
+                thread::sleep(takes);
+                Ok(Vec::new())
+            });
+            taken += u32::from(order.is_some());
+        }
+        (looks, taken)
+    }
 
     #[test]
     fn orders_in_a_row_keep_nobody_from_looking_at_the_system() {
-        let (sender, orders) = mpsc::channel();
         let mut repairs = Repairs::default();
-        let mut platform = InProcess::new();
-        let end = now() + 2 * INTERVAL;
-        let (mut looks, mut before) = (0, None);
-        while now() < end {
-            sender.send(Order::Apply(Arc::default())).unwrap();
-            assert!(repairs.next(&orders, &mut platform).is_some());
-            looks += u32::from(repairs.looked != before);
-            before = repairs.looked;
-        }
-        assert!(looks >= 2, "{looks}");
+        repairs.want(desired(DataPath::Kernel));
+        let (looks, taken) = busy(&mut repairs, Duration::ZERO);
+        assert!(looks >= 2 && taken > 0, "{looks} looks, {taken} orders");
+    }
+
+    #[test]
+    fn a_look_that_takes_long_keeps_no_order_waiting_for_ever() {
+        let mut repairs = Repairs::default();
+        repairs.want(desired(DataPath::Kernel));
+        let (looks, taken) = busy(&mut repairs, INTERVAL);
+        assert!(looks >= 2 && taken > looks, "{looks} looks, {taken} orders");
+    }
+
+    #[test]
+    fn what_a_former_life_left_stays_until_the_rows_of_others_have_come() {
+        let mut repairs = Repairs::default();
+        repairs.settle(true);
+        repairs.want(desired(DataPath::Kernel));
+        assert_eq!(busy(&mut repairs, Duration::ZERO).0, 0);
+        repairs.settle(false);
+        assert!(busy(&mut repairs, Duration::ZERO).0 > 0);
+    }
+
+    #[test]
+    fn networks_in_user_space_are_not_the_systems() {
+        let mut repairs = Repairs::default();
+        repairs.want(desired(DataPath::User));
+        assert_eq!(busy(&mut repairs, Duration::ZERO).0, 0);
     }
 }
