@@ -389,3 +389,26 @@ async fn a_client_that_was_stopped_gets_no_answers() {
     std::net::UdpSocket::bind(running.udp).unwrap();
     std::net::TcpListener::bind(running.tcp).unwrap();
 }
+
+/// A daemon whose resolver starts anew keeps the sockets of its endpoints, where programs wait for answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resolver_that_is_gone_takes_no_queries_from_its_successor() {
+    let (udp, tcp) = same_port();
+    let copies = || (udp.try_clone().unwrap(), tcp.try_clone().unwrap());
+    let (former, inputs) = Sockets::new(SocketsConfig::default());
+    let (its_udp, its_tcp) = copies();
+    former.serve(ALICE, its_udp, Some(its_tcp)).unwrap();
+    drop((inputs, former));
+
+    let running = serve_at(crowd().resolver, SocketsConfig::default(), copies());
+    // The former one's tasks are told on another thread.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..50 {
+        let answer = ask_udp(running.udp, &Query::new("web", RecordType::A)).await;
+        assert_eq!(answer.addresses().len(), 1);
+        let mut stream = TcpStream::connect(running.tcp).await.unwrap();
+        let query = Query::new("web", RecordType::A).tcp();
+        stream.write_all(&framed(&query)).await.unwrap();
+        assert_eq!(read_framed(&mut stream).await.addresses().len(), 1);
+    }
+}

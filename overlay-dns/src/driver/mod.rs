@@ -218,7 +218,8 @@ impl Sockets {
         (Self { shared }, receiver)
     }
 
-    /// Reads the queries of a client from sockets that were opened in its namespace, until [`stop`](Self::stop).
+    /// Reads the queries of a client from sockets that were opened in its namespace, until [`stop`](Self::stop) or until
+    /// nobody takes the inputs any more.
     ///
     /// # Errors
     ///
@@ -262,7 +263,8 @@ impl Sockets {
         state.waiting = state.paths.values().map(Path::left).sum();
     }
 
-    /// Closes everything. The tasks hold handles of their own: without this they end with the runtime.
+    /// Closes everything. The tasks hold handles of their own: without this they end a moment after the channel's receiver
+    /// was dropped.
     pub fn close(&self) {
         let mut state = self.state();
         let clients = std::mem::take(&mut state.clients);

@@ -27,7 +27,8 @@ const ROOMS_MAX: usize = 2;
 /// A pause after an error of the socket, so that a lasting one does not take a whole processor.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads datagrams, as many at once as are there.
+/// Reads datagrams, as many at once as are there, for as long as somebody takes them: the socket may have another reader
+/// after that.
 pub(super) async fn datagrams(
     sockets: Sockets,
     client: EndpointId,
@@ -35,7 +36,10 @@ pub(super) async fn datagrams(
     sender: Arc<UdpSocket>,
 ) {
     loop {
-        let ready = socket.readable().await;
+        let ready = tokio::select! {
+            ready = socket.readable() => ready,
+            () = sockets.shared.inputs.closed() => return,
+        };
         let batch = ready.and_then(|()| receive(&sockets, &socket));
         let (peers, octets, ends) = match batch {
             Ok(batch) => batch,
@@ -94,7 +98,11 @@ fn receive(sockets: &Sockets, socket: &tokio::net::UdpSocket) -> io::Result<Rece
 pub(super) async fn connections(sockets: Sockets, client: EndpointId, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = sockets.shared.inputs.closed() => return,
+        };
+        let Ok((stream, _)) = accepted else {
             tokio::time::sleep(ERROR_PAUSE).await;
             continue;
         };

@@ -12,8 +12,8 @@ use std::{
 use overlay_core::{
     EndpointId,
     plane::{
-        ActualPort, Change, Desired, Namespace, NoSource, Platform, PlatformError, PortSpec,
-        WayOutState,
+        ActualPort, Change, DataPath, Desired, DesiredPort, Namespace, NoSource, Platform,
+        PlatformError, PortSpec, WayOutState,
     },
 };
 
@@ -50,8 +50,11 @@ impl Platform for Linux {
         };
         match self.describe(spec.endpoint) {
             Ok((description, port)) if is_same_port(&description.spec, spec) => {
-                let port = port_of(port, description.kind)?;
-                self.reconnect(spec)?;
+                let mut port = port_of(port, description.kind)?;
+                if !self.reconnect(spec)? && self.actual_port(spec.endpoint)?.is_none() {
+                    // Somebody deleted its interface: the port is made anew, and programs go on.
+                    port = self.make_port(spec.namespace.name(spec.endpoint), spec, mode)?;
+                }
                 if !spec.on_link.is_empty() {
                     // Its network may have grown; a route that is there is no matter.
                     self.call(
@@ -134,57 +137,28 @@ impl Platform for Linux {
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
-        let mut changes = Vec::new();
+        let (mut changes, mut failed) = (Vec::new(), None);
         for network in desired.networks.values() {
             for (endpoint, port) in &network.ports {
-                let mut spec = match self.describe(*endpoint) {
-                    Ok((description, _)) => description.spec,
-                    // Ports are made by `create_port` alone.
-                    Err(PlatformError::UnknownEndpoint { .. }) => continue,
-                    Err(error) => return Err(error),
-                };
-                if self.reconnect(&spec)? {
-                    let made = format!("make {} again", spec.interface);
-                    changes.push(Change::new(Some(*endpoint), made));
+                if let Err(error) = self.repair(*endpoint, network.mtu, port, &mut changes) {
+                    // The others are none the worse.
+                    failed.get_or_insert(error);
                 }
-                spec.mtu = network.mtu;
-                spec.mac = port.mac;
-                spec.addresses.clone_from(&port.addresses);
-                let repair = Request::Repair(Box::new(Spec(spec.clone())));
-                match self.call(*endpoint, &repair)? {
-                    (Reply::Repaired(done), _) => {
-                        let repairs = done.into_iter();
-                        changes.extend(repairs.map(|done| Change::new(Some(*endpoint), done)));
-                    }
-                    (other, _) => return Err(unexpected(&other)),
-                }
-                let done = self.settle_way_out(&spec, spec.way_out.as_ref());
-                let repairs = done.into_iter();
-                changes.extend(repairs.map(|done| Change::new(Some(*endpoint), done)));
             }
         }
-        Ok(changes)
+        match failed {
+            // What was done is told now; what fails still does so at the next look.
+            Some(error) if changes.is_empty() => Err(error),
+            _ => Ok(changes),
+        }
     }
 
     fn actual(&mut self) -> Result<BTreeMap<EndpointId, ActualPort>, PlatformError> {
         let mut ports = BTreeMap::new();
         for endpoint in self.endpoints()? {
-            let asked = match self.describe_any(endpoint) {
-                Ok((any, _)) if any.spec.endpoint == endpoint => Request::Actual,
-                Ok(_) => Request::ActualPort(endpoint),
-                Err(PlatformError::UnknownEndpoint { .. }) => continue,
-                Err(error) => return Err(error),
-            };
-            match self.call(endpoint, &asked) {
-                Ok((Reply::Actual(mut actual), _)) => {
-                    actual.way_out = self.way_out_state(endpoint)?;
-                    ports.insert(endpoint, actual);
-                }
-                Ok((other, _)) => return Err(unexpected(&other)),
-                Err(PlatformError::UnknownEndpoint { .. }) => {}
-                // A holder whose interface somebody deleted has no port.
-                Err(PlatformError::System { code, .. }) if code == nix::libc::ENODEV => {}
-                Err(error) => return Err(error),
+            if let Some(mut actual) = self.actual_port(endpoint)? {
+                actual.way_out = self.way_out_state(endpoint)?;
+                ports.insert(endpoint, actual);
             }
         }
         Ok(ports)
@@ -196,6 +170,64 @@ impl Platform for Linux {
 }
 
 impl Linux {
+    /// Makes an endpoint's port as it is desired again, and adds what had to change.
+    fn repair(
+        &mut self,
+        endpoint: EndpointId,
+        mtu: u16,
+        port: &DesiredPort,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), PlatformError> {
+        let mut spec = match self.describe(endpoint) {
+            Ok((description, _)) => description.spec,
+            // Ports are made by `create_port` alone.
+            Err(PlatformError::UnknownEndpoint { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if self.reconnect(&spec)? {
+            let made = format!("make {} again", spec.interface);
+            changes.push(Change::new(Some(endpoint), made));
+        }
+        spec.mtu = mtu;
+        spec.mac = port.mac;
+        spec.addresses.clone_from(&port.addresses);
+        let repair = Request::Repair(Box::new(Spec(spec.clone())));
+        match self.call(endpoint, &repair) {
+            Ok((Reply::Repaired(done), _)) => {
+                let repairs = done.into_iter();
+                changes.extend(repairs.map(|done| Change::new(Some(endpoint), done)));
+            }
+            Ok((other, _)) => return Err(unexpected(&other)),
+            // Whoever reads the port finds out that it is gone, and has it made anew.
+            Err(error) if is_absent(&error) && spec.path == DataPath::User => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let done = self.settle_way_out(&spec, spec.way_out.as_ref());
+        let repairs = done.into_iter();
+        changes.extend(repairs.map(|done| Change::new(Some(endpoint), done)));
+        Ok(())
+    }
+
+    /// Reads back what is really there of an endpoint's port: nothing if it has none, or its interface was deleted.
+    fn actual_port(&self, endpoint: EndpointId) -> Result<Option<ActualPort>, PlatformError> {
+        let found = self.describe_any(endpoint).and_then(|(any, _)| {
+            // A holder of an earlier release has one port, and knows of no other question.
+            let asked = if any.spec.endpoint == endpoint {
+                Request::Actual
+            } else {
+                Request::ActualPort(endpoint)
+            };
+            self.call(endpoint, &asked)
+        });
+        match found {
+            Ok((Reply::Actual(actual), _)) => Ok(Some(actual)),
+            Ok((other, _)) => Err(unexpected(&other)),
+            Err(PlatformError::UnknownEndpoint { .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Asks a holder for a socket.
     fn socket(&self, endpoint: EndpointId, request: &Request) -> Result<OwnedFd, PlatformError> {
         let (reply, descriptors) = self.call(endpoint, request)?;
@@ -236,6 +268,11 @@ impl Linux {
             Err(error) => Err(unknown_if_absent(error, endpoint)),
         }
     }
+}
+
+/// Whether a holder has no such port, or one whose interface somebody deleted.
+fn is_absent(error: &PlatformError) -> bool {
+    matches!(error, PlatformError::System { code, .. } if *code == nix::libc::ENODEV)
 }
 
 /// Whether a port can be taken up: a way out comes and goes without it.

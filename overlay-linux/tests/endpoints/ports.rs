@@ -15,10 +15,10 @@ use overlay_core::{
     MacAddr, NetworkId, Vni,
     plane::{
         ActualPort, Change, DataPath, Desired, DesiredNetwork, DesiredPort, Namespace, Platform,
-        PlatformError,
+        PlatformError, PortSpec,
     },
 };
-use overlay_linux::{Exit, Linux, Offload, PortKind, Stdio};
+use overlay_linux::{Exit, Linux, Offload, Port, PortKind, Stdio};
 
 use super::{
     Test,
@@ -38,6 +38,10 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_difference_is_repaired_and_said", repair),
     ("another_spec_replaces_the_port", replaced),
     (
+        "a_port_that_was_deleted_is_made_anew_and_programs_go_on",
+        deleted,
+    ),
+    (
         "a_namespace_of_somebody_else_is_joined_and_left_clean",
         joined,
     ),
@@ -51,20 +55,25 @@ fn first_frame(kind: PortKind) -> Outcome<()> {
     let spec = spec(2)?;
     for _ in 0..5 {
         let port = bench::port(&mut linux, &spec)?;
-        let mut request = vec![0xff; 6];
-        let asker = [2, 0x42, 10, 0, 1, 3];
-        request.extend_from_slice(&asker);
-        request.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-        request.extend_from_slice(&asker);
-        request.extend_from_slice(&[10, 0, 1, 3, 0, 0, 0, 0, 0, 0, 10, 0, 1, 2]);
-        port.write_frame(&request, Offload::NONE)?;
-        let mut reply = Vec::new();
-        eventually(|| port.read_frame(&mut reply).is_ok(), "an ARP reply")?;
-        assert_eq!(reply[..6], asker);
-        assert_eq!(reply[6..12], spec.mac.octets());
+        assert_eq!(answers(&port)?, spec.mac);
         linux.remove_port(spec.endpoint)?;
     }
     Ok(())
+}
+
+/// Asks 10.0.1.2 behind a port for its MAC address.
+fn answers(port: &Port) -> Outcome<MacAddr> {
+    let mut request = vec![0xff; 6];
+    let asker = [2, 0x42, 10, 0, 1, 3];
+    request.extend_from_slice(&asker);
+    request.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    request.extend_from_slice(&asker);
+    request.extend_from_slice(&[10, 0, 1, 3, 0, 0, 0, 0, 0, 0, 10, 0, 1, 2]);
+    port.write_frame(&request, Offload::NONE)?;
+    let mut reply = Vec::new();
+    eventually(|| port.read_frame(&mut reply).is_ok(), "an ARP reply")?;
+    assert_eq!(reply[..6], asker);
+    Ok(MacAddr::new(reply[6..12].try_into()?))
 }
 
 fn ping(kind: PortKind) -> Outcome<()> {
@@ -207,7 +216,7 @@ fn long_frames(kind: PortKind) -> Outcome<()> {
 fn actual(kind: PortKind) -> Outcome<()> {
     let mut bench = Bench::new(kind)?;
     let [first, second] = bench.specs.clone();
-    let expected = |spec: &overlay_core::plane::PortSpec| ActualPort {
+    let expected = |spec: &PortSpec| ActualPort {
         interface: "eth0".into(),
         mac: spec.mac,
         addresses: spec.addresses.clone(),
@@ -230,22 +239,7 @@ fn actual(kind: PortKind) -> Outcome<()> {
 fn repair(kind: PortKind) -> Outcome<()> {
     let mut bench = Bench::new(kind)?;
     let spec = bench.specs[0].clone();
-    let mut network = DesiredNetwork {
-        vni: Vni::new(4097).ok_or("no VNI")?,
-        path: DataPath::User,
-        subnets: vec!["10.0.1.0/24".parse()?],
-        mtu: 1450,
-        ports: BTreeMap::from([(
-            spec.endpoint,
-            DesiredPort {
-                mac: spec.mac,
-                addresses: spec.addresses.clone(),
-            },
-        )]),
-        remotes: BTreeMap::new(),
-        vteps: BTreeSet::new(),
-        services: BTreeMap::new(),
-    };
+    let mut network = network(&spec)?;
     assert_eq!(bench.linux.apply(&desired(&network))?, []);
     // Somebody inside meddles with everything.
     for words in [
@@ -294,6 +288,24 @@ fn repair(kind: PortKind) -> Outcome<()> {
     Ok(())
 }
 
+/// A network with this port alone.
+fn network(spec: &PortSpec) -> Outcome<DesiredNetwork> {
+    let port = DesiredPort {
+        mac: spec.mac,
+        addresses: spec.addresses.clone(),
+    };
+    Ok(DesiredNetwork {
+        vni: Vni::new(4097).ok_or("no VNI")?,
+        path: DataPath::User,
+        subnets: vec!["10.0.1.0/24".parse()?],
+        mtu: 1450,
+        ports: BTreeMap::from([(spec.endpoint, port)]),
+        remotes: BTreeMap::new(),
+        vteps: BTreeSet::new(),
+        services: BTreeMap::new(),
+    })
+}
+
 /// Several addresses in one subnet: the kernel drops all others together with the first.
 fn readdress(bench: &mut Bench, network: &mut DesiredNetwork) -> Outcome<()> {
     for (addresses, changes) in [
@@ -335,6 +347,34 @@ fn replaced(kind: PortKind) -> Outcome<()> {
         actual.get(&spec.endpoint).map(|port| port.mac),
         Some(spec.mac)
     );
+    Ok(())
+}
+
+fn deleted(kind: PortKind) -> Outcome<()> {
+    let folder = Folder::new()?;
+    let mut linux = Linux::new(folder.path(), std::env::current_exe()?).with_kind(kind);
+    let spec = spec(2)?;
+    let port = bench::port(&mut linux, &spec)?;
+    linux.start(spec.endpoint, command(&["sleep", "60"]))?;
+    let mut delete = linux.exec(spec.endpoint, command(&["ip", "link", "delete", "eth0"]))?;
+    assert_eq!(delete.wait(Duration::from_secs(10))?, Some(Exit::Code(0)));
+    let gone = || matches!(port.read_frame(&mut Vec::new()), Err(error) if error.kind() != ErrorKind::WouldBlock);
+    eventually(gone, "an error of the port")?;
+    assert_eq!(linux.actual()?, BTreeMap::new());
+    // Its reader has it made anew; until then it is in the way of nobody.
+    let network = network(&spec)?;
+    assert_eq!(linux.apply(&desired(&network))?, []);
+
+    let port = bench::port(&mut linux, &spec)?;
+    assert_eq!(answers(&port)?, spec.mac);
+    let actual = linux.actual()?;
+    let found = actual.get(&spec.endpoint).ok_or("no port")?;
+    assert_eq!((&found.addresses, found.up), (&spec.addresses, true));
+    let running = linux.processes(spec.endpoint)?;
+    let running = running.iter().filter(|process| process.exit.is_none());
+    assert_eq!(running.count(), 1, "the program goes on");
+    assert_eq!(linux.apply(&desired(&network))?, []);
+    linux.remove_port(spec.endpoint)?;
     Ok(())
 }
 

@@ -205,6 +205,8 @@ impl Active {
 
     /// Ends everything that was begun, and waits until its ports are free.
     pub(crate) async fn stop(mut self) {
+        // Its successor gets the same sockets.
+        self.names.close();
         self.tasks.shutdown().await;
     }
 

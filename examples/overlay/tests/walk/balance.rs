@@ -63,9 +63,13 @@ fn addressed(cluster: &mut Cluster) -> anyhow::Result<()> {
         })?;
         let address = &found[0];
         ensure!(!own.contains(address), "{address} is a task's: {own:?}");
-        let named = resolve(cluster, host, &from, "tasks.web")?;
-        let named: BTreeSet<_> = named.into_iter().collect();
-        ensure!(named == own, "{named:?}, not {own:?}");
+        // The leader knows of a task that runs before the rows of its host are everywhere.
+        eventually(PATIENCE, "the addresses of all tasks", || {
+            let named = resolve(cluster, host, &from, "tasks.web")?;
+            let named: BTreeSet<_> = named.into_iter().collect();
+            ensure!(named == own, "{named:?}, not {own:?}");
+            Ok(Some(()))
+        })?;
         cluster.reach(PATIENCE, host, &from, "web")?;
         let mut told = BTreeSet::new();
         // They run before they listen.

@@ -3,10 +3,12 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::{
     Story,
@@ -25,6 +27,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 2,
         programs: &["ping", "nsenter", "bridge", "nft"],
         tell: damage,
+    },
+    Story {
+        name: "an_endpoints_interface_that_is_changed_by_hand_is_repaired_while_programs_go_on",
+        hosts: 2,
+        programs: &["ping", "ip"],
+        tell: meddled,
     },
     Story {
         name: "a_capture_shows_frames_as_endpoints_see_them",
@@ -200,6 +208,58 @@ fn damage(cluster: &mut Cluster) -> anyhow::Result<()> {
     restart(cluster)?;
     reach(cluster)?;
     as_planned(cluster)
+}
+
+/// On a host of each plane, as somebody inside may do.
+fn meddled(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start(0, &["--data-path", "user"])?;
+    if !start_kernel(cluster, 1)? {
+        cluster.start(1, &["--data-path", "user"])?;
+    }
+    cluster.join_all()?;
+    cluster.ask(0, &["network", "create", "--attachable", "my-net"])?;
+    for host in 0..2 {
+        cluster.sleep(host, "my-net", &format!("c{host}"))?;
+    }
+    for host in 0..2 {
+        let (name, other) = (format!("c{host}"), format!("c{}", 1 - host));
+        let running = alive(cluster, host)?;
+        for damage in [
+            "ip address flush dev eth0",
+            "ip link set eth0 address 02:00:00:00:00:99",
+            "ip link set eth0 down",
+            "ip link delete eth0",
+            "ip link delete eth0",
+        ] {
+            cluster.reach(PATIENCE, 1 - host, &other, &name)?;
+            let words = ["exec", &name, "--"].into_iter().chain(damage.split(' '));
+            cluster.ask(host, &words.collect::<Vec<_>>())?;
+            // Whoever reads at once may still find the state of before.
+            let began = Instant::now();
+            cluster.reach(PATIENCE, 1 - host, &other, &name)?;
+            cluster.reach(PATIENCE, host, &name, &other)?;
+            say(&format!(
+                "{damage}: {name} answers after {:?}",
+                began.elapsed()
+            ));
+        }
+        let now = alive(cluster, host)?;
+        ensure!(now == running, "{now:?}, not {running:?}");
+    }
+    Ok(())
+}
+
+/// What runs on a host, and when each of it began.
+fn alive(cluster: &Cluster, host: usize) -> anyhow::Result<Vec<(Value, String)>> {
+    let mut alive = Vec::new();
+    for task in cluster.list(host, &["ps"])? {
+        let name = task["Names"].as_str().context("no name")?;
+        let stat = cluster.ask(host, &["exec", name, "--", "cat", "/proc/1/stat"])?;
+        // See proc_pid_stat(5).
+        let began = stat.split(' ').nth(21).context("no time")?.to_owned();
+        alive.push((task["ID"].clone(), began));
+    }
+    Ok(alive)
 }
 
 /// The daemon is killed and started anew, with a flow on its way.

@@ -121,7 +121,10 @@ fn lost_ports(inputs: mpsc::Sender<Input>) -> Gone {
     Box::new(move |endpoint, error| {
         let lost = Input::Port {
             endpoint,
-            result: Err(PlatformError::system("read a port", error)),
+            result: Err(PlatformError::system(
+                "read a port, whose interface may have been deleted,",
+                error,
+            )),
         };
         // The node may have stopped.
         let _ = inputs.blocking_send(lost);

@@ -1,6 +1,4 @@
 //! Keeping the system at what is desired of it, between the orders of the platform's thread.
-//!
-//! Only where it carries networks: the ports of networks in user space are not looked at.
 
 use std::{
     sync::{Arc, mpsc},
@@ -35,12 +33,11 @@ impl Repairs {
     }
 
     pub(super) fn want(&mut self, desired: Arc<Desired>) {
-        // Of what is carried in user space only ports are the system's, which are made as they are desired.
+        // Of what is carried in user space only ports are the system's, which are made as they are desired: the next look
+        // is soon enough.
         let before = self.desired.as_deref();
-        if kernel(&desired) || before.is_some_and(kernel) {
-            self.changed = true;
-            self.desired = Some(desired);
-        }
+        self.changed |= kernel(&desired) || before.is_some_and(kernel);
+        self.desired = Some(desired);
     }
 
     /// Returns the next order; while none waits, brings the system in line. None when nobody orders any more.
@@ -107,7 +104,7 @@ impl Repairs {
     }
 }
 
-/// Whether the system carries any network.
+/// Whether the system carries frames of any network.
 fn kernel(desired: &Desired) -> bool {
     let mut networks = desired.networks.values();
     networks.any(|network| network.path == DataPath::Kernel)
@@ -200,9 +197,33 @@ mod tests {
     }
 
     #[test]
-    fn networks_in_user_space_are_not_the_systems() {
-        let mut repairs = Repairs::default();
-        repairs.want(desired(DataPath::User));
-        assert_eq!(busy(&mut repairs, Duration::ZERO).0, 0);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an order comes a moment after the change"
+    )]
+    fn what_changes_in_user_space_is_not_looked_at_at_once() {
+        for path in [DataPath::User, DataPath::Kernel] {
+            let (mut repairs, mut looks, mut changes) = (Repairs::default(), 0, 0);
+            let begun = now();
+            while begun.elapsed() < 2 * INTERVAL {
+                repairs.want(desired(path));
+                changes += 1;
+                let (sender, orders) = mpsc::channel();
+                let order = thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(10));
+                    sender.send(Order::Apply(Arc::default()))
+                });
+                let _ = repairs.next(&orders, |_| {
+                    looks += 1;
+                    Ok(Vec::new())
+                });
+                order.join().unwrap().unwrap();
+            }
+            let due = begun.elapsed().as_millis() / INTERVAL.as_millis() + 1;
+            match path {
+                DataPath::User => assert!((2..=due).contains(&looks), "{looks} of {due}"),
+                DataPath::Kernel => assert!(looks >= changes, "{looks} of {changes}"),
+            }
+        }
     }
 }
