@@ -20,7 +20,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
         BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
     },
 };
 use nix::sys::socket::{
@@ -113,9 +113,35 @@ impl Netlink {
     ///
     /// What the kernel says.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self.call(request, NLM_F_DUMP)?;
+        let answers = self.call(get_link(0, None), NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(link_of).collect())
+    }
+
+    /// Returns the interface with this number.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` where there is none; else what the kernel says.
+    pub fn link_at(&mut self, index: u32) -> io::Result<Link> {
+        self.one_link(get_link(index, None))
+    }
+
+    /// Looks an interface up by its exact name; none is no error.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
+        match self.link(name) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn one_link(&mut self, request: RouteNetlinkMessage) -> io::Result<Link> {
+        let mut links = self.call(request, NLM_F_ACK)?.into_iter();
+        let none = || io::Error::from_raw_os_error(nix::libc::ENODEV);
+        links.find_map(link_of).ok_or_else(none)
     }
 
     /// Returns the MTU of the interface that has an address, in octets; more than 65,535 are as many.
@@ -133,12 +159,11 @@ impl Netlink {
             }
             _ => None,
         });
-        let links = if index.is_some() {
-            self.links()?
-        } else {
-            Vec::new()
+        let link = match index.map(|index| self.link_at(index)).transpose() {
+            // It went away a moment ago.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => None,
+            found => found?,
         };
-        let link = links.into_iter().find(|link| Some(link.index) == index);
         Ok(link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX)))
     }
 
@@ -146,10 +171,15 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is none; else what the kernel says.
+    /// `ENODEV` where there is none; else what the kernel says.
     pub fn link(&mut self, name: &str) -> io::Result<Link> {
-        let found = self.links()?.into_iter().find(|link| link.name == name);
-        found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENODEV))
+        let link = self.one_link(get_link(0, Some(name)))?;
+        // The kernel takes other names of an interface as well.
+        if link.name == name {
+            Ok(link)
+        } else {
+            Err(io::Error::from_raw_os_error(nix::libc::ENODEV))
+        }
     }
 
     /// Makes a bridge and returns its index.
@@ -364,6 +394,17 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Asks for one interface or, with neither, for all of them; without counters, of which nobody here knows anything.
+fn get_link(index: u32, name: Option<&str>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let named = name.map(|name| LinkAttribute::IfName(name.to_owned()));
+    message.attributes.extend(named);
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    message.attributes.push(mask);
+    RouteNetlinkMessage::GetLink(message)
 }
 
 fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {

@@ -224,18 +224,16 @@ impl Host {
         way: &WayOut,
         inner: Option<&Inner>,
     ) -> Result<Option<String>, Failure> {
-        let links = self.netlink.links().doing(|| "list interfaces".into())?;
-        let named = |name: &str| links.iter().find(|link| link.name == name);
         let name = end_name(endpoint);
-        let Some(bridge) = named(&way.bridge).filter(|link| link.up) else {
+        let Some(bridge) = self.find(&way.bridge)?.filter(|link| link.up) else {
             return Ok(Some(format!("bridge {} is not up", way.bridge)));
         };
         let joined =
-            |link: &&Link| link.up && link.isolated && link.controller == Some(bridge.index);
-        let Some(end) = named(&name).filter(joined) else {
+            |link: &Link| link.up && link.isolated && link.controller == Some(bridge.index);
+        let Some(end) = self.find(&name)?.filter(joined) else {
             return Ok(Some(format!("{name} is not up on {}", way.bridge)));
         };
-        if !inner.is_some_and(|inner| inner.is_end_of(end) && inner.fits(way)) {
+        if !inner.is_some_and(|inner| inner.is_end_of(&end) && inner.fits(way)) {
             let missing = format!("{} is not as it shall be in the endpoint", way.interface);
             return Ok(Some(missing));
         }
@@ -310,13 +308,9 @@ impl Host {
         done: &mut Vec<String>,
     ) -> Result<(), Failure> {
         let (netlink, name) = (&mut self.netlink, &way.bridge);
-        let links = netlink.links().doing(|| "list interfaces".into())?;
-        let Some(link) = links.into_iter().find(|link| link.index == index) else {
-            return Err(Failure::new(
-                format!("look for {name}"),
-                &Errno::ENODEV.into(),
-            ));
-        };
+        let link = netlink
+            .link_at(index)
+            .doing(|| format!("look for {name}"))?;
         if link.alias.as_deref() != Some(ALIAS) {
             let signed = netlink.set_alias(index, ALIAS);
             signed.doing(|| format!("sign bridge {name}"))?;
@@ -356,8 +350,7 @@ impl Host {
     }
 
     fn find(&mut self, name: &str) -> Result<Option<Link>, Failure> {
-        let links = self.netlink.links().doing(|| "list interfaces".into())?;
-        Ok(links.into_iter().find(|link| link.name == name))
+        self.netlink.find(name).doing(|| format!("look for {name}"))
     }
 }
 

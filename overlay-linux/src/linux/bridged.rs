@@ -84,9 +84,6 @@ fn is_connected(switch: &File, endpoint: EndpointId) -> Result<bool, Failure> {
     let netlink = Netlink::open().doing(|| "open a netlink socket".into());
     namespace::enter(&home)?;
     let name = port_name(endpoint);
-    match netlink?.link(&name) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
-        Err(error) => Err(error).doing(|| format!("look for {name}")),
-    }
+    let found = netlink?.find(&name).doing(|| format!("look for {name}"))?;
+    Ok(found.is_some())
 }

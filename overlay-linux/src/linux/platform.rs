@@ -17,7 +17,7 @@ use overlay_core::{
     },
 };
 
-use super::{Linux, Sockets, port_of, unexpected, unknown_if_absent};
+use super::{Linux, Sockets, port_of, unexpected, unknown_if_absent, way_out::Bridges};
 use crate::{
     holder::{
         self,
@@ -62,7 +62,11 @@ impl Platform for Linux {
                         &Request::Repair(Box::new(Spec(spec.clone()))),
                     )?;
                 }
-                self.settle_way_out(spec, description.spec.way_out.as_ref());
+                self.settle_way_out(
+                    spec,
+                    description.spec.way_out.as_ref(),
+                    &mut Bridges::default(),
+                );
                 return Ok(port);
             }
             Ok(_) | Err(PlatformError::UnknownEndpoint { .. }) => {
@@ -73,7 +77,7 @@ impl Platform for Linux {
         let name = spec.namespace.name(spec.endpoint);
         let port = self.make_port(name, spec, mode)?;
         let former = self.way_out_of(name);
-        self.settle_way_out(spec, former.as_ref());
+        self.settle_way_out(spec, former.as_ref(), &mut Bridges::default());
         Ok(port)
     }
 
@@ -138,9 +142,12 @@ impl Platform for Linux {
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
         let (mut changes, mut failed) = (Vec::new(), None);
+        let mut bridges = Bridges::default();
         for network in desired.networks.values() {
             for (endpoint, port) in &network.ports {
-                if let Err(error) = self.repair(*endpoint, network.mtu, port, &mut changes) {
+                if let Err(error) =
+                    self.repair(*endpoint, network.mtu, port, &mut bridges, &mut changes)
+                {
                     // The others are none the worse.
                     failed.get_or_insert(error);
                 }
@@ -176,6 +183,7 @@ impl Linux {
         endpoint: EndpointId,
         mtu: u16,
         port: &DesiredPort,
+        bridges: &mut Bridges,
         changes: &mut Vec<Change>,
     ) -> Result<(), PlatformError> {
         let mut spec = match self.describe(endpoint) {
@@ -202,7 +210,7 @@ impl Linux {
             Err(error) if is_absent(&error) && spec.path == DataPath::User => return Ok(()),
             Err(error) => return Err(error),
         }
-        let done = self.settle_way_out(&spec, spec.way_out.as_ref());
+        let done = self.settle_way_out(&spec, spec.way_out.as_ref(), bridges);
         let repairs = done.into_iter();
         changes.extend(repairs.map(|done| Change::new(Some(endpoint), done)));
         Ok(())

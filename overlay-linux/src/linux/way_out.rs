@@ -1,11 +1,13 @@
 //! The ways out of the ports, and the host's way in.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use overlay_core::{
     EndpointId,
     plane::{NoWayOut, PlatformError, PortSpec, WayOut, WayOutState},
@@ -32,6 +34,10 @@ pub struct DroppingChain {
     /// Its name: `FORWARD`.
     pub chain: String,
 }
+
+/// Bridges that were looked at a moment ago, with their numbers: endpoints that are looked at together share one.
+#[derive(Debug, Default)]
+pub(super) struct Bridges(BTreeMap<(String, Ipv4Net), u32>);
 
 impl Linux {
     /// Finds what may be in the way of ways out: for a warning, since what the rules in there say is not looked at.
@@ -98,6 +104,7 @@ impl Linux {
         &mut self,
         spec: &PortSpec,
         former: Option<&WayOut>,
+        bridges: &mut Bridges,
     ) -> Vec<String> {
         let endpoint = spec.namespace.name(spec.endpoint);
         let place = |way: &WayOut| (way.bridge.clone(), way.interface.clone());
@@ -119,7 +126,7 @@ impl Linux {
             self.closed.remove(&endpoint);
             return done;
         };
-        match self.open_way_out(endpoint, way, &mut done) {
+        match self.open_way_out(endpoint, way, bridges, &mut done) {
             Ok(()) => {
                 self.closed.remove(&endpoint);
             }
@@ -137,11 +144,15 @@ impl Linux {
         &self,
         endpoint: EndpointId,
         way: &WayOut,
+        Bridges(bridges): &mut Bridges,
         done: &mut Vec<String>,
     ) -> Result<(), NoWayOut> {
         way.check()?;
         let mut host = Host::open(&self.folder)?;
-        let bridge = host.furnish(way, done)?;
+        let bridge = match bridges.entry((way.bridge.clone(), way.gateway)) {
+            Entry::Occupied(furnished) => *furnished.get(),
+            Entry::Vacant(vacant) => *vacant.insert(host.furnish(way, done)?),
+        };
         let (inner, namespace) = self.inner(endpoint, &way.interface).map_err(asked)?;
         host.join(
             endpoint,

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
 };
@@ -198,11 +197,8 @@ impl Made {
             return Ok(());
         };
         for _ in 0..LINK_LOOKS_MAX {
-            let links = netlink.links().doing(|| "list interfaces".into())?;
-            if links
-                .iter()
-                .any(|link| link.index == *index && link.running)
-            {
+            let link = netlink.link_at(*index);
+            if link.doing(|| "look for the outer end".into())?.running {
                 break;
             }
             let _ = poll(&mut [], PollTimeout::from(1_u8));
@@ -224,11 +220,8 @@ impl Made {
 
     /// Reads back what is really there.
     pub(crate) fn actual(&mut self) -> Result<ActualPort, Failure> {
-        let links = self.inner.links().doing(|| "list interfaces".into())?;
-        let link = links.into_iter().find(|link| link.index == self.index);
-        let link = link
-            .ok_or_else(|| io::Error::from(Errno::ENODEV))
-            .doing(|| "look for the port's interface".into())?;
+        let link = self.inner.link_at(self.index);
+        let link = link.doing(|| "look for the port's interface".into())?;
         let addresses = self.inner.addresses(self.index);
         let addresses = addresses.doing(|| format!("list the addresses of {}", link.name))?;
         Ok(ActualPort {

@@ -28,7 +28,10 @@ impl Inner {
     /// Looks for an interface in the calling thread's namespace.
     pub(crate) fn find(interface: &str) -> Result<Option<Self>, Failure> {
         let mut netlink = Netlink::open().doing(|| "open a netlink socket".into())?;
-        let Some(link) = link(&mut netlink, interface)? else {
+        let link = netlink
+            .find(interface)
+            .doing(|| format!("look for {interface}"))?;
+        let Some(link) = link else {
             return Ok(None);
         };
         let addresses = netlink.addresses(link.index);
@@ -62,7 +65,9 @@ pub(crate) fn furnish(way: &WayOut, own: bool) -> Result<Vec<String>, Failure> {
     let mut netlink = Netlink::open().doing(|| "open a netlink socket".into())?;
     let (name, mut done) = (&way.interface, Vec::new());
     let looking = || format!("look for {name}");
-    let link = link(&mut netlink, name)?
+    let link = netlink
+        .find(name)
+        .doing(|| format!("look for {name}"))?
         .ok_or_else(|| io::Error::from(Errno::ENODEV))
         .doing(looking)?;
     namespace::quieten_ipv6(name, false);
@@ -126,11 +131,6 @@ pub(super) fn set_addresses(
         done.push(format!("add {address} to {name}"));
     }
     Ok(())
-}
-
-fn link(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, Failure> {
-    let links = netlink.links().doing(|| "list interfaces".into())?;
-    Ok(links.into_iter().find(|link| link.name == name))
 }
 
 /// The interfaces and next hops of the default routes.

@@ -18,8 +18,8 @@ pub(super) struct Repairs {
     desired: Option<Arc<Desired>>,
     /// Whether what is desired has changed since.
     changed: bool,
-    /// When the system was looked at last.
-    looked: Option<Instant>,
+    /// When the last look at the system ended, and how long it took.
+    looked: Option<(Instant, Duration)>,
     /// Until when the system stays as the former life of the node left it: the rows of others are still on their way.
     settled: Option<Instant>,
     /// What was said of the last failure, which is not said again.
@@ -48,8 +48,9 @@ impl Repairs {
     ) -> Option<Order> {
         loop {
             // However many orders there are, the system is looked at now and then.
-            let due = self.looked.map_or(Duration::ZERO, |looked| {
-                INTERVAL.saturating_sub(now().duration_since(looked))
+            let due = self.looked.map_or(Duration::ZERO, |(looked, took)| {
+                let pause = INTERVAL.max(took * PAUSE);
+                pause.saturating_sub(now().duration_since(looked))
             });
             if due.is_zero() {
                 self.repair(&mut apply);
@@ -73,9 +74,11 @@ impl Repairs {
     }
 
     fn repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
+        let begun = now();
         self.try_repair(apply);
+        let ended = now();
         // Its end counts: however long it takes, orders have their turn.
-        self.looked = Some(now());
+        self.looked = Some((ended, ended.duration_since(begun)));
     }
 
     fn try_repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
@@ -122,6 +125,8 @@ fn now() -> Instant {
 const SETTLING: Duration = Duration::from_secs(3);
 /// How often the system is looked at: what others change by hand is as desired again within twice that.
 const INTERVAL: Duration = Duration::from_millis(750);
+/// How many times as long as a look the pause after it is at least: with very many endpoints repairs come later.
+const PAUSE: u32 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -182,7 +187,7 @@ mod tests {
     fn a_look_that_takes_long_keeps_no_order_waiting_for_ever() {
         let mut repairs = Repairs::default();
         repairs.want(desired(DataPath::Kernel));
-        let (looks, taken) = busy(&mut repairs, INTERVAL);
+        let (looks, taken) = busy(&mut repairs, INTERVAL / 3);
         assert!(looks >= 2 && taken > looks, "{looks} looks, {taken} orders");
     }
 
