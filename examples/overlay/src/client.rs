@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request as HttpRequest, StatusCode, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use overlay_node::driver::CaptureOptions;
+use overlay_node::driver::{CaptureOptions, Finding};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -18,8 +18,8 @@ use crate::{
     api::{Request, Response},
     cli::complain,
     wire::{
-        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest, PLAN_PATH,
-        PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
+        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest,
+        PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
         RunRequest, Started, UPGRADE_PROTOCOL,
     },
 };
@@ -186,6 +186,11 @@ impl Client {
     /// Asks what would be done for the system to hold what it shall of the data plane.
     pub(crate) async fn plan(&self) -> Result<Vec<String>, ClientError> {
         self.ask(PLAN_PATH, &()).await
+    }
+
+    /// Asks what is amiss with the daemon's node and its surroundings.
+    pub(crate) async fn diagnose(&self) -> Result<Vec<Finding>, ClientError> {
+        self.ask(DIAGNOSE_PATH, &()).await
     }
 
     /// Captures the frames of a network: the octets of a pcapng file, in pieces.

@@ -14,6 +14,8 @@ use overlay_linux::{capabilities, holder, hosts};
 
 #[path = "walk/balance.rs"]
 mod balance;
+#[path = "walk/doctor.rs"]
+mod doctor;
 #[path = "walk/ingress.rs"]
 mod ingress;
 #[path = "walk/losses.rs"]
@@ -56,6 +58,7 @@ const STORIES: &[&[Story]] = &[
     wire::STORIES,
     traffic::STORIES,
     planes::STORIES,
+    doctor::STORIES,
     losses::STORIES,
     programs::STORIES,
     networks::STORIES,

@@ -102,7 +102,7 @@ pub(crate) struct Active {
     received: mpsc::Receiver<Input>,
     log: Option<LogWriter>,
     pub(super) plane: PlaneThread,
-    platform: PlatformThread,
+    pub(super) platform: PlatformThread,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) outputs: logs::Room,
     ingress: Ingress,

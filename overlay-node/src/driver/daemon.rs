@@ -17,6 +17,7 @@ use super::{
     active::{ANY, Active},
     capture::{CaptureOptions, Captured},
     clock::{self, Clock},
+    diagnosis::Finding,
     error::{StartError, StopError},
     executor::{Executor, NoTasks},
     logs::{LogAsk, LogOptions, Logs},
@@ -94,6 +95,7 @@ enum Call {
         oneshot::Sender<Result<Captured, api::Error>>,
     ),
     Plan(oneshot::Sender<Result<Vec<Change>, api::Error>>),
+    Diagnose(oneshot::Sender<Result<Vec<Finding>, api::Error>>),
     Logs(LogAsk, oneshot::Sender<Result<Logs, api::Error>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -249,6 +251,20 @@ impl Handle {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Looks for what is amiss with the node and its surroundings: peers, paths, ports, tables, the clock. Takes a few
+    /// seconds where something does not answer.
+    ///
+    /// # Errors
+    ///
+    /// [`api::Error`]: what was wrong and what to do next.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>, api::Error> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
+        let call = Call::Diagnose(reply);
+        self.0.send(call).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
     /// Stops the daemon; what it runs goes on where the platform lets it.
     pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
@@ -319,6 +335,17 @@ impl Supervisor {
                         let _ = reply.send(Err(not_a_member()));
                     }
                 },
+                Some(Call::Diagnose(reply)) => {
+                    let patient = self.active.as_ref().map(|active| active.diagnosis());
+                    tokio::spawn(async move {
+                        let findings = match patient {
+                            Some(patient) => Ok(patient.examine().await),
+                            None => Err(not_a_member()),
+                        };
+                        // Whoever asked may have gone away.
+                        let _ = reply.send(findings);
+                    });
+                }
                 Some(Call::Logs(ask, reply)) => {
                     let found = match &self.active {
                         Some(active) => active.logs(ask),

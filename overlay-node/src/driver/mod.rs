@@ -78,6 +78,7 @@ mod bootstrap;
 mod capture;
 mod clock;
 mod daemon;
+mod diagnosis;
 mod disk;
 mod error;
 mod executor;
@@ -96,6 +97,7 @@ mod waiting;
 
 pub use capture::{CaptureOptions, Captured};
 pub use daemon::{Daemon, Handle, Options};
+pub use diagnosis::{Finding, Health};
 pub use disk::FileDisk;
 pub use error::{StartError, StopError};
 pub use executor::{Executor, NoTasks, Reports};

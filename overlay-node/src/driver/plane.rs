@@ -55,7 +55,16 @@ enum Order {
     Apply(Arc<Desired>),
     Flows(EndpointId, oneshot::Sender<Option<u32>>),
     Capture(CaptureSpec, tokio::sync::mpsc::Sender<Vec<u8>>),
+    Paths(oneshot::Sender<Vec<PathInfo>>),
     Stop,
+}
+
+/// What is known of the way to a VTEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathInfo {
+    pub(crate) vtep: IpAddr,
+    /// The largest outer packet that passes, in octets; none while it is not known.
+    pub(crate) mtu: Option<u16>,
 }
 
 /// Orders for the thread; it ends when this is dropped.
@@ -135,6 +144,13 @@ impl PlaneThread {
     pub(crate) fn flows_left(&self, endpoint: EndpointId) -> oneshot::Receiver<Option<u32>> {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Flows(endpoint, reply));
+        answer
+    }
+
+    /// Asks what is known of the ways to all VTEPs of networks that user space carries.
+    pub(crate) fn paths(&self) -> oneshot::Receiver<Vec<PathInfo>> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Paths(reply));
         answer
     }
 
@@ -278,6 +294,10 @@ impl FramePath {
                 // Only the newest state counts.
                 Ok(Order::Apply(desired)) => latest = Some(desired),
                 Ok(Order::Flows(endpoint, reply)) => counts.push((endpoint, reply)),
+                Ok(Order::Paths(reply)) => {
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(self.paths());
+                }
                 Ok(Order::Capture(spec, reader)) => {
                     self.plane.start_capture(self.next_capture, spec);
                     self.readers.insert(self.next_capture, reader);
@@ -296,6 +316,14 @@ impl FramePath {
             let _ = reply.send(self.plane.flows_left(endpoint));
         }
         true
+    }
+
+    fn paths(&self) -> Vec<PathInfo> {
+        let paths = self.plane.vteps().into_iter().map(|vtep| PathInfo {
+            vtep,
+            mtu: self.plane.switch().path_mtu(vtep),
+        });
+        paths.collect()
     }
 
     fn hand_over_captured(&mut self) {

@@ -10,7 +10,10 @@ use std::{
 
 use overlay_core::{
     EndpointId,
-    plane::{Change, DataPath, Desired, Namespace, Platform, PlatformError, PortSpec, WayOutState},
+    plane::{
+        ActualPort, Change, DataPath, Desired, Namespace, Platform, PlatformError, PortSpec,
+        WayOutState,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,12 +30,16 @@ pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
 /// What would be changed.
 pub(crate) type Planned = Result<Vec<Change>, api::Error>;
 
+/// The ports that are really there.
+pub(crate) type Actual = Result<BTreeMap<EndpointId, ActualPort>, PlatformError>;
+
 enum Order {
     Retain(BTreeSet<EndpointId>),
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
     Apply(Arc<Desired>),
     Plan(Arc<Desired>, oneshot::Sender<Planned>),
+    Actual(oneshot::Sender<Actual>),
     Stream(
         EndpointId,
         bool,
@@ -100,6 +107,9 @@ impl PlatformThread {
                             };
                             let _ = reply.send(planned.map_err(refused));
                         }
+                        Order::Actual(reply) => {
+                            let _ = reply.send(platform.actual());
+                        }
                         Order::Remove(endpoint) => {
                             resolvers.remove(endpoint);
                             if let Err(error) = platform.remove_port(endpoint) {
@@ -162,6 +172,14 @@ impl PlatformThread {
     pub(crate) fn plan(&self, desired: Arc<Desired>, reply: oneshot::Sender<Planned>) {
         // The thread ends only with the daemon.
         let _ = self.0.send(Order::Plan(desired, reply));
+    }
+
+    /// Reads back the ports that are really there; `None` from a thread that is gone.
+    pub(crate) async fn actual(&self) -> Option<Actual> {
+        let (reply, found) = oneshot::channel();
+        // The thread ends only with the daemon.
+        let _ = self.0.send(Order::Actual(reply));
+        found.await.ok()
     }
 
     /// Returns the MTU of the interface with an address, if it can be known.

@@ -432,7 +432,8 @@ impl Node {
         }
     }
 
-    fn info(&self) -> Info {
+    /// Describes this node.
+    pub(crate) fn info(&self) -> Info {
         let assignment = self.agent.assignment();
         let mut warnings = Vec::new();
         if self.removed {

@@ -8,7 +8,10 @@ mod capture;
 mod endpoint;
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use overlay_core::{
     EndpointId, Instant, Machine, Seed,
@@ -241,6 +244,14 @@ impl Plane {
     /// Returns the port of an endpoint that runs here.
     pub fn port(&self, endpoint: EndpointId) -> Option<PortId> {
         self.ports.get(&endpoint).copied()
+    }
+
+    /// Returns the VTEPs of all networks that user space carries.
+    pub fn vteps(&self) -> BTreeSet<IpAddr> {
+        let networks = self.applied.networks.values();
+        networks
+            .flat_map(|network| network.vteps.iter().copied())
+            .collect()
     }
 
     /// Returns the switch, for its tables and counters.

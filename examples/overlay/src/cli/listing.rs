@@ -81,6 +81,11 @@ impl ListingArgs {
         self.format == Format::Json
     }
 
+    /// Whether columns for people are asked for.
+    pub(super) fn is_table(&self) -> bool {
+        self.format == Format::Table && !self.quiet
+    }
+
     /// Prints `items`; `table` lays them out if a table is asked for.
     pub(super) fn print<T: Item>(
         &self,

@@ -2,6 +2,7 @@
 
 mod capture;
 mod cluster;
+mod doctor;
 mod events;
 mod filter;
 mod generate;
@@ -89,6 +90,7 @@ pub(crate) enum AskCommand {
     #[command(subcommand)]
     Service(service::ServiceCommand),
     Capture(capture::CaptureArgs),
+    Doctor(doctor::DoctorArgs),
     /// Show what changed in the cluster
     Events(events::EventsArgs),
     /// Print what a program, a task, or the tasks of a service have written
@@ -133,6 +135,7 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Network(command) => network::run(client, command).await,
         AskCommand::Service(command) => service::run(client, command).await,
         AskCommand::Capture(args) => capture::run(client, args).await,
+        AskCommand::Doctor(args) => doctor::run(client, args).await,
         AskCommand::Events(args) => events::run(client, args).await,
         AskCommand::Logs(args) => logs::run(client, args).await,
         AskCommand::Run(args) => program::run(client, args).await,

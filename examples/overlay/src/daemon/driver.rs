@@ -14,7 +14,8 @@ use overlay_linux::{
     plane::{self, Underlay},
 };
 use overlay_node::driver::{
-    CaptureOptions, Captured, Daemon, Executor, Handle, LogOptions, Logs, Options, StopError,
+    CaptureOptions, Captured, Daemon, Executor, Finding, Handle, LogOptions, Logs, Options,
+    StopError,
 };
 use overlay_node::{Timers, WayOutConfig};
 
@@ -131,6 +132,11 @@ impl Node for Local {
     fn plan(&self) -> Soon<Result<Vec<Change>, Error>> {
         let handle = self.0.clone();
         Box::pin(async move { handle.plan().await })
+    }
+
+    fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.diagnose().await })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use overlay_core::{TaskId, plane::Change};
-use overlay_node::driver::{CaptureOptions, Captured, LogOptions, Logs};
+use overlay_node::driver::{CaptureOptions, Captured, Finding, LogOptions, Logs};
 
 use crate::api::{Error, Request, Response};
 
@@ -20,6 +20,9 @@ pub(crate) trait Node: Send + Sync + 'static {
 
     /// Says what would be done for the system to hold what it shall.
     fn plan(&self) -> Soon<Result<Vec<Change>, Error>>;
+
+    /// Looks for what is amiss.
+    fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>>;
 
     /// Reads what a task has written.
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>>;

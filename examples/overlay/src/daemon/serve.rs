@@ -31,8 +31,8 @@ use super::{
 use crate::{
     api,
     wire::{
-        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest, PLAN_PATH,
-        PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
+        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest,
+        PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
         RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
     },
 };
@@ -53,6 +53,7 @@ pub(crate) fn router(node: Arc<dyn Node>, programs: Programs, tasks: Tasks) -> R
         .route(LOGS_PATH, post(logs))
         .route(CAPTURE_PATH, post(capture))
         .route(PLAN_PATH, post(plan))
+        .route(DIAGNOSE_PATH, post(diagnose))
         .route(RUN_PATH, post(run))
         .route(EXEC_PATH, post(exec))
         .fallback(unknown)
@@ -169,6 +170,10 @@ async fn plan(State(server): State<Server>) -> Answer {
     let changes = server.node.plan().await?;
     let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
     Ok(Json(lines).into_response())
+}
+
+async fn diagnose(State(server): State<Server>) -> Answer {
+    Ok(Json(server.node.diagnose().await?).into_response())
 }
 
 /// A capture as the body of an answer.

@@ -270,6 +270,7 @@ fn whole(cluster: &Cluster) -> anyhow::Result<()> {
         ("ps", 1, &["ps", "-a"]),
         ("info", 0, &["info"]),
         ("info", 1, &["info"]),
+        ("doctor", 0, &["doctor"]),
     ] {
         check(definition, &cluster.list(host, words)?)?;
     }

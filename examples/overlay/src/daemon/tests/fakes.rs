@@ -22,7 +22,7 @@ use overlay_core::{
     plane::{Change, Namespace, PlatformError},
 };
 use overlay_linux::{CommandSpec, Exit, OutputCursor, ProcessId, ProcessStatus, Stdio, Written};
-use overlay_node::driver::{CaptureOptions, Captured, LogLine, LogOptions, Logs, logs};
+use overlay_node::driver::{CaptureOptions, Captured, Finding, LogLine, LogOptions, Logs, logs};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 
@@ -160,6 +160,11 @@ impl Node for FakeNode {
     fn plan(&self) -> Soon<Result<Vec<Change>, Error>> {
         let change = Change::new(None, "make bridge ovb1");
         Box::pin(async move { Ok(vec![change]) })
+    }
+
+    fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>> {
+        let finding = Finding::good("clock", "this host", "nobody has set the clock");
+        Box::pin(async move { Ok(vec![finding]) })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
