@@ -40,6 +40,9 @@ impl Setup {
     }
 }
 
+/// The name of the kernel's own, made by hand.
+pub const KERNEL: &str = "kernel vxlan";
+
 /// The veth pair between the hosts, and nothing else.
 pub fn raw() -> io::Result<Setup> {
     let hosts = hosts("raw")?;
@@ -102,11 +105,12 @@ pub fn kernel() -> io::Result<Setup> {
     address(&containers, "e0", 1_450)?;
     let prefixes = containers.each_ref().map(Namespace::prefix);
     let parts: Vec<Box<dyn Any>> = vec![Box::new(containers), Box::new(hosts)];
-    Ok(Setup::new("kernel vxlan", prefixes, "10.77.0.2", parts))
+    Ok(Setup::new(KERNEL, prefixes, "10.77.0.2", parts))
 }
 
 /// Ours: two daemons, a network, an endpoint on each.
 pub struct Ours {
+    name: &'static str,
     binary: PathBuf,
     folder: PathBuf,
     hosts: Option<[Namespace; 2]>,
@@ -114,8 +118,9 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Starts two daemons and makes a cluster of them, with one network.
-    pub fn start() -> io::Result<Self> {
+    /// Starts two daemons with these options and makes a cluster of them, with one network. The hosts' names begin with
+    /// `prefix`.
+    pub fn start(name: &'static str, prefix: &str, options: &[&str]) -> io::Result<Self> {
         let binary = env::var_os("OVERLAY")
             .map(PathBuf::from)
             .unwrap_or_else(|| {
@@ -127,9 +132,10 @@ impl Ours {
                 binary.display()
             )));
         }
-        let folder = env::temp_dir().join(format!("overlay-benchmarks-{}", std::process::id()));
+        let own = format!("overlay-benchmarks-{prefix}-{}", std::process::id());
+        let folder = env::temp_dir().join(own);
         fs::create_dir_all(&folder)?;
-        let hosts = hosts("o")?;
+        let hosts = hosts(prefix)?;
         let mut daemons = Vec::new();
         for (at, host) in hosts.iter().enumerate() {
             let number = at + 1;
@@ -141,10 +147,12 @@ impl Ours {
             words.extend(["--data-dir".into(), state.display().to_string()]);
             words.extend(["--name".into(), format!("host{number}")]);
             words.extend(["--advertise-addr".into(), format!("10.99.0.{number}")]);
+            words.extend(options.iter().map(|option| (*option).to_owned()));
             daemons.push(Running::start(&words)?);
         }
         let hosts = Some(hosts);
         let ours = Self {
+            name,
             binary,
             folder,
             hosts,
@@ -199,7 +207,7 @@ impl Ours {
             .unwrap_or_default()
             .to_owned();
         Ok(Setup::new(
-            "ours, user space",
+            self.name,
             prefixes,
             &address,
             vec![Box::new(self)],
