@@ -9,12 +9,16 @@
 )]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use overlay_core::{EndpointId, plane::Namespace};
+use overlay_core::{
+    EndpointId,
+    plane::{DataPath, Namespace},
+};
 use overlay_node::{
     Timers,
     api::{
@@ -64,11 +68,16 @@ impl Host {
         host
     }
 
-    async fn restart(&mut self) {
+    fn options(&self) -> Options {
         let mut options = Options::new(&self.name, &self.directory);
         options.timers = Timers::prompt();
         options.advertise = Some(self.address);
         options.listen = self.address;
+        options
+    }
+
+    async fn restart(&mut self) {
+        let options = self.options();
         self.daemon = Some(Daemon::start(options, self.platform.clone()).await.unwrap());
     }
 
@@ -282,6 +291,48 @@ async fn the_walk_of_three_daemons() {
         (LocalState::Active, Some(Role::Manager))
     );
     for host in &mut hosts {
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_was_passed_carries_the_frames() {
+    let scratch = Scratch::new("passed");
+    let mut first = Host::start(&scratch, 8, 1).await;
+    first
+        .ask(Request::Init(InitRequest::default()))
+        .await
+        .unwrap();
+    first.stop().await;
+    port_is_free(&first).await;
+    let mut options = first.options();
+    let passed = |port| Some(Arc::new(UdpSocket::bind((first.address, port)).unwrap()));
+    options.data_socket = passed(0);
+    let refused = Daemon::start(options.clone(), first.platform.clone()).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("bind it to port 4789"), "{said}");
+    port_is_free(&first).await;
+    options.data_socket = passed(4_789);
+    options.data_path = DataPath::Kernel;
+    let refused = Daemon::start(options.clone(), first.platform.clone()).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("no use for a socket"), "{said}");
+    options.data_path = DataPath::User;
+    let started = Daemon::start(options, first.platform.clone()).await;
+    first.daemon = Some(started.unwrap());
+
+    let other = Host::start(&scratch, 8, 2).await;
+    other.join(&first, Role::Worker).await;
+    let create = NetworkCreate {
+        name: "my-net".to_owned(),
+        attachable: true,
+        ..NetworkCreate::default()
+    };
+    first.ask(Request::NetworkCreate(create)).await.unwrap();
+    let (one, two) = (first.attach("one").await, other.attach("two").await);
+    assert!(first.reaches(one.unwrap().id, "two").await);
+    assert!(other.reaches(two.unwrap().id, "one").await);
+    for mut host in [other, first] {
         host.stop().await;
     }
 }

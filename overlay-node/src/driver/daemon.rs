@@ -1,6 +1,11 @@
 //! The daemon: in a cluster or not yet, one loop that takes requests and drives the node if there is one.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use overlay_core::{
@@ -46,6 +51,10 @@ pub struct Options {
     pub gossip_port: u16,
     /// UDP port for VXLAN. Default 4789; all nodes use the same.
     pub data_port: u16,
+    /// A socket that is bound to the data port already, in another network namespace for instance: so that a daemon without any
+    /// right over the host's network has a way to other nodes. All frames leave by it. Default: the daemon opens one, and
+    /// some more to send by.
+    pub data_socket: Option<Arc<UdpSocket>>,
     /// By which plane networks are carried: see [`Config::data_path`](crate::Config::data_path). By the kernel's, the data
     /// port is left to it. Default: the one in user space.
     pub data_path: DataPath,
@@ -77,6 +86,7 @@ impl Options {
             management_port: 2_377,
             gossip_port: 7_946,
             data_port: 4_789,
+            data_socket: None,
             data_path: DataPath::User,
             underlay_mtu: None,
             busy_poll: Duration::ZERO,

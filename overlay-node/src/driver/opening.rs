@@ -1,6 +1,9 @@
 //! What a node opens before it works: its log and the sockets that it listens on.
 
-use std::net::SocketAddr;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+};
 
 use overlay_core::plane::DataPath;
 use tokio::sync::mpsc;
@@ -30,16 +33,32 @@ pub(super) fn open_manager(
     Ok((Some(log), Some(boot)))
 }
 
+/// A socket that is bound to the data port.
+pub(super) enum DataSocket {
+    /// Of this process' network namespace: more may be opened there.
+    Opened(UdpSocket),
+    /// Of any other.
+    Passed(UdpSocket),
+}
+
 /// The sockets that a node listens on.
 pub(super) struct Bound {
     pub(super) listener: tokio::net::TcpListener,
     pub(super) gossip: overlay_gossip::driver::Sockets,
     /// None where the kernel has the data port.
-    pub(super) data: Option<std::net::UdpSocket>,
+    pub(super) data: Option<DataSocket>,
 }
 
 impl Bound {
     pub(super) async fn open(options: &Options) -> Result<Self, StartError> {
+        if options.data_socket.is_some() && options.data_path == DataPath::Kernel {
+            let error = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the kernel plane has no use for a socket: pass none, or carry networks in user space",
+            );
+            let address = SocketAddr::new(options.listen, options.data_port);
+            return Err(StartError::port("UDP", address, error));
+        }
         let bind = |port| SocketAddr::new(options.listen, port);
         let listener = tokio::net::TcpListener::bind(bind(options.management_port))
             .await
@@ -50,7 +69,10 @@ impl Bound {
         let data = match options.data_path {
             DataPath::Kernel => None,
             DataPath::User => {
-                let made = data_socket(bind(options.data_port));
+                let made = match &options.data_socket {
+                    Some(socket) => passed(socket, options.data_port),
+                    None => data_socket(bind(options.data_port)).map(DataSocket::Opened),
+                };
                 let refused = |error| StartError::port("UDP", bind(options.data_port), error);
                 Some(made.map_err(refused)?)
             }
@@ -63,17 +85,35 @@ impl Bound {
     }
 }
 
+/// Takes a socket that somebody else has opened.
+fn passed(socket: &UdpSocket, port: u16) -> io::Result<DataSocket> {
+    let bound = socket.local_addr()?;
+    if bound.port() != port {
+        let text = format!(
+            "the socket that was passed is bound to {bound}, and all nodes use one data port: bind it to port {port}, or say the other port to all"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let socket = socket.try_clone()?;
+    enlarge(&(&socket).into());
+    Ok(DataSocket::Passed(socket))
+}
+
+/// Makes room for bursts: the kernel grants what its limit allows.
+fn enlarge(socket: &socket2::SockRef<'_>) {
+    let _ = socket.set_recv_buffer_size(DATA_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(DATA_BUFFER_BYTES);
+}
+
 /// Opens the socket of the data port with room for bursts.
-fn data_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+fn data_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
         Some(Protocol::UDP),
     )?;
-    // The kernel grants what its limit allows.
-    let _ = socket.set_recv_buffer_size(DATA_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(DATA_BUFFER_BYTES);
+    enlarge(&(&socket).into());
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd as _},
     sync::{Arc, mpsc},
     thread,
@@ -19,7 +19,7 @@ use overlay_vxlan::{
 use tokio::sync::oneshot;
 
 use self::underlay::{Inbox, Outbox};
-use super::clock::Clock;
+use super::{clock::Clock, opening::DataSocket};
 use crate::plane::{CaptureId, CaptureSpec, Plane};
 
 mod underlay;
@@ -78,7 +78,7 @@ pub(crate) struct PlaneThread {
 impl PlaneThread {
     /// Starts the thread on a socket that is bound to the data port, if there is one.
     pub(crate) fn start(
-        socket: Option<UdpSocket>,
+        socket: Option<DataSocket>,
         clock: Clock,
         seed: Seed,
         busy_poll: Duration,

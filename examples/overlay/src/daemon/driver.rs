@@ -1,6 +1,6 @@
 //! The real node: `overlay-node`'s driver over `overlay-linux`.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::UdpSocket, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ipnet::{IpNet, Ipv4Net};
@@ -39,6 +39,7 @@ pub(super) async fn start(
     data_dir: PathBuf,
     linux: Linux,
     executor: Arc<dyn Executor>,
+    data_socket: Option<Arc<UdpSocket>>,
 ) -> anyhow::Result<(Local, Stopped)> {
     let mut options = Options::new(name, data_dir);
     options.timers = Timers::prompt();
@@ -47,6 +48,7 @@ pub(super) async fn start(
     options.management_port = args.management_port;
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
+    options.data_socket = data_socket;
     options.data_path = args.data_path.into();
     options.underlay_mtu = args.underlay_mtu;
     options.busy_poll = Duration::from_micros(args.busy_poll);

@@ -16,7 +16,7 @@ mod tasks;
 mod tests;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -64,6 +64,9 @@ pub(crate) struct DaemonArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789)]
     pub(crate) data_port: u16,
+    /// Carry frames by a UDP socket that was passed by socket activation (systemd's `ListenDatagram=`), bound to the data port
+    #[arg(long)]
+    pub(crate) data_socket: bool,
     /// What carries the frames of networks: this program (user), or the kernel's own VXLAN devices; auto is user
     #[arg(long, value_name = "PLANE", default_value = "auto")]
     pub(crate) data_path: DataPathArg,
@@ -140,12 +143,14 @@ pub(crate) fn run(args: DaemonArgs, socket: PathBuf) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = runtime
-        .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(daemon(args, &socket)));
+    // While there is one thread: the words of socket activation are in the environment, and are taken out of it.
+    let result = passed(args.data_socket).and_then(|data| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.context("cannot start the runtime")?;
+        runtime.block_on(daemon(args, &socket, data))
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -155,7 +160,24 @@ pub(crate) fn run(args: DaemonArgs, socket: PathBuf) -> ExitCode {
     }
 }
 
-async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
+/// Takes the socket of the data port, if one is asked for.
+fn passed(wanted: bool) -> anyhow::Result<Option<Arc<UdpSocket>>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let taken = listenfd::ListenFd::from_env().take_udp_socket(0);
+    let taken = taken.context("what was passed for --data-socket is no UDP socket")?;
+    let socket = taken.context(
+        "--data-socket, but no socket was passed: start the daemon by socket activation, with `ListenDatagram=4789` for instance",
+    )?;
+    Ok(Some(Arc::new(socket)))
+}
+
+async fn daemon(
+    args: DaemonArgs,
+    socket: &Path,
+    data_socket: Option<Arc<UdpSocket>>,
+) -> anyhow::Result<()> {
     let directory = DataDirectory::open(&args.data_dir)?;
     let (socket, listener) = Socket::bind(socket)?;
     let holder = std::env::current_exe().context("cannot find the path of this program")?;
@@ -173,6 +195,7 @@ async fn daemon(args: DaemonArgs, socket: &Path) -> anyhow::Result<()> {
         directory.path().join("node"),
         linux,
         Arc::new(tasks.clone()),
+        data_socket,
     )
     .await?;
     let node = Arc::new(node);

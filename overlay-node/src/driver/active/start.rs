@@ -1,6 +1,6 @@
 //! Making a node that works: everything that it needs is opened here.
 
-use std::{collections::BTreeMap, net::UdpSocket, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use overlay_core::{Seed, plane::PlatformError};
 use tokio::{
@@ -18,7 +18,7 @@ use crate::{
         executor::Executor,
         ingress::Ingress,
         logs, names,
-        opening::{Bound, open_manager},
+        opening::{Bound, DataSocket, open_manager},
         plane::{Gone, PlaneThread},
         platform::{self, PlatformThread},
         session,
@@ -107,7 +107,7 @@ fn frame_path(
     options: &Options,
     clock: Clock,
     seed: &Seed,
-    data: Option<UdpSocket>,
+    data: Option<DataSocket>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<PlaneThread, StartError> {
     let (seed, gone) = (seed.derive("plane"), lost_ports(inputs.clone()));

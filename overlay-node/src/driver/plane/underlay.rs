@@ -16,6 +16,8 @@ use overlay_vxlan::{
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::driver::opening::DataSocket;
+
 /// Where all datagrams come in: a socket that is bound to the data port.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -77,13 +79,18 @@ impl<'a> Arrival<'a> {
     }
 }
 
-/// Takes a socket that is bound to the data port, and opens those that flows leave by where it is possible.
-pub(super) fn open(socket: UdpSocket, seed: &Seed) -> io::Result<(Inbox, Outbox)> {
+/// Takes a socket that is bound to the data port, and opens those that flows leave by where it is possible: a socket that
+/// was passed is where the others cannot be.
+pub(super) fn open(socket: DataSocket, seed: &Seed) -> io::Result<(Inbox, Outbox)> {
+    let (socket, more) = match socket {
+        DataSocket::Opened(socket) => (socket, SENDERS),
+        DataSocket::Passed(socket) => (socket, 0),
+    };
     let at = socket.local_addr()?;
     let receiver = Arc::new(Endpoint::new(socket)?);
     let mut ports = seed.derive("source ports").rng();
     let mut senders = Vec::new();
-    for _ in 0..SENDERS {
+    for _ in 0..more {
         // RFC 7348 §5 recommends the dynamic ports. One that is taken is left out.
         let port = (ports.next_u64() >> 48) as u16 | SOURCE_PORT_MIN;
         match bind(SocketAddr::new(at.ip(), port)).and_then(Endpoint::new) {
