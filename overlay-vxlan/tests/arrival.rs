@@ -29,7 +29,7 @@ fn datagram(v6: bool, tags: usize, payload_bytes: u16) -> Vec<u8> {
             destination: Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped(),
             payload_bytes,
         };
-        header.emit(&mut bytes[at..]).unwrap();
+        header.emit(&mut bytes[at..]).expect("room");
     } else {
         bytes.resize(at + ipv4::HEADER_BYTES, 0);
         let header = ipv4::Repr {
@@ -44,7 +44,7 @@ fn datagram(v6: bool, tags: usize, payload_bytes: u16) -> Vec<u8> {
             destination: Ipv4Addr::new(10, 0, 0, 2),
             payload_bytes,
         };
-        header.emit(&mut bytes[at..]).unwrap();
+        header.emit(&mut bytes[at..]).expect("room");
     }
     bytes.resize(bytes.len() + usize::from(payload_bytes), 7);
     bytes

@@ -15,6 +15,8 @@
 )]
 #![expect(clippy::print_stdout, reason = "it says what it learned")]
 
+mod args;
+
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read},
@@ -23,9 +25,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::Parser as _;
 use ipnet::IpNet;
-use overlay_core::{Instant, MacAddr, Machine as _, Seed, Vni};
+use overlay_core::{Instant, Machine as _, Seed};
 use overlay_linux::netlink::{LinkChange, Netlink};
 use overlay_vxlan::{
     Arrival, CoalesceConfig, Coalescer, Config, Ecn, Frame, NetworkConfig, Offload, Outer, Output,
@@ -38,43 +40,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// One endpoint on a VXLAN: a TAP interface, a switch, and a UDP socket on port 4789.
-#[derive(Debug, Parser)]
-struct Args {
-    /// The interface that is made
-    #[arg(long)]
-    name: String,
-    /// Its MAC address
-    #[arg(long)]
-    mac: MacAddr,
-    /// Its addresses; packets from others are dropped
-    #[arg(long = "address", value_name = "CIDR")]
-    addresses: Vec<IpNet>,
-    /// Another address that packets may come from, such as that of a VLAN on top of the interface
-    #[arg(long = "also", value_name = "IP")]
-    also: Vec<IpAddr>,
-    /// Its MTU, in octets [default: what the interface of the local address has room for]
-    #[arg(long)]
-    mtu: Option<u16>,
-    /// The network
-    #[arg(long, value_parser = vni)]
-    vni: Vni,
-    /// Address of this VTEP
-    #[arg(long)]
-    local: IpAddr,
-    /// Address of the other VTEP
-    #[arg(long)]
-    peer: IpAddr,
-    /// An endpoint behind the other VTEP
-    #[arg(long = "remote", value_name = "MAC=IP,…", value_parser = remote)]
-    remotes: Vec<(MacAddr, Vec<IpAddr>)>,
-    /// Learn other endpoints from what they send
-    #[arg(long)]
-    learn: bool,
-    /// Let frames with VLAN tags pass
-    #[arg(long)]
-    vlan_tags: bool,
-}
+use args::Args;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -298,17 +264,6 @@ impl Path {
         let nanoseconds = self.started.elapsed().as_nanos();
         Instant::from_nanos(nanoseconds.try_into().unwrap_or(u64::MAX))
     }
-}
-
-fn vni(text: &str) -> anyhow::Result<Vni> {
-    Vni::new(text.parse()?).context("expected at most 16777215")
-}
-
-fn remote(text: &str) -> anyhow::Result<(MacAddr, Vec<IpAddr>)> {
-    let (mac, addresses) = text.split_once('=').unwrap_or((text, ""));
-    let addresses = addresses.split(',').filter(|address| !address.is_empty());
-    let addresses: Result<_, _> = addresses.map(str::parse).collect();
-    Ok((mac.parse()?, addresses?))
 }
 
 const PORT: PortId = PortId(0);

@@ -249,12 +249,12 @@ impl Case {
     fn device(&self) -> &'static str {
         match self.peer {
             Peer::Kernel(_) => "vx0",
-            Peer::Ovs => "br0",
+            Peer::Ovs => "e0",
         }
     }
 }
 
-/// Starts Open vSwitch with its `netdev` datapath; the endpoint is the bridge's own interface, `br0`.
+/// Starts Open vSwitch with its `netdev` datapath; the endpoint is its interface `e0`.
 fn make_bridges(theirs: &Host, mtu: u16) -> Result<(Vec<Running>, Folder)> {
     let folder = Folder::new(theirs.pid())?;
     let place = folder.0.display();
@@ -280,14 +280,14 @@ fn make_bridges(theirs: &Host, mtu: u16) -> Result<(Vec<Running>, Folder)> {
     set(&format!(
         "add-port br0 vx0 -- set interface vx0 type=vxlan {options}"
     ))?;
-    set(&format!("set interface br0 mtu_request={mtu}"))?;
-    theirs.run(&format!("ip link set br0 address {THEIR_MAC} up"))?;
-    // The VLAN's member.
-    let tagged = format!("type=internal mtu_request={}", mtu - 4);
-    set(&format!(
-        "add-port br0 tagged tag=5 -- set interface tagged {tagged}"
-    ))?;
-    theirs.run(&format!("ip link set tagged address {THEIR_MAC}"))?;
+    // The endpoint, and its member of the VLAN.
+    for (name, tag, mtu) in [("e0", "", mtu), ("tagged", "tag=5", mtu - 4)] {
+        let interface = format!("type=internal mtu_request={mtu} mac=\"{THEIR_MAC}\"");
+        set(&format!(
+            "add-port br0 {name} {tag} -- set interface {name} {interface}"
+        ))?;
+    }
+    theirs.run("ip link set e0 up")?;
     // Dropped before the database.
     Ok((vec![daemon, database], folder))
 }
@@ -416,10 +416,12 @@ fn snmp(text: &str) -> String {
 
 fn ping(host: &Host, address: &str, options: &str) -> Result<()> {
     let line = format!("ping -q -c 3 -i 0.02 -W 2 {options} {address}");
-    // The first one may meet an interface that just came up.
-    let said = until(|| host.run(&line))?;
-    ensure!(said.contains(" 0% packet loss"), "{line}: {said}");
-    Ok(())
+    // The first ones may meet an interface that just came up, or a tunnel that does not know its next hop.
+    until(|| {
+        let said = host.run(&line)?;
+        ensure!(said.contains(" 0% packet loss"), "{line}: {said}");
+        Ok(())
+    })
 }
 
 /// Reads a number from JSON.

@@ -43,10 +43,10 @@ impl Host {
         self.keeper.0.id()
     }
 
-    fn command(&self, line: &str) -> Command {
+    fn command(&self, line: &str, seconds: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path()));
-        command.args(["timeout", LIFE_SECONDS]);
+        command.args(["timeout", seconds]);
         // A tab is a space within a word.
         command.args(
             line.split(' ')
@@ -59,7 +59,7 @@ impl Host {
 
     /// Runs a program to its end and returns what it wrote.
     pub(crate) fn run(&self, line: &str) -> Result<String> {
-        let output = self.command(line).output()?;
+        let output = self.command(line, RUN_SECONDS).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
@@ -70,14 +70,17 @@ impl Host {
 
     /// Starts a program that goes with its value.
     pub(crate) fn start(&self, line: &str) -> Result<Running> {
-        let mut command = self.command(line);
+        let mut command = self.command(line, LIFE_SECONDS);
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Running(command.spawn()?))
     }
 
     /// Starts a program and waits for its first line.
     pub(crate) fn start_and_read(&self, line: &str) -> Result<(Running, BufReader<ChildStdout>)> {
-        let mut child = self.command(line).stdout(Stdio::piped()).spawn()?;
+        let mut child = self
+            .command(line, LIFE_SECONDS)
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("a pipe")?);
         let running = Running(child);
         let mut first = String::new();
@@ -162,3 +165,5 @@ pub(crate) fn can_run(test: &str, programs: &[&str]) -> bool {
 
 /// How long anything lives at most.
 const LIFE_SECONDS: &str = "100";
+/// How long a program runs at most that is waited for.
+const RUN_SECONDS: &str = "10";
