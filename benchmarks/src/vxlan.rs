@@ -106,7 +106,7 @@ fn decapsulation(rounds: usize) {
     let seen = nanos(rounds, PASSES, || {
         for _ in 0..PASSES {
             let read = decapsulate(black_box(&bytes), vxlan::UDP_PORT, false).expect("ours");
-            black_box(&read);
+            black_box((read.source(), read.ecn(), read.vni(), read.payload()));
         }
     });
     row("decapsulate and validate", seen, "");

@@ -5,22 +5,23 @@
 //! it at the end of the batch: nothing waits for what may yet come.
 //!
 //! Two frames become one only if segmenting that one yields both again, octet by octet (but for the identification of IPv4
-//! packets that must not be fragmented, which means nothing: RFC 6864 §4.1): equal headers, without options of IPv4 and
-//! extensions of IPv6; for TCP the next sequence number, equal acknowledgement, window and options; for UDP equal lengths;
+//! packets that must not be fragmented, which means nothing: RFC 6864 §4.1): equal headers and VLAN tags, without options of
+//! IPv4 and extensions of IPv6; for TCP the next sequence number, equal acknowledgement, window and options; for UDP equal lengths;
 //! a right checksum. The last segment may be shorter. The frames of a flow stay in their order.
 
 use crate::{
     frame::Frame,
-    offload::{Offload, PartialChecksum, SegmentKind, Segmentation},
+    offload::{Offload, PartialChecksum, Segmentation},
     wire::{
-        checksum::Sum,
-        ethernet::{self, EtherType},
-        ipv4::{self, Protocol},
-        ipv6,
+        ethernet, ipv4, ipv6,
         tcp::{self, Flags},
         udp,
     },
 };
+
+mod layout;
+
+use layout::Layout;
 
 /// The bounds of a [`Coalescer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,20 +79,8 @@ struct Open<K> {
     flags: Flags,
 }
 
-/// A frame that may be part of a super-frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    kind: SegmentKind,
-    /// Where TCP or UDP begins.
-    upper_at: usize,
-    /// Where its payload begins.
-    payload_at: usize,
-}
-
-const PAYLOAD_AT: usize = ethernet::HEADER_BYTES;
-const ETHERTYPE: usize = 12;
 /// The longest that IPv4's total length and a virtio-net header can say.
-const FRAME_BYTES_MAX: usize = PAYLOAD_AT + 65_535;
+const FRAME_BYTES_MAX: usize = ethernet::HEADER_BYTES + 65_535;
 
 impl<K: Copy + PartialEq> Coalescer<K> {
     /// Makes one without open super-frames.
@@ -222,159 +211,6 @@ impl<K: Copy + PartialEq> Coalescer<K> {
     }
 }
 
-impl Layout {
-    /// Reads a frame of TCP or UDP without tags, options of IPv4, extensions of IPv6, fragments and padding.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let ethertype = bytes.get(ETHERTYPE..PAYLOAD_AT)?;
-        let packet = bytes.get(PAYLOAD_AT..)?;
-        let (upper_at, protocol) = match EtherType(u16::from_be_bytes([ethertype[0], ethertype[1]]))
-        {
-            EtherType::IPV4 => {
-                let packet = ipv4::Packet::new_checked(packet).ok()?;
-                let plain = packet.header_bytes() == ipv4::HEADER_BYTES
-                    && !packet.is_fragment()
-                    && packet.total_bytes() == bytes.len() - PAYLOAD_AT
-                    && packet.is_checksum_valid();
-                plain.then_some((PAYLOAD_AT + ipv4::HEADER_BYTES, packet.protocol()))?
-            }
-            EtherType::IPV6 => {
-                let packet = ipv6::Packet::new_checked(packet).ok()?;
-                let plain = packet.total_bytes() == bytes.len() - PAYLOAD_AT;
-                plain.then_some((PAYLOAD_AT + ipv6::HEADER_BYTES, packet.next_header()))?
-            }
-            _ => return None,
-        };
-        let is_ipv4 = upper_at == PAYLOAD_AT + ipv4::HEADER_BYTES;
-        let upper = bytes.get(upper_at..)?;
-        let (kind, header_bytes) = match protocol {
-            Protocol::TCP => {
-                let header_bytes = tcp::Packet::new_checked(upper).ok()?.header_bytes();
-                let kind = if is_ipv4 {
-                    SegmentKind::TcpV4
-                } else {
-                    SegmentKind::TcpV6
-                };
-                (kind, header_bytes)
-            }
-            Protocol::UDP => {
-                let datagram = udp::Packet::new_checked(upper).ok()?;
-                let whole = datagram.total_bytes() == upper.len();
-                whole.then_some((SegmentKind::Udp, udp::HEADER_BYTES))?
-            }
-            _ => return None,
-        };
-        Some(Self {
-            kind,
-            upper_at,
-            payload_at: upper_at + header_bytes,
-        })
-    }
-
-    /// Whether the frame has payload, and no meaning beside it.
-    fn may_join(&self, bytes: &[u8]) -> bool {
-        let plain = match self.kind {
-            SegmentKind::TcpV4 | SegmentKind::TcpV6 => {
-                let flags = tcp::Packet::new_unchecked(&bytes[self.upper_at..]).flags();
-                flags.without(Flags::PSH) == Flags::ACK
-            }
-            // Without a checksum nothing would tell whether its octets are right.
-            SegmentKind::Udp => udp::Packet::new_unchecked(&bytes[self.upper_at..]).checksum() != 0,
-        };
-        plain && bytes.len() > self.payload_at
-    }
-
-    /// Whether a segment asks for its delivery at once: nothing follows it in a super-frame.
-    fn is_last(&self, bytes: &[u8]) -> bool {
-        let upper = tcp::Packet::new_unchecked(&bytes[self.upper_at..]);
-        self.is_tcp() && upper.flags().contains(Flags::PSH)
-    }
-
-    const fn is_tcp(&self) -> bool {
-        matches!(self.kind, SegmentKind::TcpV4 | SegmentKind::TcpV6)
-    }
-
-    const fn is_ipv4(&self) -> bool {
-        self.upper_at == PAYLOAD_AT + ipv4::HEADER_BYTES
-    }
-
-    /// Where source and destination address are.
-    fn addresses(&self) -> std::ops::Range<usize> {
-        if self.is_ipv4() {
-            PAYLOAD_AT + 12..self.upper_at
-        } else {
-            PAYLOAD_AT + 8..self.upper_at
-        }
-    }
-
-    const fn protocol(&self) -> Protocol {
-        match self.kind {
-            SegmentKind::TcpV4 | SegmentKind::TcpV6 => Protocol::TCP,
-            SegmentKind::Udp => Protocol::UDP,
-        }
-    }
-
-    /// Where the checksum is, from the start of the transport header.
-    const fn checksum_at(&self) -> usize {
-        match self.kind {
-            SegmentKind::TcpV4 | SegmentKind::TcpV6 => tcp::CHECKSUM,
-            SegmentKind::Udp => udp::CHECKSUM,
-        }
-    }
-
-    /// Sums up the pseudo-header of a transport header and payload of `length` octets.
-    fn pseudo_header(&self, bytes: &[u8], length: usize) -> Sum {
-        let mut sum = Sum::new();
-        sum.add_bytes(&bytes[self.addresses()]);
-        sum.add_word(u16::from(self.protocol().0));
-        // Below 2^16, or the frame would be longer than one can be.
-        sum.add_word(u16::try_from(length).unwrap_or(u16::MAX));
-        sum
-    }
-
-    fn is_checksum_valid(&self, bytes: &[u8]) -> bool {
-        let mut sum = self.pseudo_header(bytes, bytes.len() - self.upper_at);
-        sum.add_bytes(&bytes[self.upper_at..]);
-        sum.finish() == 0
-    }
-
-    /// Says what is known of the checksum, and what is left to do if it is `unfinished` and that is allowed.
-    fn offload(&self, bytes: &[u8], size_bytes: Option<u16>, unfinished: bool) -> Offload {
-        let upper = &bytes[self.upper_at..];
-        let at = self.checksum_at();
-        let field = u16::from_be_bytes([upper[at], upper[at + 1]]);
-        if !self.is_tcp() && field == 0 {
-            return Offload::NONE;
-        }
-        if self.is_checksum_valid(bytes) {
-            return Offload {
-                validated: true,
-                ..Offload::NONE
-            };
-        }
-        if !unfinished || field != self.pseudo_header(bytes, upper.len()).fold() {
-            return Offload::NONE;
-        }
-        let number = |octets: usize| u16::try_from(octets).unwrap_or(u16::MAX);
-        let room = UNFINISHED_FRAME_BYTES.saturating_sub(self.payload_at);
-        let long = bytes.len() > UNFINISHED_FRAME_BYTES && self.is_tcp();
-        let size_bytes = size_bytes.or_else(|| long.then(|| number(room)));
-        let segment = size_bytes.map(|size_bytes| Segmentation {
-            kind: self.kind,
-            size_bytes,
-            header_bytes: number(self.payload_at),
-            ecn: false,
-        });
-        Offload {
-            checksum: Some(PartialChecksum {
-                start: number(self.upper_at),
-                offset: number(at),
-            }),
-            segment,
-            validated: false,
-        }
-    }
-}
-
 impl<K: Copy + PartialEq> Open<K> {
     /// Whether a frame is of the same flow.
     fn is_flow_of(&self, key: K, layout: &Layout, bytes: &[u8]) -> bool {
@@ -403,7 +239,7 @@ impl<K: Copy + PartialEq> Open<K> {
             && payload_bytes <= self.size
             && own.len() + payload_bytes <= FRAME_BYTES_MAX
             && self.layout == *layout
-            && own[..PAYLOAD_AT] == bytes[..PAYLOAD_AT]
+            && own[..layout.network_at] == bytes[..layout.network_at]
             && self.has_same_network_header(bytes)
             && self.has_next_transport_header(bytes)
             && layout.is_checksum_valid(bytes)
@@ -411,8 +247,8 @@ impl<K: Copy + PartialEq> Open<K> {
 
     /// Whether the IP headers differ in nothing but lengths, identification and checksum.
     fn has_same_network_header(&self, bytes: &[u8]) -> bool {
-        let own = &self.frame.bytes()[PAYLOAD_AT..];
-        let packet = &bytes[PAYLOAD_AT..];
+        let own = &self.frame.bytes()[self.layout.network_at..];
+        let packet = &bytes[self.layout.network_at..];
         if !self.layout.is_ipv4() {
             // Version, traffic class and flow label; hop limit.
             return own[..4] == packet[..4] && own[7] == packet[7];
@@ -471,7 +307,7 @@ impl<K: Copy + PartialEq> Open<K> {
         let upper_bytes = length - layout.upper_at;
         let sum = layout.pseudo_header(self.frame.bytes(), upper_bytes);
         let bytes = self.frame.bytes_mut();
-        let packet = &mut bytes[PAYLOAD_AT..];
+        let packet = &mut bytes[layout.network_at..];
         let lengths = "a super-frame is at most FRAME_BYTES_MAX long";
         if layout.is_ipv4() {
             let total = u16::try_from(packet.len()).expect(lengths);
@@ -507,9 +343,6 @@ impl<K: Copy + PartialEq> Open<K> {
         });
     }
 }
-
-/// Longest frame that surely fits a network, into which unfinished super-frames are segmented: IPv6's least MTU.
-const UNFINISHED_FRAME_BYTES: usize = PAYLOAD_AT + 1_280;
 
 /// A length within a frame, as a difference of sequence numbers.
 fn octets(length: usize) -> u32 {

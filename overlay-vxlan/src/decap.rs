@@ -1,6 +1,6 @@
 //! Reading outer headers from Ethernet on, for backends without a UDP socket; the way back of [`encap`](crate::encap).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use overlay_core::Vni;
 use thiserror::Error;
@@ -16,23 +16,81 @@ use crate::{
     },
 };
 
-/// What the outer headers of a packet said.
+/// A packet whose outer headers were found right; what they say is read when it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decapsulated {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// UDP source port.
-    pub source_port: u16,
-    /// ECN field.
-    pub ecn: Ecn,
-    /// Network identifier.
-    pub vni: Vni,
-    /// Where the VXLAN header begins.
-    pub vxlan_at: usize,
-    /// Where the inner frame ends; padding may follow.
-    pub end: usize,
+pub struct Decapsulated<'a> {
+    /// From Ethernet to the end of the inner frame.
+    bytes: &'a [u8],
+    places: Places,
+}
+
+impl<'a> Decapsulated<'a> {
+    /// Returns the source address.
+    #[must_use]
+    #[inline]
+    pub fn source(&self) -> IpAddr {
+        self.address(12, 8)
+    }
+
+    /// Returns the destination address.
+    #[must_use]
+    #[inline]
+    pub fn destination(&self) -> IpAddr {
+        self.address(16, 24)
+    }
+
+    /// Returns the UDP source port.
+    #[must_use]
+    #[inline]
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes(read(self.bytes, self.places.udp_at))
+    }
+
+    /// Returns the ECN field.
+    #[must_use]
+    #[inline]
+    pub fn ecn(&self) -> Ecn {
+        let [_, octet] = read(self.bytes, IP);
+        let low = if self.places.is_v6 { octet >> 4 } else { octet };
+        Ecn::from_traffic_class(low)
+    }
+
+    /// Returns the network identifier.
+    #[must_use]
+    #[inline]
+    pub fn vni(&self) -> Vni {
+        Vni::from_octets(read(self.bytes, self.vxlan_at() + 4))
+    }
+
+    /// Returns where the VXLAN header begins.
+    #[must_use]
+    #[inline]
+    pub const fn vxlan_at(&self) -> usize {
+        self.places.udp_at + udp::HEADER_BYTES
+    }
+
+    /// Returns where the inner frame ends; padding may follow.
+    #[must_use]
+    #[inline]
+    pub const fn end(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns the payload of the UDP datagram, VXLAN header included.
+    #[must_use]
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.bytes.get(self.vxlan_at()..).unwrap_or_default()
+    }
+
+    #[inline]
+    fn address(&self, v4_at: usize, v6_at: usize) -> IpAddr {
+        if self.places.is_v6 {
+            Ipv6Addr::from(read::<16>(self.bytes, IP + v6_at)).into()
+        } else {
+            Ipv4Addr::from(read::<4>(self.bytes, IP + v4_at)).into()
+        }
+    }
 }
 
 /// A packet is no VXLAN for this node.
@@ -78,78 +136,72 @@ pub fn decapsulate(
     bytes: &[u8],
     port: u16,
     zero_checksum: bool,
-) -> Result<Decapsulated, DecapsulateError> {
-    match plain_v4(bytes, port) {
-        Some(read) => Ok(read),
-        None => decapsulate_any(bytes, port, zero_checksum),
-    }
+) -> Result<Decapsulated<'_>, DecapsulateError> {
+    let places = match plain_v4(bytes, port) {
+        Some(places) => places,
+        None => places_of_any(bytes, port, zero_checksum)?,
+    };
+    Ok(Decapsulated {
+        bytes: bytes.get(..places.end).unwrap_or_default(),
+        places,
+    })
 }
 
-/// Reads what nearly all packets are: IPv4 without options, UDP without a checksum, nothing wrong. `None` says nothing.
+/// Where the headers of a packet are that was found right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    is_v6: bool,
+    udp_at: usize,
+    end: usize,
+}
+
+/// Finds what nearly all packets are: IPv4 without options, UDP without a checksum, nothing wrong. `None` says nothing.
 #[inline(always)]
-fn plain_v4(bytes: &[u8], port: u16) -> Option<Decapsulated> {
+fn plain_v4(bytes: &[u8], port: u16) -> Option<Places> {
     let header = bytes.first_chunk::<V4_BYTES>()?;
+    // Octets in the order in which they come are the machine's own order nearly everywhere.
     let word = |at: usize| {
-        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    // The words lie two octets before those of the IPv4 header: each has the end of one field and the start of another.
-    let (link, length, fragment) = (word(IP - 2), word(IP + 2), word(IP + 6));
-    let (checksum, addresses, ports) = (word(IP + 10), word(IP + 14), word(IP + 18));
-    let (datagram, flags) = (word(V4_UDP + 2), word(V4_UDP + 6));
-    let sum = [
-        link & 0xffff,
-        length,
-        fragment,
-        checksum,
-        addresses,
-        ports >> 16,
-    ]
-    .into_iter()
-    .fold(0, |sum, word| sum + u64::from(word));
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let total = length >> 16;
-    let end = IP + total as usize;
-    let is_plain = link & 0xffff_ff00 == IPV4_WITHOUT_OPTIONS
-        && fragment & 0x3fff_00ff == u32::from(Protocol::UDP.0)
-        && sum == 0xffff
-        && datagram == u32::from(port) << 16 | total.wrapping_sub(u32::from(IPV4_BYTES)) & 0xffff
-        && flags & 0xffff_0800 == NO_CHECKSUM_AND_VNI
-        && total >= u32::from(IPV4_BYTES)
+    let total = u16::from_be_bytes([header[IP + 2], header[IP + 3]]);
+    // Swapped words sum up to the swapped sum (RFC 1071 §2), and so do pairs of them.
+    let sum = (IP..V4_UDP)
+        .step_by(4)
+        .fold(0, |sum, at| sum + u64::from(word(at)));
+    let length = total.wrapping_sub(IPV4_BYTES);
+    let datagram = u32::from(port.swap_bytes()) | u32::from(length.swap_bytes()) << 16;
+    let end = IP + usize::from(total);
+    let is_plain = word(IP - 2) & 0x00ff_ffff == IPV4_WITHOUT_OPTIONS
+        && word(IP + 6) & 0xff00_ff3f == u32::from(Protocol::UDP.0) << 24
+        && fold(sum) == 0xffff
+        && word(V4_UDP + 2) == datagram
+        && word(V4_UDP + 6) & 0x0008_ffff == NO_CHECKSUM_AND_VNI
+        && total >= IPV4_BYTES
         && end >= V4_BYTES
         && end <= bytes.len();
-    if !is_plain {
-        return None;
-    }
-    let [source_high, source_low] = [checksum << 16, addresses >> 16];
-    let [destination_high, destination_low] = [addresses << 16, ports >> 16];
-    let [.., port_high, port_low] = ports.to_be_bytes();
-    let [.., traffic_class] = link.to_be_bytes();
-    let [vni @ .., _] = word(V4_BYTES - 4).to_be_bytes();
-    Some(Decapsulated {
-        source: Ipv4Addr::from_bits(source_high | source_low).into(),
-        destination: Ipv4Addr::from_bits(destination_high | destination_low).into(),
-        source_port: u16::from_be_bytes([port_high, port_low]),
-        ecn: Ecn::from_traffic_class(traffic_class),
-        vni: Vni::from_octets(vni),
-        vxlan_at: V4_UDP + udp::HEADER_BYTES,
+    is_plain.then_some(Places {
+        is_v6: false,
+        udp_at: V4_UDP,
         end,
     })
 }
 
-/// The EtherType of IPv4, and the first octet of a header of 20 octets.
-const IPV4_WITHOUT_OPTIONS: u32 = 0x0800_4500;
-/// A UDP checksum of zero, and the I flag (RFC 7348 §5).
-const NO_CHECKSUM_AND_VNI: u32 = 0x0000_0800;
+/// Folds a sum of words of 32 bits into 16: what is added to itself with its halves exchanged has them folded in its upper
+/// half.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+}
+
+/// The EtherType of IPv4, and the first octet of a header of 20 octets, swapped.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x0045_0008;
+/// A UDP checksum of zero, and the I flag (RFC 7348 §5), swapped.
+const NO_CHECKSUM_AND_VNI: u32 = 0x0008_0000;
 
 #[cold]
 #[inline(never)]
-fn decapsulate_any(
-    bytes: &[u8],
-    port: u16,
-    zero_checksum: bool,
-) -> Result<Decapsulated, DecapsulateError> {
+fn places_of_any(bytes: &[u8], port: u16, zero_checksum: bool) -> Result<Places, DecapsulateError> {
     let link = ethernet::Packet::new_checked(bytes)?;
     let packet = bytes.get(IP..).unwrap_or_default();
     match link.ethertype() {
@@ -167,7 +219,7 @@ fn decapsulate_any(
             let network = Network {
                 source: packet.source().into(),
                 destination: packet.destination().into(),
-                ecn: Ecn::from_traffic_class(packet.traffic_class()),
+                is_v6: false,
                 udp_at: IP + packet.header_bytes(),
             };
             network.datagram(packet.payload(), port, true)
@@ -180,7 +232,7 @@ fn decapsulate_any(
             let network = Network {
                 source: packet.source().into(),
                 destination: packet.destination().into(),
-                ecn: Ecn::from_traffic_class(packet.traffic_class()),
+                is_v6: true,
                 udp_at: V6_UDP,
             };
             network.datagram(packet.payload(), port, zero_checksum)
@@ -193,7 +245,7 @@ fn decapsulate_any(
 struct Network {
     source: IpAddr,
     destination: IpAddr,
-    ecn: Ecn,
+    is_v6: bool,
     udp_at: usize,
 }
 
@@ -204,7 +256,7 @@ impl Network {
         bytes: &[u8],
         port: u16,
         zero_checksum: bool,
-    ) -> Result<Decapsulated, DecapsulateError> {
+    ) -> Result<Places, DecapsulateError> {
         let datagram = udp::Packet::new_checked(bytes)?;
         let found = datagram.destination_port();
         if found != port {
@@ -213,7 +265,7 @@ impl Network {
                 found,
             });
         }
-        let header = vxlan::Packet::new_checked(datagram.payload())?;
+        vxlan::Packet::new_checked(datagram.payload())?;
         if datagram.checksum() == 0 {
             if !zero_checksum {
                 return Err(DecapsulateError::NoChecksum);
@@ -221,14 +273,18 @@ impl Network {
         } else if !datagram.is_checksum_valid(self.source, self.destination) {
             return Err(DecodeError::Checksum.into());
         }
-        Ok(Decapsulated {
-            source: self.source,
-            destination: self.destination,
-            source_port: datagram.source_port(),
-            ecn: self.ecn,
-            vni: header.vni(),
-            vxlan_at: self.udp_at + udp::HEADER_BYTES,
+        Ok(Places {
+            is_v6: self.is_v6,
+            udp_at: self.udp_at,
             end: self.udp_at + datagram.total_bytes(),
         })
     }
+}
+
+/// Reads octets that are there.
+#[inline(always)]
+fn read<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk::<N>());
+    debug_assert!(field.is_some(), "the packet was found right");
+    field.copied().unwrap_or([0; N])
 }

@@ -66,7 +66,8 @@ pub struct Template {
 enum Headers {
     V4 {
         bytes: [u8; V4_BYTES],
-        /// The IPv4 header's sum without length and traffic class.
+        /// The IPv4 header's sum without length and traffic class, octets swapped. Those, checksum, source port and length of
+        /// UDP are zero.
         sum: u32,
     },
     V6([u8; V6_BYTES]),
@@ -162,8 +163,7 @@ impl Template {
         match &self.headers {
             Headers::V4 { bytes, sum } => {
                 let header = header.first_chunk_mut::<V4_BYTES>().ok_or(room)?;
-                *header = *bytes;
-                patch_v4(header, *sum, outer, ip_bytes);
+                write_v4(header, bytes, *sum, outer, ip_bytes);
             }
             Headers::V6(bytes) => {
                 let header = header.first_chunk_mut::<V6_BYTES>().ok_or(room)?;
@@ -181,19 +181,42 @@ impl Template {
     }
 }
 
+/// Writes eight octets at a time: each field on its own would be a write of its own.
 #[inline]
-fn patch_v4(header: &mut [u8; V4_BYTES], sum: u32, outer: Outer, ip_bytes: u16) {
-    let total = ip_bytes.to_be_bytes();
-    let sum = sum + u32::from(outer.traffic_class) + u32::from(ip_bytes);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let [_, _, high, low] = (!sum).to_be_bytes();
-    header[IP + 1] = outer.traffic_class;
-    [header[IP + 2], header[IP + 3]] = total;
-    [header[IP + 10], header[IP + 11]] = [high, low];
-    [header[V4_UDP], header[V4_UDP + 1]] = outer.source_port.to_be_bytes();
-    let length = ip_bytes - IPV4_BYTES;
-    [header[V4_UDP + 4], header[V4_UDP + 5]] = length.to_be_bytes();
+fn write_v4(
+    header: &mut [u8; V4_BYTES],
+    template: &[u8; V4_BYTES],
+    sum: u32,
+    outer: Outer,
+    ip_bytes: u16,
+) {
+    let (class, port) = (
+        u64::from(outer.traffic_class),
+        outer.source_port.swap_bytes(),
+    );
+    let (total, length) = (ip_bytes.swap_bytes(), (ip_bytes - IPV4_BYTES).swap_bytes());
+    // Swapped words sum up to the swapped sum (RFC 1071 §2). A sum of three is below 2^18; both halves of what is added
+    // to itself with its halves exchanged are that sum in 16 bits.
+    let sum = sum + (u32::from(outer.traffic_class) << 8) + u32::from(total);
+    let sum = sum.wrapping_add(sum.rotate_left(16)) >> 16;
+    let word = |at: usize| match template[at..].first_chunk() {
+        Some(octets) => u64::from_le_bytes(*octets),
+        None => 0,
+    };
+    let mut write = |at: usize, word: u64| {
+        header[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    };
+    write(0, word(0));
+    // The traffic class is the last octet.
+    write(8, word(8) | class << 56);
+    write(16, word(16) | u64::from(total));
+    write(24, word(24) | u64::from(!sum & 0xffff));
+    write(
+        32,
+        word(32) | u64::from(port) << 16 | u64::from(length) << 48,
+    );
+    write(40, word(40));
+    write(V4_BYTES - 8, word(V4_BYTES - 8));
 }
 
 #[inline]
@@ -237,7 +260,8 @@ impl Headers {
         let mut sum = Sum::new();
         sum.add_bytes(bytes.get(IP..V4_UDP)?);
         emit_datagram(bytes.get_mut(V4_UDP..)?, ends, header)?;
-        let sum = sum.fold().into();
+        [bytes[V4_UDP + 4], bytes[V4_UDP + 5]] = [0, 0];
+        let sum = sum.fold().swap_bytes().into();
         Some(Self::V4 { bytes, sum })
     }
 

@@ -32,9 +32,15 @@ impl FlowKey {
     #[must_use]
     #[inline]
     pub fn source_port(&self, frame: &[u8]) -> u16 {
-        if let Some(port) = self.plain_v4(frame) {
-            return port;
+        match self.plain_v4(frame) {
+            Some(port) => port,
+            None => self.any(frame),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn any(&self, frame: &[u8]) -> u16 {
         match Headers::read(frame) {
             Ok(headers) => self.of_headers(&headers, frame),
             Err(_) => self.of_words(0, frame.iter().take(12).map(|octet| u64::from(*octet))),
@@ -54,9 +60,9 @@ impl FlowKey {
         let transport = u64::from(ports(&ip, bytes)) << 32 | label;
         match (ip.source, ip.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let addresses =
-                    u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
-                self.of_words(transport, [addresses])
+                let [source, destination] = [source, destination]
+                    .map(|address| u64::from(u32::from_le_bytes(address.octets())));
+                port(self.0.pair(transport, destination << 32 | source))
             }
             (source, destination) => {
                 let words = [source, destination].map(words).into_iter().flatten();
@@ -71,21 +77,21 @@ impl FlowKey {
     fn plain_v4(&self, frame: &[u8]) -> Option<u16> {
         let header = frame.first_chunk::<38>()?;
         let word = |at: usize| {
-            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
-        let (link, fragment) = (word(12), word(20) & 0x3fff_00ff);
+        let (link, fragment) = (word(12), word(20) & 0xff00_ff3f);
         let total = usize::from(u16::from_be_bytes([header[16], header[17]]));
         let (tcp, udp) = (u32::from(Protocol::TCP.0), u32::from(Protocol::UDP.0));
         // EtherType and length of the header; no fragment, and a protocol with ports, which are there.
-        let is_plain = link & 0xffff_ff00 == 0x0800_4500
-            && (fragment == tcp || fragment == udp)
+        let is_plain = link & 0x00ff_ffff == 0x0045_0008
+            && (fragment == tcp << 24 || fragment == udp << 24)
             && total >= 24
             && total <= frame.len() - 14;
         if !is_plain {
             return None;
         }
-        let addresses = u64::from(word(26)) << 32 | u64::from(word(30));
-        let transport = u64::from(word(34)) << 32 | u64::from(fragment);
+        let addresses = u64::from(word(30)) << 32 | u64::from(word(26));
+        let transport = u64::from(word(34)) << 32 | u64::from(fragment >> 24);
         Some(port(self.0.pair(transport, addresses)))
     }
 
@@ -105,7 +111,7 @@ fn ports(ip: &Ip, bytes: &[u8]) -> u32 {
     let has_ports = matches!(ip.protocol, Protocol::TCP | Protocol::UDP);
     let header = bytes.get(ip.upper_at..ip.end).unwrap_or_default();
     match header.first_chunk::<4>() {
-        Some(ports) if has_ports && ip.fragment.is_none() => u32::from_be_bytes(*ports),
+        Some(ports) if has_ports && ip.fragment.is_none() => u32::from_le_bytes(*ports),
         _ => 0,
     }
 }

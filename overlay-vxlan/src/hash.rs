@@ -36,10 +36,10 @@ impl HashKey {
         words.fold(self.start, |state, word| fold(state ^ word, self.factor))
     }
 
-    /// Hashes two words as [`words`](Self::words) does.
+    /// Hashes two words by one multiplication, as long as nobody knows the key.
     #[inline]
     pub(crate) const fn pair(&self, first: u64, second: u64) -> u64 {
-        fold(fold(self.start ^ first, self.factor) ^ second, self.factor)
+        fold(self.start ^ first, self.factor ^ second)
     }
 
     pub(crate) const fn hasher(&self) -> KeyedHasher {

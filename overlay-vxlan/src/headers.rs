@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Tags that are stepped over: a service tag and a customer tag.
-const TAGS_MAX: usize = 2;
+pub(crate) const TAGS_MAX: usize = 2;
 
 /// The headers of a frame. Offsets count from its first octet and lie inside of it.
 #[derive(Clone, Copy, Debug)]

@@ -119,6 +119,7 @@
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
 //! | [`encap`], [`decap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
+//! | [`arrival`] | what a socket with receive offload returned, as datagrams again |
 //! | [`fdb`] | the forwarding database |
 //! | [`announce`] | telling endpoints that an address moved |
 //! | [`pmtu`], [`probing`] | path MTU discovery (RFC 8899): the search, and the probes of the switch |
@@ -132,6 +133,7 @@
 
 mod admit;
 pub mod announce;
+pub mod arrival;
 pub mod coalesce;
 pub mod config;
 pub mod decap;
@@ -165,6 +167,7 @@ mod verdict;
 pub mod wire;
 
 pub use announce::Announcement;
+pub use arrival::Arrival;
 pub use coalesce::{CoalesceConfig, Coalescer};
 pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
 pub use error::{EndpointError, NetworkError};

@@ -33,6 +33,8 @@ struct Recipe {
     traffic_class: u8,
     timestamp: Option<u8>,
     identification_gap: u16,
+    /// VLAN tags; of more than two nothing is read.
+    tags: usize,
     fault: Fault,
 }
 
@@ -43,7 +45,6 @@ enum Fault {
     NoChecksum,
     Fragment,
     Padding,
-    VlanTag,
 }
 
 /// What a sender goes on from.
@@ -143,7 +144,7 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
         },
     };
     link.emit(&mut bytes).expect("as it was made");
-    if recipe.fault == Fault::VlanTag {
+    for _ in 0..recipe.tags {
         bytes.splice(12..12, [0x81, 0, 0, 5]);
     }
     let protocol = if is_tcp(recipe.flow) {
@@ -197,8 +198,9 @@ fn frame(recipe: &Recipe, sender: &mut Sender) -> Vec<u8> {
 
 /// What is told of a flow by its frames; the identification of what must not be fragmented says nothing.
 fn normalised(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes[12..14] == [8, 0] {
-        let mut packet = ipv4::Packet::new_unchecked(&mut bytes[14..]);
+    let at = network_at(&bytes);
+    if bytes[at - 2..at] == [8, 0] {
+        let mut packet = ipv4::Packet::new_unchecked(&mut bytes[at..]);
         if packet.dont_fragment() && !packet.is_fragment() {
             packet.set_identification(0);
             packet.fill_checksum();
@@ -238,6 +240,7 @@ fn recipe(flow: u8, payload_bytes: usize) -> Recipe {
         traffic_class: 0,
         timestamp: Some(1),
         identification_gap: 0,
+        tags: 0,
         fault: Fault::None,
     }
 }
@@ -250,7 +253,6 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
         1 => Just(Fault::NoChecksum),
         1 => Just(Fault::Fragment),
         1 => Just(Fault::Padding),
-        1 => Just(Fault::VlanTag),
     ];
     let flags = prop_oneof![
         20 => Just(Flags::ACK),
@@ -270,19 +272,41 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
         rarely(3),
         prop_oneof![9 => Just(Some(1)), 1 => Just(Some(2)), 1 => Just(None)],
     );
-    (0..8_u8, payload, rarely(1), flags, header, rarely(1), fault).prop_map(
-        |(flow, payload_bytes, gap, flags, (window, ttl, class, timestamp), id, fault)| Recipe {
-            gap: gap.into(),
-            flags,
-            window: 500 + u16::from(window),
-            ttl: 64 - ttl,
-            traffic_class: class,
-            timestamp,
-            identification_gap: id.into(),
-            fault,
-            ..recipe(flow, payload_bytes)
-        },
+    let faults = (
+        fault,
+        prop_oneof![20 => Just(0), 9 => Just(1), 5 => Just(2), 1 => Just(3)],
+    );
+    (
+        0..8_u8,
+        payload,
+        rarely(1),
+        flags,
+        header,
+        rarely(1),
+        faults,
     )
+        .prop_map(
+            |(
+                flow,
+                payload_bytes,
+                gap,
+                flags,
+                (window, ttl, class, timestamp),
+                id,
+                (fault, tags),
+            )| Recipe {
+                gap: gap.into(),
+                tags,
+                flags,
+                window: 500 + u16::from(window),
+                ttl: 64 - ttl,
+                traffic_class: class,
+                timestamp,
+                identification_gap: id.into(),
+                fault,
+                ..recipe(flow, payload_bytes)
+            },
+        )
 }
 
 proptest! {
@@ -311,16 +335,14 @@ proptest! {
         prop_assert_eq!(cut.len(), batch.len());
         for flow in 0..8 {
             for key in 0..2 {
-                let own = batch
+                let own = in_vlans(batch
                     .iter()
                     .filter(|(of, by, _)| (*of, *by) == (key, flow))
-                    .map(|(_, _, bytes)| normalised(bytes.clone()))
-                    .partition::<Vec<_>, _>(|bytes| is_tagged(bytes));
-                let found = cut
+                    .map(|(_, _, bytes)| bytes));
+                let found = in_vlans(cut
                     .iter()
                     .filter(|(of, bytes)| *of == key && flow_of(bytes) == flow)
-                    .map(|(_, bytes)| normalised(bytes.clone()))
-                    .partition::<Vec<_>, _>(|bytes| is_tagged(bytes));
+                    .map(|(_, bytes)| bytes));
                 prop_assert!(own == found, "flow {} of {}", flow, key);
             }
         }
@@ -334,14 +356,27 @@ proptest! {
     }
 }
 
-/// Whether a frame is of a VLAN: of another flow than those that are not.
-fn is_tagged(bytes: &[u8]) -> bool {
-    bytes[12..14] == [0x81, 0]
+/// The frames of a flow in each VLAN, which are flows of their own.
+fn in_vlans<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> BTreeMap<usize, Vec<Vec<u8>>> {
+    let mut vlans = BTreeMap::<_, Vec<_>>::new();
+    for bytes in frames {
+        let vlan = vlans.entry(network_at(bytes)).or_default();
+        vlan.push(normalised(bytes.clone()));
+    }
+    vlans
+}
+
+/// Where the IP packet begins.
+fn network_at(bytes: &[u8]) -> usize {
+    let tags = bytes[12..]
+        .chunks(4)
+        .take_while(|tag| tag[..2] == [0x81, 0]);
+    14 + 4 * tags.count()
 }
 
 /// Which flow a frame is of, by its ports and what is tied to them.
 fn flow_of(bytes: &[u8]) -> u8 {
-    let at = if is_tagged(bytes) { 18 } else { 14 };
+    let at = network_at(bytes);
     let upper = if bytes[at] >> 4 == 4 {
         at + 20
     } else {
@@ -352,17 +387,25 @@ fn flow_of(bytes: &[u8]) -> u8 {
 }
 
 fn train(flow: u8, lengths: &[usize]) -> Vec<(u8, Vec<u8>)> {
+    tagged_train(flow, lengths, 0)
+}
+
+fn tagged_train(flow: u8, lengths: &[usize], tags: usize) -> Vec<(u8, Vec<u8>)> {
     let mut sender = Sender::default();
-    let made = lengths
-        .iter()
-        .map(|length| frame(&recipe(flow, *length), &mut sender));
+    let made = lengths.iter().map(|length| {
+        let recipe = Recipe {
+            tags,
+            ..recipe(flow, *length)
+        };
+        frame(&recipe, &mut sender)
+    });
     made.map(|bytes| (0, bytes)).collect()
 }
 
 #[test]
 fn a_train_of_each_kind_becomes_one_super_frame() {
-    for flow in 0..8 {
-        let batch = train(flow, &[1_000, 1_000, 1_000, 400]);
+    for (flow, tags) in (0..8).flat_map(|flow| (0..3).map(move |tags| (flow, tags))) {
+        let batch = tagged_train(flow, &[1_000, 1_000, 1_000, 400], tags);
         let (whole, _) = coalesce(CoalesceConfig::default(), &batch);
         assert_eq!(whole.len(), 1, "flow {flow}");
         let segmentation = whole[0].offload().segment.expect("a super-frame");
@@ -403,12 +446,12 @@ fn a_wrong_checksum_is_nowhere_called_right() {
 
 #[test]
 fn a_checksum_that_was_left_to_a_device_is_completed_by_whoever_delivers() {
-    for flow in 0..8 {
+    for (flow, tags) in (0..8).flat_map(|flow| (0..3).map(move |tags| (flow, tags))) {
         for octets in [1, 1_000, 4_000] {
-            let batch = train(flow, &[octets]);
+            let batch = tagged_train(flow, &[octets], tags);
             let right = &batch[0].1;
             // As a kernel leaves it: the sum of the pseudo-header alone.
-            let upper_at = if is_v6(flow) { 54 } else { 34 };
+            let upper_at = 4 * tags + if is_v6(flow) { 54 } else { 34 };
             let at = upper_at
                 + if is_tcp(flow) {
                     tcp::CHECKSUM
@@ -430,7 +473,10 @@ fn a_checksum_that_was_left_to_a_device_is_completed_by_whoever_delivers() {
             let is_super = whole[0].offload().segment.is_some();
             assert_eq!(is_super, octets > 1_280 && is_tcp(flow), "flow {flow}");
             if is_super {
-                assert!(cut.iter().all(|(_, bytes)| bytes.len() <= 14 + 1_280));
+                assert!(
+                    cut.iter()
+                        .all(|(_, bytes)| bytes.len() <= 14 + 4 * tags + 1_280)
+                );
                 let again = coalesce(CoalesceConfig::default(), &cut).0;
                 assert_eq!(again.len(), 1);
                 assert_eq!(again[0].len(), right.len());

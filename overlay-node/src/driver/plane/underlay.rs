@@ -8,11 +8,7 @@ use std::{
 };
 
 use overlay_core::Seed;
-use overlay_vxlan::{
-    Outer, Received,
-    outer::Ecn,
-    wire::{ethernet, ipv6, vxlan},
-};
+use overlay_vxlan::{Arrival, Outer, Received, outer::Ecn};
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -53,30 +49,6 @@ struct Train {
     octets: Vec<u8>,
     /// A shorter datagram ends it.
     complete: bool,
-}
-
-/// Datagrams of one sender, each of the same length but the last.
-pub(super) struct Arrival<'a> {
-    pub(super) received: Received,
-    datagram_bytes: usize,
-    octets: &'a [u8],
-}
-
-impl<'a> Arrival<'a> {
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
-        let size = match self.segment_bytes() {
-            Some(_) => self.octets.len(),
-            None => self.datagram_bytes.max(1),
-        };
-        self.octets.chunks(size)
-    }
-
-    /// A tunnel of the same machine hands a super-frame of UDP over as it is, and names the payload of its segments.
-    pub(super) fn segment_bytes(&self) -> Option<u16> {
-        let whole = self.datagram_bytes < self.octets.len() && is_frame(self.octets);
-        let size = u16::try_from(self.datagram_bytes).ok()?;
-        whole.then_some(size)
-    }
 }
 
 /// Takes a socket that is bound to the data port, and opens those that flows leave by where it is possible: a socket that
@@ -142,13 +114,12 @@ impl Inbox {
         let count = state.recv(socket.into(), &mut rooms, &mut self.meta)?;
         let arrivals = self.meta[..count].iter();
         let rooms = self.octets.chunks(ARRIVAL_BYTES_MAX);
-        Ok(arrivals.zip(rooms).map(|(meta, room)| Arrival {
-            received: Received {
+        Ok(arrivals.zip(rooms).map(|(meta, room)| {
+            let received = Received {
                 from: meta.addr.ip(),
                 ecn: ecn_of(meta.ecn),
-            },
-            datagram_bytes: meta.stride,
-            octets: &room[..meta.len],
+            };
+            Arrival::new(received, &room[..meta.len], meta.stride)
         }))
     }
 }
@@ -230,23 +201,6 @@ impl Endpoint {
             src_ip: None,
         };
         self.state.try_send((&self.socket).into(), &transmit)
-    }
-}
-
-/// Whether octets behind a VXLAN header are one frame, by the length that its IP packet says.
-fn is_frame(octets: &[u8]) -> bool {
-    let packet = vxlan::HEADER_BYTES + ethernet::HEADER_BYTES;
-    let Some((header, packet)) = octets.split_at_checked(packet) else {
-        return false;
-    };
-    let number = |at: usize| match packet.get(at..at + 2) {
-        Some([high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
-        _ => 0,
-    };
-    match header {
-        [.., 0x08, 0x00] => number(2) == packet.len(),
-        [.., 0x86, 0xdd] => number(4) + ipv6::HEADER_BYTES == packet.len(),
-        _ => false,
     }
 }
 
