@@ -6,6 +6,7 @@
 
 mod capture;
 mod endpoint;
+mod lookup;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use self::{
 
 pub use capture::{CaptureId, CaptureSpec};
 pub use endpoint::{EchoReply, Endpoint};
+pub use lookup::{Address, Found, Place};
 
 /// The frame path of one node.
 #[derive(Debug)]

@@ -3,7 +3,10 @@
 use std::{future::Future, pin::Pin};
 
 use overlay_core::{TaskId, plane::Change};
-use overlay_node::driver::{CaptureOptions, Captured, LogOptions, Logs};
+use overlay_node::{
+    driver::{CaptureOptions, Captured, LogOptions, Logs, LookupOptions},
+    plane::Found,
+};
 
 use crate::api::{Error, Request, Response};
 
@@ -20,6 +23,9 @@ pub(crate) trait Node: Send + Sync + 'static {
 
     /// Says what would be done for the system to hold what it shall.
     fn plan(&self) -> Soon<Result<Vec<Change>, Error>>;
+
+    /// Looks addresses up in the tables of the frame path.
+    fn lookup(&self, options: LookupOptions) -> Soon<Result<Vec<Found>, Error>>;
 
     /// Reads what a task has written.
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>>;

@@ -31,8 +31,8 @@ use super::{
 use crate::{
     api,
     wire::{
-        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest, PLAN_PATH,
-        PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
+        CAPTURE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LOOKUP_PATH, LogsOf, LogsRequest,
+        PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
         RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
     },
 };
@@ -53,6 +53,7 @@ pub(crate) fn router(node: Arc<dyn Node>, programs: Programs, tasks: Tasks) -> R
         .route(LOGS_PATH, post(logs))
         .route(CAPTURE_PATH, post(capture))
         .route(PLAN_PATH, post(plan))
+        .route(LOOKUP_PATH, post(lookup))
         .route(RUN_PATH, post(run))
         .route(EXEC_PATH, post(exec))
         .fallback(unknown)
@@ -169,6 +170,11 @@ async fn plan(State(server): State<Server>) -> Answer {
     let changes = server.node.plan().await?;
     let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
     Ok(Json(lines).into_response())
+}
+
+async fn lookup(State(server): State<Server>, body: Bytes) -> Answer {
+    let found = server.node.lookup(parse(&body)?).await?;
+    Ok(Json(found).into_response())
 }
 
 /// A capture as the body of an answer.

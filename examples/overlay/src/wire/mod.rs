@@ -23,5 +23,7 @@ pub(crate) const LOGS_PATH: &str = "/v1/logs";
 pub(crate) const CAPTURE_PATH: &str = "/v1/capture";
 /// Where it is asked what would be done for the system to hold what it shall; answers with a list of lines.
 pub(crate) const PLAN_PATH: &str = "/v1/plan";
+/// Where `overlay_node::driver::LookupOptions` are posted; answers with a list of `overlay_node::plane::Found`.
+pub(crate) const LOOKUP_PATH: &str = "/v1/lookup";
 /// The protocol that an HTTP connection is upgraded to: [`Frame`]s in both directions.
 pub(crate) const UPGRADE_PROTOCOL: &str = "overlay-stream";
