@@ -53,7 +53,7 @@ fn is_task(endpoint: &Endpoint) -> bool {
     endpoint.name.starts_with(&format!("{SERVICE}."))
 }
 
-/// The tables of all hosts are what is desired.
+/// The tables of all hosts are what is desired, and the interfaces of their programs.
 pub(crate) fn tables(
     cluster: &mut Cluster,
     desired: &Desired,
@@ -65,6 +65,7 @@ pub(crate) fn tables(
         } else {
             tables::user(cluster, host, desired, gone)?;
         }
+        tables::interfaces(cluster, host, desired)?;
     }
     Ok(())
 }

@@ -64,7 +64,12 @@ fn of_rows(found: &Kernel, random: &mut Rng) -> Option<(&'static str, String)> {
         }
         1 => {
             let (device, mac, _) = one(&found.tunnels, random)?;
-            let line = format!("bridge fdb replace {mac} dev {device} dst 192.168.77.99");
+            // Where all VTEPs are flooded to, one cannot be replaced.
+            let verb = match mac.starts_with("00:00") {
+                true => "append",
+                false => "replace",
+            };
+            let line = format!("bridge fdb {verb} {mac} dev {device} dst 192.168.77.99");
             ("forwarding row replaced", line)
         }
         2 => {

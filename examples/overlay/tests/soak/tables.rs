@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     desired::{Desired, Endpoint},
-    support::{Cluster, address, name},
+    support::{Cluster, address, name, words},
     world::NETWORKS,
 };
 
@@ -25,7 +25,9 @@ pub(crate) type Row = (String, String, String);
 pub(crate) struct Kernel {
     /// Devices, and the bridges that they are members of.
     pub(crate) devices: BTreeMap<String, Option<String>>,
-    pub(crate) down: BTreeSet<String>,
+    down: BTreeSet<String>,
+    /// Whether [`FOREIGN`] is there.
+    foreign: bool,
     /// VXLAN device, MAC address, VTEP.
     pub(crate) tunnels: BTreeSet<Row>,
     /// Member of a bridge, MAC address, bridge: what does not age.
@@ -50,7 +52,11 @@ impl Kernel {
         let mut found = Self::default();
         for link in links {
             let device = text(link, "ifname")?;
-            if matches!(&*device, "lo") || device.starts_with("foreign") {
+            if device == "lo" {
+                continue;
+            }
+            if device == FOREIGN {
+                found.foreign = true;
                 continue;
             }
             let flags = link["flags"].as_array().context("no flags")?;
@@ -118,10 +124,60 @@ impl Kernel {
     }
 }
 
+/// Somebody else's device among ours, which is left alone.
+const FOREIGN: &str = "foreign0";
+
+/// Adds it.
+pub(crate) fn add_foreign(cluster: &mut Cluster, host: usize) -> anyhow::Result<()> {
+    let switch = format!("--net={}", cluster.data(host).join("switch").display());
+    let add = words("ip link add", &[FOREIGN, "type", "bridge"]);
+    cluster.on_host(host, &[&["nsenter", &*switch][..], &add].concat())
+}
+
+/// In the namespaces of a host's programs, interfaces have what they shall.
+pub(crate) fn interfaces(cluster: &Cluster, host: usize, desired: &Desired) -> anyhow::Result<()> {
+    let mut wanted: BTreeMap<&str, BTreeSet<Interface>> = BTreeMap::new();
+    for one in desired.at(host) {
+        let addresses = one.addresses.iter().copied().collect();
+        let interface = (one.mac.clone(), MTU, true, addresses);
+        wanted.entry(&one.name).or_default().insert(interface);
+    }
+    for (program, wanted) in wanted {
+        let told = cluster.ask(
+            host,
+            &words("exec", &[program, "--", "ip", "-j", "address"]),
+        )?;
+        let mut found = BTreeSet::new();
+        for link in serde_json::from_str::<Vec<Value>>(&told)? {
+            // The others are the loopback and the way out.
+            if !text(&link, "ifname")?.starts_with("eth") {
+                continue;
+            }
+            let flags = link["flags"].as_array().context("no flags")?;
+            let up = flags.iter().any(|flag| flag == "UP");
+            let all = link["addr_info"].as_array().context("no addresses")?.iter();
+            let all = all.filter(|one| one["scope"] == "global");
+            let addresses: anyhow::Result<BTreeSet<IpAddr>> =
+                all.map(|one| Ok(text(one, "local")?.parse()?)).collect();
+            let mtu = link["mtu"].as_u64().context("no MTU")?;
+            found.insert((text(&link, "address")?, mtu, up, addresses?));
+        }
+        same(program, "interfaces", &found, &wanted)?;
+    }
+    Ok(())
+}
+
+/// The MAC address, the MTU, whether it is up, and the IP addresses.
+type Interface = (String, u64, bool, BTreeSet<IpAddr>);
+
+/// That of the networks, over an underlay of 1500 octets.
+const MTU: u64 = 1_450;
+
 /// On a host whose networks the kernel carries, its tables are what is desired, and nothing is left to be done.
 pub(crate) fn kernel(cluster: &mut Cluster, host: usize, desired: &Desired) -> anyhow::Result<()> {
     let (found, wanted) = (Kernel::read(cluster, host)?, Kernel::wanted(desired, host)?);
     let at = name(host);
+    ensure!(found.foreign, "{at}: {FOREIGN} is gone");
     ensure!(found.down.is_empty(), "{at}: down: {:?}", found.down);
     let devices = |of: &Kernel| of.devices.clone().into_iter().collect();
     same(&at, "devices", &devices(&found), &devices(&wanted))?;

@@ -16,6 +16,7 @@ use crate::{
     flows::{self, Flow},
     orders::{Place, Program, Progress, Running, Step},
     support::{Cluster, OVERLAY, name, words},
+    tables,
     tally::Tally,
 };
 
@@ -94,6 +95,9 @@ impl World {
             cluster.ask(0, &[&create[..], &["--subnet", &v6, network]].concat())?;
         }
         let flows = flows::start(&cluster)?;
+        for host in (0..HOSTS).filter(|host| is_kernel(*host)) {
+            tables::add_foreign(&mut cluster, host)?;
+        }
         let service = format!("service create -d --name {SERVICE} --replicas 2");
         let more = ["--network", NETWORKS[1], "--", OVERLAY, "sleep", "86400"];
         cluster.ask(0, &words(&service, &more))?;
@@ -430,7 +434,7 @@ impl World {
         gone.cloned().collect()
     }
 
-    /// Damages one thing on each host, and sees how long it takes.
+    /// Damages one thing after the other, and sees how long it takes until nothing is to be seen of it.
     fn repairs(&mut self) -> anyhow::Result<()> {
         for host in (0..HOSTS).filter(|host| is_kernel(*host)) {
             if self.damage_switch(host)? {
@@ -439,6 +443,18 @@ impl World {
                 self.tally
                     .took("from a damage in a switch to its repair", began.elapsed());
             }
+        }
+        // Not every program runs.
+        for _ in 0..PROGRAMS {
+            if !self.damage_endpoint()? {
+                continue;
+            }
+            let began = Instant::now();
+            self.until("the repair", REPAIR_TIME_MAX, Self::is_as_desired)?;
+            self.tally.took(
+                "from a damage in an endpoint to its repair",
+                began.elapsed(),
+            );
         }
         Ok(())
     }
