@@ -41,7 +41,7 @@ mod tally;
 #[path = "soak/world.rs"]
 mod world;
 
-use support::{OVERLAY, is_installed, say};
+use support::{Cluster, OVERLAY, is_installed, say};
 use world::World;
 
 /// Set by Ctrl-C: all that was made is to go.
@@ -108,9 +108,24 @@ fn soak() -> anyhow::Result<()> {
     let done = world.run(duration);
     say(&world.summary());
     done.with_context(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{seed}"));
+        let kept = match keep_logs(&world.cluster, &folder) {
+            Ok(()) => format!("what the daemons said is in {}", folder.display()),
+            Err(error) => format!("what the daemons said is lost: {error}"),
+        };
         let (history, logs) = (world.history(), world.cluster.logs());
-        format!("OVERLAY_SOAK_SEED={seed}\n{history}\n{logs}")
+        format!("OVERLAY_SOAK_SEED={seed}\n{history}\n{logs}\n{kept}\n")
     })
+}
+
+/// Keeps all that the daemons said, in a folder that stays.
+fn keep_logs(cluster: &Cluster, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for host in 0..world::HOSTS {
+        let log = format!("{}.log", support::name(host));
+        std::fs::copy(cluster.path(&log), folder.join(log))?;
+    }
+    Ok(())
 }
 
 /// The first Ctrl-C ends it in order, the second at once.

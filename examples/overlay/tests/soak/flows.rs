@@ -114,8 +114,14 @@ impl Losses {
         if excuse {
             self.excused += 1;
         } else {
-            self.unexplained.push(format!("{} at {at:.3}", flow.name()));
+            self.unexplained.push(format!("{flow} at {at:.3}"));
         }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.excused += other.excused;
+        self.unexplained.extend(other.unexplained);
     }
 }
 

