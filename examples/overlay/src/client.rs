@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request as HttpRequest, StatusCode, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use overlay_node::driver::{CaptureOptions, Finding};
+use overlay_node::{
+    driver::{CaptureOptions, Finding, LookupOptions},
+    plane::Found,
+};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -18,9 +21,9 @@ use crate::{
     api::{Request, Response},
     cli::complain,
     wire::{
-        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogItem, LogsRequest,
-        PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
-        RunRequest, Started, UPGRADE_PROTOCOL,
+        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LOOKUP_PATH, LogItem,
+        LogsRequest, PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH,
+        RUN_PATH, Refusal, RunRequest, Started, UPGRADE_PROTOCOL,
     },
 };
 
@@ -191,6 +194,11 @@ impl Client {
     /// Asks what is amiss with the daemon's node and its surroundings.
     pub(crate) async fn diagnose(&self) -> Result<Vec<Finding>, ClientError> {
         self.ask(DIAGNOSE_PATH, &()).await
+    }
+
+    /// Looks addresses up in the tables of the node's frame path.
+    pub(crate) async fn lookup(&self, options: &LookupOptions) -> Result<Vec<Found>, ClientError> {
+        self.ask(LOOKUP_PATH, options).await
     }
 
     /// Captures the frames of a network: the octets of a pcapng file, in pieces.

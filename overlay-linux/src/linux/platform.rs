@@ -55,8 +55,8 @@ impl Platform for Linux {
                     // Somebody deleted its interface: the port is made anew, and programs go on.
                     port = self.make_port(spec.namespace.name(spec.endpoint), spec, mode)?;
                 }
-                if !spec.on_link.is_empty() {
-                    // Its network may have grown; a route that is there is no matter.
+                if !spec.on_link.is_empty() || description.spec.mtu != spec.mtu {
+                    // Its network may have grown, or its underlay has another MTU; a route that is there is no matter.
                     self.call(
                         spec.endpoint,
                         &Request::Repair(Box::new(Spec(spec.clone()))),
@@ -283,12 +283,13 @@ fn is_absent(error: &PlatformError) -> bool {
     matches!(error, PlatformError::System { code, .. } if *code == nix::libc::ENODEV)
 }
 
-/// Whether a port can be taken up: a way out comes and goes without it.
+/// Whether a port can be taken up: a way out comes and goes without it, and an MTU is set anew.
 fn is_same_port(made: &PortSpec, wanted: &PortSpec) -> bool {
     let (way_out, on_link) = (made.way_out.clone(), made.on_link.clone());
     let wanted = PortSpec {
         way_out,
         on_link,
+        mtu: made.mtu,
         ..wanted.clone()
     };
     *made == wanted

@@ -38,6 +38,10 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_difference_is_repaired_and_said", repair),
     ("another_spec_replaces_the_port", replaced),
     (
+        "a_port_is_taken_up_with_another_mtu_and_programs_go_on",
+        taken_up,
+    ),
+    (
         "a_port_that_was_deleted_is_made_anew_and_programs_go_on",
         deleted,
     ),
@@ -347,6 +351,24 @@ fn replaced(kind: PortKind) -> Outcome<()> {
         actual.get(&spec.endpoint).map(|port| port.mac),
         Some(spec.mac)
     );
+    Ok(())
+}
+
+/// As by a daemon that starts after the underlay has got another MTU.
+fn taken_up(kind: PortKind) -> Outcome<()> {
+    let mut bench = Bench::new(kind)?;
+    let mut spec = bench.specs[0].clone();
+    bench.succeed(0, &["touch", "/dev/null"])?;
+    for mtu in [1_350, 1_450] {
+        spec.mtu = mtu;
+        let port = bench.linux.create_port(&spec)?;
+        assert!(port.is_some(), "it can be read and written");
+        let programs = bench.linux.processes(spec.endpoint)?;
+        assert_eq!(programs.len(), 1, "its namespace stays");
+        let actual = bench.linux.actual()?;
+        let found = actual.get(&spec.endpoint).map(|port| port.mtu);
+        assert_eq!(found, Some(mtu));
+    }
     Ok(())
 }
 

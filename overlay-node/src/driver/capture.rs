@@ -1,11 +1,12 @@
 //! Captures of a network's frames for whoever asks, as they come.
 
-use overlay_core::plane::DataPath;
+use overlay_core::plane::{DataPath, DesiredNetwork};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::active::Active;
 use crate::{
+    agent::AssignedNetwork,
     api::{self, ErrorKind},
     plane::CaptureSpec,
 };
@@ -41,15 +42,8 @@ impl Captured {
 impl Active {
     /// Begins a capture.
     pub(super) fn capture(&self, options: &CaptureOptions) -> Result<Captured, api::Error> {
-        let desired = self.node.plane();
-        let assigned = self.node.assignment();
-        let networks = assigned.into_iter().flat_map(|all| &all.networks);
         let name = &options.network;
-        let mut found = networks.filter_map(|network| {
-            let is = network.name == *name || network.id.to_string() == *name;
-            is.then(|| Some((network, desired.networks.get(&network.id)?)))?
-        });
-        let Some((network, plane)) = found.next() else {
+        let Some((network, plane)) = self.network_here(name) else {
             let text = format!(
                 "no frames of network `{name}` pass here: no endpoint on this node is on it; `overlay network inspect {name}` says where its endpoints are"
             );
@@ -70,5 +64,16 @@ impl Active {
             unix_epoch: std::time::Duration::ZERO,
         };
         Ok(Captured(self.plane.capture(spec)))
+    }
+    /// Finds a network with an endpoint here, by name or identity.
+    pub(super) fn network_here(&self, name: &str) -> Option<(&AssignedNetwork, &DesiredNetwork)> {
+        let desired = self.node.plane();
+        let assigned = self.node.assignment();
+        let networks = assigned.into_iter().flat_map(|all| &all.networks);
+        let mut found = networks.filter_map(|network| {
+            let is = network.name == name || network.id.to_string() == name;
+            is.then(|| Some((network, desired.networks.get(&network.id)?)))?
+        });
+        found.next()
     }
 }

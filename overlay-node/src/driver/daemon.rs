@@ -26,12 +26,14 @@ use super::{
     error::{StartError, StopError},
     executor::{Executor, NoTasks},
     logs::{LogAsk, LogOptions, Logs},
+    lookup::LookupOptions,
     platform::{PlatformThread, ResolverSockets},
     store::Store,
 };
 use crate::{
     Beginning, Timers, WayOutConfig,
     api::{self, ErrorKind, Info, LocalState, Request, Resources, Response},
+    plane::Found,
 };
 
 /// How a daemon is set up.
@@ -106,6 +108,10 @@ enum Call {
     ),
     Plan(oneshot::Sender<Result<Vec<Change>, api::Error>>),
     Diagnose(oneshot::Sender<Result<Vec<Finding>, api::Error>>),
+    Lookup(
+        LookupOptions,
+        oneshot::Sender<Result<oneshot::Receiver<Vec<Found>>, api::Error>>,
+    ),
     Logs(LogAsk, oneshot::Sender<Result<Logs, api::Error>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -275,6 +281,20 @@ impl Handle {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Looks addresses of a network up in the tables of this node's frame path; one answer for each, in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`api::Error`]: what was wrong and what to do next, also where the system carries the network.
+    pub async fn lookup(&self, options: LookupOptions) -> Result<Vec<Found>, api::Error> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || api::Error::new(ErrorKind::Unavailable, "the daemon is stopping");
+        let call = Call::Lookup(options, reply);
+        self.0.send(call).await.map_err(|_| stopped())?;
+        let found = answer.await.map_err(|_| stopped())??;
+        found.await.map_err(|_| stopped())
+    }
+
     /// Stops the daemon; what it runs goes on where the platform lets it.
     pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
@@ -355,6 +375,14 @@ impl Supervisor {
                         // Whoever asked may have gone away.
                         let _ = reply.send(findings);
                     });
+                }
+                Some(Call::Lookup(options, reply)) => {
+                    let asked = match &self.active {
+                        Some(active) => active.lookup(options),
+                        None => Err(not_a_member()),
+                    };
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(asked);
                 }
                 Some(Call::Logs(ask, reply)) => {
                     let found = match &self.active {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
-use overlay_core::{EndpointId, Seed, plane::Desired};
+use overlay_core::{EndpointId, NetworkId, Seed, plane::Desired};
 use overlay_vxlan::{
     CoalesceConfig, Coalescer, Frame, Offload, Outer, PortCapabilities, PortId, Received, Sink,
     wire::vxlan,
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use self::underlay::{Inbox, Outbox};
 use super::{clock::Clock, opening::DataSocket};
-use crate::plane::{CaptureId, CaptureSpec, Plane};
+use crate::plane::{Address, CaptureId, CaptureSpec, Found, Plane};
 
 mod underlay;
 
@@ -54,6 +54,7 @@ enum Order {
     Remove(EndpointId),
     Apply(Arc<Desired>),
     Flows(EndpointId, oneshot::Sender<Option<u32>>),
+    Lookup(NetworkId, Vec<Address>, oneshot::Sender<Vec<Found>>),
     Capture(CaptureSpec, tokio::sync::mpsc::Sender<Vec<u8>>),
     Paths(oneshot::Sender<Vec<PathInfo>>),
     Stop,
@@ -151,6 +152,17 @@ impl PlaneThread {
     pub(crate) fn paths(&self) -> oneshot::Receiver<Vec<PathInfo>> {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Paths(reply));
+        answer
+    }
+
+    /// Looks addresses up in the tables as they are; the answer is dropped with the thread.
+    pub(crate) fn lookup(
+        &self,
+        network: NetworkId,
+        addresses: Vec<Address>,
+    ) -> oneshot::Receiver<Vec<Found>> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Lookup(network, addresses, reply));
         answer
     }
 
@@ -297,6 +309,12 @@ impl FramePath {
                 Ok(Order::Paths(reply)) => {
                     // Whoever asked may have gone away.
                     let _ = reply.send(self.paths());
+                }
+                Ok(Order::Lookup(network, addresses, reply)) => {
+                    let found = addresses.into_iter();
+                    let found = found.map(|address| self.plane.lookup(network, address));
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(found.collect());
                 }
                 Ok(Order::Capture(spec, reader)) => {
                     self.plane.start_capture(self.next_capture, spec);

@@ -6,6 +6,7 @@
 
 mod capture;
 mod endpoint;
+mod lookup;
 mod services;
 
 use std::{
@@ -29,6 +30,7 @@ use self::{
 
 pub use capture::{CaptureId, CaptureSpec};
 pub use endpoint::{EchoReply, Endpoint};
+pub use lookup::{Address, Found, Place};
 
 /// The frame path of one node.
 #[derive(Debug)]

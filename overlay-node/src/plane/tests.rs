@@ -39,6 +39,37 @@ fn what_is_not_desired_any_more_is_in_no_table() {
 }
 
 #[test]
+fn an_address_leads_where_its_endpoint_is_or_nowhere() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (now, network) = (Instant::EPOCH, NetworkId::from_bytes([1; 16]));
+    let found = |plane: &Plane, number| {
+        let by_mac = plane.lookup(network, Address::Mac(mac(number)));
+        let by_ip = plane.lookup(network, Address::Ip(address(number)));
+        assert_eq!(by_mac, by_ip);
+        assert_eq!(by_mac.mac.is_some(), by_mac.place.is_some());
+        by_mac.place
+    };
+    let all = desired(10, &[(id(1), 1)], &[(id(2), 2)]);
+    plane.apply(now, &all);
+    assert_eq!(found(&plane, 1), Some(Place::Endpoint(id(1))));
+    let vteps = all.networks.values().flat_map(|network| &network.vteps);
+    let vtep = vteps.map(|vtep| Place::Vtep(*vtep)).next();
+    assert!(vtep.is_some());
+    assert_eq!(found(&plane, 2), vtep);
+    assert_eq!(found(&plane, 3), None);
+    let other = NetworkId::from_bytes([2; 16]);
+    let elsewhere = plane.lookup(other, Address::Mac(mac(1)));
+    assert_eq!(elsewhere, Found::default());
+    // The address of a service has no place.
+    plane.apply(now, &served(&[2]));
+    let service = Found {
+        mac: Some(mac(200)),
+        place: None,
+    };
+    assert_eq!(plane.lookup(network, Address::Ip(address(200))), service);
+}
+
+#[test]
 fn endpoints_hear_of_an_address_that_moved() {
     let mut plane = Plane::new(Seed::from_u64(1));
     let (one, two) = (id(1), id(2));

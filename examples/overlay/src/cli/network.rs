@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod choice;
+mod lookup;
 mod print;
 mod prune;
 mod refused;
@@ -40,6 +41,8 @@ pub(crate) enum NetworkCommand {
     Update(UpdateArgs),
     /// Print what would be done now on this host for the kernel to carry its networks as they shall be
     Plan(PlanArgs),
+    /// Print where addresses of a network lead by the tables of this node's own data plane
+    Lookup(lookup::LookupArgs),
     /// Connect a program of this host that runs to one more network
     Connect(ConnectArgs),
     /// Disconnect a program of this host that runs from a network
@@ -215,6 +218,7 @@ pub(super) async fn run(client: &Client, command: NetworkCommand) -> Result<Repo
         }
         NetworkCommand::Inspect(args) => inspect(client, args).await,
         NetworkCommand::Plan(args) => plan(client, args).await,
+        NetworkCommand::Lookup(args) => lookup::run(client, args).await,
         NetworkCommand::Prune(args) => prune::run(client, args).await,
         NetworkCommand::Rm(args) => {
             let mut report = Report::default();

@@ -32,8 +32,8 @@ use crate::{
     client::Client,
     time,
     wire::{
-        PROGRAMS_PATH, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState, REQUEST_PATH,
-        RUN_PATH,
+        LOOKUP_PATH, PROGRAMS_PATH, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState,
+        REQUEST_PATH, RUN_PATH,
     },
 };
 
@@ -69,6 +69,7 @@ async fn run(words: &str, answers: Vec<Value>) -> (Result<Report, Failure>, Vec<
     let router = Router::new()
         .route(REQUEST_PATH, answer.clone())
         .route(RUN_PATH, answer.clone())
+        .route(LOOKUP_PATH, answer.clone())
         .route(PROGRAMS_PATH, answer);
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
     let words = std::iter::once("overlay").chain(words.split_whitespace());

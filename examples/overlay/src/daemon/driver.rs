@@ -14,10 +14,10 @@ use overlay_linux::{
     plane::{self, Underlay},
 };
 use overlay_node::driver::{
-    CaptureOptions, Captured, Daemon, Executor, Finding, Handle, LogOptions, Logs, Options,
-    StopError,
+    CaptureOptions, Captured, Daemon, Executor, Finding, Handle, LogOptions, Logs, LookupOptions,
+    Options, StopError,
 };
-use overlay_node::{Timers, WayOutConfig};
+use overlay_node::{Timers, WayOutConfig, plane::Found};
 
 use super::{
     DaemonArgs,
@@ -139,6 +139,11 @@ impl Node for Local {
     fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>> {
         let handle = self.0.clone();
         Box::pin(async move { handle.diagnose().await })
+    }
+
+    fn lookup(&self, options: LookupOptions) -> Soon<Result<Vec<Found>, Error>> {
+        let handle = self.0.clone();
+        Box::pin(async move { handle.lookup(options).await })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {

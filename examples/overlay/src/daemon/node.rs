@@ -3,7 +3,10 @@
 use std::{future::Future, pin::Pin};
 
 use overlay_core::{TaskId, plane::Change};
-use overlay_node::driver::{CaptureOptions, Captured, Finding, LogOptions, Logs};
+use overlay_node::{
+    driver::{CaptureOptions, Captured, Finding, LogOptions, Logs, LookupOptions},
+    plane::Found,
+};
 
 use crate::api::{Error, Request, Response};
 
@@ -23,6 +26,9 @@ pub(crate) trait Node: Send + Sync + 'static {
 
     /// Looks for what is amiss.
     fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>>;
+
+    /// Looks addresses up in the tables of the frame path.
+    fn lookup(&self, options: LookupOptions) -> Soon<Result<Vec<Found>, Error>>;
 
     /// Reads what a task has written.
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>>;

@@ -31,9 +31,9 @@ use super::{
 use crate::{
     api,
     wire::{
-        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LogsOf, LogsRequest,
-        PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH, RUN_PATH, Refusal,
-        RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
+        CAPTURE_PATH, DIAGNOSE_PATH, EXEC_PATH, ExecRequest, LOGS_PATH, LOOKUP_PATH, LogsOf,
+        LogsRequest, PLAN_PATH, PROGRAMS_PATH, ProgramRequest, ProgramResponse, REQUEST_PATH,
+        RUN_PATH, Refusal, RunRequest, Started, Stdio, UPGRADE_PROTOCOL,
     },
 };
 
@@ -54,6 +54,7 @@ pub(crate) fn router(node: Arc<dyn Node>, programs: Programs, tasks: Tasks) -> R
         .route(CAPTURE_PATH, post(capture))
         .route(PLAN_PATH, post(plan))
         .route(DIAGNOSE_PATH, post(diagnose))
+        .route(LOOKUP_PATH, post(lookup))
         .route(RUN_PATH, post(run))
         .route(EXEC_PATH, post(exec))
         .fallback(unknown)
@@ -174,6 +175,11 @@ async fn plan(State(server): State<Server>) -> Answer {
 
 async fn diagnose(State(server): State<Server>) -> Answer {
     Ok(Json(server.node.diagnose().await?).into_response())
+}
+
+async fn lookup(State(server): State<Server>, body: Bytes) -> Answer {
+    let found = server.node.lookup(parse(&body)?).await?;
+    Ok(Json(found).into_response())
 }
 
 /// A capture as the body of an answer.

@@ -25,5 +25,7 @@ pub(crate) const CAPTURE_PATH: &str = "/v1/capture";
 pub(crate) const PLAN_PATH: &str = "/v1/plan";
 /// Where a diagnosis is asked for; answers with a list of `overlay_node::driver::Finding`.
 pub(crate) const DIAGNOSE_PATH: &str = "/v1/diagnose";
+/// Where `overlay_node::driver::LookupOptions` are posted; answers with a list of `overlay_node::plane::Found`.
+pub(crate) const LOOKUP_PATH: &str = "/v1/lookup";
 /// The protocol that an HTTP connection is upgraded to: [`Frame`]s in both directions.
 pub(crate) const UPGRADE_PROTOCOL: &str = "overlay-stream";

@@ -228,6 +228,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Runs a program of the system on a host, and returns what it wrote.
+    pub(crate) fn on_host_says(&mut self, host: usize, words: &[&str]) -> anyhow::Result<String> {
+        let (program, arguments) = words.split_first().context("a program")?;
+        let mut output = tempfile::tempfile()?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        command.stdout(output.try_clone()?);
+        let status = self.lab.spawn_in(self.places[host], &mut command)?.wait()?;
+        ensure!(status.success(), "`{}`: {status}", words.join(" "));
+        let mut said = String::new();
+        output.rewind()?;
+        output.read_to_string(&mut said)?;
+        Ok(said)
+    }
+
     /// Makes a command that asks the daemon of a host.
     pub(crate) fn command(&self, host: usize, words: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(OVERLAY);

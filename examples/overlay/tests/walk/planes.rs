@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     Story,
-    support::{Cluster, OVERLAY, PATIENCE, eventually, is_installed, say},
+    support::{Cluster, OVERLAY, PATIENCE, eventually, is_installed, say, words},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -168,17 +168,9 @@ fn damage(cluster: &mut Cluster) -> anyhow::Result<()> {
     reach(cluster)?;
     as_planned(cluster)?;
     let switch = format!("--net={}", cluster.data(0).join("switch").display());
-    let inside = |line: &str| {
-        let words = ["nsenter", &switch].into_iter().chain(line.split(' '));
-        words.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let list = cluster.path("links");
-    let shell = format!(
-        "nsenter {switch} ip -o link show type vxlan > {}",
-        list.display()
-    );
-    cluster.on_host(0, &["sh", "-c", &shell])?;
-    let shown = std::fs::read_to_string(&list)?;
+    let enter = ["nsenter", &*switch];
+    let list = words("ip -o link show type vxlan", &[]);
+    let shown = cluster.on_host_says(0, &[&enter[..], &list].concat())?;
     let vxlan = shown
         .split([':', '@'])
         .nth(1)
@@ -194,9 +186,7 @@ fn damage(cluster: &mut Cluster) -> anyhow::Result<()> {
         format!("ip link del {vxlan}"),
         format!("ip link del {bridge}"),
     ] {
-        let words = inside(&damage);
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        cluster.on_host(0, &words)?;
+        cluster.on_host(0, &[&enter[..], &words(&damage, &[])].concat())?;
         let planned = cluster.ask(0, &["network", "plan"])?;
         as_planned(cluster)?;
         reach(cluster)?;

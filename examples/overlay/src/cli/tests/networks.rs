@@ -1,5 +1,10 @@
 //! Several networks of a program.
 
+use overlay_node::{
+    driver::LookupOptions,
+    plane::{Address, Found, Place},
+};
+
 use super::*;
 use crate::{
     api::NetworkChoice,
@@ -60,4 +65,39 @@ async fn programs_are_connected_and_disconnected() {
         };
         assert_eq!(asked, [serde_json::to_value(expected).unwrap()]);
     }
+}
+
+#[tokio::test]
+async fn a_look_up_says_where_each_address_leads() {
+    let (mac, endpoint) = (
+        MacAddr::new([2, 0, 0, 0, 0, 1]),
+        EndpointId::from_bytes([6; 16]),
+    );
+    let at = |place| Found {
+        mac: Some(mac),
+        place,
+    };
+    let vtep = Place::Vtep([192, 0, 2, 2].into());
+    let found = [
+        at(Some(vtep)),
+        at(Some(Place::Endpoint(endpoint))),
+        at(None),
+        Found::default(),
+    ];
+    let words = "network lookup my-net 10.0.1.2 02:00:00:00:00:01 10.0.1.9 fd00::7";
+    let (report, asked) = run(words, vec![serde_json::to_value(found).unwrap()]).await;
+    let lines = format!(
+        "10.0.1.2 {mac} vtep 192.0.2.2\n{mac} {mac} endpoint {endpoint}\n10.0.1.9 {mac} virtual\nfd00::7 unknown\n"
+    );
+    assert_eq!(report.unwrap().text, lines);
+    let expected = LookupOptions {
+        network: "my-net".into(),
+        addresses: vec![
+            Address::Ip([10, 0, 1, 2].into()),
+            Address::Mac(mac),
+            Address::Ip([10, 0, 1, 9].into()),
+            Address::Ip("fd00::7".parse().unwrap()),
+        ],
+    };
+    assert_eq!(asked, [serde_json::to_value(expected).unwrap()]);
 }

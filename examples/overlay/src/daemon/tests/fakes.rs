@@ -22,7 +22,10 @@ use overlay_core::{
     plane::{Change, Namespace, PlatformError},
 };
 use overlay_linux::{CommandSpec, Exit, OutputCursor, ProcessId, ProcessStatus, Stdio, Written};
-use overlay_node::driver::{CaptureOptions, Captured, Finding, LogLine, LogOptions, Logs, logs};
+use overlay_node::{
+    driver::{CaptureOptions, Captured, Finding, LogLine, LogOptions, Logs, LookupOptions, logs},
+    plane::{Address, Found, Place},
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 
@@ -165,6 +168,22 @@ impl Node for FakeNode {
     fn diagnose(&self) -> Soon<Result<Vec<Finding>, Error>> {
         let finding = Finding::good("clock", "this host", "nobody has set the clock");
         Box::pin(async move { Ok(vec![finding]) })
+    }
+
+    fn lookup(&self, options: LookupOptions) -> Soon<Result<Vec<Found>, Error>> {
+        let place = Some(Place::Vtep("192.0.2.2".parse().unwrap()));
+        let found = options
+            .addresses
+            .into_iter()
+            .map(move |address| match address {
+                Address::Mac(mac) => Found {
+                    mac: Some(mac),
+                    place,
+                },
+                Address::Ip(_) => Found::default(),
+            });
+        let found = found.collect();
+        Box::pin(async move { Ok(found) })
     }
 
     fn logs(&self, task: TaskId, options: LogOptions) -> Soon<Result<Logs, Error>> {
