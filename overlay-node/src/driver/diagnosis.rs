@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use super::{
     active::Active,
     clock::Clock,
-    plane::PathInfo,
+    plane::{PathInfo, Report},
     platform::{Actual, Planned, PlatformThread},
 };
 
@@ -92,7 +92,7 @@ pub(super) struct Patient {
     own: IpAddr,
     /// The wall clock now less what it would be, had nobody set it since the daemon began.
     drift: Drift,
-    paths: oneshot::Receiver<Vec<PathInfo>>,
+    frames: oneshot::Receiver<Report>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Active {
                 .collect(),
             own,
             drift: drift(self.clock),
-            paths: self.plane.paths(),
+            frames: self.plane.report(),
         }
     }
 }
@@ -147,8 +147,10 @@ impl Patient {
         findings.extend(tables(planned.await.ok(), &self.desired, actual));
         findings.extend(self.members.iter().map(member));
         findings.extend(reached(&self.members, &self.managers).await);
-        let paths = self.paths.await.unwrap_or_default();
-        let paths: BTreeMap<_, _> = paths.into_iter().map(|info| (info.vtep, info)).collect();
+        let frames = self.frames.await.unwrap_or_default();
+        findings.extend(frames_lost(&frames));
+        let paths = frames.paths.into_iter();
+        let paths: BTreeMap<_, _> = paths.map(|info| (info.vtep, info)).collect();
         let underlay = self.desired.underlay.map(|underlay| underlay.mtu);
         findings.extend(paths.values().filter_map(|info| path(info, underlay)));
         findings.extend(probe::overlay(&self.platform, &self.desired, &paths).await);
@@ -304,6 +306,45 @@ async fn reached(members: &[Member], managers: &[SocketAddr]) -> Vec<Finding> {
     findings
 }
 
+/// Frames that went no further, and why. Most reasons are somebody's doing, and the switch's work.
+fn frames_lost(report: &Report) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (network, drops) in &report.drops {
+        let counted = drops.iter().filter(|(_, count)| *count > 0);
+        let counted: Vec<_> = counted
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        if !counted.is_empty() {
+            let about = network.map_or("no network".to_owned(), |vni| format!("VNI {vni}"));
+            let found = format!("frames dropped: {}", counted.join(", "));
+            findings.push(Finding::good("frames", about, found));
+        }
+    }
+    for (count, about, advice) in [
+        (
+            report.not_written,
+            "not taken by interfaces of endpoints",
+            "their programs are too slow, or stand still; lost frames are sent again by TCP",
+        ),
+        (
+            report.not_sent,
+            "not taken by the underlay",
+            "its queue was full, or it has no route to a peer: see `ip route get PEER` and `ip -s link`",
+        ),
+        (
+            report.refused,
+            "rows and ports beyond a bound of the switch",
+            "fewer endpoints on this node, or on its networks",
+        ),
+    ] {
+        if count > 0 {
+            let finding = Finding::bad("frames", about, count.to_string(), advice);
+            findings.push(finding.as_warning());
+        }
+    }
+    findings
+}
+
 /// The path to a peer, as the switch's probes have found it.
 fn path(info: &PathInfo, underlay: Option<u16>) -> Option<Finding> {
     let (found, underlay) = (info.mtu?, underlay?);
@@ -444,6 +485,20 @@ mod tests {
         let set = clock(by(60));
         assert_eq!(set.health, Health::Warning);
         assert!(set.found.contains("back by 60s"), "{set:?}");
+    }
+
+    #[test]
+    fn frames_that_were_lost_are_told_by_reason() {
+        assert_eq!(frames_lost(&Report::default()), []);
+        let lost = Report {
+            drops: vec![(None, overlay_vxlan::Drops::default())],
+            not_sent: 7,
+            ..Report::default()
+        };
+        let [finding] = &frames_lost(&lost)[..] else {
+            panic!("one finding: what was not dropped is not told");
+        };
+        assert_eq!((finding.health, &*finding.found), (Health::Warning, "7"));
     }
 
     #[test]

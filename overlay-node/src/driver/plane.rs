@@ -18,10 +18,12 @@ use overlay_vxlan::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::report::{PathInfo, Report};
 use self::underlay::{Inbox, Outbox};
 use super::{clock::Clock, opening::DataSocket};
 use crate::plane::{Address, CaptureId, CaptureSpec, Found, Plane};
 
+mod report;
 mod underlay;
 
 /// The frame side of an endpoint's port. Neither call blocks.
@@ -56,16 +58,8 @@ enum Order {
     Flows(EndpointId, oneshot::Sender<Option<u32>>),
     Lookup(NetworkId, Vec<Address>, oneshot::Sender<Vec<Found>>),
     Capture(CaptureSpec, tokio::sync::mpsc::Sender<Vec<u8>>),
-    Paths(oneshot::Sender<Vec<PathInfo>>),
+    Report(oneshot::Sender<Report>),
     Stop,
-}
-
-/// What is known of the way to a VTEP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PathInfo {
-    pub(crate) vtep: IpAddr,
-    /// The largest outer packet that passes, in octets; none while it is not known.
-    pub(crate) mtu: Option<u16>,
 }
 
 /// Orders for the thread; it ends when this is dropped.
@@ -148,10 +142,10 @@ impl PlaneThread {
         answer
     }
 
-    /// Asks what is known of the ways to all VTEPs of networks that user space carries.
-    pub(crate) fn paths(&self) -> oneshot::Receiver<Vec<PathInfo>> {
+    /// Asks what the frame path knows of itself.
+    pub(crate) fn report(&self) -> oneshot::Receiver<Report> {
         let (reply, answer) = oneshot::channel();
-        self.order(Order::Paths(reply));
+        self.order(Order::Report(reply));
         answer
     }
 
@@ -306,9 +300,9 @@ impl FramePath {
                 // Only the newest state counts.
                 Ok(Order::Apply(desired)) => latest = Some(desired),
                 Ok(Order::Flows(endpoint, reply)) => counts.push((endpoint, reply)),
-                Ok(Order::Paths(reply)) => {
+                Ok(Order::Report(reply)) => {
                     // Whoever asked may have gone away.
-                    let _ = reply.send(self.paths());
+                    let _ = reply.send(self.report());
                 }
                 Ok(Order::Lookup(network, addresses, reply)) => {
                     let found = addresses.into_iter();
@@ -334,14 +328,6 @@ impl FramePath {
             let _ = reply.send(self.plane.flows_left(endpoint));
         }
         true
-    }
-
-    fn paths(&self) -> Vec<PathInfo> {
-        let paths = self.plane.vteps().into_iter().map(|vtep| PathInfo {
-            vtep,
-            mtu: self.plane.switch().path_mtu(vtep),
-        });
-        paths.collect()
     }
 
     fn hand_over_captured(&mut self) {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use overlay_core::{
-    EndpointId, Instant, Machine, Seed,
+    EndpointId, Instant, Machine, Seed, Vni,
     plane::{DataPath, Desired, DesiredNetwork, Underlay},
 };
 use overlay_vxlan::{
@@ -246,6 +246,12 @@ impl Plane {
     /// Returns the port of an endpoint that runs here.
     pub fn port(&self, endpoint: EndpointId) -> Option<PortId> {
         self.ports.get(&endpoint).copied()
+    }
+
+    /// Returns the networks that user space carries.
+    pub fn vnis(&self) -> BTreeSet<Vni> {
+        let networks = self.applied.networks.values();
+        networks.map(|network| network.vni).collect()
     }
 
     /// Returns the VTEPs of all networks that user space carries.

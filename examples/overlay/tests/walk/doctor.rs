@@ -11,7 +11,7 @@ use crate::{
 pub(crate) const STORIES: &[Story] = &[Story {
     name: "the_doctor_finds_what_is_broken_on_the_way_to_a_peer",
     hosts: 2,
-    programs: &["nft"],
+    programs: &["nft", "python3"],
     tell: told,
 }];
 
@@ -83,12 +83,29 @@ fn told(cluster: &mut Cluster) -> anyhow::Result<()> {
         );
         say(&format!("{fault}: {}", one["Found"]));
     }
+    dropped(cluster)?;
     cluster.kill(1)?;
     eventually(PATIENCE, "a peer that is gone", || {
         let bad = amiss(cluster, 0)?;
         let member = bad.iter().any(|one| one["Check"] == "member");
         let reach = bad.iter().filter(|one| one["Check"] == "reach");
         Ok((member && reach.count() == 2).then_some(()))
+    })
+}
+
+/// A datagram of a network that is not here is dropped, and the reason is told.
+fn dropped(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let send = format!(
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(bytes([8, 0, 0, 0, 0, 0, 99, 0]) + bytes(60), ('{}', 4789))",
+        address(0)
+    );
+    cluster.on_host(1, &["python3", "-c", &send])?;
+    eventually(PATIENCE, "a reason", || {
+        let told = cluster.list(0, &["doctor", "--filter", "check=frames"])?;
+        let mut found = told.iter().filter_map(|one| one["Found"].as_str());
+        Ok(found
+            .any(|words| words.contains("unknown_network 1"))
+            .then_some(()))
     })
 }
 

@@ -148,6 +148,11 @@ impl Outbox {
         train.complete = datagram.len() < train.datagram_bytes;
     }
 
+    /// How many datagrams the system did not take.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Sends what was held back for company.
     pub(super) fn flush(&mut self) {
         if self.train.octets.is_empty() {

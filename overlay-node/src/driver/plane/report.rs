@@ -1,0 +1,50 @@
+//! What the frame path knows of itself, for whoever looks for what is amiss.
+
+use std::net::IpAddr;
+
+use overlay_core::Vni;
+use overlay_vxlan::Drops;
+
+use super::FramePath;
+
+/// What the frame path has seen since it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) paths: Vec<PathInfo>,
+    /// Frames that were dropped, by network; none stands for those that are of no network here.
+    pub(crate) drops: Vec<(Option<Vni>, Drops)>,
+    /// Rows, ports and services that were beyond a bound.
+    pub(crate) refused: u64,
+    /// Frames that an endpoint's interface did not take.
+    pub(crate) not_written: u64,
+    /// Datagrams that the underlay did not take.
+    pub(crate) not_sent: u64,
+}
+
+/// What is known of the way to a VTEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathInfo {
+    pub(crate) vtep: IpAddr,
+    /// The largest outer packet that passes, in octets; none while it is not known.
+    pub(crate) mtu: Option<u16>,
+}
+
+impl FramePath {
+    pub(super) fn report(&self) -> Report {
+        let (plane, switch) = (&self.plane, self.plane.switch());
+        let paths = plane.vteps().into_iter().map(|vtep| PathInfo {
+            vtep,
+            mtu: switch.path_mtu(vtep),
+        });
+        let networks = plane.vnis().into_iter();
+        let of = |vni| Some((Some(vni), switch.network_stats(vni)?.drops));
+        let others = (None, switch.stats().drops);
+        Report {
+            paths: paths.collect(),
+            drops: networks.filter_map(of).chain([others]).collect(),
+            refused: plane.refused(),
+            not_written: self.out.lost,
+            not_sent: self.out.outbox.as_ref().map_or(0, |outbox| outbox.lost()),
+        }
+    }
+}
