@@ -253,6 +253,13 @@ impl Drop for Ours {
             for endpoint in listed.split_whitespace() {
                 let _ = self.say(host, &format!("rm -f {endpoint}"));
             }
+            // The answer comes before the last process of an endpoint has gone, and a daemon that ends leaves it behind.
+            let left = self.folder.join(format!("{}/endpoints", host + 1));
+            let none = || match fs::read_dir(&left)?.next() {
+                None => Ok(()),
+                Some(_) => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+            };
+            let _ = until(none);
         }
         self.daemons.clear();
         self.hosts = None;

@@ -32,8 +32,8 @@ use crate::{
     client::Client,
     time,
     wire::{
-        LOOKUP_PATH, PROGRAMS_PATH, ProgramInfo, ProgramRequest, ProgramResponse, ProgramState,
-        REQUEST_PATH, RUN_PATH,
+        DIAGNOSE_PATH, LOOKUP_PATH, PROGRAMS_PATH, ProgramInfo, ProgramRequest, ProgramResponse,
+        ProgramState, REQUEST_PATH, RUN_PATH,
     },
 };
 
@@ -70,6 +70,7 @@ async fn run(words: &str, answers: Vec<Value>) -> (Result<Report, Failure>, Vec<
         .route(REQUEST_PATH, answer.clone())
         .route(RUN_PATH, answer.clone())
         .route(LOOKUP_PATH, answer.clone())
+        .route(DIAGNOSE_PATH, answer.clone())
         .route(PROGRAMS_PATH, answer);
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
     let words = std::iter::once("overlay").chain(words.split_whitespace());

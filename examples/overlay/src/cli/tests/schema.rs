@@ -3,6 +3,7 @@
 use clap::CommandFactory as _;
 use jsonschema::{Validator, options};
 use overlay_core::TaskId;
+use overlay_node::driver::Finding;
 
 use super::*;
 use crate::{
@@ -200,7 +201,12 @@ fn the_rest() -> Vec<Case> {
         event("task", TaskId::from_bytes([1; 16]).to_string()),
     ];
     let events = vec![answer(Response::Events(events))];
+    let finding = Finding::bad("frames", "VNI 9", "7 are lost", "wait");
+    let findings = vec![Finding::good("frames", "VNI 8", "none"), finding];
+    let findings = vec![serde_json::to_value(findings).unwrap()];
+    let doctor = "doctor --filter check=frames --format json";
     vec![
+        ("doctor", doctor, findings),
         ("events", "events --format json", events),
         ("ps", "ps -a --format json", vec![programs()]),
         ("info", "info --format json", vec![info_answer(info())]),
