@@ -401,8 +401,17 @@ async fn a_resolver_that_is_gone_takes_no_queries_from_its_successor() {
     drop((inputs, former));
 
     let running = serve_at(crowd().resolver, SocketsConfig::default(), copies());
-    // The former one's tasks are told on another thread.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The former one's tasks hear of it on another thread, and end a moment later; if they did not, every other query would be
+    // lost.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut row = 0;
+    while row < 20 {
+        assert!(tokio::time::Instant::now() < deadline, "queries are lost");
+        let query = Query::new("web", RecordType::A);
+        let asked = ask_udp(running.udp, &query);
+        let answered = timeout(Duration::from_millis(200), asked).await.is_ok();
+        row = if answered { row + 1 } else { 0 };
+    }
     for _ in 0..50 {
         let answer = ask_udp(running.udp, &Query::new("web", RecordType::A)).await;
         assert_eq!(answer.addresses().len(), 1);

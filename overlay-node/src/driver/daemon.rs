@@ -63,8 +63,8 @@ pub struct Options {
     /// MTU of the underlay, in octets. Default: that of the interface with the node's address, 1500 where the platform does
     /// not know it.
     pub underlay_mtu: Option<u16>,
-    /// How long the frame path looks for frames before it waits for them: round trips are shorter, and one processor is
-    /// busy for that long after each frame. Default: not at all.
+    /// How long the frame path looks for frames before it waits for them. One processor is busy for that long after each
+    /// frame: round trips are longer if it is needed for something else. Default: not at all.
     pub busy_poll: Duration,
     /// The way out of endpoints whose networks are not internal. Default: there is none.
     pub way_out: Option<WayOutConfig>,

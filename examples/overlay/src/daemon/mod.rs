@@ -73,7 +73,7 @@ pub(crate) struct DaemonArgs {
     /// MTU of the network between the hosts, in octets, if not that of the interface with this host's address
     #[arg(long, value_name = "OCTETS")]
     pub(crate) underlay_mtu: Option<u16>,
-    /// For how many microseconds the data plane looks for frames before it waits: shorter round trips, a busier processor
+    /// For how many microseconds the data plane looks for frames before it waits, for hosts with processors to spare
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
     pub(crate) busy_poll: u64,
     /// Subnet of the bridge by which programs reach what this host reaches; not for internal networks
