@@ -195,6 +195,48 @@ fn a_joining_member_fetches_the_table_at_once() {
     });
 }
 
+/// Who joins a network right after its first member has the rows of that one before it is told that it has the table,
+/// however large the cluster is: nobody has to wait for the rounds of gossip that tell everybody of the first member.
+#[test]
+fn a_network_that_was_just_made_is_found_at_once() {
+    for hosts in [2, 5, 40] {
+        let name = format!("a_network_that_was_just_made_is_found_at_once ({hosts})");
+        runner::seeds(&name, 30, |number| {
+            let mut cluster = Cluster::new(number, hosts, NetworkConfig::lan(), |_| {});
+            cluster.settle(Duration::from_secs(30));
+            let begun = cluster.world.now();
+            cluster.join_network(0, network(1));
+            cluster.put_row(0, network(1), 1, 1);
+            cluster.world.run_for(Duration::from_millis(5));
+            cluster.join_network(1, network(1));
+            let synced = |event: &Event| matches!(event, Event::NetworkSynced { .. });
+            cluster.world.run_for(Duration::from_millis(20));
+            let at = position(cluster.node(1), begun, synced).expect("it has the table");
+            let row = |event: &Event| matches!(event, Event::RowChanged { .. });
+            let found = position(cluster.node(1), begun, row).expect("it has the row");
+            assert!(found < at, "row {found}, table {at}");
+        });
+    }
+}
+
+/// Who joins a network in which nobody is hears so at once.
+#[test]
+fn a_network_without_members_is_known_as_such_at_once() {
+    for hosts in [1, 2, 40] {
+        let name = format!("a_network_without_members_is_known_as_such_at_once ({hosts})");
+        runner::seeds(&name, 30, |number| {
+            let mut cluster = Cluster::new(number, hosts, NetworkConfig::lan(), |_| {});
+            cluster.settle(Duration::from_secs(30));
+            let begun = cluster.world.now();
+            cluster.join_network(0, network(1));
+            cluster.world.run_for(Duration::from_millis(5));
+            let synced = |event: &Event| matches!(event, Event::NetworkSynced { .. });
+            let at = position(cluster.node(0), begun, synced);
+            assert!(at.is_some(), "nobody answered");
+        });
+    }
+}
+
 /// A daemon that restarts at once keeps what it still runs visible all the time; what it no longer runs vanishes.
 #[test]
 fn a_restarted_member_outdates_its_former_rows() {

@@ -193,10 +193,13 @@ impl Netlink {
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
-        self.create(message, name)
+        Ok(self.create(message, name)?.index)
     }
 
     /// Makes a pair of veth devices, the peer in another namespace if one is given, and returns the first one's index.
+    ///
+    /// The two have different indices: of a pair whose indices are equal, the kernel takes the ends for devices of a single
+    /// end, sees that they are up only with its next round (`linkwatch`, once a second), and drops what is sent before.
     ///
     /// # Errors
     ///
@@ -221,7 +224,23 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
             ]),
         ];
-        self.create(message, name)
+        let differ = |made: &Link| made.peer.is_some_and(|peer| peer != made.index);
+        let first = self.create(message.clone(), name)?;
+        if differ(&first) {
+            return Ok(first.index);
+        }
+        self.delete(first.index)?;
+        for further in 2..INDICES_MAX {
+            // The peer's is the next one that is free, as before; this one's is beyond that.
+            message.header.index = first.index + further;
+            match self.create(message.clone(), name) {
+                Ok(made) if differ(&made) => return Ok(made.index),
+                Ok(made) => self.delete(made.index)?,
+                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Changes properties of an interface.
@@ -342,10 +361,10 @@ impl Netlink {
         self.command(request, 0)
     }
 
-    fn create(&mut self, message: LinkMessage, name: &str) -> io::Result<u32> {
+    fn create(&mut self, message: LinkMessage, name: &str) -> io::Result<Link> {
         let request = RouteNetlinkMessage::NewLink(message);
         self.command(request, NLM_F_CREATE | NLM_F_EXCL)?;
-        Ok(self.link(name)?.index)
+        self.link(name)
     }
 
     fn command(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -504,6 +523,8 @@ pub(crate) fn family(address: IpAddr) -> AddressFamily {
 
 /// The kernel sends at most 32 KiB at once.
 const ANSWER_BYTES_MAX: usize = 65_536;
+/// Indices that are tried for one device.
+const INDICES_MAX: u32 = 64;
 
 #[cfg(test)]
 mod tests {

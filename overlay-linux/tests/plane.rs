@@ -41,6 +41,10 @@ const STORIES: &[(&str, Story)] = &[
     ("holders_make_ports", holders::life),
     ("holders_endpoints_reach_services", holders::services),
     ("there_are_no_ports_without_a_switch", holders::refused),
+    (
+        "the_ends_of_a_pair_have_different_indices",
+        holders::indices,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -9,8 +9,8 @@ use super::Gossip;
 use crate::{
     Config, Lease, Limits, Name, Output, Row, RowState, StreamId, Timing,
     table::message::{
-        Attachment, Digest, OwnerHash, OwnerVersions, Purpose, RecordVersion, Rows, Summary,
-        TableMessage, Version, Versions as RowVersions, WireRecord, Wish,
+        Attachment, Digest, Members, OwnerHash, OwnerVersions, Purpose, RecordVersion, Rows,
+        Summary, TableMessage, Version, Versions as RowVersions, WireRecord, Wish,
     },
     wire::{
         Accusation, Ack, Alive, IndirectPing, Message, Nack, Origin, PacketCodec, Ping, PushPull,
@@ -243,7 +243,13 @@ fn stream_message(rng: &mut Rng) -> StreamMessage {
 
 fn table_message(rng: &mut Rng) -> TableMessage {
     let (network, sender) = (network(rng), Name::from(name(rng)));
-    match rng.below(6) {
+    match rng.below(8) {
+        6 => TableMessage::Enquiry(attachment(rng)),
+        7 => TableMessage::Members(Members {
+            sender,
+            network,
+            attachments: (0..rng.below(3)).map(|_| attachment(rng)).collect(),
+        }),
         0 => TableMessage::Attachments((0..rng.below(3)).map(|_| attachment(rng)).collect()),
         1 | 2 => TableMessage::Rows(Rows {
             sender,

@@ -114,6 +114,12 @@ impl Gossip {
         }
     }
 
+    /// Returns whether nobody else is in the cluster, as far as anybody could know here.
+    pub(super) fn is_alone(&self) -> bool {
+        let mut up = self.roster.entries().filter(|e| e.member.state.is_up());
+        up.next().is_none() && self.missing_seeds().next().is_none()
+    }
+
     /// Returns the seeds at whose address no member is.
     fn missing_seeds(&self) -> impl Iterator<Item = &SeedAddress> {
         let seeds = self.healing.seeds.iter();

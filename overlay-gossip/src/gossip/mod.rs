@@ -288,7 +288,8 @@ impl Gossip {
     /// Joins a network: its rows come here from now on. [`Event::NetworkSynced`] says that its table was fetched.
     pub fn join_network(&mut self, now: Instant, network: NetworkId) {
         self.advance(now);
-        self.tables.join_network(self.now, network);
+        let alone = self.is_alone();
+        self.tables.join_network(self.now, network, alone);
         self.settle();
     }
 

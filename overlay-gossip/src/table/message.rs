@@ -61,6 +61,9 @@ pub(crate) enum TableMessage {
     Digest(Digest),
     Summary(Summary),
     Versions(Versions),
+    /// The sender is in the network, and asks who else is.
+    Enquiry(Attachment),
+    Members(Members),
 }
 
 /// A member is in a network, or no longer. Whatever it said of the network before this version is void.
@@ -72,6 +75,14 @@ pub(crate) struct Attachment {
     /// Random for each life of the owner, so that it tells its own words from those of a former life.
     pub(crate) life: u64,
     pub(crate) joined: bool,
+}
+
+/// Some members of a network whom the sender knows, and all of them if they are fewer than an answer holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    pub(crate) sender: Name,
+    pub(crate) network: NetworkId,
+    pub(crate) attachments: Vec<Attachment>,
 }
 
 /// Rows, told unasked or as an answer.
@@ -220,6 +231,8 @@ impl TableMessage {
             Self::Digest(body) => frame(3, body),
             Self::Summary(body) => frame(4, body),
             Self::Versions(body) => frame(5, body),
+            Self::Enquiry(body) => frame(6, body),
+            Self::Members(body) => frame(7, body),
         }
     }
 
@@ -248,6 +261,8 @@ impl TableMessage {
             3 => Self::Digest(parse(body)?),
             4 => Self::Summary(parse(body)?),
             5 => Self::Versions(parse(body)?),
+            6 => Self::Enquiry(parse(body)?),
+            7 => Self::Members(parse(body)?),
             found => return Err(DecodeError::Kind { found }),
         };
         message.check().map(|()| message)
@@ -264,6 +279,11 @@ impl TableMessage {
             Self::Digest(digest) => vec![&digest.attachment.owner],
             Self::Summary(summary) => vec![&summary.attachment.owner],
             Self::Versions(versions) => vec![&versions.sender],
+            Self::Enquiry(attachment) => vec![&attachment.owner],
+            Self::Members(members) => {
+                let owners = members.attachments.iter().map(|a| &a.owner);
+                owners.chain([&members.sender]).collect()
+            }
         };
         let sound = |name: &&Name| (1..=crate::NAME_BYTES_MAX).contains(&name.len());
         if !names.iter().all(sound) {
@@ -281,6 +301,8 @@ impl TableMessage {
             Self::Rows(rows) => Box::new(rows.records.iter().map(|record| record.version)),
             Self::Digest(digest) => Box::new([digest.attachment.version].into_iter()),
             Self::Summary(summary) => Box::new([summary.attachment.version].into_iter()),
+            Self::Enquiry(attachment) => Box::new([attachment.version].into_iter()),
+            Self::Members(members) => Box::new(members.attachments.iter().map(|a| a.version)),
             Self::Versions(versions) => {
                 let rows = versions.owners.iter().flat_map(|owner| &owner.rows);
                 Box::new(rows.map(|row| row.version))

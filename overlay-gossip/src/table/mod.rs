@@ -8,6 +8,7 @@
 //! News leave at once to some members of the network, then with the gossip ticks; digests, exchanged periodically and
 //! on joining, find what was missed.
 
+mod enquiry;
 mod heard;
 pub(crate) mod message;
 mod network;
@@ -21,7 +22,7 @@ mod sync;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -162,6 +163,7 @@ impl Tables {
                 self.ask(network, member);
             }
         }
+        self.enquire_of(member);
     }
 
     /// A member is Down: hide its rows, and remember them.
@@ -185,6 +187,7 @@ impl Tables {
             }
         }
         self.members.insert(member.clone(), false);
+        self.give_up(member);
     }
 
     /// A member left or was forgotten: forget what it said.
@@ -226,6 +229,8 @@ impl Tables {
             TableMessage::Digest(digest) => self.on_digest(from, digest),
             TableMessage::Summary(summary) => self.on_summary(from, summary),
             TableMessage::Versions(versions) => self.on_versions(from, versions),
+            TableMessage::Enquiry(attachment) => self.on_enquiry(from, attachment),
+            TableMessage::Members(members) => self.on_members(members),
         }
         Ok(())
     }
@@ -443,6 +448,9 @@ impl Tables {
         Joined {
             queue: Queue::new(self.limits.row_broadcasts_max),
             synced: false,
+            fetching: false,
+            asked: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             sync_at: self.now + self.timing.sync_retry,
             next_peer: None,
         }

@@ -1,6 +1,9 @@
 //! What is held of one network: attachments, and rows by owner.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, NetworkId};
@@ -24,6 +27,11 @@ pub(super) struct Joined {
     pub(super) queue: Queue<(Name, EndpointId)>,
     /// Whether a member answered with its table since we joined.
     pub(super) synced: bool,
+    /// Whether members were asked for their tables.
+    pub(super) fetching: bool,
+    /// Members that were asked who is there, and those of them that have not answered.
+    pub(super) asked: BTreeSet<Name>,
+    pub(super) awaited: BTreeSet<Name>,
     pub(super) sync_at: Instant,
     /// A member that is asked next, before random ones.
     pub(super) next_peer: Option<Name>,

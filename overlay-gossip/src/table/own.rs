@@ -7,14 +7,15 @@ use overlay_core::{EndpointId, Instant, NetworkId};
 
 use super::{
     Row, TableOutput, Tables,
-    message::{Attachment, TableMessage, WireRecord, Wish},
+    message::{Attachment, TableMessage, WireRecord},
     network::{Content, Record, content_of, record_digest},
 };
 use crate::{Name, RowError};
 
 impl Tables {
-    /// Joins a network: tell everybody, and fetch its table from some members at once.
-    pub(crate) fn join_network(&mut self, now: Instant, network: NetworkId) {
+    /// Joins a network: tell everybody, and fetch its table from some members at once. `alone` says that nobody else is in
+    /// the cluster, as far as anybody could know.
+    pub(crate) fn join_network(&mut self, now: Instant, network: NetworkId, alone: bool) {
         self.now = now;
         if self.is_joined(network) {
             return;
@@ -27,8 +28,9 @@ impl Tables {
             owner.confirmed = true;
         }
         self.attach(network, true);
-        for peer in self.random_members(network, self.timing.sync_fanout) {
-            self.send_digest(network, &peer, Wish::Everything);
+        self.fetch(network);
+        if alone {
+            self.synced(network);
         }
     }
 
@@ -173,7 +175,7 @@ impl Tables {
         self.announce(&attachment);
     }
 
-    /// Tells an attachment of ours to everybody, and to some members of the network at once.
+    /// Tells an attachment of ours to everybody, and to some members of the network and its directory at once.
     pub(super) fn announce(&mut self, attachment: &Attachment) {
         let message = TableMessage::Attachments(vec![attachment.clone()]);
         self.outputs.push_back(TableOutput::Broadcast {
@@ -182,7 +184,16 @@ impl Tables {
             bytes: message.encode(),
             own: true,
         });
-        for peer in self.random_members(attachment.network, self.timing.row_fanout) {
+        let mut told = self.random_members(attachment.network, self.timing.row_fanout);
+        for peer in self.directory(attachment.network) {
+            // The question says the same.
+            if attachment.joined && self.enquire(attachment, &peer) {
+                told.retain(|told| *told != peer);
+            } else if !told.contains(&peer) {
+                told.push(peer);
+            }
+        }
+        for peer in told {
             self.send(&peer, None, &message);
         }
     }

@@ -324,11 +324,7 @@ impl Tables {
             }
             return;
         }
-        let peers = self.random_members(network, self.timing.sync_fanout);
-        for peer in &peers {
-            self.send_digest(network, peer, Wish::Everything);
-        }
-        if peers.is_empty() {
+        if !self.fetch(network) {
             self.synced(network);
         }
     }

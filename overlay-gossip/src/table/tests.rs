@@ -303,7 +303,7 @@ fn a_new_life_outdates_the_former_one() {
     let mut net = Net::new(3);
     net.tables[0].identity.version.incarnation = 7; // a long life
     net.tables[0].leave_network(net.now, NETWORK);
-    net.tables[0].join_network(net.now, NETWORK);
+    net.tables[0].join_network(net.now, NETWORK, false);
     net.put(0, row(1, 1)).unwrap();
     net.put(0, row(2, 1)).unwrap();
     net.run();
@@ -412,7 +412,7 @@ impl Net {
                 self.tables[one].handle_user_state(self.now, &state);
             }
         }
-        self.tables[at].join_network(self.now, NETWORK);
+        self.tables[at].join_network(self.now, NETWORK, at == 0);
     }
 
     /// The process of a member ends and starts anew, and hears of the tables.
@@ -422,7 +422,7 @@ impl Net {
             let state = self.tables[other].user_state();
             self.tables[at].handle_user_state(self.now, &state);
         }
-        self.tables[at].join_network(self.now, NETWORK);
+        self.tables[at].join_network(self.now, NETWORK, false);
         self.run();
     }
 

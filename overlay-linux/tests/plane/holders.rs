@@ -10,10 +10,11 @@ use overlay_core::{
     },
 };
 use overlay_linux::{
-    CommandSpec, EndpointServices, Exit, Linux, PortKind, Stdio, plane::port_name,
+    CommandSpec, EndpointServices, Exit, Linux, PortKind, Stdio,
+    plane::{SwitchNamespace, port_name},
 };
 
-use crate::net::{Outcome, World, endpoint, eventually, inside_of, mac, mtu};
+use crate::net::{Folder, Outcome, World, endpoint, eventually, inside_of, mac, mtu, run};
 
 /// The holders of both endpoints of the first host.
 struct Holders {
@@ -152,6 +153,32 @@ pub(crate) fn life() -> Outcome<()> {
     holders.linux.remove_port(endpoint(2))?;
     assert!(world.in_switch(0, &format!("ip link show {port}")).is_err());
     drop(holders);
+    Ok(())
+}
+
+/// The first pair of a switch namespace has different indices at its ends: else the kernel finds that it is up only within a
+/// second, and drops what an endpoint sends before.
+pub(crate) fn indices() -> Outcome<()> {
+    let folder = Folder::new("indices")?;
+    let switch = SwitchNamespace::open(folder.path().join("switch"))?;
+    let endpoints = folder.path().join("endpoints");
+    let mut linux = Linux::new(endpoints, env::current_exe()?).with_switch(switch.path());
+    for number in 1..=3 {
+        let spec = spec(number)?;
+        assert!(linux.create_port(&spec)?.is_none());
+        let outer = port_name(spec.endpoint);
+        let words = format!("ip -o link show {outer}");
+        let said = run(&switch, &words)?;
+        let (own, rest) = said.split_once(':').ok_or("no index")?;
+        let peer = rest
+            .split_once("@if")
+            .and_then(|(_, rest)| rest.split_once(':'));
+        let (peer, _) = peer.ok_or_else(|| format!("no other end: {said}"))?;
+        assert_ne!(own.trim(), peer, "{said}");
+    }
+    for number in 1..=3 {
+        linux.remove_port(endpoint(number))?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 mod assignment;
 mod difference;
 mod ports;
+mod readiness;
 mod services;
 mod session;
 mod tasks;
@@ -101,6 +102,8 @@ pub(crate) struct Agent {
     /// What the leader was not told yet.
     reports: BTreeMap<TaskId, TaskStatus>,
     joined: BTreeSet<NetworkId>,
+    /// The networks whose tables are on their way, and until when that is waited for.
+    fetching: BTreeMap<NetworkId, Instant>,
     wishes: VecDeque<Wish>,
     /// Assigned endpoints that nobody here knows of, with the time from which they count as orphans.
     orphans: BTreeMap<EndpointId, Instant>,
@@ -121,6 +124,7 @@ impl Agent {
             tasks: BTreeMap::new(),
             reports: BTreeMap::new(),
             joined: BTreeSet::new(),
+            fetching: BTreeMap::new(),
             wishes: VecDeque::new(),
             orphans: BTreeMap::new(),
             memory_changed: false,
@@ -130,6 +134,8 @@ impl Agent {
         if let Some(assignment) = memory.assignment {
             agent.assign(now, assignment);
         }
+        // What runs since a former life goes on at once.
+        agent.fetching.clear();
         agent.memory_changed = changed;
         agent
     }
@@ -167,7 +173,7 @@ impl Agent {
             (before.services, before.networks)
         });
         self.memory_changed = true;
-        self.settle_networks();
+        self.settle_networks(now);
         self.grow_networks(&networks);
         self.stop_tasks();
         self.settle_endpoints(now);
@@ -198,7 +204,8 @@ impl Agent {
         };
         let record = &local.assigned.record;
         let told = self.carried().any(|network| network.id == record.network);
-        if told && matches!(local.port, PortState::Ready) {
+        let there = matches!(local.port, PortState::Made { .. } | PortState::Ready);
+        if told && there {
             let state = match &record.task {
                 Some(owner) => self.row_state(owner.task),
                 None => RowState::Live,
@@ -214,6 +221,7 @@ impl Agent {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.stop_fetching(now);
         let due: Vec<_> = self
             .endpoints
             .iter()
@@ -234,7 +242,9 @@ impl Agent {
             .values()
             .filter(failed)
             .map(|local| local.retry_at);
-        retries.chain(self.orphans.values().copied()).min()
+        let fetching = self.fetching.values();
+        let waiting = fetching.chain(self.orphans.values());
+        retries.chain(waiting.copied()).min()
     }
 
     pub(crate) fn poll_wish(&mut self) -> Option<Wish> {
@@ -268,7 +278,7 @@ impl Agent {
     /// Returns how the port of an endpoint is: `None` while it is being made or unknown.
     pub(crate) fn port(&self, endpoint: EndpointId) -> Option<Result<(), PlatformError>> {
         match &self.endpoints.get(&endpoint)?.port {
-            PortState::Creating => None,
+            PortState::Creating | PortState::Made { .. } => None,
             PortState::Ready => Some(Ok(())),
             PortState::Failed(error) => Some(Err(error.clone())),
         }
@@ -366,7 +376,7 @@ impl Agent {
         desired
     }
 
-    fn settle_networks(&mut self) {
+    fn settle_networks(&mut self, now: Instant) {
         let Some(assignment) = &self.memory.assignment else {
             return;
         };
@@ -374,6 +384,7 @@ impl Agent {
         for network in self.joined.difference(&wanted) {
             self.wishes.push_back(Wish::LeaveNetwork(*network));
             self.wishes.push_back(Wish::RemoveZone(*network));
+            self.fetching.remove(network);
         }
         for network in assignment
             .networks
@@ -385,6 +396,7 @@ impl Agent {
                 self.wishes
                     .push_back(Wish::SetZone(network.id, name, subnets));
                 self.wishes.push_back(Wish::JoinNetwork(network.id));
+                self.fetching.insert(network.id, now + readiness::FETCHING);
             }
         }
         self.joined = wanted;

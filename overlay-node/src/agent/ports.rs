@@ -29,6 +29,11 @@ pub(super) struct LocalEndpoint {
 #[derive(Clone, Debug)]
 pub(super) enum PortState {
     Creating,
+    /// It is there, and its network is told of it. Its way is not whole yet: not before the system carries the data plane
+    /// that was ordered as this one, once that is known.
+    Made {
+        ordered: Option<u64>,
+    },
     Ready,
     Failed(PlatformError),
 }
@@ -54,7 +59,7 @@ impl Agent {
         };
         match result {
             Ok(()) => {
-                local.port = PortState::Ready;
+                local.port = PortState::Made { ordered: None };
                 self.put_row(endpoint);
             }
             Err(error) => {

@@ -159,7 +159,7 @@ impl Agent {
                     ready = false;
                     failure = Some(error.to_string());
                 }
-                Some(PortState::Creating) | None => ready = false,
+                Some(PortState::Creating | PortState::Made { .. }) | None => ready = false,
             }
         }
         let start = ready && local.assigned.desired == DesiredState::Running;

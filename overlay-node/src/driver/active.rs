@@ -69,6 +69,10 @@ pub(crate) enum Input {
         endpoint: EndpointId,
         result: Result<MadePort, PlatformError>,
     },
+    /// The system carries what it can of the data plane with this number.
+    Plane {
+        number: u64,
+    },
     /// The interface with the node's address has this MTU by now.
     UnderlayMtu(u16),
     Gossip(overlay_gossip::driver::Input),
@@ -280,6 +284,7 @@ impl Active {
             } => {
                 self.node.handle_persist_failed(now, ticket);
             }
+            Input::Plane { number } => self.node.handle_plane(now, number),
             Input::UnderlayMtu(mtu) => self.node.handle_underlay_mtu(now, mtu),
             Input::Port { endpoint, result } => self.on_port(endpoint, result),
             Input::Gossip(input) => self.on_gossip(input),
@@ -381,8 +386,12 @@ impl Active {
                     self.platform.remove(endpoint);
                 }
                 Output::CloseResolver(client) => self.names.stop(client),
-                Output::Plane(desired) => {
-                    self.platform.apply(Arc::clone(&desired));
+                Output::Plane { number, desired } => {
+                    let inputs = self.inputs.clone();
+                    self.platform.apply(Arc::clone(&desired), move || {
+                        // The node may have stopped.
+                        let _ = inputs.blocking_send(Input::Plane { number });
+                    });
                     self.plane.apply(desired);
                 }
                 Output::Reply { token, result } => self.on_reply(token, result),

@@ -252,7 +252,7 @@ impl Supervisor {
             active.disband();
             active.stop().await;
             // What the system carries goes with the cluster.
-            self.platform.apply(Arc::default());
+            self.platform.apply(Arc::default(), || {});
         }
         self.store.clear()
     }

@@ -22,7 +22,7 @@ use crate::api;
 
 mod repairs;
 
-use repairs::Repairs;
+use repairs::{Carried, Repairs};
 
 /// Sockets of an endpoint's resolver, bound inside its namespace.
 pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
@@ -37,7 +37,7 @@ enum Order {
     Retain(BTreeSet<EndpointId>),
     Create(Box<PortSpec>, mpsc::Sender<Input>),
     Remove(EndpointId),
-    Apply(Arc<Desired>),
+    Apply(Arc<Desired>, Carried),
     Plan(Arc<Desired>, oneshot::Sender<Planned>),
     Actual(oneshot::Sender<Actual>),
     Stream(
@@ -99,7 +99,7 @@ impl PlatformThread {
                         Order::UnderlayMtu(address, reply) => {
                             let _ = reply.send(platform.underlay_mtu(address));
                         }
-                        Order::Apply(desired) => repairs.want(desired),
+                        Order::Apply(desired, carried) => repairs.want(desired, carried),
                         Order::Plan(desired, reply) => {
                             let planned = platform.plan(&desired);
                             let refused = |error: PlatformError| {
@@ -162,10 +162,11 @@ impl PlatformThread {
             .unwrap_or(Err(PlatformError::UnknownEndpoint { endpoint }))
     }
 
-    /// Makes the system hold what it carries of the data plane, and goes on doing so.
-    pub(crate) fn apply(&self, desired: Arc<Desired>) {
+    /// Makes the system hold what it carries of the data plane, and goes on doing so. `carried` is called on the thread when
+    /// that was tried, unless something else is desired before.
+    pub(crate) fn apply(&self, desired: Arc<Desired>, carried: impl FnOnce() + Send + 'static) {
         // The thread ends only with the daemon.
-        let _ = self.0.send(Order::Apply(desired));
+        let _ = self.0.send(Order::Apply(desired, Box::new(carried)));
     }
 
     /// Says what [`apply`](Self::apply) would change.

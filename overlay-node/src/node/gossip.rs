@@ -133,8 +133,11 @@ impl Node {
         let desired = self.agent.desired(rows, members);
         if *self.plane != desired {
             self.plane = Arc::new(desired);
-            self.outputs
-                .push_back(Output::Plane(Arc::clone(&self.plane)));
+            self.ordered += 1;
+            self.outputs.push_back(Output::Plane {
+                number: self.ordered,
+                desired: Arc::clone(&self.plane),
+            });
         }
         let (now, services) = (self.now, self.agent.service_names());
         for (network, service, records) in agent::changes(&self.services, &services) {
@@ -176,6 +179,7 @@ impl Node {
                 self.on_member_gone(&member);
                 self.member(&member, "left");
             }
+            GossipEvent::NetworkSynced { network } => self.agent.handle_synced(network),
             GossipEvent::UserMessage { bytes, .. } => self.on_user_message(&bytes),
             GossipEvent::NetworkMemberJoined { .. } | GossipEvent::NetworkMemberLeft { .. } => {
                 self.plane_dirty = true;

@@ -78,6 +78,9 @@ pub struct Node {
     outputs: VecDeque<Output>,
     plane: Arc<Desired>,
     plane_dirty: bool,
+    /// How many data planes were ordered, and the last of these that the system carries.
+    ordered: u64,
+    carried: u64,
     /// What the resolver was told of services.
     services: ServiceNames,
     removed: bool,
@@ -129,6 +132,8 @@ impl Node {
             outputs: VecDeque::new(),
             plane: Arc::default(),
             plane_dirty: true,
+            ordered: 0,
+            carried: 0,
             services: ServiceNames::new(),
             removed: false,
             described: false,
@@ -183,6 +188,14 @@ impl Node {
         self.advance(now);
         self.agent.set_underlay_mtu(mtu);
         self.plane_dirty = true;
+        self.settle();
+    }
+
+    /// Takes the driver's word that the system carries what it can of the data plane that was ordered with this number. An
+    /// endpoint whose frames the system carries is ready only then.
+    pub fn handle_plane(&mut self, now: Instant, number: u64) {
+        self.advance(now);
+        self.carried = self.carried.max(number.min(self.ordered));
         self.settle();
     }
 
@@ -382,8 +395,24 @@ impl Node {
         self.settle();
     }
 
-    /// Drains every child in a fixed order, until none has anything to say and nothing is due.
+    /// Brings the data plane in line with what every child says, until that makes no further endpoint ready.
     fn settle(&mut self) {
+        loop {
+            self.drain_children();
+            self.remember();
+            self.settle_plane();
+            if !self.agent.settle_ports(self.ordered, self.carried) {
+                break;
+            }
+        }
+        for (asker, endpoint) in std::mem::take(&mut self.counts) {
+            self.outputs
+                .push_back(Output::CountFlows { asker, endpoint });
+        }
+    }
+
+    /// Drains every child in a fixed order, until none has anything to say and nothing is due.
+    fn drain_children(&mut self) {
         loop {
             let before = self.outputs.len();
             // A change of leader makes these due at once: they come before the next deadline is told.
@@ -426,12 +455,6 @@ impl Node {
             if quiet && self.outputs.len() == before && self.loopback.is_empty() {
                 break;
             }
-        }
-        self.remember();
-        self.settle_plane();
-        for (asker, endpoint) in std::mem::take(&mut self.counts) {
-            self.outputs
-                .push_back(Output::CountFlows { asker, endpoint });
         }
     }
 

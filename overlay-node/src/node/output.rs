@@ -58,8 +58,14 @@ pub enum Output {
     StopTask(TaskId, Duration),
     /// The ports that services publish on this node from now on: no others.
     Publish(Vec<AssignedPort>),
-    /// The data plane as it shall be from now on.
-    Plane(Arc<Desired>),
+    /// The data plane as it shall be from now on. Where the system carries frames, say with
+    /// [`Node::handle_plane`](super::Node::handle_plane) when it does as desired.
+    Plane {
+        /// Each has a higher one than those before.
+        number: u64,
+        /// What shall be.
+        desired: Arc<Desired>,
+    },
     /// Count the flows to an endpoint, those that its published ports carry on this node among them, in the data plane as it
     /// was handed out last, and say so with [`Node::handle_flows`](super::Node::handle_flows).
     CountFlows {

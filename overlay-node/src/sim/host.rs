@@ -279,7 +279,7 @@ impl SimHost {
                     node.handle_flows(self.now, asker, endpoint, flows);
                 }
             }
-            Output::Plane(desired) => {
+            Output::Plane { desired, .. } => {
                 self.plane.apply(self.now, &desired);
                 self.connect();
             }

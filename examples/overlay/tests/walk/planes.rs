@@ -23,6 +23,12 @@ pub(crate) const STORIES: &[Story] = &[
         tell: both_planes,
     },
     Story {
+        name: "what_is_there_already_is_reached_by_an_endpoints_first_packet",
+        hosts: 4,
+        programs: &["ping"],
+        tell: first_packets,
+    },
+    Story {
         name: "what_is_changed_by_hand_in_the_kernel_plane_is_repaired_while_pings_go_on",
         hosts: 2,
         programs: &["ping", "nsenter", "bridge", "nft"],
@@ -82,6 +88,43 @@ fn both_planes(cluster: &mut Cluster) -> anyhow::Result<()> {
     )?;
     let refusal = cluster.refused(0, &["run", "--rm", "--network", "users", "--", "true"])?;
     ensure!(format!("{refusal:?}").contains("data-path"), "{refusal:?}");
+    Ok(())
+}
+
+/// A program that starts finds the names and the ways of all that was there before, in networks that are new to its host.
+fn first_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.start(0, &["--data-path", "user"])?;
+    cluster.start(1, &["--data-path", "user"])?;
+    let hosts = match start_kernel(cluster, 2)? {
+        true => {
+            start_kernel(cluster, 3)?;
+            4
+        }
+        false => {
+            cluster.start(2, &[])?;
+            cluster.start(3, &[])?;
+            2
+        }
+    };
+    cluster.join_all()?;
+    for (from, to) in (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to))) {
+        if from == to {
+            continue;
+        }
+        let (network, one) = (format!("net-{from}-{to}"), format!("one-{from}-{to}"));
+        cluster.ask(0, &["network", "create", "--attachable", &network])?;
+        cluster.sleep(to, &network, &one)?;
+        let run = format!("run --rm --network {network} -- ping -n -c 1 -W 2 {one}");
+        let said = cluster.ask(from, &words(&run, &[]))?;
+        let time = said
+            .split_once("time=")
+            .and_then(|(_, rest)| rest.split_once(' '));
+        let (time, _) = time.with_context(|| said.clone())?;
+        let milliseconds: f64 = time.parse()?;
+        say(&format!("host {from} to host {to}: {milliseconds} ms"));
+        // A question for a MAC address that is lost is put again after a second.
+        ensure!(milliseconds < 900.0, "the first packet was lost: {said}");
+    }
     Ok(())
 }
 

@@ -146,7 +146,7 @@ fn who_never_joined_again_leaves_above_its_former_life() {
     let mut net = Net::new(2);
     net.tables[0].identity.version.incarnation = 7;
     net.tables[0].leave_network(net.now, NETWORK);
-    net.tables[0].join_network(net.now, NETWORK);
+    net.tables[0].join_network(net.now, NETWORK, false);
     net.put(0, row(1, 9)).unwrap();
     net.run();
     net.forget(0);

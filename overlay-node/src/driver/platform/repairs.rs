@@ -9,13 +9,18 @@ use overlay_core::plane::{Change, DataPath, Desired, PlatformError};
 
 use super::Order;
 
+/// Says that the system carries what it can of what is desired.
+pub(super) type Carried = Box<dyn FnOnce() + Send>;
+
 /// What had to change.
 type Applied = Result<Vec<Change>, PlatformError>;
 
 /// What the system shall hold, and when it was last looked at.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Repairs {
     desired: Option<Arc<Desired>>,
+    /// Who waits for it.
+    carried: Option<Carried>,
     /// Whether what is desired has changed since.
     changed: bool,
     /// When the last look at the system ended, and how long it took.
@@ -32,12 +37,15 @@ impl Repairs {
         self.settled = left.then(|| now() + SETTLING);
     }
 
-    pub(super) fn want(&mut self, desired: Arc<Desired>) {
+    /// Takes what is desired from now on; `carried` is called once the system was brought in line with it, or with what is
+    /// desired after it: then with that one's alone.
+    pub(super) fn want(&mut self, desired: Arc<Desired>, carried: Carried) {
         // Of what is carried in user space only ports are the system's, which are made as they are desired: the next look
         // is soon enough.
         let before = self.desired.as_deref();
         self.changed |= kernel(&desired) || before.is_some_and(kernel);
         self.desired = Some(desired);
+        self.carried = Some(carried);
     }
 
     /// Returns the next order; while none waits, brings the system in line. None when nobody orders any more.
@@ -76,6 +84,9 @@ impl Repairs {
     fn repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
         let begun = now();
         self.try_repair(apply);
+        if let Some(carried) = self.carried.take() {
+            carried();
+        }
         let ended = now();
         // Its end counts: however long it takes, orders have their turn.
         self.looked = Some((ended, ended.duration_since(begun)));
@@ -130,9 +141,9 @@ const PAUSE: u32 = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, thread};
+    use std::{collections::BTreeMap, sync::Mutex, thread};
 
-    use overlay_core::{NetworkId, Vni, plane::DesiredNetwork};
+    use overlay_core::{EndpointId, NetworkId, Vni, plane::DesiredNetwork};
 
     use super::*;
 
@@ -153,6 +164,11 @@ mod tests {
         })
     }
 
+    /// Nobody waits.
+    fn nobody() -> Carried {
+        Box::new(|| {})
+    }
+
     /// Orders without a pause for some intervals; returns how often the system was looked at meanwhile, and how many
     /// orders were taken.
     #[expect(
@@ -164,7 +180,7 @@ mod tests {
         let end = now() + 2 * INTERVAL + 3 * takes;
         let (mut looks, mut taken) = (0, 0);
         while now() < end {
-            sender.send(Order::Apply(Arc::default())).unwrap();
+            sender.send(Order::Apply(Arc::default(), nobody())).unwrap();
             let order = repairs.next(&orders, |_| {
                 looks += 1;
                 thread::sleep(takes);
@@ -178,7 +194,7 @@ mod tests {
     #[test]
     fn orders_in_a_row_keep_nobody_from_looking_at_the_system() {
         let mut repairs = Repairs::default();
-        repairs.want(desired(DataPath::Kernel));
+        repairs.want(desired(DataPath::Kernel), nobody());
         let (looks, taken) = busy(&mut repairs, Duration::ZERO);
         assert!(looks >= 2 && taken > 0, "{looks} looks, {taken} orders");
     }
@@ -186,7 +202,7 @@ mod tests {
     #[test]
     fn a_look_that_takes_long_keeps_no_order_waiting_for_ever() {
         let mut repairs = Repairs::default();
-        repairs.want(desired(DataPath::Kernel));
+        repairs.want(desired(DataPath::Kernel), nobody());
         let (looks, taken) = busy(&mut repairs, INTERVAL / 3);
         assert!(looks >= 2 && taken > looks, "{looks} looks, {taken} orders");
     }
@@ -195,10 +211,33 @@ mod tests {
     fn what_a_former_life_left_stays_until_the_rows_of_others_have_come() {
         let mut repairs = Repairs::default();
         repairs.settle(true);
-        repairs.want(desired(DataPath::Kernel));
+        repairs.want(desired(DataPath::Kernel), nobody());
         assert_eq!(busy(&mut repairs, Duration::ZERO).0, 0);
         repairs.settle(false);
         assert!(busy(&mut repairs, Duration::ZERO).0 > 0);
+    }
+
+    #[test]
+    fn who_waits_for_the_data_plane_hears_once_the_system_was_brought_in_line() {
+        let (mut repairs, heard) = (Repairs::default(), Arc::new(Mutex::new(Vec::new())));
+        let says = |number| -> Carried {
+            let heard = Arc::clone(&heard);
+            Box::new(move || heard.lock().unwrap().push(number))
+        };
+        repairs.want(desired(DataPath::Kernel), says(1));
+        repairs.want(desired(DataPath::Kernel), says(2));
+        let (sender, orders) = mpsc::channel();
+        let mut looks = 0;
+        for _ in 0..2 {
+            sender.send(Order::Remove(EndpointId::default())).unwrap();
+            let _ = repairs.next(&orders, |_| {
+                assert!(looks > 0 || heard.lock().unwrap().is_empty(), "too early");
+                looks += 1;
+                Ok(Vec::new())
+            });
+        }
+        assert!(looks > 0);
+        assert_eq!(*heard.lock().unwrap(), [2], "the newest, and once");
     }
 
     #[test]
@@ -211,12 +250,12 @@ mod tests {
             let (mut repairs, mut looks, mut changes) = (Repairs::default(), 0, 0);
             let begun = now();
             while begun.elapsed() < 2 * INTERVAL {
-                repairs.want(desired(path));
+                repairs.want(desired(path), nobody());
                 changes += 1;
                 let (sender, orders) = mpsc::channel();
                 let order = thread::spawn(move || {
                     thread::sleep(Duration::from_millis(10));
-                    sender.send(Order::Apply(Arc::default()))
+                    sender.send(Order::Apply(Arc::default(), nobody()))
                 });
                 let _ = repairs.next(&orders, |_| {
                     looks += 1;
