@@ -127,6 +127,7 @@ fn drain(node: &mut Node, now: Instant) {
                 node.handle_persisted(now, ticket);
             }
             Output::CreatePort(port) => node.handle_port(now, port.endpoint, Ok(())),
+            Output::Plane { number, .. } => node.handle_plane(now, number),
             _ => {}
         }
     }

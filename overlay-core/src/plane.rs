@@ -328,6 +328,16 @@ pub trait Platform {
     /// See [`PlatformError`]; changes before the failing one stay, and the next call goes on from there.
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError>;
 
+    /// Lowers what of `desired` has changed, as soon as possible: others wait for it. It may leave the rest as it is, because
+    /// [`apply`](Self::apply) looks at that soon; by default it is the same as that.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply).
+    fn apply_changes(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        self.apply(desired)
+    }
+
     /// Says what [`apply`](Self::apply) would change of what the kernel carries, and changes nothing.
     ///
     /// # Errors

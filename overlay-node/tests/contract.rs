@@ -77,6 +77,7 @@ impl NodeSubject {
                     };
                     node.handle_port(now, endpoint, Err(error));
                 }
+                None if rng.chance(500_000) => node.handle_plane(now, rng.below(8)),
                 None => node.step_aside(now),
             },
             4 => {
@@ -346,6 +347,7 @@ fn assignment(first: &ClusterSeed) -> Assignment {
             match output {
                 Output::Persist(batch) => made.handle_persisted(now, batch.into_parts().1),
                 Output::CreatePort(spec) => made.handle_port(now, spec.endpoint, Ok(())),
+                Output::Plane { number, .. } => made.handle_plane(now, number),
                 Output::Reply {
                     token: RequestToken(1),
                     result,

@@ -11,7 +11,7 @@ use super::Linux;
 use crate::{
     failure::{Doing, Failure},
     namespace,
-    services::{Netfilter, Reconciler, Refused, Stats},
+    services::{Netfilter, Reconciler, Refused, Report as ServiceReport, Stats},
 };
 
 /// The virtual addresses of services, made in each endpoint's namespace by nf_tables: of the networks that the kernel
@@ -138,7 +138,12 @@ impl EndpointServices {
         let Some(reconciler) = known.and_then(|known| known.reconciler.as_mut()) else {
             return Ok(());
         };
-        let done = reconciler.apply(services.iter().map(|(id, service)| (id, *service)))?;
+        // A table costs tens of milliseconds: it is not made in order to be removed.
+        let done = if services.is_empty() && !reconciler.finds_any()? {
+            ServiceReport::default()
+        } else {
+            reconciler.apply(services.iter().map(|(id, service)| (id, *service)))?
+        };
         let words = done.operations.iter().map(ToString::to_string);
         let words = words.map(|words| (name, words));
         report.operations.extend(words);

@@ -101,6 +101,16 @@ impl<K: Kernel> Reconciler<K> {
         })
     }
 
+    /// Returns whether the kernel holds any virtual address, or tracks a flow to one.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlatformError`].
+    pub fn finds_any(&mut self) -> Result<bool, PlatformError> {
+        let actual = self.kernel.read()?;
+        Ok(!actual.vips.is_empty() || !actual.flows.is_empty())
+    }
+
     /// Returns what was done so far.
     pub fn stats(&self) -> Stats {
         self.stats

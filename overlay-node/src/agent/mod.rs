@@ -134,8 +134,7 @@ impl Agent {
         if let Some(assignment) = memory.assignment {
             agent.assign(now, assignment);
         }
-        // What runs since a former life goes on at once.
-        agent.fetching.clear();
+        agent.take_up();
         agent.memory_changed = changed;
         agent
     }
@@ -197,14 +196,19 @@ impl Agent {
         }
     }
 
-    /// Tells the network of an endpoint whose port is ready.
+    /// Tells the network of an endpoint: of one that is new while its port is being made, so that the others are prepared
+    /// for it by the time that it is ready.
     fn put_row(&mut self, endpoint: EndpointId) {
         let Some(local) = self.endpoints.get(&endpoint) else {
             return;
         };
         let record = &local.assigned.record;
         let told = self.carried().any(|network| network.id == record.network);
-        let there = matches!(local.port, PortState::Made { .. } | PortState::Ready);
+        let there = match local.port {
+            PortState::Made { .. } | PortState::Ready => true,
+            PortState::Creating => local.fresh && !self.fetching.contains_key(&record.network),
+            PortState::Failed(_) => false,
+        };
         if told && there {
             let state = match &record.task {
                 Some(owner) => self.row_state(owner.task),

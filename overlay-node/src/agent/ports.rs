@@ -22,6 +22,8 @@ use super::{Agent, AssignedEndpoint, Assignment, Wish};
 pub(super) struct LocalEndpoint {
     pub(super) assigned: AssignedEndpoint,
     pub(super) port: PortState,
+    /// Whether it was never made: nobody relies on it yet.
+    pub(super) fresh: bool,
     pub(super) retry_at: Instant,
 }
 
@@ -60,11 +62,16 @@ impl Agent {
         match result {
             Ok(()) => {
                 local.port = PortState::Made { ordered: None };
+                local.fresh = false;
                 self.put_row(endpoint);
             }
             Err(error) => {
                 local.port = PortState::Failed(error);
                 local.retry_at = now + RETRY;
+                if local.fresh {
+                    let network = local.assigned.record.network;
+                    self.wishes.push_back(Wish::DeleteRow(network, endpoint));
+                }
             }
         }
         self.settle_tasks();
@@ -122,6 +129,7 @@ impl Agent {
                 vacant.insert(LocalEndpoint {
                     assigned,
                     port,
+                    fresh: true,
                     retry_at,
                 });
                 let (name, interface) = (namespace.name(endpoint), namespace.interface());
@@ -265,6 +273,7 @@ impl Agent {
             path,
         };
         self.wishes.push_back(Wish::CreatePort(Box::new(spec)));
+        self.put_row(endpoint);
     }
 
     fn has_way_out(&self, network: NetworkId) -> bool {

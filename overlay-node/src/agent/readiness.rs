@@ -5,12 +5,28 @@ use std::time::Duration;
 
 use overlay_core::{EndpointId, Instant, NetworkId, plane::DataPath};
 
-use super::{Agent, PortState};
+use super::{Agent, LocalEndpoint, PortState};
 
 impl Agent {
     /// Takes the word of gossip that the tables of a network have come.
     pub(crate) fn handle_synced(&mut self, network: NetworkId) {
-        self.fetching.remove(&network);
+        if self.fetching.remove(&network).is_none() {
+            return;
+        }
+        let on = |local: &&LocalEndpoint| local.assigned.record.network == network;
+        let on = self.endpoints.values().filter(on);
+        let on: Vec<EndpointId> = on.map(|local| local.assigned.record.id).collect();
+        for endpoint in on {
+            self.put_row(endpoint);
+        }
+    }
+
+    /// Goes on with what runs since a former life: others rely on it, and it waits for nobody.
+    pub(super) fn take_up(&mut self) {
+        self.fetching.clear();
+        for local in self.endpoints.values_mut() {
+            local.fresh = false;
+        }
     }
 
     /// Ends the waiting for tables that did not come: they come when they come.

@@ -1,4 +1,5 @@
 mod namespaces;
+mod readiness;
 
 use overlay_core::{MacAddr, NodeId, ServiceId, Vni, plane::Distance};
 use overlay_gossip::{Lease, PortMapping};
@@ -348,6 +349,7 @@ fn a_task_that_serves_is_told_to_stop_when_its_flows_have_ended() {
         agent.expect(endpoint, Namespace::InProcess);
         agent.assign(Instant::EPOCH, with(5, DesiredState::Running, drain_ms));
         agent.handle_port(Instant::EPOCH, endpoint, Ok(()));
+        settle(&mut agent);
         agent.handle_task(report(state));
         wishes(&mut agent);
         agent.assign(Instant::EPOCH, with(6, DesiredState::Shutdown, drain_ms));
@@ -510,4 +512,13 @@ fn config() -> Config {
 
 fn network() -> NetworkId {
     NetworkId::from_bytes([100; 16])
+}
+
+/// All tables have come, and the system carries everything.
+fn settle(agent: &mut Agent) {
+    let networks: Vec<_> = agent.carried().map(|network| network.id).collect();
+    for network in networks {
+        agent.handle_synced(network);
+    }
+    agent.settle_ports(1, 1);
 }

@@ -22,7 +22,7 @@ use crate::api;
 
 mod repairs;
 
-use repairs::{Carried, Repairs};
+use repairs::{Carried, Look, Repairs};
 
 /// Sockets of an endpoint's resolver, bound inside its namespace.
 pub(crate) type ResolverSockets = (UdpSocket, TcpListener);
@@ -71,7 +71,10 @@ impl PlatformThread {
             .spawn(move || {
                 let mut resolvers = Resolvers::default();
                 let mut repairs = Repairs::default();
-                while let Some(order) = repairs.next(&orders, |desired| platform.apply(desired)) {
+                while let Some(order) = repairs.next(&orders, |look, desired| match look {
+                    Look::Changes => platform.apply_changes(desired),
+                    Look::Everything => platform.apply(desired),
+                }) {
                     match order {
                         Order::Retain(kept) => {
                             // Whoever had the sockets has gone: another life of the node, maybe in this very process.

@@ -195,14 +195,20 @@ impl Platform for OnLinux {
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
-        // Neither waits for the other.
+        // What others wait for comes first, and neither is in the way of the other.
+        let carried = self.apply_changes(desired);
         let ports = self.linux.apply(desired);
+        Ok([carried?, ports?].concat())
+    }
+
+    fn apply_changes(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
+        // Ports are made as they are desired.
         let Some(plane) = &mut self.plane else {
-            return ports;
+            return Ok(Vec::new());
         };
         let devices = plane.apply(desired);
         let services = plane.serve(&self.linux, desired);
-        Ok([ports?, devices?, services?].concat())
+        Ok([devices?, services?].concat())
     }
 
     fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {

@@ -52,6 +52,7 @@ fn a_task_on_several_networks_has_one_namespace_one_client_and_starts_when_all_i
 
     for (endpoint, last) in [(b, false), (a, false), (c, true)] {
         agent.handle_port(Instant::EPOCH, endpoint, Ok(()));
+        settle(&mut agent);
         let started = drain(&mut agent)
             .iter()
             .any(|wish| matches!(wish, Wish::StartTask(order) if order.endpoints == [c, b, a]));
@@ -77,6 +78,7 @@ fn a_task_does_not_start_while_the_port_of_one_of_its_networks_fails() {
         Instant::EPOCH,
         on_networks(5, Some(task), &[(a, 1), (b, 2)]),
     );
+    settle(&mut agent);
     agent.handle_port(Instant::EPOCH, a, Ok(()));
     let error = PlatformError::UnknownEndpoint { endpoint: b };
     agent.handle_port(Instant::EPOCH, b, Err(error.clone()));
@@ -95,6 +97,7 @@ fn a_task_does_not_start_while_the_port_of_one_of_its_networks_fails() {
     agent.handle_port(due, b, Err(other.clone()));
     assert_eq!(agent.take_reports()[0].1.message, other.to_string());
     agent.handle_port(due, b, Ok(()));
+    settle(&mut agent);
     let started = |wish: &Wish| matches!(wish, Wish::StartTask(_));
     assert!(drain(&mut agent).iter().any(started));
 }

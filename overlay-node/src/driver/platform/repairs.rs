@@ -12,6 +12,15 @@ use super::Order;
 /// Says that the system carries what it can of what is desired.
 pub(super) type Carried = Box<dyn FnOnce() + Send>;
 
+/// What the system is compared with what is desired for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// For what is desired since the last look.
+    Changes,
+    /// For whatever somebody else may have changed, too.
+    Everything,
+}
+
 /// What had to change.
 type Applied = Result<Vec<Change>, PlatformError>;
 
@@ -52,7 +61,7 @@ impl Repairs {
     pub(super) fn next(
         &mut self,
         orders: &mpsc::Receiver<Order>,
-        mut apply: impl FnMut(&Desired) -> Applied,
+        mut apply: impl FnMut(Look, &Desired) -> Applied,
     ) -> Option<Order> {
         loop {
             // However many orders there are, the system is looked at now and then.
@@ -61,7 +70,8 @@ impl Repairs {
                 pause.saturating_sub(now().duration_since(looked))
             });
             if due.is_zero() {
-                self.repair(&mut apply);
+                self.changed = false;
+                self.repair(Look::Everything, &mut apply);
             }
             // What was ordered may change what is desired.
             match orders.try_recv() {
@@ -70,7 +80,7 @@ impl Repairs {
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             if std::mem::take(&mut self.changed) {
-                self.repair(&mut apply);
+                self.repair(Look::Changes, &mut apply);
                 continue;
             }
             match orders.recv_timeout(due) {
@@ -81,18 +91,20 @@ impl Repairs {
         }
     }
 
-    fn repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
+    fn repair(&mut self, look: Look, apply: &mut impl FnMut(Look, &Desired) -> Applied) {
         let begun = now();
-        self.try_repair(apply);
+        self.try_repair(look, apply);
         if let Some(carried) = self.carried.take() {
             carried();
         }
-        let ended = now();
-        // Its end counts: however long it takes, orders have their turn.
-        self.looked = Some((ended, ended.duration_since(begun)));
+        if look == Look::Everything {
+            let ended = now();
+            // Its end counts: however long it takes, orders have their turn.
+            self.looked = Some((ended, ended.duration_since(begun)));
+        }
     }
 
-    fn try_repair(&mut self, apply: &mut impl FnMut(&Desired) -> Applied) {
+    fn try_repair(&mut self, look: Look, apply: &mut impl FnMut(Look, &Desired) -> Applied) {
         let Some(desired) = &self.desired else {
             return;
         };
@@ -100,9 +112,11 @@ impl Repairs {
             return;
         }
         self.settled = None;
-        match apply(desired) {
+        match apply(look, desired) {
             Ok(changes) => {
-                self.failure = None;
+                if look == Look::Everything {
+                    self.failure = None;
+                }
                 for change in changes {
                     tracing::info!(%change, "the system is as desired again");
                 }
@@ -181,7 +195,7 @@ mod tests {
         let (mut looks, mut taken) = (0, 0);
         while now() < end {
             sender.send(Order::Apply(Arc::default(), nobody())).unwrap();
-            let order = repairs.next(&orders, |_| {
+            let order = repairs.next(&orders, |_, _| {
                 looks += 1;
                 thread::sleep(takes);
                 Ok(Vec::new())
@@ -229,8 +243,10 @@ mod tests {
         let (sender, orders) = mpsc::channel();
         let mut looks = 0;
         for _ in 0..2 {
-            sender.send(Order::Remove(EndpointId::default())).unwrap();
-            let _ = repairs.next(&orders, |_| {
+            sender
+                .send(Order::Remove(EndpointId::from_bytes([1; 16])))
+                .unwrap();
+            let _ = repairs.next(&orders, |_, _| {
                 assert!(looks > 0 || heard.lock().unwrap().is_empty(), "too early");
                 looks += 1;
                 Ok(Vec::new())
@@ -257,7 +273,7 @@ mod tests {
                     thread::sleep(Duration::from_millis(10));
                     sender.send(Order::Apply(Arc::default(), nobody()))
                 });
-                let _ = repairs.next(&orders, |_| {
+                let _ = repairs.next(&orders, |_, _| {
                     looks += 1;
                     Ok(Vec::new())
                 });
