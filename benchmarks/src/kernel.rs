@@ -294,6 +294,7 @@ fn desired(near: u8) -> Outcome<Desired> {
         vtep: vtep(far),
     };
     let network = DesiredNetwork {
+        vlan_tags: false,
         vni: Vni::new(4097).ok_or("no VNI")?,
         path: DataPath::Kernel,
         subnets: vec!["10.0.1.0/24".parse()?],

@@ -8,7 +8,7 @@ use std::{
 
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
-    Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output,
+    Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output, VlanTags,
     PortCapabilities, PortId, Received, Sink, Switch, complete_checksum, decap, encap, offload,
     pmtu, segment,
     segment::segment_bytes_max,
@@ -186,7 +186,11 @@ impl Lab {
                 "fd00:0:0:1::/64".parse().expect("a subnet"),
             ],
             learning: (flags & 1 != 0).then_some(Duration::from_secs(60)),
-            vlan_tags: flags & 2 != 0,
+            vlan_tags: match flags & 2 != 0 {
+                false => VlanTags::Drop,
+                true if flags & 0x40 != 0 => VlanTags::Carry,
+                true => VlanTags::Inspect,
+            },
             mss_clamp: flags & 8 != 0,
             header: match flags >> 4 & 3 {
                 1 => HeaderFormat::GroupPolicy { id: 7 },

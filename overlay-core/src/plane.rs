@@ -57,6 +57,9 @@ pub struct DesiredNetwork {
     pub subnets: Vec<IpNet>,
     /// Largest inner IP packet, in octets: the underlay's less the encapsulation's.
     pub mtu: u16,
+    /// Whether frames of VLANs (IEEE 802.1Q) are carried, by their MAC addresses and whatever is in them; else they are dropped.
+    #[serde(default)]
+    pub vlan_tags: bool,
     /// The endpoints that run here.
     pub ports: BTreeMap<EndpointId, DesiredPort>,
     /// The endpoints that run elsewhere: one FDB and one neighbour row each.

@@ -526,6 +526,7 @@ fn assignment() -> Assignment {
             zone: "north".to_owned(),
         },
         networks: vec![AssignedNetwork {
+            vlan_tags: false,
             id: network(1),
             name: "net".to_owned(),
             vni: Vni::new(4097).unwrap(),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use overlay_core::MacAddr;
 
 use crate::{
+    config::VlanTags,
     frame::Frame,
     headers::{Headers, Ip, Payload},
     segment::segment_bytes_max,
@@ -30,7 +31,7 @@ pub(crate) fn local(
     }
     any(network, headers)?;
     offload(headers, frame)?;
-    match &headers.payload {
+    match headers.seen(&network.config) {
         Payload::Arp(packet) => arp_sender(port, packet),
         Payload::Ip(ip) => {
             if !is_own(port, ip) {
@@ -52,7 +53,7 @@ pub(crate) fn remote(
         return Err(DropReason::SourceMac);
     }
     any(network, headers)?;
-    match &headers.payload {
+    match headers.seen(&network.config) {
         Payload::Arp(packet) => {
             let sender = packet.sender_address;
             if !sender.is_unspecified() && !network.has_subnet_of(sender.into()) {
@@ -83,7 +84,7 @@ pub(crate) fn is_inside(network: &Network, address: IpAddr) -> bool {
 
 /// Checks what holds for every frame.
 fn any(network: &Network, headers: &Headers) -> Result<(), DropReason> {
-    if headers.is_tagged() && !network.config.vlan_tags {
+    if headers.is_tagged() && network.config.vlan_tags == VlanTags::Drop {
         return Err(DropReason::VlanTag);
     }
     if let [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f] = headers.destination.octets() {

@@ -84,8 +84,8 @@ pub struct NetworkConfig {
     /// How long a row that was learned from a frame lives. Default `None`: nothing is learned, and frames from MAC
     /// addresses that no row has are dropped.
     pub learning: Option<Duration>,
-    /// Whether frames with a VLAN tag pass. Default false: they are dropped (RFC 7348 §6.1).
-    pub vlan_tags: bool,
+    /// What becomes of frames with a VLAN tag. Default: they are dropped (RFC 7348 §6.1).
+    pub vlan_tags: VlanTags,
     /// Octets of the underlay's packets beside encapsulation and inner packet, such as ESP's, which a path MTU has to have
     /// room for. Default 0. Too low: packets that fill the path are fragmented or lost.
     pub overhead_bytes: u16,
@@ -104,13 +104,27 @@ impl Default for NetworkConfig {
             mtu: 1_450,
             subnets: Vec::new(),
             learning: None,
-            vlan_tags: false,
+            vlan_tags: VlanTags::Drop,
             overhead_bytes: 0,
             mss_clamp: false,
             header: HeaderFormat::Plain,
             dscp: OuterDscp::Fixed(0),
         }
     }
+}
+
+/// What becomes of frames with a VLAN tag (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum VlanTags {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// Up to two tags pass, and the packet behind them is checked, and answered, like any other.
+    Inspect,
+    /// The VLANs of endpoints are networks of their own: their frames are carried by MAC addresses alone, and of what is in
+    /// them nothing is checked or answered. A frame whose outer tag has no VLAN identifier (zero, a mere priority) is taken
+    /// for an untagged one by whoever gets it, so it is inspected.
+    Carry,
 }
 
 /// Which VXLAN header the members of a network use; all of them the same.

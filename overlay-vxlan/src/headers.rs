@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use overlay_core::MacAddr;
 
 use crate::{
+    config::{NetworkConfig, VlanTags},
     frame::Frame,
     wire::{
         DecodeError, arp,
@@ -22,6 +23,8 @@ pub(crate) const TAGS_MAX: usize = 2;
 pub(crate) struct Headers {
     pub(crate) destination: MacAddr,
     pub(crate) source: MacAddr,
+    /// The identifier in the outer tag, if there is a tag: zero names no VLAN.
+    pub(crate) vlan: Option<u16>,
     /// Where the payload begins, behind all tags.
     pub(crate) payload_at: usize,
     pub(crate) payload: Payload,
@@ -62,12 +65,13 @@ impl Headers {
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let frame = ethernet::Packet::new_checked(bytes)?;
         let mut payload_at = ethernet::HEADER_BYTES;
-        let mut ethertype = frame.ethertype();
+        let (mut ethertype, mut vlan) = (frame.ethertype(), None);
         for _ in 0..TAGS_MAX {
             if !ethertype.is_vlan() {
                 break;
             }
             let tag = vlan::Packet::new_checked(bytes.get(payload_at..).unwrap_or_default())?;
+            vlan.get_or_insert(tag.id());
             ethertype = tag.ethertype();
             payload_at += vlan::HEADER_BYTES;
         }
@@ -93,6 +97,7 @@ impl Headers {
         Ok(Self {
             destination: frame.destination(),
             source: frame.source(),
+            vlan,
             payload_at,
             payload,
         })
@@ -114,7 +119,15 @@ impl Headers {
 
     /// Returns whether the frame has a VLAN tag.
     pub(crate) const fn is_tagged(&self) -> bool {
-        self.payload_at > ethernet::HEADER_BYTES
+        self.vlan.is_some()
+    }
+
+    /// What a network looks at of the payload.
+    pub(crate) fn seen(&self, config: &NetworkConfig) -> &Payload {
+        match self.vlan {
+            Some(1..) if config.vlan_tags == VlanTags::Carry => &Payload::Other,
+            _ => &self.payload,
+        }
     }
 }
 

@@ -98,9 +98,9 @@
 //!
 //! # Choices
 //!
-//! * Frames with a VLAN tag are dropped unless [`NetworkConfig::vlan_tags`] is set. Up to two tags pass then, and the
-//!   packet behind them is checked like any other. (RFC 7348 §6.1 would strip a tag on the way out; the VLANs of an
-//!   endpoint would then be one.)
+//! * Frames with a VLAN tag are dropped unless [`NetworkConfig::vlan_tags`] says otherwise. Up to two tags pass then, and
+//!   the packet behind them is checked like any other, or not at all. (RFC 7348 §6.1 would strip a tag on the way out; the
+//!   VLANs of an endpoint would then be one.)
 //! * Frames of other EtherTypes than ARP, IPv4 and IPv6 are forwarded by their MAC addresses.
 //! * Router advertisements and redirects are dropped: no endpoint is a router.
 //! * A MAC address that no row has is flooded to the VTEPs, within a rate: rows may still be on their way. What a VTEP
@@ -169,7 +169,7 @@ pub mod wire;
 pub use announce::Announcement;
 pub use arrival::Arrival;
 pub use coalesce::{CoalesceConfig, Coalescer};
-pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities};
+pub use config::{Config, HeaderFormat, NetworkConfig, PortCapabilities, VlanTags};
 pub use error::{EndpointError, NetworkError};
 pub use fdb::Fdb;
 pub use flow::FlowKey;

@@ -52,11 +52,11 @@ pub(crate) enum Request {
 
 impl Request {
     /// Reads a request that was sent to all; one that was sent to a neighbour asks whether that one is still there.
-    fn read(headers: &Headers, bytes: &[u8]) -> Option<Self> {
+    fn read(headers: &Headers, payload: &Payload, bytes: &[u8]) -> Option<Self> {
         if !headers.destination.is_multicast() {
             return None;
         }
-        match &headers.payload {
+        match payload {
             // An announcement asks for the sender's own address (RFC 5227 §2.3).
             Payload::Arp(packet) => (packet.operation == arp::Operation::REQUEST
                 && packet.target_address != packet.sender_address)
@@ -112,12 +112,17 @@ pub(crate) struct View<'t, 'f> {
 }
 
 impl<'t> View<'t, '_> {
+    fn request_read(&self) -> Option<Request> {
+        let payload = self.headers.seen(&self.network.config);
+        Request::read(self.headers, payload, self.frame.bytes())
+    }
+
     /// Decides on an admitted frame from a local port.
     pub(crate) fn decide_local(&self, from: u32, port: &Port) -> Verdict<'t> {
-        if let Some(request) = Request::read(self.headers, self.frame.bytes()) {
+        if let Some(request) = self.request_read() {
             return self.request(port, request);
         }
-        if let Payload::Ip(ip) = &self.headers.payload
+        if let Payload::Ip(ip) = self.headers.seen(&self.network.config)
             && !admit::is_inside(self.network, ip.destination)
         {
             return Verdict::Drop(DropReason::ForeignAddress);
@@ -144,7 +149,7 @@ impl<'t> View<'t, '_> {
 
     /// Decides on an admitted frame from a VTEP. It never leaves to another one (split horizon).
     pub(crate) fn decide_remote(&self) -> Verdict<'t> {
-        if let Some(request) = Request::read(self.headers, self.frame.bytes())
+        if let Some(request) = self.request_read()
             && let Some(mac) = self
                 .tables
                 .neighbour(self.now, self.index, request.target())

@@ -467,7 +467,7 @@ proptest! {
         checksum in proptest::option::of((0..140u16, 0..20u16)),
         gso in proptest::option::of((0..3u8, 0..100u16)),
     ) {
-        let mut lab = Lab::with(Default::default(), NetworkConfig { vlan_tags: true, ..network() });
+        let mut lab = Lab::with(Default::default(), NetworkConfig { vlan_tags: overlay_vxlan::VlanTags::Inspect, ..network() });
         let mut frame = Frame::with_headroom(headroom, &bytes);
         let checksum = checksum.map(|(start, offset)| PartialChecksum { start, offset });
         let segment_size = gso.map(|(kind, size_bytes)| Segmentation {

@@ -274,7 +274,7 @@ fn seeded() -> FlowKey {
 #[test]
 fn a_flow_has_the_port_that_the_switch_gives_it() {
     let config = NetworkConfig {
-        vlan_tags: true,
+        vlan_tags: overlay_vxlan::VlanTags::Inspect,
         ..network()
     };
     let mut lab = Lab::with(Config::default(), config);

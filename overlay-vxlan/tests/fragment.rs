@@ -20,7 +20,7 @@ const MTU: usize = 1_230;
 
 fn lab() -> Lab {
     let config = NetworkConfig {
-        vlan_tags: true,
+        vlan_tags: overlay_vxlan::VlanTags::Inspect,
         ..network()
     };
     let mut lab = Lab::with(Config::default(), config);

@@ -10,7 +10,7 @@ use std::{
 use lab::*;
 use overlay_vxlan::{
     Config, DropReason, Frame, NetworkConfig, Offload, Outcome, PartialChecksum, SegmentKind,
-    Segmentation,
+    Segmentation, VlanTags,
     wire::{
         checksum::Sum,
         ethernet::{self, EtherType},
@@ -128,7 +128,7 @@ fn a_path_wider_than_the_network_changes_nothing() {
 #[test]
 fn what_every_host_must_be_able_to_send_passes_any_path() {
     let config = NetworkConfig {
-        vlan_tags: true,
+        vlan_tags: VlanTags::Inspect,
         ..network()
     };
     let (mut lab, _) = jumbo(config);
@@ -325,7 +325,7 @@ fn a_syn_announces_no_more_than_the_path_has_room_for() {
 #[test]
 fn a_tag_counts_and_what_is_smaller_stays() {
     let config = NetworkConfig {
-        vlan_tags: true,
+        vlan_tags: VlanTags::Inspect,
         ..clamping()
     };
     let mut lab = Lab::with(Config::default(), config);

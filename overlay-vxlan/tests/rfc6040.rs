@@ -67,7 +67,7 @@ fn the_dscp_is_fixed_or_the_inner_one() {
     ] {
         let config = NetworkConfig {
             dscp,
-            vlan_tags: true,
+            vlan_tags: overlay_vxlan::VlanTags::Inspect,
             ..network()
         };
         let mut lab = Lab::with(Config::default(), config);
@@ -149,7 +149,7 @@ fn a_mark_on_what_is_not_ip_says_nothing() {
 #[test]
 fn a_mark_reaches_tagged_and_damaged_packets() {
     let config = NetworkConfig {
-        vlan_tags: true,
+        vlan_tags: overlay_vxlan::VlanTags::Inspect,
         ..network()
     };
     let mut lab = Lab::with(Config::default(), config);

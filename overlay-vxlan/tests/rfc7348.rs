@@ -320,7 +320,7 @@ fn section_6_1_a_tagged_inner_frame_is_dropped_on_receipt_unless_configured() {
     let mut lab = Lab::with(
         Default::default(),
         NetworkConfig {
-            vlan_tags: true,
+            vlan_tags: overlay_vxlan::VlanTags::Inspect,
             ..network()
         },
     );
@@ -340,7 +340,7 @@ fn section_6_1_a_tagged_frame_is_not_encapsulated_unless_configured() {
     let mut lab = Lab::with(
         Default::default(),
         NetworkConfig {
-            vlan_tags: true,
+            vlan_tags: overlay_vxlan::VlanTags::Inspect,
             ..network()
         },
     );

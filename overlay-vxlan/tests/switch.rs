@@ -12,7 +12,7 @@ use lab::*;
 use overlay_core::{MacAddr, Machine, plane::RemoteEndpoint};
 use overlay_vxlan::{
     Config, DropReason, EndpointError, Event, Frame, Location, NetworkConfig, NetworkError,
-    Outcome, Output, PortId, Rate,
+    Outcome, Output, PortId, Rate, VlanTags,
     wire::{
         arp,
         ethernet::{self, EtherType},
@@ -166,7 +166,7 @@ mod anti_spoof {
         let mut lab = Lab::with(
             Config::default(),
             NetworkConfig {
-                vlan_tags: true,
+                vlan_tags: VlanTags::Inspect,
                 ..network()
             },
         );
@@ -181,6 +181,60 @@ mod anti_spoof {
         }
         let frame = tagged(&frame, 5);
         dropped(DropReason::Malformed, lab.send(lab.here.port, &frame));
+    }
+
+    #[test]
+    fn a_vlan_that_is_carried_is_a_network_of_its_own_and_a_mere_priority_is_none() {
+        let mut lab = Lab::with(
+            Config::default(),
+            NetworkConfig {
+                vlan_tags: VlanTags::Carry,
+                ..network()
+            },
+        );
+        // Other addresses, those of somebody else, and a foreign subnet.
+        let (v4, other) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+        let guest = Endpoint { v4, ..lab.here };
+        let liar = Endpoint {
+            v4: lab.there.v4,
+            ..lab.here
+        };
+        let host = Endpoint {
+            v4: other,
+            ..lab.there
+        };
+        for (from, to) in [(guest, host), (liar, lab.there)] {
+            let bare = udp4(&from, &to, b"x");
+            for frame in [tagged(&bare, 5), tagged(&tagged(&bare, 0), 4_095)] {
+                let (outcome, sent) = lab.send(lab.here.port, &frame);
+                assert_eq!(outcome, Outcome::ToVtep);
+                assert_eq!(sent.to_vteps[0].2.bytes()[8..], frame);
+            }
+            for frame in [bare.clone(), tagged(&bare, 0), tagged(&tagged(&bare, 5), 0)] {
+                dropped(DropReason::SourceAddress, lab.send(lab.here.port, &frame));
+            }
+        }
+        let back = tagged(&udp4(&host, &guest, b"x"), 5);
+        assert_eq!(lab.receive(lab.there.vtep, &back).0, Outcome::ToPort);
+        let back = tagged(&udp4(&host, &guest, b"x"), 0);
+        dropped(
+            DropReason::ForeignAddress,
+            lab.receive(lab.there.vtep, &back),
+        );
+        // A question about an address that the tables know is not theirs to answer.
+        let request = arp_request(&lab.here, lab.there.v4);
+        let (outcome, _) = lab.send(lab.here.port, &request);
+        assert_eq!(outcome, Outcome::Answered);
+        let (outcome, sent) = lab.send(lab.here.port, &tagged(&request, 5));
+        assert_eq!(outcome, Outcome::Flooded);
+        assert!(!sent.to_vteps.is_empty());
+        // And whoever it is from: its MAC address is its own.
+        let stranger = Endpoint {
+            mac: lab.there.mac,
+            ..lab.here
+        };
+        let frame = tagged(&udp4(&stranger, &lab.there, b"x"), 5);
+        dropped(DropReason::SourceMac, lab.send(lab.here.port, &frame));
     }
 
     #[test]
@@ -490,7 +544,7 @@ mod resolution {
         let mut lab = Lab::with(
             Config::default(),
             NetworkConfig {
-                vlan_tags: true,
+                vlan_tags: VlanTags::Inspect,
                 ..network()
             },
         );
@@ -853,7 +907,7 @@ mod mtu {
         let mut lab = Lab::with(
             Config::default(),
             NetworkConfig {
-                vlan_tags: true,
+                vlan_tags: VlanTags::Inspect,
                 ..network()
             },
         );

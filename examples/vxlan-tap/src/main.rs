@@ -31,7 +31,7 @@ use overlay_core::{Instant, Machine as _, Seed};
 use overlay_linux::netlink::{LinkChange, Netlink};
 use overlay_vxlan::{
     Arrival, CoalesceConfig, Coalescer, Config, Ecn, Frame, NetworkConfig, Offload, Outer, Output,
-    PortCapabilities, PortId, Received, Sink, Switch,
+    PortCapabilities, PortId, Received, Sink, Switch, VlanTags,
     offload::HEADER_BYTES,
     outer::encapsulation_bytes,
     wire::vxlan::{self, UDP_PORT},
@@ -84,7 +84,11 @@ fn switch(args: &Args, mtu: u16, tap: &SyncDevice) -> anyhow::Result<Switch> {
     let network = NetworkConfig {
         mtu,
         learning: args.learn.then_some(Duration::from_secs(300)),
-        vlan_tags: args.vlan_tags,
+        vlan_tags: if args.vlan_tags {
+            VlanTags::Carry
+        } else {
+            VlanTags::Drop
+        },
         ..NetworkConfig::default()
     };
     switch.add_network(args.vni, network)?;

@@ -179,6 +179,7 @@ fn sample() -> Desired {
         addresses: Vec::new(),
     };
     let network = DesiredNetwork {
+        vlan_tags: false,
         vni: Vni::from_octets([0xff; 3]),
         path: DataPath::Kernel,
         subnets: Vec::new(),

@@ -14,7 +14,7 @@
 //!         ether saddr . ether type 02:42:0a:00:01:02 . ip6 goto ip6_p01…    # own source, then nd_p01…, to6_4097
 //!         ether saddr . ether type 02:42:0a:00:01:02 . arp goto arp_p01…    # own sender
 //!         ether saddr != 02:42:0a:00:01:02 goto drop_source_mac
-//!         ether type { 8021q, 8021ad } goto drop_vlan_tag
+//!         ether type { 8021q, 8021ad } goto drop_vlan_tag    # or goto vlan, where VLANs are carried
 //!     }
 //!     chain in_4097 { ether saddr != @remotes_4097 goto drop_source_mac; … }  # what a VXLAN device brings
 //! }
@@ -54,6 +54,7 @@ pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
         let counted = Rule::new().load(Expression::Counter).ends(Verdict::Drop);
         filter.chain(&format!("{DROP}{reason}"), None, vec![counted]);
     }
+    filter.chain(VLAN, None, vlan());
     filter.set(PORTS, SetKind::BY_NAME, BTreeMap::new());
     filter.set(DEVICES, SetKind::NAMES, BTreeMap::new());
     for network in networks {
@@ -102,7 +103,7 @@ impl Filter {
             goes(equals(SOURCE_AND_KIND, &both), &format!("{chain}_{name}"))
         }));
         rules.push(drops(differs(SOURCE, &mac), "source_mac"));
-        rules.extend(tags());
+        rules.extend(tags(network));
         self.entry(name, &format!("port_{name}"), rules);
         let flood = vec![reserved(), above(PORT_FLOOD)];
         self.chain(&format!("flood_{name}"), None, flood);
@@ -194,7 +195,7 @@ impl Filter {
             let chain = format!("{chain}_{vni}");
             goes(equals(KIND, &kind), &chain)
         }));
-        rules.extend(tags());
+        rules.extend(tags(network));
         self.entry(&name, &format!("in_{vni}"), rules);
         let flood = vec![reserved(), above(REMOTE_FLOOD)];
         self.chain(&format!("flood_{name}"), None, flood);
@@ -247,9 +248,23 @@ impl Filter {
 }
 
 /// Of anything but IP and ARP nothing is known, but a tag would hide them.
-fn tags() -> [Rule; 2] {
+fn tags(network: &DesiredNetwork) -> [Rule; 2] {
     let tags = [[0x81, 0x00], [0x88, 0xa8]];
-    tags.map(|kind| drops(equals(KIND, &kind), "vlan_tag"))
+    tags.map(|kind| {
+        let tagged = equals(KIND, &kind);
+        if network.vlan_tags {
+            goes(tagged, VLAN)
+        } else {
+            drops(tagged, "vlan_tag")
+        }
+    })
+}
+
+/// The VLANs of endpoints are networks of their own. A tag without an identifier names none: whoever gets it takes the frame
+/// for one without a tag.
+fn vlan() -> Vec<Rule> {
+    let none = masked(TAG, vec![0x0f, 0xff], &[0, 0]);
+    vec![drops(none, "vlan_tag"), Rule::new().ends(Verdict::Accept)]
 }
 
 /// Bounds what goes to all. To somebody whom no row names nothing goes: bridges do not flood it.
@@ -387,6 +402,7 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
 pub(super) const TABLE: &str = "overlay_plane";
 const PORTS: &str = "ports";
 const DEVICES: &str = "devices";
+const VLAN: &str = "vlan";
 const DROP: &str = "drop_";
 /// In the words of `overlay-vxlan`.
 const REASONS: [&str; 8] = [
@@ -414,6 +430,8 @@ const EVERYWHERE6: [(&[u8], &[u8]); 3] = [
 const DESTINATION: Field = Field::link(0, 6);
 const SOURCE: Field = Field::link(6, 6);
 const KIND: Field = Field::link(12, 2);
+/// Priority and identifier of the outer tag.
+const TAG: Field = Field::link(14, 2);
 const SOURCE_AND_KIND: Field = Field::link(6, 8);
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];

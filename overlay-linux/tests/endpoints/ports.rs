@@ -299,6 +299,7 @@ fn network(spec: &PortSpec) -> Outcome<DesiredNetwork> {
         addresses: spec.addresses.clone(),
     };
     Ok(DesiredNetwork {
+        vlan_tags: false,
         vni: Vni::new(4097).ok_or("no VNI")?,
         path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse()?],

@@ -79,6 +79,7 @@ impl Node {
             addresses: spec.addresses.clone(),
         };
         let network = DesiredNetwork {
+            vlan_tags: false,
             vni: Vni::new(4097).ok_or("no VNI")?,
             path: DataPath::User,
             subnets: vec!["10.0.1.0/24".parse()?],

@@ -154,6 +154,8 @@ pub struct AssignedNetwork {
     pub mtu: Option<u16>,
     /// By which plane it is carried; by whichever the node has if `None`.
     pub path: Option<DataPath>,
+    /// Whether frames of VLANs are carried on it.
+    pub vlan_tags: bool,
     /// Whether it has no way out.
     pub internal: bool,
     /// Whether it is the network of published ports, on which no frames travel and nobody has a name: what comes to a

@@ -366,6 +366,7 @@ impl Agent {
             vteps.remove(&self.config.address);
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
             let network_plane = DesiredNetwork {
+                vlan_tags: network.vlan_tags,
                 vni,
                 path,
                 subnets,

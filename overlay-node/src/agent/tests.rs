@@ -428,6 +428,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
             some.networks = networks
                 .into_iter()
                 .map(|(number, internal)| AssignedNetwork {
+                    vlan_tags: false,
                     id: NetworkId::from_bytes([number; 16]),
                     name: format!("net{number}"),
                     vni: Vni::new(4_097).unwrap(),
@@ -447,6 +448,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
     let signer = LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap()).unwrap();
     let subnet = "10.0.1.0/24".parse().unwrap();
     let network = AssignedNetwork {
+        vlan_tags: false,
         id: network(),
         name: "net".to_owned(),
         vni: Vni::new(4_097).unwrap(),

@@ -391,6 +391,7 @@ fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
         subnets: network.subnets.iter().map(|subnet| subnet.prefix).collect(),
         mtu: network.mtu,
         path: network.data_path(),
+        vlan_tags: network.carries_vlans(),
         internal: network.internal,
         ingress: network.ingress,
     })

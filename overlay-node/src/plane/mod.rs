@@ -20,7 +20,7 @@ use overlay_core::{
 };
 use overlay_vxlan::{
     Config, DropReason, Frame, NetworkConfig, Outcome, Output, PortCapabilities, PortId, Received,
-    Sink, Switch, pcapng::Direction, wire::vxlan,
+    Sink, Switch, VlanTags, pcapng::Direction, wire::vxlan,
 };
 
 use self::{
@@ -299,11 +299,19 @@ impl Plane {
         let config = NetworkConfig {
             mtu: next.mtu,
             subnets: next.subnets.clone(),
+            vlan_tags: if next.vlan_tags {
+                VlanTags::Carry
+            } else {
+                VlanTags::Drop
+            },
             ..NetworkConfig::default()
         };
         let made = match present {
             None => self.switch.add_network(next.vni, config),
-            Some(present) if present.mtu != next.mtu || present.subnets != next.subnets => {
+            Some(present)
+                if (present.mtu, present.vlan_tags) != (next.mtu, next.vlan_tags)
+                    || present.subnets != next.subnets =>
+            {
                 self.switch.set_network(next.vni, config)
             }
             Some(_) => Ok(()),

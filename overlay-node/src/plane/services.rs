@@ -18,7 +18,7 @@ use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Config, Output, PartialChecksum, Protocol, Reset,
     Verdict, Vip,
 };
-use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch};
+use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch, wire};
 
 /// The balancers of all networks.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Services {
 
     /// Looks at a frame that the endpoint behind `port` sent, and that was admitted.
     pub(super) fn outbound(&mut self, now: Instant, port: PortId, frame: &mut Frame) -> Way {
-        let Some(network) = self.of_port(port) else {
+        let Some(network) = self.of_port(port).filter(|_| !is_tagged(frame)) else {
             return Way::On;
         };
         let partial = partial(frame);
@@ -169,7 +169,7 @@ impl Services {
 
     /// Looks at a frame that is about to be delivered to `port`; returns whether it is.
     fn inbound(&mut self, now: Instant, port: PortId, frame: &mut Frame) -> bool {
-        let Some(network) = self.of_port(port) else {
+        let Some(network) = self.of_port(port).filter(|_| !is_tagged(frame)) else {
             return true;
         };
         let partial = partial(frame);
@@ -361,6 +361,12 @@ impl<S: Sink> Sink for Delivery<'_, S> {
     fn copy_to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &Frame) {
         self.sink.copy_to_vtep(vtep, outer, frame);
     }
+}
+
+/// Whether a frame is of a VLAN, in which nobody has a virtual address.
+fn is_tagged(frame: &Frame) -> bool {
+    let frame = wire::ethernet::Packet::new_checked(frame.bytes());
+    frame.is_ok_and(|frame| frame.ethertype().is_vlan())
 }
 
 /// All ports of each of a service's addresses, as in Docker.

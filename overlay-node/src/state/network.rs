@@ -354,6 +354,9 @@ impl Options {
                     data_path(&spec.options)
                         .map_err(|()| refuse("expected auto, kernel or user"))?;
                 }
+                VLAN_TAGS => {
+                    vlan_tags(&spec.options).map_err(|()| refuse("expected drop or carry"))?;
+                }
                 ENCRYPTED if value == "false" => {}
                 // Fail closed: a network that was asked to be encrypted is never carried in clear.
                 ENCRYPTED => return Err(refuse("encrypted networks are not offered yet")),
@@ -370,6 +373,11 @@ impl NetworkRecord {
         // What cannot be read was refused when it was created.
         data_path(&self.options).unwrap_or_default()
     }
+
+    /// Returns whether frames of VLANs are carried on it.
+    pub(crate) fn carries_vlans(&self) -> bool {
+        vlan_tags(&self.options).unwrap_or_default()
+    }
 }
 
 fn data_path(options: &BTreeMap<String, String>) -> Result<Option<DataPath>, ()> {
@@ -377,6 +385,14 @@ fn data_path(options: &BTreeMap<String, String>) -> Result<Option<DataPath>, ()>
         None | Some("auto") => Ok(None),
         Some("kernel") => Ok(Some(DataPath::Kernel)),
         Some("user") => Ok(Some(DataPath::User)),
+        Some(_) => Err(()),
+    }
+}
+
+fn vlan_tags(options: &BTreeMap<String, String>) -> Result<bool, ()> {
+    match options.get(VLAN_TAGS).map(String::as_str) {
+        None | Some("drop") => Ok(false),
+        Some("carry") => Ok(true),
         Some(_) => Err(()),
     }
 }
@@ -412,6 +428,8 @@ const MTU: &str = "com.docker.network.driver.mtu";
 const VNIS: &str = "com.docker.network.driver.overlay.vxlanid_list";
 /// By which plane nodes carry the network.
 const DATA_PATH: &str = "data-path";
+/// What becomes of frames with a VLAN tag.
+const VLAN_TAGS: &str = "vlan-tags";
 const ENCRYPTED: &str = "encrypted";
 /// Smallest MTU: every IPv4 host takes datagrams of this size (RFC 791 §3.1).
 const MTU_MIN: u16 = 576;

@@ -29,6 +29,12 @@ pub(crate) const STORIES: &[Story] = &[
         tell: first_packets,
     },
     Story {
+        name: "vlans_pass_between_planes_where_the_network_carries_them",
+        hosts: 3,
+        programs: &["ping", "iperf3", "python3", "ip"],
+        tell: vlans,
+    },
+    Story {
         name: "what_is_changed_by_hand_in_the_kernel_plane_is_repaired_while_pings_go_on",
         hosts: 2,
         programs: &["ping", "nsenter", "bridge", "nft"],
@@ -47,6 +53,9 @@ pub(crate) const STORIES: &[Story] = &[
         tell: capture,
     },
 ];
+
+/// A VLAN on top of an interface, for kernels without 802.1Q.
+const TAG: &str = include_str!("../../../vxlan-tap/tests/interop/tag.py");
 
 /// Starts a daemon whose networks the kernel carries; false, and loudly, where that is not possible.
 fn start_kernel(cluster: &mut Cluster, host: usize) -> anyhow::Result<bool> {
@@ -145,6 +154,73 @@ fn everyone_reaches_everyone(cluster: &Cluster) -> anyhow::Result<()> {
                 say(&format!("{line}: {}", sum.context("no sum")?.trim()));
             }
         }
+    }
+    Ok(())
+}
+
+/// A VLAN is a network of its own: other addresses, carried by MAC addresses alone; without the option nothing passes.
+fn vlans(cluster: &mut Cluster) -> anyhow::Result<()> {
+    if !start_kernel(cluster, 0)? || !start_kernel(cluster, 2)? {
+        return Ok(());
+    }
+    cluster.start(1, &["--data-path", "user"])?;
+    cluster.join_all()?;
+    let create = "network create --attachable";
+    cluster.ask(0, &words(create, &["-o", "vlan-tags=carry", "trunk"]))?;
+    cluster.ask(0, &words(create, &["plain"]))?;
+    for (network, own) in [("trunk", 1), ("plain", 11)] {
+        for host in 0..3 {
+            let name = format!("{network}{host}");
+            cluster.sleep(host, network, &name)?;
+            let run = format!("exec -d {name} -- python3 -c");
+            cluster.ask(host, &words(&run, &[TAG, "eth0", "5"]))?;
+            let inside = |line: &str| {
+                let line = format!("exec {name} -- {line}");
+                eventually(PATIENCE, &line, || {
+                    cluster.ask(host, &words(&line, &[])).map(Some)
+                })
+            };
+            let shown = inside("ip -br link show eth0")?;
+            let mac = shown.split_whitespace().nth(2).context("no MAC address")?;
+            inside(&format!("ip link set tagged address {mac}"))?;
+            inside(&format!(
+                "ip address add 10.55.0.{}/24 dev tagged",
+                own + host
+            ))?;
+            inside("sysctl -qw net.ipv6.conf.tagged.disable_ipv6=0")?;
+            inside(&format!(
+                "ip address add fd55::{}/64 dev tagged nodad",
+                own + host
+            ))?;
+            inside("ip link set tagged mtu 1446 up")?;
+        }
+    }
+    for host in 0..3 {
+        let serve = format!("exec -d trunk{host} -- iperf3 -s");
+        cluster.ask(host, &words(&serve, &[]))?;
+    }
+    for (from, to) in (0..3).flat_map(|from| (0..3).map(move |to| (from, to))) {
+        if from == to {
+            continue;
+        }
+        let other = to + 1;
+        for line in [
+            format!("ping -n -c 2 -i 0.2 -W 2 10.55.0.{other}"),
+            format!("ping -n -c 2 -i 0.2 -W 2 -M do -s 1418 10.55.0.{other}"),
+            format!("ping -n -c 2 -i 0.2 -W 2 -s 4000 10.55.0.{other}"),
+            format!("ping -n -c 2 -i 0.2 -W 2 fd55::{other}"),
+            format!("iperf3 -n 5M -c 10.55.0.{other}"),
+            format!("iperf3 -n 5M -c fd55::{other}"),
+            format!("iperf3 -u -b 20M -n 1M -c 10.55.0.{other}"),
+        ] {
+            let line = format!("exec trunk{from} -- {line}");
+            eventually(PATIENCE, &line, || {
+                cluster.ask(from, &words(&line, &[])).map(Some)
+            })?;
+        }
+        let line = format!("exec plain{from} -- ping -n -c 1 -W 1 10.55.0.{}", 11 + to);
+        let told = cluster.run(from, &words(&line, &[]))?;
+        ensure!(!told.status.success(), "{line}: {told:?}");
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ fn desired(path: DataPath) -> Desired {
         ],
     };
     let network = DesiredNetwork {
+        vlan_tags: false,
         vni: Vni::new(4_097).unwrap(),
         path,
         subnets: Vec::new(),

@@ -163,6 +163,7 @@ mod tests {
 
     fn desired(path: DataPath) -> Arc<Desired> {
         let network = DesiredNetwork {
+            vlan_tags: false,
             vni: Vni::new(4_097).unwrap(),
             path,
             subnets: Vec::new(),
