@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
 };
 
 use overlay_linux::plane::Drops;
@@ -21,7 +22,20 @@ pub(crate) fn each() -> Outcome<()> {
     let program = world.folder.path().join("send.py");
     fs::write(&program, SEND)?;
     crate::net::eventually(|| world.reaches(1, 3).is_ok(), "a reply")?;
-    for (name, frame, expected) in frames() {
+    each_of(&mut world, &program, frames())?;
+    for network in world.hosts[0].desired.networks.values_mut() {
+        network.vlan_tags = true;
+    }
+    world.apply(0)?;
+    each_of(&mut world, &program, carried())
+}
+
+fn each_of(
+    world: &mut World,
+    program: &Path,
+    frames: Vec<(&'static str, Vec<u8>, Expected)>,
+) -> Outcome<()> {
+    for (name, frame, expected) in frames {
         let before = world.hosts[0].plane.kernel().drops()?;
         let digits: String = frame.iter().map(|octet| format!("{octet:02x}")).collect();
         world.inside(1, &format!("python3 {} {digits}", program.display()))?;
@@ -34,6 +48,39 @@ pub(crate) fn each() -> Outcome<()> {
         assert_eq!(reasons, Vec::from_iter(expected), "{name}");
     }
     Ok(())
+}
+
+/// Where VLANs are carried; only a frame in one is not looked into.
+fn carried() -> Vec<(&'static str, Vec<u8>, Expected)> {
+    let (own, other) = ([10, 0, 1, 1], [10, 0, 1, 2]);
+    let tagged = |kind: [u8; 2], tag: u8, frame: Vec<u8>| {
+        let mut tagged = frame;
+        tagged.splice(12..12, [kind[0], kind[1], 0xe0, tag]);
+        tagged
+    };
+    let (vlan, service) = ([0x81, 0], [0x88, 0xa8]);
+    let mut foreign = tagged(vlan, 5, ipv4(other, [10, 7, 0, 1]));
+    foreign[6..12].copy_from_slice(&octets(2));
+    vec![
+        ("in a VLAN", tagged(vlan, 5, ipv4(other, own)), None),
+        (
+            "in a service VLAN",
+            tagged(service, 5, ipv4(other, own)),
+            None,
+        ),
+        ("by another's MAC address", foreign, Some("source_mac")),
+        (
+            "with a priority",
+            tagged(vlan, 0, ipv4(other, own)),
+            Some("vlan_tag"),
+        ),
+        (
+            "with its priority",
+            tagged(service, 0, ipv4(own, other)),
+            Some("vlan_tag"),
+        ),
+        ("without a tag", ipv4(other, own), Some("source_address")),
+    ]
 }
 
 #[expect(clippy::too_many_lines, reason = "one entry for each frame")]

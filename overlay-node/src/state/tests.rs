@@ -540,6 +540,15 @@ fn options_are_understood_or_refused() {
         lab.create_option("c", "data-path", "carrier-pigeon"),
         Err(CommandError::InvalidOption { .. })
     ));
+    for (name, value, carries) in [("drops", "drop", false), ("carries", "carry", true)] {
+        lab.create_option(name, "vlan-tags", value).unwrap();
+        assert_eq!(lab.network(name).carries_vlans(), carries);
+    }
+    assert!(!lab.network("a").carries_vlans(), "by default");
+    assert!(matches!(
+        lab.create_option("c", "vlan-tags", "true"),
+        Err(CommandError::InvalidOption { .. })
+    ));
     assert!(matches!(
         lab.create_option("c", "no.such.option", "1"),
         Err(CommandError::InvalidOption { .. })
