@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         Some((what, rest)) if what == "plane-send" => return said(what, plane::send(rest)),
         Some((what, rest)) if what == "plane-receive" => return said(what, plane::receive(rest)),
+        Some((what, rest)) if what == "plane-carry" => return said(what, plane::carry(rest)),
         _ => {}
     }
     let rounds: Result<Option<usize>, _> =

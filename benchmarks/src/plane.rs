@@ -7,6 +7,7 @@
 
 mod host;
 mod load;
+mod plain;
 mod setups;
 
 use std::{
@@ -57,6 +58,7 @@ pub fn run(rounds: usize) -> io::Result<()> {
     setups.push(polling.setup()?);
     let in_kernel = Ours::start("ours, --data-path kernel", "ok", &["--data-path", "kernel"])?;
     setups.push(in_kernel.setup()?);
+    setups.push(setups::plain()?);
     for (program, make) in [
         ("ovs-vswitchd", setups::ovs as fn() -> io::Result<Setup>),
         ("openvpn", setups::openvpn),
@@ -191,6 +193,14 @@ pub fn send(arguments: &[String]) -> io::Result<()> {
     let to = to.parse().map_err(io::Error::other)?;
     let seconds = seconds.parse().map_err(io::Error::other)?;
     load::send(to, load, Duration::from_secs(seconds))
+}
+
+/// What a host does for [`run`]; not for people.
+pub fn carry(arguments: &[String]) -> io::Result<()> {
+    let [name, local, peer] = arguments else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    plain::carry(name, local, peer)
 }
 
 /// What a container does for [`run`]; not for people.

@@ -353,31 +353,55 @@ pub fn ovs() -> io::Result<Setup> {
     ))
 }
 
+/// A frame, a datagram: see [`plain`](super::plain).
+pub fn plain() -> io::Result<Setup> {
+    let own = env::current_exe()?.display().to_string();
+    let mut words = |host: &Namespace, here: usize, there: usize| {
+        let line = format!("{own} plane-carry tap0 10.99.0.{here}:4789 10.99.0.{there}:4789");
+        let mut words = host.prefix();
+        words.extend(line.split_whitespace().map(str::to_owned));
+        words
+    };
+    taps("plain TAP", "t", 1_450, &mut words)
+}
+
 /// OpenVPN with TAP devices, without encryption.
 pub fn openvpn() -> io::Result<Setup> {
-    let hosts = hosts("p")?;
-    let containers = [Namespace::new("p-c1")?, Namespace::new("p-c2")?];
-    let mut parts: Vec<Box<dyn Any>> = Vec::new();
-    for (at, host) in hosts.iter().enumerate() {
-        let (here, there) = (at + 1, 2 - at);
+    let mut words = |host: &Namespace, here: usize, there: usize| {
         let mut words = host.prefix();
         let line = format!(
             "openvpn --dev tap0 --dev-type tap --proto udp --local 10.99.0.{here} --remote 10.99.0.{there} \
              --cipher none --auth none --ping 10 --sndbuf 4194304 --rcvbuf 4194304 --txqueuelen 2000 --tun-mtu 1400"
         );
         words.extend(line.split_whitespace().map(str::to_owned));
+        words
+    };
+    taps("OpenVPN TAP, no cipher", "p", 1_400, &mut words)
+}
+
+/// A program on each host that makes the TAP device `tap0`, which then is the container's interface. `words` are the command,
+/// with the numbers of both hosts.
+fn taps(
+    name: &'static str,
+    prefix: &str,
+    mtu: u16,
+    words: &mut dyn FnMut(&Namespace, usize, usize) -> Vec<String>,
+) -> io::Result<Setup> {
+    let hosts = hosts(prefix)?;
+    let containers = [
+        Namespace::new(&format!("{prefix}-c1"))?,
+        Namespace::new(&format!("{prefix}-c2"))?,
+    ];
+    let mut parts: Vec<Box<dyn Any>> = Vec::new();
+    for (at, host) in hosts.iter().enumerate() {
+        let words = words(host, at + 1, 2 - at);
         parts.push(Box::new(Running::start(&words)?));
         until(|| host.ip(&format!("link set tap0 netns {}", containers[at].name)))?;
     }
-    address(&containers, "tap0", 1_400)?;
+    address(&containers, "tap0", mtu)?;
     let prefixes = containers.each_ref().map(Namespace::prefix);
     parts.extend([Box::new(containers) as Box<dyn Any>, Box::new(hosts)]);
-    Ok(Setup::new(
-        "OpenVPN TAP, no cipher",
-        prefixes,
-        "10.77.0.2",
-        parts,
-    ))
+    Ok(Setup::new(name, prefixes, "10.77.0.2", parts))
 }
 
 /// A folder that goes with this value.
