@@ -7,20 +7,20 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
-        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+        BridgePortState, InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
     },
 };
 use nix::sys::socket::{
@@ -28,6 +28,7 @@ use nix::sys::socket::{
 };
 use overlay_core::MacAddr;
 
+mod create;
 mod route;
 mod rule;
 
@@ -182,67 +183,6 @@ impl Netlink {
         }
     }
 
-    /// Makes a bridge and returns its index.
-    ///
-    /// # Errors
-    ///
-    /// `EEXIST` if the name is taken; else what the kernel says.
-    pub fn create_bridge(&mut self, name: &str) -> io::Result<u32> {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-        ];
-        Ok(self.create(message, name)?.index)
-    }
-
-    /// Makes a pair of veth devices, the peer in another namespace if one is given, and returns the first one's index.
-    ///
-    /// The two have different indices: of a pair whose indices are equal, the kernel takes the ends for devices of a single
-    /// end, sees that they are up only with its next round (`linkwatch`, once a second), and drops what is sent before.
-    ///
-    /// # Errors
-    ///
-    /// `EEXIST` if one of the names is taken; else what the kernel says.
-    pub fn create_veth(
-        &mut self,
-        name: &str,
-        peer: &str,
-        peer_namespace: Option<BorrowedFd<'_>>,
-    ) -> io::Result<u32> {
-        let mut other = LinkMessage::default();
-        other.attributes = vec![LinkAttribute::IfName(peer.to_owned())];
-        if let Some(namespace) = peer_namespace {
-            let descriptor = LinkAttribute::NetNsFd(namespace.as_raw_fd());
-            other.attributes.push(descriptor);
-        }
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
-            ]),
-        ];
-        let differ = |made: &Link| made.peer.is_some_and(|peer| peer != made.index);
-        let first = self.create(message.clone(), name)?;
-        if differ(&first) {
-            return Ok(first.index);
-        }
-        self.delete(first.index)?;
-        for further in 2..INDICES_MAX {
-            // The peer's is the next one that is free, as before; this one's is beyond that.
-            message.header.index = first.index + further;
-            match self.create(message.clone(), name) {
-                Ok(made) if differ(&made) => return Ok(made.index),
-                Ok(made) => self.delete(made.index)?,
-                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::ErrorKind::ResourceBusy.into())
-    }
-
     /// Changes properties of an interface.
     ///
     /// # Errors
@@ -359,12 +299,6 @@ impl Netlink {
     pub fn remove_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
         let request = RouteNetlinkMessage::DelAddress(address_message(index, address));
         self.command(request, 0)
-    }
-
-    fn create(&mut self, message: LinkMessage, name: &str) -> io::Result<Link> {
-        let request = RouteNetlinkMessage::NewLink(message);
-        self.command(request, NLM_F_CREATE | NLM_F_EXCL)?;
-        self.link(name)
     }
 
     fn command(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -523,8 +457,6 @@ pub(crate) fn family(address: IpAddr) -> AddressFamily {
 
 /// The kernel sends at most 32 KiB at once.
 const ANSWER_BYTES_MAX: usize = 65_536;
-/// Indices that are tried for one device.
-const INDICES_MAX: u32 = 64;
 
 #[cfg(test)]
 mod tests {

@@ -67,7 +67,7 @@ impl Active {
     }
     /// Finds a network with an endpoint here, by name or identity.
     pub(super) fn network_here(&self, name: &str) -> Option<(&AssignedNetwork, &DesiredNetwork)> {
-        let desired = self.node.plane();
+        let desired = self.node.desired();
         let assigned = self.node.assignment();
         let networks = assigned.into_iter().flat_map(|all| &all.networks);
         let mut found = networks.filter_map(|network| {

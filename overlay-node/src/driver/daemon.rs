@@ -27,7 +27,7 @@ use super::{
     executor::{Executor, NoTasks},
     logs::{LogAsk, LogOptions, Logs},
     lookup::LookupOptions,
-    platform::{PlatformThread, ResolverSockets},
+    platform::{Planned, PlatformThread, ResolverSockets},
     store::Store,
 };
 use crate::{
@@ -359,12 +359,7 @@ impl Supervisor {
                     // Whoever asked may have gone away.
                     let _ = reply.send(begun);
                 }
-                Some(Call::Plan(reply)) => match &self.active {
-                    Some(active) => self.platform.plan(Arc::clone(active.node().plane()), reply),
-                    None => {
-                        let _ = reply.send(Err(not_a_member()));
-                    }
-                },
+                Some(Call::Plan(reply)) => self.plan(reply),
                 Some(Call::Diagnose(reply)) => {
                     let patient = self.active.as_ref().map(|active| active.diagnosis());
                     tokio::spawn(async move {
@@ -393,6 +388,19 @@ impl Supervisor {
                     let _ = reply.send(found);
                 }
                 Some(Call::Request(request, reply)) => self.serve(request, reply).await,
+            }
+        }
+    }
+
+    fn plan(&self, reply: oneshot::Sender<Planned>) {
+        match &self.active {
+            Some(active) => {
+                let desired = Arc::clone(active.node().desired());
+                self.platform.plan(desired, reply);
+            }
+            None => {
+                // Whoever asked may have gone away.
+                let _ = reply.send(Err(not_a_member()));
             }
         }
     }

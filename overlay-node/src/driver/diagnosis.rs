@@ -113,7 +113,7 @@ impl Active {
         let own = config.address;
         Patient {
             platform: self.platform.clone(),
-            desired: Arc::clone(node.plane()),
+            desired: Arc::clone(node.desired()),
             members: gossip
                 .flat_map(|gossip| gossip.members().cloned())
                 .filter(|member| member.address.ip() != own)

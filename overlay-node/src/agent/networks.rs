@@ -1,0 +1,107 @@
+//! The networks of a node: joined and left, and how each is carried here.
+
+use std::collections::BTreeSet;
+
+use overlay_core::{
+    Instant, NetworkId,
+    plane::{DataPath, PlatformError},
+};
+
+use super::{Agent, AssignedNetwork, Wish, readiness};
+
+impl Agent {
+    pub(super) fn settle_networks(&mut self, now: Instant) {
+        let Some(assignment) = &self.memory.assignment else {
+            return;
+        };
+        let wanted: BTreeSet<_> = self.carried().map(|network| network.id).collect();
+        for network in self.joined.difference(&wanted) {
+            self.wishes.push_back(Wish::LeaveNetwork(*network));
+            self.wishes.push_back(Wish::RemoveZone(*network));
+            self.fetching.remove(network);
+        }
+        for network in assignment
+            .networks
+            .iter()
+            .filter(|network| !network.ingress)
+        {
+            if !self.joined.contains(&network.id) {
+                let (name, subnets) = (network.name.clone(), network.subnets.clone());
+                self.wishes
+                    .push_back(Wish::SetZone(network.id, name, subnets));
+                self.wishes.push_back(Wish::JoinNetwork(network.id));
+                self.fetching.insert(network.id, now + readiness::FETCHING);
+            }
+        }
+        self.joined = wanted;
+    }
+
+    /// Tells names and ports of the subnets that networks have got since `before`.
+    pub(super) fn grow_networks(&mut self, before: &[AssignedNetwork]) {
+        let grown = |network: &&AssignedNetwork| {
+            let mut before = before.iter().filter(|before| before.id == network.id);
+            before.any(|before| before.subnets != network.subnets)
+        };
+        let grown: Vec<_> = self.carried().filter(grown).cloned().collect();
+        for network in grown {
+            let locals = self.endpoints.values();
+            let on = locals.filter(|local| local.assigned.record.network == network.id);
+            let endpoints: Vec<_> = on.map(|local| local.assigned.record.id).collect();
+            let (id, name, subnets) = (network.id, network.name, network.subnets);
+            self.wishes.push_back(Wish::SetZone(id, name, subnets));
+            for endpoint in endpoints {
+                // It is told what is new; whatever runs behind it goes on.
+                self.create_port(endpoint);
+            }
+        }
+    }
+
+    /// Returns the networks whose frames this node carries, and whose names it knows.
+    pub(crate) fn carried(&self) -> impl Iterator<Item = &AssignedNetwork> {
+        let networks = self.assignment().into_iter().flat_map(|all| &all.networks);
+        networks.filter(|network| !network.ingress)
+    }
+
+    pub(super) fn network(&self, network: NetworkId) -> Option<&AssignedNetwork> {
+        self.assignment()?
+            .networks
+            .iter()
+            .find(|candidate| candidate.id == network)
+    }
+
+    /// Takes the MTU that the underlay has by now, in octets: networks without one of their own follow it.
+    pub(crate) fn set_underlay_mtu(&mut self, mtu: u16) {
+        self.config.underlay_mtu = mtu;
+    }
+
+    /// By which plane a network is carried here, or why it is not.
+    pub(super) fn path(&self, network: &AssignedNetwork) -> Result<DataPath, PlatformError> {
+        let path = self.config.data_path;
+        // No frames travel on the network of published ports.
+        if network.ingress {
+            return Ok(DataPath::User);
+        }
+        match network.path {
+            Some(wanted) if wanted != path => Err(PlatformError::Unsupported {
+                what: "a network whose data path is not this node's",
+                reason: format!(
+                    "{} is carried by {wanted}, and this node carries networks by {path}: create the network with \
+                     data-path=auto, or start this node's daemon with the other --data-path",
+                    network.name
+                ),
+            }),
+            _ => Ok(path),
+        }
+    }
+
+    /// The underlay's MTU less the encapsulation's octets: outer IP, UDP and VXLAN headers and the inner Ethernet header.
+    pub(super) fn mtu(&self, network: &AssignedNetwork) -> u16 {
+        let overhead = if self.config.address.is_ipv4() {
+            50
+        } else {
+            70
+        };
+        let most = self.config.underlay_mtu.saturating_sub(overhead);
+        network.mtu.map_or(most, |wanted| wanted.min(most))
+    }
+}
