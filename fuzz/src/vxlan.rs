@@ -8,9 +8,9 @@ use std::{
 
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
-    Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output, VlanTags,
-    PortCapabilities, PortId, Received, Sink, Switch, complete_checksum, decap, encap, offload,
-    pmtu, segment,
+    Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output,
+    PortCapabilities, PortId, Received, Sink, Switch, VlanTags, complete_checksum, decap, encap,
+    offload, pmtu, segment,
     segment::segment_bytes_max,
     wire::{
         arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, probe, tcp, udp, vlan,

@@ -1,7 +1,10 @@
 mod namespaces;
 mod readiness;
 
-use overlay_core::{MacAddr, NodeId, ServiceId, Vni, plane::Distance};
+use overlay_core::{
+    MacAddr, NodeId, ServiceId, Vni,
+    plane::{DataPath, Distance},
+};
 use overlay_gossip::{Lease, PortMapping};
 
 use proptest::prelude::*;
