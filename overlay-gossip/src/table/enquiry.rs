@@ -52,10 +52,12 @@ impl Tables {
         true
     }
 
-    /// A member is up: it may be of the directory of a network whose table was not fetched yet.
+    /// A member is up: it is asked if too few were known before.
     pub(super) fn enquire_of(&mut self, member: &Name) {
         for network in self.unsynced() {
-            if !self.directory(network).contains(member) {
+            let asked = self.networks.get(&network);
+            let asked = asked.and_then(|place| place.joined.as_ref());
+            if asked.is_none_or(|joined| joined.asked.len() >= self.timing.sync_fanout) {
                 continue;
             }
             let own = self.owner(network, &self.identity.name);

@@ -363,6 +363,34 @@ fn words_of_members_that_nobody_knows_are_forgotten() {
     assert_eq!(net.tables[0].attachments, 1);
 }
 
+#[test]
+fn who_knows_nobody_asks_the_first_that_come_and_a_directory_is_the_same_for_all() {
+    let mut net = Net::new(8);
+    let other = NetworkId::from_bytes([9; 16]);
+    let directories: Vec<_> = net.tables.iter().map(|one| one.directory(other)).collect();
+    let all: BTreeSet<_> = directories.iter().flatten().collect();
+    assert!(directories.iter().all(|directory| directory.len() == 3));
+    // Each leaves itself out, so one more may step in.
+    assert!((3..=4).contains(&all.len()), "{all:?}");
+    net.forget(0);
+    let lonely = &mut net.tables[0];
+    for member in 1..8 {
+        lonely.handle_member_down(net.now, &Name::from(format!("node-{member}")));
+    }
+    lonely.join_network(net.now, other, false);
+    while lonely.poll_output().is_some() {}
+    for member in 1..8 {
+        lonely.handle_member_up(net.now, &Name::from(format!("node-{member}")));
+    }
+    let asked = std::iter::from_fn(|| lonely.poll_output()).filter(|output| match output {
+        TableOutput::Send { bytes, .. } => {
+            matches!(TableMessage::decode(bytes), Ok(TableMessage::Enquiry(_)))
+        }
+        _ => false,
+    });
+    assert_eq!(asked.count(), 3);
+}
+
 /// Members that hear each other at once; datagrams and streams alike.
 pub(super) struct Net {
     pub(super) tables: Vec<Tables>,
