@@ -58,7 +58,6 @@ pub struct DesiredNetwork {
     /// Largest inner IP packet, in octets: the underlay's less the encapsulation's.
     pub mtu: u16,
     /// Whether frames of VLANs (IEEE 802.1Q) are carried, by their MAC addresses and whatever is in them; else they are dropped.
-    /// An address in a VLAN is to be none of the network's endpoints': a bridge of Linux answers for these, and without a tag.
     #[serde(default)]
     pub vlan_tags: bool,
     /// The endpoints that run here.

@@ -108,7 +108,9 @@ impl Compiler<'_> {
         let (bridge, vxlan) = (bridge_name(vni), vxlan_name(vni));
         let tunnel = Tunnel::new(vni, self.underlay);
         let devices = &mut self.tables.devices;
-        devices.insert(vxlan, Device::vxlan(tunnel, &bridge, mtu));
+        // Of a VLAN a bridge without VLAN filtering knows nothing, and would answer what is asked in one outside of it.
+        let answers = !self.network.vlan_tags;
+        devices.insert(vxlan, Device::vxlan(tunnel, &bridge, mtu, answers));
         for endpoint in self.network.ports.keys() {
             devices.insert(port_name(*endpoint), Device::port(&bridge, mtu));
         }

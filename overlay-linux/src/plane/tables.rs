@@ -138,10 +138,10 @@ impl Device {
         }
     }
 
-    /// A VXLAN device as it is made here: it is spared what the bridge answers.
-    pub(super) fn vxlan(tunnel: Tunnel, bridge: &str, mtu: u32) -> Self {
+    /// A VXLAN device as it is made here. Where the bridge `answers` questions about addresses, it is spared these.
+    pub(super) fn vxlan(tunnel: Tunnel, bridge: &str, mtu: u32, answers: bool) -> Self {
         let membership = Membership {
-            suppress: true,
+            suppress: answers,
             ..Membership::PORT
         };
         Self {
