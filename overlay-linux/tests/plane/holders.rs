@@ -162,10 +162,13 @@ pub(crate) fn indices() -> Outcome<()> {
     let folder = Folder::new("indices")?;
     let switch = SwitchNamespace::open(folder.path().join("switch"))?;
     let endpoints = folder.path().join("endpoints");
-    let mut linux = Linux::new(endpoints, env::current_exe()?).with_switch(switch.path());
-    for number in 1..=3 {
-        let spec = spec(number)?;
-        assert!(linux.create_port(&spec)?.is_none());
+    let specs: Outcome<Vec<_>> = (1..=3).map(spec).collect();
+    let mut holders = Holders {
+        linux: Linux::new(endpoints, env::current_exe()?).with_switch(switch.path()),
+        specs: specs?,
+    };
+    holders.make()?;
+    for spec in &holders.specs {
         let outer = port_name(spec.endpoint);
         let words = format!("ip -o link show {outer}");
         let said = run(&switch, &words)?;
@@ -175,9 +178,6 @@ pub(crate) fn indices() -> Outcome<()> {
             .and_then(|(_, rest)| rest.split_once(':'));
         let (peer, _) = peer.ok_or_else(|| format!("no other end: {said}"))?;
         assert_ne!(own.trim(), peer, "{said}");
-    }
-    for number in 1..=3 {
-        linux.remove_port(endpoint(number))?;
     }
     Ok(())
 }
