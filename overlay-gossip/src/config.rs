@@ -82,7 +82,8 @@ pub struct Timing {
     pub row_fanout: usize,
     /// Time between two digests of a network sent to one of its members, default 5 s.
     pub sync_interval: Duration,
-    /// Members that are asked at once for the table on joining a network, default 3.
+    /// Members that are asked at once for the table on joining a network, and members of the cluster that are asked who is in
+    /// it, default 3.
     pub sync_fanout: usize,
     /// Time after which an unanswered question about a table is put again, default 1 s.
     pub sync_retry: Duration,
