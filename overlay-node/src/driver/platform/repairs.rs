@@ -46,8 +46,8 @@ impl Repairs {
         self.settled = left.then(|| now() + SETTLING);
     }
 
-    /// Takes what is desired from now on; `carried` is called once the system was brought in line with it, or with what is
-    /// desired after it: then with that one's alone.
+    /// Takes what is desired from now on. `carried` is called after the next look, whether or not all of it could be brought in
+    /// line, and also if a former life's state is left as it is for now. Of several that wait, the last one's is called.
     pub(super) fn want(&mut self, desired: Arc<Desired>, carried: Carried) {
         // Of what is carried in user space only ports are the system's, which are made as they are desired: the next look
         // is soon enough.
