@@ -211,7 +211,12 @@ pub(crate) fn services() -> Outcome<()> {
     let mut served = EndpointServices::new();
     let desired = world.hosts[0].desired.clone();
     let rules = |holders: &Holders| holders.run(0, "nft list table inet overlay_services");
-    served.apply(&holders.linux, &desired)?;
+    let report = served.apply(&holders.linux, &desired)?;
+    assert_eq!(
+        report.operations,
+        [],
+        "no table is made in order to be removed"
+    );
     assert!(rules(&holders).is_err(), "nothing is served");
     let backend = DesiredBackend {
         mac: mac(3),

@@ -125,6 +125,29 @@ fn a_service_is_reached_by_its_address_and_answers_by_it() {
 }
 
 #[test]
+fn in_a_vlan_nobody_has_a_virtual_address() {
+    let mut plane = Plane::new(Seed::from_u64(1));
+    let (client, here) = (id(1), id(2));
+    let mut desired = served(&[2]);
+    for network in desired.networks.values_mut() {
+        network.vlan_tags = true;
+    }
+    plane.apply(Instant::EPOCH, &desired);
+    let in_vlan = |mut frame: Vec<u8>| {
+        frame.splice(12..12, [0x81, 0, 0, 5]);
+        frame
+    };
+    let question = datagram(1, 200, (40_000, 53));
+    let sent = send(&mut plane, client, &in_vlan(question.clone()));
+    assert_eq!(sent.ports, [], "it is led to no backend");
+    // The flow outside of the VLAN is another one.
+    send(&mut plane, client, &question);
+    let answer = in_vlan(datagram(2, 1, (53, 40_000)));
+    let sent = send(&mut plane, here, &answer);
+    assert_eq!(sent.ports, [(plane.port(client).unwrap(), answer)]);
+}
+
+#[test]
 fn a_flow_goes_with_its_backend_and_an_address_with_its_service() {
     let mut plane = Plane::new(Seed::from_u64(1));
     let client = id(1);

@@ -207,6 +207,36 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what others change is looked for in real time"
+    )]
+    fn a_change_is_lowered_at_once_and_everything_is_looked_at_now_and_then() {
+        let mut repairs = Repairs::default();
+        let (sender, orders) = mpsc::channel();
+        let look = |repairs: &mut Repairs| {
+            let mut looks = Vec::new();
+            sender.send(Order::Apply(Arc::default(), nobody())).unwrap();
+            // An order waits, so the system is looked at only in the call after it.
+            for _ in 0..2 {
+                let order = repairs.next(&orders, |look, _| {
+                    looks.push(look);
+                    sender.send(Order::Apply(Arc::default(), nobody())).unwrap();
+                    Ok(Vec::new())
+                });
+                drop(order);
+            }
+            looks
+        };
+        repairs.want(desired(DataPath::Kernel), nobody());
+        assert_eq!(look(&mut repairs), [Look::Everything], "the first");
+        repairs.want(desired(DataPath::Kernel), nobody());
+        assert_eq!(look(&mut repairs)[..1], [Look::Changes]);
+        thread::sleep(INTERVAL);
+        assert_eq!(look(&mut repairs), [Look::Everything]);
+    }
+
+    #[test]
     fn orders_in_a_row_keep_nobody_from_looking_at_the_system() {
         let mut repairs = Repairs::default();
         repairs.want(desired(DataPath::Kernel), nobody());
