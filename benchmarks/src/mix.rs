@@ -411,7 +411,7 @@ impl Mix {
             ca_certificate: "certificate".repeat(60),
             ca_key: Secret::any(vec![1; 240]),
             lease_key: Secret::new(vec![2; 32]).expect("32 octets"),
-            gossip_key: secret(3),
+            gossip_keys: [secret(3), secret(13), secret(23)],
             worker_token: secret(4),
             manager_token: secret(5),
             pools: Vec::new(),

@@ -166,7 +166,7 @@ impl World {
             ca_certificate: String::new(),
             ca_key: Secret::any(Vec::new()),
             lease_key: Secret::new(vec![2; 32]).expect("32 octets"),
-            gossip_key: secret(3),
+            gossip_keys: [secret(3), secret(13), secret(23)],
             worker_token: secret(4),
             manager_token: secret(5),
             pools: Vec::new(),

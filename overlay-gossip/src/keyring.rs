@@ -88,6 +88,10 @@ impl Keyring {
         }
     }
 
+    pub(crate) fn retain(&mut self, keys: &[&[u8]]) {
+        self.keys.retain(|key| keys.contains(&key.secret.as_slice()));
+    }
+
     /// Returns how many keys are installed, at least one.
     #[expect(clippy::len_without_is_empty, reason = "a ring is never empty")]
     pub fn len(&self) -> usize {

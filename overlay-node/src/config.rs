@@ -20,6 +20,8 @@ pub struct Config {
     pub node: NodeId,
     /// Its host's name, for people.
     pub hostname: String,
+    /// The digest of the authority that signed its certificate; zero, which is the default, if it has none.
+    pub issuer: [u8; 32],
     /// The address that others reach it at; also its VTEP.
     pub address: IpAddr,
     /// Its port for cluster management. Default 2377.
@@ -64,6 +66,7 @@ impl Config {
         Self {
             node,
             hostname: hostname.into(),
+            issuer: [0; 32],
             address,
             management_port: 2_377,
             gossip_port: 7_946,

@@ -71,6 +71,7 @@ mod manager;
 mod node;
 pub mod plane;
 pub mod scheduler;
+mod secret;
 pub mod state;
 #[cfg(any(feature = "sim", feature = "tokio"))]
 mod stub;

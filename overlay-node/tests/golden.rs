@@ -25,10 +25,11 @@ use overlay_node::{
         Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState, TaskStatus,
         UpdatePhase,
     },
-    identity::LeaseSigner,
+    identity::{LeaseSigner, NextAuthority},
     state::{
-        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord,
-        NodeDescription, Proposal, RequestId, Secret, TaskChange, TaskEndpoint,
+        AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, IssuedToken,
+        NodeDescription, Proposal, RequestId, Secret, SharedKeys, TaskChange, TaskEndpoint,
+        TokenId,
     },
     wire::{self, Answer, Ask, ManagerAddress, Message},
 };
@@ -130,7 +131,7 @@ fn commands() -> Vec<Command> {
             ca_certificate: "certificate".to_owned(),
             ca_key: Secret::any(b"key".to_vec()),
             lease_key: Secret::new(vec![5; 32]).unwrap(),
-            gossip_key: Secret::new(vec![6; 16]).unwrap(),
+            gossip_keys: [6, 16, 26].map(|byte| Secret::new(vec![byte; 16]).unwrap()),
             worker_token: Secret::new(vec![7; 16]).unwrap(),
             manager_token: Secret::new(vec![8; 16]).unwrap(),
             pools: vec!["10.64.0.0/10".parse().unwrap()],
@@ -189,11 +190,46 @@ fn commands() -> Vec<Command> {
             change: ClusterUpdate {
                 task_history_limit: Some(3),
                 heartbeat_ms: Some(300),
+                certificate_ms: Some(86_400_000),
+                key_rotation_ms: Some(3_600_000),
             },
         },
     ];
+    commands.extend(security_commands());
     commands.extend(service_commands());
     commands
+}
+
+/// See [`commands`].
+fn security_commands() -> Vec<Command> {
+    let token = TokenId::from_bytes([7; 8]);
+    vec![
+        Command::RotateKeys {
+            generation: 300,
+            gossip: Secret::new(vec![36; 16]).unwrap(),
+        },
+        Command::IssueToken {
+            id: token,
+            token: IssuedToken {
+                role: Role::Worker,
+                secret: Secret::new(vec![9; 16]).unwrap(),
+                expires_unix_ms: Some(u64::MAX),
+                uses_left: Some(1),
+                created_unix_ms: 200,
+            },
+        },
+        Command::Admit {
+            node: add(4, Role::Worker),
+            token,
+        },
+        Command::RevokeToken { id: token },
+        Command::BeginAuthority(Box::new(NextAuthority {
+            certificate: "next".to_owned(),
+            key: Secret::any(b"next key".to_vec()),
+            cross: "cross".to_owned(),
+        })),
+        Command::FinishAuthority { digest: [3; 32] },
+    ]
 }
 
 /// See [`commands`].
@@ -262,6 +298,12 @@ fn command_name(command: &Command) -> &'static str {
         Command::ReportTasks { .. } => "ReportTasks",
         Command::Recover { .. } => "Recover",
         Command::UpdateCluster { .. } => "UpdateCluster",
+        Command::RotateKeys { .. } => "RotateKeys",
+        Command::IssueToken { .. } => "IssueToken",
+        Command::RevokeToken { .. } => "RevokeToken",
+        Command::Admit { .. } => "Admit",
+        Command::BeginAuthority(_) => "BeginAuthority",
+        Command::FinishAuthority { .. } => "FinishAuthority",
     }
 }
 
@@ -288,6 +330,13 @@ fn messages() -> Vec<Message> {
         Message::Ask {
             request,
             ask: Ask::AddNode(add(3, Role::Manager)),
+        },
+        Message::Ask {
+            request,
+            ask: Ask::Admit {
+                node: add(4, Role::Worker),
+                token: TokenId::from_bytes([7; 8]),
+            },
         },
         Message::Ask {
             request,
@@ -341,6 +390,10 @@ fn message_name(message: &Message) -> &'static str {
             ask: Ask::AddNode(_),
             ..
         } => "Ask.AddNode",
+        Message::Ask {
+            ask: Ask::Admit { .. },
+            ..
+        } => "Ask.Admit",
         Message::Ask {
             ask: Ask::Report(_),
             ..
@@ -481,6 +534,7 @@ fn description() -> NodeDescription {
             memory_bytes: 1 << 30,
         },
         routes: vec!["10.7.0.0/16".parse().unwrap()],
+        issuer: [7; 32],
     }
 }
 
@@ -519,7 +573,16 @@ fn assignment() -> Assignment {
             role: Role::Manager,
             raft: Some(raft(2)),
             managers: managers(),
-            gossip_keys: vec![Secret::new(vec![6; 16]).unwrap()],
+            keys: SharedKeys {
+                generation: 9,
+                gossip: vec![Secret::new(vec![6; 16]).unwrap()],
+                rotated_unix_ms: 300,
+                rotated_at: 299,
+                due: 1,
+            },
+            authorities: vec!["certificate".to_owned()],
+            issuer: [7; 32],
+            certificate_ms: 86_400_000,
             lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
                 .unwrap()
                 .public_key(),

@@ -285,6 +285,24 @@ impl Gossip {
         self.with_keyring(now, |ring| ring.remove(key))
     }
 
+    /// Replaces all keys: `primary`, one of them, encrypts.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`]; nothing changed.
+    pub fn set_keys(&mut self, now: Instant, keys: &[&[u8]], primary: &[u8]) -> Result<(), KeyError> {
+        let mut ring = self.config.keyring.clone().ok_or(KeyError::Plain)?;
+        for key in keys {
+            ring.install(key)?;
+        }
+        ring.make_primary(primary)?;
+        ring.retain(keys);
+        self.with_keyring(now, |present| {
+            *present = ring;
+            Ok(())
+        })
+    }
+
     /// Joins a network: its rows come here from now on. [`Event::NetworkSynced`] says that its table was fetched.
     pub fn join_network(&mut self, now: Instant, network: NetworkId) {
         self.advance(now);

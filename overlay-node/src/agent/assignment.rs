@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{Balance, DesiredState, NamedPort, PublishedPort, Role, Slot, TaskSpec},
     identity::LeaseKey,
-    state::{EndpointRecord, Secret},
+    state::{EndpointRecord, SharedKeys},
     wire::ManagerAddress,
 };
 
@@ -62,8 +62,14 @@ pub struct Standing {
     pub raft: Option<RaftId>,
     /// All managers.
     pub managers: Vec<ManagerAddress>,
-    /// Gossip keys, oldest first.
-    pub gossip_keys: Vec<Secret<16>>,
+    /// The keys that all nodes share.
+    pub keys: SharedKeys,
+    /// The certificates of the authorities that it trusts, PEM.
+    pub authorities: Vec<String>,
+    /// The digest of the authority that signs: the node has its certificate renewed if another one signed it.
+    pub issuer: [u8; 32],
+    /// How long certificates are valid, in milliseconds.
+    pub certificate_ms: u64,
     /// Checks the signatures on leases.
     pub lease_key: LeaseKey,
 }

@@ -16,7 +16,7 @@ use crate::{
         TaskSpec, TaskState,
     },
     identity::LeaseSigner,
-    state::{EndpointRecord, Secret, TaskEndpoint},
+    state::{EndpointRecord, Secret, SharedKeys, TaskEndpoint},
 };
 
 #[test]
@@ -470,7 +470,16 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
             role: Role::Worker,
             raft: None,
             managers: Vec::new(),
-            gossip_keys: Vec::new(),
+            keys: SharedKeys {
+                generation: 0,
+                gossip: Vec::new(),
+                rotated_unix_ms: 0,
+                rotated_at: 0,
+                due: 0,
+            },
+            authorities: Vec::new(),
+            issuer: [0; 32],
+            certificate_ms: 0,
             lease_key: signer.public_key(),
             zone: String::new(),
         },

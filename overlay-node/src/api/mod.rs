@@ -10,7 +10,9 @@ mod response;
 mod service;
 mod task;
 
-pub use cluster::{ClusterInfo, ClusterSettings, ClusterUpdate};
+pub use cluster::{
+    ClusterInfo, ClusterSettings, ClusterUpdate, IssuedTokenInfo, NextAuthorityInfo, TokenCreate,
+};
 pub use error::{Error, ErrorKind};
 pub use request::{
     AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, NodeUpdate, Request,

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterUpdate, ServiceSpec};
+use super::{ClusterUpdate, ServiceSpec, TokenCreate};
+use crate::identity::NextAuthority;
 
 /// What a local client asks for.
 ///
@@ -139,6 +140,21 @@ pub enum Request {
     ClusterInspect,
     /// Changes what holds for the cluster as a whole.
     ClusterUpdate(ClusterUpdate),
+    /// Makes a join token that expires, or that lets a certain number of nodes in.
+    TokenCreate(TokenCreate),
+    /// Lists such tokens.
+    TokenList,
+    /// Takes such a token back.
+    TokenRemove {
+        /// Its identity.
+        token: String,
+    },
+    /// Replaces the certificate authority; the nodes go on. It is done when [`Request::ClusterInspect`] names no next one.
+    AuthorityRotate {
+        /// The authority to have, with what makes nodes take it that know only the present one; the manager that takes the
+        /// request makes one if `None`.
+        next: Option<Box<NextAuthority>>,
+    },
 }
 
 /// See [`Request::Init`].

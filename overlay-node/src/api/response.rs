@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, ClusterInfo, Resources, Role, ServiceInfo, TaskInfo};
+use super::{Availability, ClusterInfo, IssuedTokenInfo, Resources, Role, ServiceInfo, TaskInfo};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub enum Response {
     Recovered(Recovered),
     /// The answer of a manager that reaches no leader: as it knew things last, and perhaps out of date.
     Stale(Box<Self>),
+    /// To `TokenCreate` and `TokenList`.
+    Tokens(Vec<IssuedTokenInfo>),
 }
 
 /// The membership of this node.

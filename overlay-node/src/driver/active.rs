@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{EndpointId, Machine as _, NodeId, plane::PlatformError};
+use overlay_core::{EndpointId, Instant, Machine as _, NodeId, plane::PlatformError};
 use overlay_raft::{PersistTicket, RaftId};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -24,6 +24,7 @@ use super::{
     logs, names,
     plane::PlaneThread,
     platform::{MadePort, PlatformThread},
+    renewal::Renewal,
     session::{self, Frames, SessionId},
     store::{Identity, Store},
     waiting::Waiting,
@@ -32,7 +33,8 @@ use crate::{
     Event, Node, Output, Peer, RequestToken,
     agent::{Assignment, TaskReport},
     api::{self, ErrorKind, Request},
-    identity::tls::Credentials,
+    identity::tls::Sides,
+    secret::Secret,
 };
 
 mod start;
@@ -77,7 +79,7 @@ pub(crate) enum Input {
     UnderlayMtu(u16),
     Gossip(overlay_gossip::driver::Input),
     Names(overlay_dns::driver::Input),
-    Renewed(Result<(Admission, String), api::Error>),
+    Renewed(Result<(Admission, Secret<0>), api::Error>),
     Task(TaskReport),
     Forward(ingress::Ask),
     Flows {
@@ -113,12 +115,14 @@ pub(crate) struct Active {
     gossip: overlay_gossip::driver::Sockets,
     names: overlay_dns::driver::Sockets,
     queries: mpsc::Receiver<overlay_dns::driver::Input>,
-    pub(super) credentials: watch::Sender<Credentials>,
+    pub(super) sides: watch::Sender<Sides>,
     pub(super) lines: BTreeMap<NodeId, Line>,
     pub(super) waiting: BTreeMap<RequestToken, Waiting>,
     pub(super) next: u64,
     pub(super) tasks: JoinSet<()>,
-    pub(super) renewing: bool,
+    pub(super) renewal: Renewal,
+    /// When the node's certificate is looked at next.
+    pub(super) certificate_check: Instant,
     /// Why the daemon has to stop.
     failed: Option<StopError>,
 }
@@ -126,14 +130,9 @@ pub(crate) struct Active {
 impl Active {
     /// Waits for the next thing to happen and deals with it. Dropping the future loses nothing.
     pub(crate) async fn step(&mut self) {
-        let deadline = self.node.poll_timeout();
-        let at = deadline.map(|at| self.clock.deadline(at));
-        let sleep = async {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let deadline = self.node.poll_timeout().into_iter();
+        let deadline = deadline.fold(self.certificate_check, Instant::min);
+        let sleep = tokio::time::sleep_until(self.clock.deadline(deadline));
         tokio::select! {
             biased;
             Some(input) = self.received.recv() => {
@@ -151,7 +150,12 @@ impl Active {
             Some(_) = self.tasks.join_next() => {}
             () = sleep => {}
         }
-        self.node.handle_timeout(self.clock.now());
+        let now = self.clock.now();
+        if now >= self.certificate_check {
+            self.certificate_check = now + CERTIFICATE_CHECK;
+            self.check_certificate();
+        }
+        self.node.handle_timeout(now);
         self.carry_out();
     }
 
@@ -161,6 +165,14 @@ impl Active {
         request: Request,
         reply: oneshot::Sender<Result<api::Response, api::Error>>,
     ) {
+        let request = match request {
+            Request::AuthorityRotate { next: None } => match self.succeed() {
+                Ok(next) => Request::AuthorityRotate { next: Some(next) },
+                // Whoever asked may have gone away.
+                Err(error) => return drop(reply.send(Err(error))),
+            },
+            request => request,
+        };
         let token = self.token(Waiting::Local(reply));
         self.node.request(self.clock.now(), token, request);
         self.carry_out();
@@ -419,15 +431,9 @@ impl Active {
         // There is room for the first frame of a fresh channel.
         let _ = frames.try_send(frame);
         self.lines.insert(to, Line { id, frames });
-        let (credentials, inputs) = (self.credentials.borrow().clone(), self.inputs.clone());
-        self.tasks.spawn(session::dial(
-            to,
-            address,
-            id,
-            credentials,
-            receiver,
-            inputs,
-        ));
+        let (client, inputs) = (Arc::clone(&self.sides.borrow().client), self.inputs.clone());
+        self.tasks
+            .spawn(session::dial(to, address, id, client, receiver, inputs));
     }
 
     fn open_log(&mut self, raft: RaftId, epoch: u64) {
@@ -461,7 +467,7 @@ impl Active {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::RoleChanged { .. } => self.renew(),
+            Event::RoleChanged { .. } => self.check_certificate(),
             Event::Failed => self.fail(&"its log could not be written"),
             Event::PortFailed { endpoint, error } => {
                 tracing::warn!(%endpoint, %error, "a port could not be made");
@@ -483,6 +489,8 @@ impl std::fmt::Debug for Active {
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// How long a leader that stops waits for its successor.
 const RETIRE: Duration = Duration::from_millis(300);
+/// How often the node's certificate is looked at: clocks may be set, and hosts may sleep.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
 /// How many inputs may wait; their senders wait then.
 const INPUTS_MAX: usize = 4_096;
 /// How many inputs are taken before outputs are carried out.

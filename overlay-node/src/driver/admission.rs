@@ -6,8 +6,8 @@ use overlay_core::NodeId;
 use tokio::sync::oneshot;
 
 use super::{
-    active::{Active, Admitted, Input},
-    bootstrap::{self, Admission, Bootstrap},
+    active::{Active, Admitted},
+    bootstrap::{Admission, Bootstrap},
     clock::Clock,
     waiting::Waiting,
 };
@@ -15,10 +15,10 @@ use crate::{
     Peer,
     api::{self, ErrorKind, Role},
     identity::{
-        certificate::{self, Authority},
-        tls::Credentials,
+        NextAuthority,
+        certificate::{self, Authority, Subject},
     },
-    state::AddNode,
+    state::{AddNode, Secret, TokenId},
 };
 
 impl Active {
@@ -37,7 +37,7 @@ impl Active {
                 },
                 _,
             ) => {
-                let Some(role) = self.role_for(secret.expose()) else {
+                let Some((role, shown)) = self.shown(secret.expose()) else {
                     let text = "the token's secret is not valid (any more): get a fresh token with `join-token` on a manager";
                     let _ = reply.send(Err(api::Error::new(ErrorKind::Untrusted, text)));
                     return;
@@ -55,7 +55,7 @@ impl Active {
                     reply,
                 };
                 let token = self.token(waiting);
-                self.node.admit(self.clock.now(), token, node);
+                self.node.admit(self.clock.now(), token, node, shown);
             }
             (Bootstrap::Renew { request }, Some(peer)) => {
                 let _ = reply.send(self.renew_for(peer.node, &request));
@@ -77,117 +77,71 @@ impl Active {
         self.issue(request, node, role)
     }
 
-    /// Returns the role that a token's secret stands for; takes the same time whatever the secret.
-    fn role_for(&self, secret: &[u8]) -> Option<Role> {
+    /// Returns the role that a token's secret stands for, and which token it is if not that of the role. What is compared takes
+    /// the same time whatever the secret.
+    fn shown(&self, secret: &[u8]) -> Option<(Role, Option<TokenId>)> {
         let cluster = self.node.cluster()?;
-        let same = |known: &[u8]| {
+        let same = |known: &Secret<16>| {
+            let known = known.expose();
             let differ = known
                 .iter()
                 .zip(secret)
                 .fold(0, |sum, (a, b)| sum | (a ^ b));
             known.len() == secret.len() && std::hint::black_box(differ) == 0
         };
-        let worker = same(cluster.worker_token.expose());
-        let manager = same(cluster.manager_token.expose());
+        let worker = same(&cluster.worker_token);
+        let manager = same(&cluster.manager_token);
+        let mut shown = None;
+        for (id, token) in &cluster.tokens {
+            if same(&token.secret) {
+                // Whether it is still valid, the leader says.
+                shown = Some((token.role, Some(*id)));
+            }
+        }
         match (manager, worker) {
-            (true, _) => Some(Role::Manager),
-            (false, true) => Some(Role::Worker),
-            (false, false) => None,
+            (true, _) => Some((Role::Manager, None)),
+            (false, true) => Some((Role::Worker, None)),
+            (false, false) => shown,
         }
     }
 
     pub(super) fn issue(&self, request: &str, node: NodeId, role: Role) -> Admitted {
-        let cluster = self.node.cluster().ok_or_else(|| {
+        let state = self.node.state();
+        let known = state.and_then(|state| Some((state, state.cluster()?)));
+        let (state, cluster) = known.ok_or_else(|| {
             let text = "this manager has not caught up with the cluster yet: try again, or ask another one";
             api::Error::new(ErrorKind::Unavailable, text)
         })?;
-        let authority = Authority::new(&cluster.ca_certificate, &cluster.ca_key);
+        let authority = match &cluster.next_authority {
+            Some(next) => Authority::next(next),
+            None => Authority::new(&cluster.ca_certificate, &cluster.ca_key),
+        };
+        let subject = Subject {
+            cluster: cluster.id,
+            node,
+            role,
+        };
+        let life = Duration::from_millis(cluster.settings.certificate_ms);
         let certificate = authority
-            .issue(request, node, cluster.id, role, Clock::unix_now())
+            .issue(request, subject, Clock::unix_now(), life)
             .map_err(|error| api::Error::new(ErrorKind::Invalid, error.to_string()))?;
-        let authority = cluster.ca_certificate.clone();
         Ok(Admission {
-            authority,
+            authority: state.authorities().collect(),
             certificate,
+            issuer: state.issuer(),
             assignment: None,
         })
     }
 
-    /// Has the node's key signed again if its certificate is for another role than the node has: a former life may have
-    /// ended between the two.
-    pub(super) fn match_certificate(&mut self) {
-        let certificate = pem::parse(&self.identity.credentials.certificate).ok();
-        let peer = certificate.and_then(|pem| certificate::peer(pem.contents()).ok());
-        let role = self
-            .node
-            .assignment()
-            .map(|assignment| assignment.standing.role);
-        if let (Some(peer), Some(role)) = (peer, role)
-            && peer.role != role
-        {
-            self.renew();
-        }
-    }
-
-    /// Has the node's key signed again for its present role.
-    pub(super) fn renew(&mut self) {
-        if std::mem::replace(&mut self.renewing, true) {
-            return;
-        }
-        let managers: Vec<_> = self
-            .node
-            .assignment()
-            .into_iter()
-            .flat_map(|assignment| &assignment.standing.managers)
-            .filter(|manager| manager.node != self.identity.node)
-            .map(|manager| manager.management)
-            .collect();
-        let (credentials, inputs) = (self.credentials.borrow().clone(), self.inputs.clone());
-        self.tasks.spawn(async move {
-            let text = "no manager signed this node's key again";
-            let mut result = Err(api::Error::new(ErrorKind::Unavailable, text));
-            for remote in managers {
-                result = match certificate::request() {
-                    Err(error) => Err(api::Error::new(ErrorKind::Invalid, error.to_string())),
-                    Ok((key, request)) => bootstrap::renew(remote, &credentials, request)
-                        .await
-                        .map(|admission| (admission, key)),
-                };
-                if result.is_ok() {
-                    break;
-                }
-            }
-            if result.is_err() {
-                // Then it is tried again.
-                tokio::time::sleep(RENEWAL_RETRY).await;
-            }
-            let _ = inputs.send(Input::Renewed(result)).await;
-        });
-    }
-
-    pub(super) fn on_renewed(&mut self, result: Result<(Admission, String), api::Error>) {
-        self.renewing = false;
-        let (admission, key) = match result {
-            Ok(renewed) => renewed,
-            Err(error) => {
-                tracing::warn!(%error, "the certificate was not renewed; trying again");
-                return self.match_certificate();
-            }
-        };
-        let credentials = Credentials {
-            authority: admission.authority,
-            certificate: admission.certificate,
-            key: crate::state::Secret::any(key.into_bytes()),
-        };
-        self.identity.credentials = credentials.clone();
-        if let Err(error) = self.store.save_identity(&self.identity) {
-            tracing::error!(%error, "the renewed certificate could not be kept");
-        }
-        self.credentials.send_replace(credentials);
-        // Sessions of the old certificate end; whoever needs one dials again.
-        self.lines.clear();
+    /// Makes an authority that is to take over from the cluster's.
+    pub(super) fn succeed(&self) -> Result<Box<NextAuthority>, api::Error> {
+        let cluster = self.node.cluster().ok_or_else(|| {
+            let text = "this node is not a manager: run this on a manager";
+            api::Error::new(ErrorKind::NotManager, text)
+        })?;
+        let present = Authority::new(&cluster.ca_certificate, &cluster.ca_key);
+        let next = present.succeed(cluster.id, Clock::unix_now());
+        next.map(Box::new)
+            .map_err(|error| api::Error::new(ErrorKind::Platform, error.to_string()))
     }
 }
-
-/// How long to wait before a certificate that could not be renewed is tried again.
-const RENEWAL_RETRY: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::{
     api::{self, ErrorKind, Role},
     identity::{
         JoinToken,
-        tls::{Credentials, joining_client, node_name},
+        tls::{joining_client, node_name},
     },
     state::{AddNode, Secret},
     wire,
@@ -42,6 +42,8 @@ pub(crate) enum Bootstrap {
 pub(crate) struct Admission {
     pub(crate) authority: String,
     pub(crate) certificate: String,
+    /// The digest of the authority that signed it.
+    pub(crate) issuer: [u8; 32],
     pub(crate) assignment: Option<Box<Assignment>>,
 }
 
@@ -64,25 +66,26 @@ pub(crate) async fn join(
         request,
         node,
     };
-    exchange(remote, config, &ask).await
+    exchange(remote, Arc::new(config), &ask).await
 }
 
 /// Asks the manager at `remote` to sign this node's key again.
 pub(crate) async fn renew(
     remote: SocketAddr,
-    credentials: &Credentials,
+    client: &Arc<rustls::ClientConfig>,
     request: String,
 ) -> Answer {
-    let config = credentials
-        .client()
-        .map_err(|error| api::Error::new(ErrorKind::Untrusted, error.to_string()))?;
-    exchange(remote, config, &Bootstrap::Renew { request }).await
+    exchange(remote, Arc::clone(client), &Bootstrap::Renew { request }).await
 }
 
-async fn exchange(remote: SocketAddr, config: rustls::ClientConfig, ask: &Bootstrap) -> Answer {
+async fn exchange(
+    remote: SocketAddr,
+    config: Arc<rustls::ClientConfig>,
+    ask: &Bootstrap,
+) -> Answer {
     let talk = async {
         let stream = TcpStream::connect(remote).await?;
-        let connector = TlsConnector::from(Arc::new(config));
+        let connector = TlsConnector::from(config);
         let mut stream = connector.connect(node_name(Role::Manager), stream).await?;
         stream.write_all(&wire::encode_body(KIND, ask)).await?;
         stream.flush().await?;

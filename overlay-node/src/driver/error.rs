@@ -44,6 +44,14 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The node's certificate or key cannot be used.
+    #[error(
+        "the node's certificate or key in the data directory cannot be used ({reason}): restore it from a copy, or remove the data directory and join again"
+    )]
+    Credentials {
+        /// What the library said.
+        reason: String,
+    },
     /// The system gives no entropy.
     #[error("the system gives no entropy: {reason}")]
     Entropy {
@@ -89,9 +97,10 @@ impl From<StartError> for api::Error {
         let kind = match &error {
             StartError::Port { .. } => ErrorKind::Conflict,
             StartError::Thread { .. } | StartError::Entropy { .. } => ErrorKind::Platform,
-            StartError::Store(_) | StartError::Log { .. } | StartError::Node(_) => {
-                ErrorKind::Storage
-            }
+            StartError::Store(_)
+            | StartError::Log { .. }
+            | StartError::Credentials { .. }
+            | StartError::Node(_) => ErrorKind::Storage,
         };
         Self::new(kind, error.to_string())
     }

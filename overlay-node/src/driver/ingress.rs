@@ -35,7 +35,7 @@ use super::{bootstrap, clock::Clock, platform::PlatformThread, session};
 use crate::{
     agent::{AssignedPort, Backend, Keyed as _},
     api::Protocol,
-    identity::tls::Credentials,
+    identity::tls::Sides,
     wire,
 };
 
@@ -63,7 +63,7 @@ struct Carrier {
     node: NodeId,
     clock: Clock,
     platform: PlatformThread,
-    credentials: watch::Receiver<Credentials>,
+    sides: watch::Receiver<Sides>,
     /// For connections.
     room: Arc<Semaphore>,
     /// For flows to other nodes.
@@ -100,7 +100,7 @@ impl Ingress {
         clock: Clock,
         listen: IpAddr,
         platform: PlatformThread,
-        credentials: watch::Receiver<Credentials>,
+        sides: watch::Receiver<Sides>,
     ) -> Self {
         let (flows_room, queued) = datagrams::rooms();
         let [a, b, ..] = *node.as_bytes();
@@ -109,7 +109,7 @@ impl Ingress {
             node,
             clock,
             platform,
-            credentials,
+            sides,
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             flows_room,
             queued,
@@ -309,7 +309,7 @@ impl Carrier {
             management,
             ..
         } = *backend;
-        let mut stream = session::reach(&self.credentials, node, role, management).await?;
+        let mut stream = session::reach(&self.sides, node, role, management).await?;
         let forward = Forward {
             endpoint: backend.endpoint,
             published,

@@ -24,7 +24,7 @@ mod tests;
 use crate::{
     Peer,
     api::{self, ErrorKind, Role},
-    identity::tls::Credentials,
+    identity::tls::Sides,
     wire,
 };
 
@@ -193,7 +193,7 @@ impl Room {
 pub(crate) fn fetch(
     place: Place,
     ask: LogAsk,
-    credentials: watch::Receiver<Credentials>,
+    sides: watch::Receiver<Sides>,
     room: &Room,
 ) -> Result<Logs, api::Error> {
     let permit = room.take()?;
@@ -201,7 +201,7 @@ pub(crate) fn fetch(
     logs._room = Some(permit);
     tokio::spawn(async move {
         let read = tokio::select! {
-            read = read(&place, ask, &credentials, &sink) => read,
+            read = read(&place, ask, &sides, &sink) => read,
             () = sink.closed() => return,
         };
         if let Err(error) = read {
@@ -214,7 +214,7 @@ pub(crate) fn fetch(
 async fn read(
     place: &Place,
     ask: LogAsk,
-    credentials: &watch::Receiver<Credentials>,
+    sides: &watch::Receiver<Sides>,
     sink: &LogSink,
 ) -> Result<(), api::Error> {
     let silent = |error: std::io::Error| {
@@ -227,7 +227,7 @@ async fn read(
         api::Error::new(ErrorKind::Unavailable, text)
     };
     let late = |_| silent(std::io::ErrorKind::TimedOut.into());
-    let reached = session::reach(credentials, place.node, place.role, place.management);
+    let reached = session::reach(sides, place.node, place.role, place.management);
     let mut stream = timeout(PATIENCE, reached)
         .await
         .map_err(late)?
@@ -340,7 +340,7 @@ impl Active {
             hostname: node.hostname.clone(),
             management: node.management(),
         };
-        fetch(place, ask, self.credentials.subscribe(), &self.outputs)
+        fetch(place, ask, self.sides.subscribe(), &self.outputs)
     }
 
     /// Answers another node about a task of this one.

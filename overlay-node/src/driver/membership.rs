@@ -18,10 +18,13 @@ use super::{
 use crate::{
     Beginning, Config,
     agent::AgentMemory,
-    api::{self, ErrorKind, InitRequest, JoinRequest, Joined, Recovered, Request, Response, Role},
+    api::{
+        self, ClusterSettings, ErrorKind, InitRequest, JoinRequest, Joined, Recovered, Request,
+        Response, Role,
+    },
     identity::{
-        JoinToken,
-        certificate::{self, Authority},
+        JoinToken, ca_digest,
+        certificate::{self, Authority, Subject},
         tls::Credentials,
     },
     state::{AddNode, ClusterSeed, ClusterState, Secret},
@@ -48,8 +51,14 @@ impl Supervisor {
         seed.ca_key = Secret::any(authority.key().as_bytes().to_vec());
         seed.pools = init.pools;
         seed.pool_split = init.pool_split.unwrap_or(24);
+        let life = ClusterSettings::default().certificate_ms;
+        let subject = Subject {
+            cluster: seed.id,
+            node,
+            role: Role::Manager,
+        };
         let certificate = authority
-            .issue(&request, node, seed.id, Role::Manager, unix_now)
+            .issue(&request, subject, unix_now, Duration::from_millis(life))
             .map_err(invalid)?;
         let raft = RaftId::new(1).expect("one is not zero");
         let identity = Identity {
@@ -63,7 +72,8 @@ impl Supervisor {
             credentials: Credentials {
                 authority: authority.certificate().to_owned(),
                 certificate,
-                key: Secret::any(key.into_bytes()),
+                key,
+                issuer: ca_digest(authority.certificate()),
             },
             seeds: Vec::new(),
         };
@@ -123,7 +133,8 @@ impl Supervisor {
             credentials: Credentials {
                 authority: admission.authority,
                 certificate: admission.certificate,
-                key: Secret::any(key.into_bytes()),
+                key,
+                issuer: admission.issuer,
             },
             seeds: assignment
                 .standing

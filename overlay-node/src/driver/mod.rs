@@ -92,6 +92,7 @@ mod names;
 mod opening;
 mod plane;
 mod platform;
+mod renewal;
 mod session;
 mod store;
 mod waiting;

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use overlay_core::NodeId;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -20,7 +21,7 @@ use crate::{
     api::{Protocol, Role},
     identity::{
         certificate,
-        tls::{Credentials, node_name},
+        tls::{Sides, node_name},
     },
     wire,
 };
@@ -34,7 +35,7 @@ pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
 /// Takes connections until the node stops.
 pub(crate) async fn listen(
     listener: TcpListener,
-    credentials: watch::Receiver<Credentials>,
+    sides: watch::Receiver<Sides>,
     platform: PlatformThread,
     outputs: logs::Room,
     inputs: mpsc::Sender<Input>,
@@ -52,10 +53,10 @@ pub(crate) async fn listen(
                 continue;
             }
         };
-        let (credentials, inputs) = (credentials.borrow().clone(), inputs.clone());
+        let (server, inputs) = (Arc::clone(&sides.borrow().server), inputs.clone());
         let (platform, outputs) = (platform.clone(), outputs.clone());
         tokio::spawn(async move {
-            let accepted = accept(stream, &credentials, &platform, &outputs, inputs).await;
+            let accepted = accept(stream, server, &platform, &outputs, inputs).await;
             if let Err(error) = accepted {
                 tracing::debug!(%from, %error, "a management connection ended");
             }
@@ -69,11 +70,11 @@ pub(crate) async fn dial(
     to: NodeId,
     address: SocketAddr,
     id: SessionId,
-    credentials: Credentials,
+    client: Arc<ClientConfig>,
     frames: mpsc::Receiver<Vec<u8>>,
     inputs: mpsc::Sender<Input>,
 ) {
-    let connected = timeout(HANDSHAKE, connect(address, &credentials)).await;
+    let connected = timeout(HANDSHAKE, connect(address, client)).await;
     let result = match connected {
         Ok(Ok((stream, peer))) if peer.node == to => pump(stream, peer, frames, &inputs).await,
         Ok(Ok((_, peer))) => Err(invalid(format!("{} answered", peer.node))),
@@ -88,12 +89,11 @@ pub(crate) async fn dial(
 
 async fn connect(
     address: SocketAddr,
-    credentials: &Credentials,
+    client: Arc<ClientConfig>,
 ) -> std::io::Result<(TlsStream<TcpStream>, Peer)> {
-    let config = credentials.client().map_err(invalid)?;
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(client);
     let stream = connector.connect(node_name(Role::Manager), stream).await?;
     let peer = peer_of(&stream)?;
     Ok((stream, peer))
@@ -101,15 +101,15 @@ async fn connect(
 
 /// Connects to another node for something beside a session, and makes sure that it is this node.
 pub(crate) async fn reach(
-    credentials: &watch::Receiver<Credentials>,
+    sides: &watch::Receiver<Sides>,
     node: NodeId,
     role: Role,
     address: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let config = credentials.borrow().client().map_err(invalid)?;
+    let client = Arc::clone(&sides.borrow().client);
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(client);
     let stream = connector.connect(node_name(role), stream).await?;
     if peer_of(&stream)?.node != node {
         return Err(invalid("another node answered"));
@@ -126,13 +126,13 @@ pub(crate) fn peer_of(stream: &TlsStream<TcpStream>) -> std::io::Result<Peer> {
 
 async fn accept(
     stream: TcpStream,
-    credentials: &Credentials,
+    server: Arc<ServerConfig>,
     platform: &PlatformThread,
     outputs: &logs::Room,
     inputs: mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let acceptor = TlsAcceptor::from(Arc::new(credentials.server().map_err(invalid)?));
+    let acceptor = TlsAcceptor::from(server);
     let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
     let leaf = stream
         .get_ref()

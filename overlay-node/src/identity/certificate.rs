@@ -15,7 +15,8 @@ use ring::digest::{SHA256, digest};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::{Peer, api::Role, state::Secret};
+use super::NextAuthority;
+use crate::{Peer, api::Role, secret::Secret};
 
 /// A certificate could not be made or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -47,6 +48,18 @@ impl From<rcgen::Error> for CertificateError {
 pub struct Authority {
     certificate: String,
     key: String,
+    cross: Option<String>,
+}
+
+/// Whom a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The cluster.
+    pub cluster: NodeId,
+    /// The node.
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
 }
 
 impl Authority {
@@ -57,15 +70,12 @@ impl Authority {
     /// [`CertificateError::Make`].
     pub fn generate(cluster: NodeId, unix_now: Duration) -> Result<Self, CertificateError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut parameters = CertificateParams::new(Vec::new())?;
-        parameters.distinguished_name = name("overlay-ca", &cluster.to_string(), None);
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        validity(&mut parameters, unix_now, YEARS_20);
+        let parameters = of_authority(&key, cluster, unix_now)?;
         let certificate = to_pem(parameters.self_signed(&key)?.der());
         Ok(Self {
             certificate,
             key: key.serialize_pem(),
+            cross: None,
         })
     }
 
@@ -75,7 +85,39 @@ impl Authority {
         Self {
             certificate: certificate.to_owned(),
             key,
+            cross: None,
         }
+    }
+
+    /// Takes up one that takes over from another one: what it signs comes with the proof that the other one knows it.
+    pub fn next(next: &NextAuthority) -> Self {
+        Self {
+            cross: Some(next.cross.clone()),
+            ..Self::new(&next.certificate, &next.key)
+        }
+    }
+
+    /// Makes one that is to take over from this one.
+    ///
+    /// # Errors
+    ///
+    /// [`CertificateError::Make`].
+    pub fn succeed(
+        &self,
+        cluster: NodeId,
+        unix_now: Duration,
+    ) -> Result<NextAuthority, CertificateError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut parameters = of_authority(&key, cluster, unix_now)?;
+        let certificate = to_pem(parameters.self_signed(&key)?.der());
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let own = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
+        let cross = to_pem(parameters.signed_by(&key, &own)?.der());
+        Ok(NextAuthority {
+            certificate,
+            key: Secret::any(key.serialize_pem().into_bytes()),
+            cross,
+        })
     }
 
     /// Returns its certificate, PEM.
@@ -88,7 +130,8 @@ impl Authority {
         &self.key
     }
 
-    /// Signs the key in a certificate signing request for `node`; whatever else the request asks for is ignored.
+    /// Signs the key in a certificate signing request for as long as `length`; whatever else the request asks for is ignored.
+    /// The chain of an authority that takes over has two certificates.
     ///
     /// # Errors
     ///
@@ -96,11 +139,15 @@ impl Authority {
     pub fn issue(
         &self,
         request: &str,
-        node: NodeId,
-        cluster: NodeId,
-        role: Role,
+        subject: Subject,
         unix_now: Duration,
+        length: Duration,
     ) -> Result<String, CertificateError> {
+        let Subject {
+            cluster,
+            node,
+            role,
+        } = subject;
         let request = CertificateSigningRequestParams::from_pem(request)?;
         let key = KeyPair::from_pem(&self.key)?;
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, key)?;
@@ -117,9 +164,9 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        validity(&mut parameters, unix_now, DAYS_90);
+        validity(&mut parameters, unix_now, length);
         let certificate = parameters.signed_by(&request.public_key, &issuer)?;
-        Ok(to_pem(certificate.der()))
+        Ok(to_pem(certificate.der()) + self.cross.as_deref().unwrap_or_default())
     }
 }
 
@@ -134,10 +181,13 @@ impl fmt::Debug for Authority {
 /// # Errors
 ///
 /// [`CertificateError::Make`].
-pub fn request() -> Result<(String, String), CertificateError> {
+pub fn request() -> Result<(Secret<0>, String), CertificateError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = CertificateParams::new(Vec::new())?.serialize_request(&key)?;
-    Ok((key.serialize_pem(), request.pem()?))
+    Ok((
+        Secret::any(key.serialize_pem().into_bytes()),
+        request.pem()?,
+    ))
 }
 
 /// Returns who asks, by the key that it asks to sign: the first half of the SHA-256 of its `SubjectPublicKeyInfo`
@@ -179,6 +229,56 @@ pub fn peer(certificate: &[u8]) -> Result<Peer, CertificateError> {
     })
 }
 
+/// What a node has to know of its own certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Whose it is, and for what.
+    pub peer: Peer,
+    /// From when on it is valid, as Unix time.
+    pub not_before: Duration,
+    /// Until when.
+    pub not_after: Duration,
+}
+
+impl Own {
+    /// Reads the first certificate of a chain, PEM.
+    ///
+    /// # Errors
+    ///
+    /// [`CertificateError::Read`].
+    pub fn read(chain: &str) -> Result<Self, CertificateError> {
+        let no = |what| CertificateError::Read { what };
+        let pem = pem::parse(chain).map_err(|_| no("anything readable"))?;
+        let peer = peer(pem.contents())?;
+        let (_, certificate) =
+            X509Certificate::from_der(pem.contents()).map_err(|_| no("anything readable"))?;
+        let validity = certificate.validity();
+        let unix = |time: x509_parser::time::ASN1Time| {
+            Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+        };
+        Ok(Self {
+            peer,
+            not_before: unix(validity.not_before),
+            not_after: unix(validity.not_after),
+        })
+    }
+
+    /// Returns whether it is valid at a time.
+    pub fn is_valid(&self, unix_now: Duration) -> bool {
+        (self.not_before..self.not_after).contains(&unix_now)
+    }
+
+    /// Returns whether it is time for a new one: half of its life is over, and for each node a little more, so that not all
+    /// come at once.
+    pub fn is_due(&self, unix_now: Duration) -> bool {
+        let issued = self.not_before + BACKDATED;
+        let life = self.not_after.saturating_sub(issued);
+        let [first, ..] = self.peer.node.as_bytes();
+        let spread = life / 10 * u32::from(*first) / 256;
+        unix_now >= issued + life / 2 + spread || unix_now < self.not_before
+    }
+}
+
 /// Returns the name under which TLS knows a role.
 pub const fn unit(role: Role) -> &'static str {
     match role {
@@ -203,15 +303,37 @@ fn name(common: &str, organization: &str, unit: Option<&str>) -> DistinguishedNa
     name
 }
 
+/// Authorities have names of their own, so that chains are found.
+fn of_authority(
+    key: &KeyPair,
+    cluster: NodeId,
+    unix_now: Duration,
+) -> Result<CertificateParams, CertificateError> {
+    let digest = digest(&SHA256, &key.subject_public_key_info());
+    let number: u32 = digest.as_ref()[..4]
+        .iter()
+        .fold(0, |number, octet| number << 8 | u32::from(*octet));
+    let mut parameters = CertificateParams::new(Vec::new())?;
+    parameters.distinguished_name = name(
+        &format!("overlay-ca-{number:08x}"),
+        &cluster.to_string(),
+        None,
+    );
+    // Below it: an authority that takes over from it, and nodes.
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    validity(&mut parameters, unix_now, YEARS_20);
+    Ok(parameters)
+}
+
 /// Valid from an hour ago, because clocks differ.
 fn validity(parameters: &mut CertificateParams, unix_now: Duration, length: Duration) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    parameters.not_before = epoch + unix_now.saturating_sub(HOUR);
+    parameters.not_before = epoch + unix_now.saturating_sub(BACKDATED);
     parameters.not_after = epoch + unix_now + length;
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAYS_90: Duration = Duration::from_secs(90 * 24 * 3_600);
+const BACKDATED: Duration = Duration::from_secs(3_600);
 const YEARS_20: Duration = Duration::from_secs(20 * 365 * 24 * 3_600);
 
 #[cfg(test)]
@@ -226,9 +348,33 @@ mod tests {
         let authority = Authority::generate(cluster, NOW).unwrap();
         for role in [Role::Manager, Role::Worker] {
             let (_, request) = request().unwrap();
-            let issued = authority.issue(&request, node, cluster, role, NOW).unwrap();
+            let subject = Subject {
+                cluster,
+                node,
+                role,
+            };
+            let life = Duration::from_secs(100);
+            let issued = authority.issue(&request, subject, NOW, life).unwrap();
             let der = pem::parse(&issued).unwrap();
             assert_eq!(peer(der.contents()), Ok(Peer { node, role }));
+            let own = Own::read(&issued).unwrap();
+            assert_eq!(own.peer, Peer { node, role });
+            for (seconds, valid, due) in [
+                (-3_601, false, true),
+                (-3_600, true, false),
+                (0, true, false),
+                (49, true, false),
+                (51, true, true),
+                (99, true, true),
+                (100, false, true),
+            ] {
+                let at = Duration::from_secs(NOW.as_secs().strict_add_signed(seconds));
+                assert_eq!(
+                    (own.is_valid(at), own.is_due(at)),
+                    (valid, due),
+                    "{seconds}"
+                );
+            }
         }
     }
 

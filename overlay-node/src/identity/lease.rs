@@ -5,7 +5,7 @@ use std::fmt;
 use overlay_gossip::{Lease, LeaseVerifier};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
-use crate::state::Secret;
+use crate::secret::Secret;
 
 /// Signs leases with the cluster's Ed25519 key. Signatures are deterministic: any leader makes the same one.
 pub struct LeaseSigner(Ed25519KeyPair);

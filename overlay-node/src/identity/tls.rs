@@ -5,12 +5,12 @@ use std::{fmt, sync::Arc};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::TLS13,
 };
 use thiserror::Error;
@@ -19,17 +19,20 @@ use super::{
     ca_digest,
     certificate::{to_pem, unit},
 };
-use crate::{api::Role, state::Secret};
+use crate::{api::Role, secret::Secret};
 
-/// A node's certificate, its key and the authority that signed it, all PEM.
+/// A node's certificate, its key and the authorities that it trusts, all PEM.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Credentials {
-    /// The authority's certificate.
+    /// The certificates of the authorities: two while one takes over from the other.
     pub authority: String,
-    /// The node's certificate.
+    /// The node's certificate, and what leads from it to an authority that the others trust.
     pub certificate: String,
     /// The node's key.
     pub key: Secret<0>,
+    /// The digest of the authority that signed it.
+    #[serde(default)]
+    pub issuer: [u8; 32],
 }
 
 impl fmt::Debug for Credentials {
@@ -71,6 +74,12 @@ impl Credentials {
             .map_err(TlsError::new)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
+            .map(|mut config| {
+                // Each connection shows a certificate that is valid now: none goes on from an earlier one.
+                config.send_tls13_tickets = 0;
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config
+            })
             .map_err(TlsError::new)
     }
 
@@ -86,25 +95,62 @@ impl Credentials {
             .map_err(TlsError::new)?
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(chain, key)
+            .map(|mut config| {
+                config.resumption = Resumption::disabled();
+                config
+            })
             .map_err(TlsError::new)
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes());
-        roots
-            .add(authority.map_err(TlsError::new)?)
-            .map_err(TlsError::new)?;
+        for authority in read(&self.authority)? {
+            roots.add(authority).map_err(TlsError::new)?;
+        }
         Ok(Arc::new(roots))
     }
 
     fn identity(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let read =
-            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(TlsError::new);
-        // The authority comes along, so that a joining node can compare it with its token's digest.
-        let chain = vec![read(&self.certificate)?, read(&self.authority)?];
+        let mut chain = read(&self.certificate)?;
+        // The authorities come along, so that a joining node can compare them with its token's digest.
+        chain.extend(read(&self.authority)?);
         let key = PrivateKeyDer::from_pem_slice(self.key.expose()).map_err(TlsError::new)?;
         Ok((chain, key))
+    }
+}
+
+/// Reads all certificates of a text.
+fn read(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+    let certificates: Vec<_> = certificates
+        .collect::<Result<_, _>>()
+        .map_err(TlsError::new)?;
+    if certificates.is_empty() {
+        return Err(TlsError::new("it has no certificate"));
+    }
+    Ok(certificates)
+}
+
+/// Both sides of TLS, made once for many connections.
+#[derive(Clone)]
+pub(crate) struct Sides {
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) client: Arc<ClientConfig>,
+}
+
+impl Sides {
+    /// Makes both sides for these credentials.
+    pub(crate) fn new(credentials: &Credentials) -> Result<Self, TlsError> {
+        Ok(Self {
+            server: Arc::new(credentials.server()?),
+            client: Arc::new(credentials.client()?),
+        })
+    }
+}
+
+impl fmt::Debug for Sides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sides(..)")
     }
 }
 
@@ -161,7 +207,8 @@ impl ServerCertVerifier for Pinned {
         )
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+        // The pinned one may know the issuer by way of a certificate that it signed for it.
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use ring::digest::{SHA256, digest};
 use thiserror::Error;
 
-use crate::state::Secret;
+use crate::secret::Secret;
 
 /// What a node needs in order to join: whom to trust, and what to show.
 ///

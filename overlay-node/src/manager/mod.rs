@@ -1,8 +1,10 @@
 //! The part of a node that keeps the cluster state: consensus, and while it leads, requests and agents' sessions.
 
+mod admission;
 mod assign;
 mod orchestrate;
 mod query;
+mod rotation;
 mod serve;
 mod services;
 mod touched;
@@ -131,6 +133,8 @@ pub(crate) struct Manager {
     retiring: Option<RequestId>,
     /// The request that makes this manager the only one, while it is under way.
     recovering: Option<RequestId>,
+    /// The request that replaces a shared key, or the authority, while it is under way.
+    rotating: Option<RequestId>,
     seed: Seed,
     orchestration: Option<Orchestration>,
     led_since: Option<Instant>,
@@ -175,6 +179,7 @@ impl Manager {
             published: Default::default(),
             retiring: None,
             recovering: None,
+            rotating: None,
             seed: seed.derive("orchestration"),
             orchestration: None,
             led_since: None,
@@ -264,16 +269,11 @@ impl Manager {
         if !self.leads() || !self.state.cluster().is_some_and(behind) {
             return false;
         }
-        let waits = |request| self.proposals.contains_key(&request);
-        if !self.recovering.is_some_and(waits) {
-            let command = Command::Recover {
-                manager: self.config.node,
-                epoch: self.epoch,
-            };
-            let (request, own) = (RequestId::random(&mut self.rng), self.config.node);
-            let proposal = Proposal::new(&self.config, now, own, request, command);
-            self.recovering = self.propose(now, &proposal).then_some(request);
-        }
+        let command = Command::Recover {
+            manager: self.config.node,
+            epoch: self.epoch,
+        };
+        self.recovering = self.propose_once(now, self.recovering, command);
         true
     }
 
@@ -327,6 +327,14 @@ impl Manager {
             .map(|(_, node)| node)
     }
 
+    /// Returns whether a node may speak for this part in the consensus: its own, or one that this manager has not heard of yet.
+    pub(crate) fn may_speak_for(&self, node: NodeId, part: RaftId) -> bool {
+        match self.node_of(part) {
+            Some(known) => known == node,
+            None => !self.state.is_retired(part),
+        }
+    }
+
     /// Drains the consensus until it has nothing more to say and no tick is due.
     pub(crate) fn settle(&mut self, now: Instant) {
         loop {
@@ -343,6 +351,8 @@ impl Manager {
             }
             self.reconcile_membership(now);
             self.retire_parts(now);
+            self.rotate_keys(now);
+            self.finish_authority(now);
             self.orchestrate(now);
             self.assign_all(now);
         }
@@ -466,12 +476,6 @@ impl Manager {
     /// Lets go of former parts that the membership is without. The command follows the change of membership in the log:
     /// once it is applied, that change is committed.
     fn retire_parts(&mut self, now: Instant) {
-        if self
-            .retiring
-            .is_some_and(|request| self.proposals.contains_key(&request))
-        {
-            return;
-        }
         let membership = self.raft.membership();
         let parts: Vec<_> = self
             .state
@@ -483,14 +487,8 @@ impl Manager {
         if parts.is_empty() {
             return;
         }
-        let proposal = Proposal::new(
-            &self.config,
-            now,
-            self.config.node,
-            RequestId::random(&mut self.rng),
-            Command::RetireParts { parts },
-        );
-        self.retiring = self.propose(now, &proposal).then_some(proposal.request);
+        let command = Command::RetireParts { parts };
+        self.retiring = self.propose_once(now, self.retiring, command);
     }
 
     /// Returns whether the consensus may still count on the vote of a part that the node shall have no more.
@@ -523,6 +521,6 @@ pub(crate) fn allowed_for_worker(ask: &Ask) -> bool {
                 | api::Request::NetworkRemove { .. }
         ),
         Ask::Report(_) | Ask::Describe(_) => true,
-        Ask::AddNode(_) => false,
+        Ask::AddNode(_) | Ask::Admit { .. } => false,
     }
 }

@@ -6,9 +6,8 @@ use super::Manager;
 use crate::{
     api::{
         self, ClusterInfo, EndpointInfo, ErrorKind, IpamConfig, ManagerInfo, ManagerStatus,
-        NetworkInfo, NodeInfo, NodeStatus, Request, Response, Role, TokenInfo,
+        NetworkInfo, NextAuthorityInfo, NodeInfo, NodeStatus, Request, Response,
     },
-    identity::{JoinToken, ca_digest},
     state::{EndpointRecord, NetworkRecord, NodeRecord},
 };
 
@@ -48,6 +47,7 @@ impl Manager {
                 self.query_services(request)
             }
             Request::ClusterInspect => self.describe_cluster(),
+            Request::TokenList => self.describe_tokens(),
             Request::Events { after } => {
                 Ok(Response::Events(self.state.events_after(*after).collect()))
             }
@@ -66,29 +66,18 @@ impl Manager {
             epoch: cluster.epoch,
             settings: cluster.settings,
             ca_certificate: cluster.ca_certificate.clone(),
+            next_authority: cluster
+                .next_authority
+                .as_ref()
+                .map(|next| NextAuthorityInfo {
+                    certificate: next.certificate.clone(),
+                    awaited: self.awaited_by_authority().collect(),
+                }),
+            key_generation: cluster.keys.generation,
+            keys_rotated_unix_ms: cluster.keys.rotated_unix_ms,
             nodes: self.state.nodes().len(),
             managers: self.state.voters().count(),
         })))
-    }
-
-    /// Returns the join token of a role.
-    pub(crate) fn token(&self, role: Role) -> Result<TokenInfo, api::Error> {
-        let cluster = self.state.cluster().ok_or_else(not_a_cluster)?;
-        let secret = match role {
-            Role::Worker => cluster.worker_token.clone(),
-            Role::Manager => cluster.manager_token.clone(),
-        };
-        let token = JoinToken {
-            ca_digest: ca_digest(&cluster.ca_certificate),
-            secret,
-        }
-        .to_string();
-        let remote = (self.config.address, self.config.management_port).into();
-        Ok(TokenInfo {
-            role,
-            token,
-            remote,
-        })
     }
 
     pub(super) fn find_node(&self, text: &str) -> Result<NodeId, api::Error> {
@@ -267,7 +256,7 @@ pub(super) fn find<'a, Id: Copy + std::fmt::Display>(
     }
 }
 
-fn not_a_cluster() -> api::Error {
+pub(super) fn not_a_cluster() -> api::Error {
     let text = "this node is not part of a cluster: run `init` or `join` first";
     api::Error::new(ErrorKind::NotMember, text)
 }

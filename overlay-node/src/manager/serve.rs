@@ -116,6 +116,7 @@ impl Manager {
                 Response::Services(vec![self.describe_service(record)])
             }
             Outcome::Token(role) => Response::Token(self.token(role)?),
+            Outcome::Issued(id) => Response::Tokens(vec![self.describe_token(id)?]),
             Outcome::Node(node, _) => {
                 let assignment = self
                     .assignment(node)
@@ -188,6 +189,10 @@ impl Manager {
     fn job(&mut self, now: Instant, origin: NodeId, ask: &Ask) -> Result<Job, api::Error> {
         Ok(match ask {
             Ask::AddNode(node) => Job::Write(Command::AddNode(node.clone())),
+            Ask::Admit { node, token } => Job::Write(Command::Admit {
+                node: node.clone(),
+                token: *token,
+            }),
             Ask::Report(reports) => Job::Write(Command::ReportTasks {
                 node: origin,
                 reports: reports.clone(),
@@ -222,6 +227,7 @@ impl Manager {
             | Request::TaskList { .. }
             | Request::Events { .. }
             | Request::ClusterInspect
+            | Request::TokenList
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
@@ -232,6 +238,9 @@ impl Manager {
                 secret: Secret::random(&mut self.rng),
             },
             Request::ClusterUpdate(change) => Command::UpdateCluster { change: *change },
+            Request::TokenCreate(_)
+            | Request::TokenRemove { .. }
+            | Request::AuthorityRotate { .. } => self.admission_command(now, request)?,
             Request::Leave { force } => self.leave(origin, *force)?,
             Request::NodeSetRole { node, role } => {
                 let (node, role) = (self.find_node(node)?, *role);
@@ -387,6 +396,7 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::TaskList { .. }
             | Request::Events { .. }
             | Request::ClusterInspect
+            | Request::TokenList
     )
 }
 

@@ -16,7 +16,7 @@ use crate::{
     agent::{self, Zone},
     identity::cipher::Ciphers,
     manager::Manager,
-    state::{NodeRecord, Secret},
+    state::{NodeRecord, Secret, SharedKeys},
 };
 
 impl Node {
@@ -28,7 +28,7 @@ impl Node {
         let Some(assignment) = self.agent.assignment() else {
             return;
         };
-        let Some(keyring) = keyring(&assignment.standing.gossip_keys) else {
+        let Some(keyring) = keyring(&assignment.standing.keys) else {
             return;
         };
         let timers = &self.config.timers;
@@ -70,6 +70,20 @@ impl Node {
             // It is short enough.
             let _ = gossip.set_meta(now, meta);
         }
+    }
+
+    /// Uses the shared keys of the assignment from here on.
+    pub(super) fn take_keys(&mut self) {
+        let Some(assignment) = self.agent.assignment() else {
+            return;
+        };
+        let (now, keys) = (self.now, &assignment.standing.keys);
+        let (Some(gossip), Some((_, sealing))) = (&mut self.gossip, keys.sealing()) else {
+            return;
+        };
+        let all: Vec<_> = keys.gossip.iter().map(Secret::expose).collect();
+        // They are keys: the state holds no others.
+        let _ = gossip.set_keys(now, &all, sealing.expose());
     }
 
     fn meta(&self) -> Vec<u8> {
@@ -255,11 +269,11 @@ const META_VERSION: u8 = 2;
 /// How many managers of a later group are asked at the most.
 const REBUILT_MAX: usize = 8;
 
-/// Makes the ring: all keys open, the second oldest seals (the oldest if there is one only), as in Docker.
-fn keyring(keys: &[Secret<16>]) -> Option<Keyring> {
-    let primary = keys.get(1).or_else(|| keys.first())?;
-    let mut ring = Keyring::new(Arc::new(Ciphers), primary.expose()).ok()?;
-    for key in keys {
+/// Makes the ring: all keys open, the middle one seals.
+fn keyring(keys: &SharedKeys) -> Option<Keyring> {
+    let (_, sealing) = keys.sealing()?;
+    let mut ring = Keyring::new(Arc::new(Ciphers), sealing.expose()).ok()?;
+    for key in &keys.gossip {
         ring.install(key.expose()).ok()?;
     }
     Some(ring)

@@ -49,6 +49,15 @@ impl Node {
         self.settle();
     }
 
+    /// Takes the digest of the authority that signed the certificate which the node has by now.
+    pub fn handle_certificate(&mut self, now: Instant, issuer: [u8; 32]) {
+        self.advance(now);
+        if std::mem::replace(&mut self.config.issuer, issuer) != issuer {
+            self.described = false;
+        }
+        self.settle();
+    }
+
     /// Takes the driver's word that the system carries what it can of the data plane that was ordered with this number. An
     /// endpoint whose frames the system carries is ready only then.
     pub fn handle_plane(&mut self, now: Instant, number: u64) {

@@ -135,7 +135,7 @@ impl Node {
         let Some(manager) = &mut self.manager else {
             return;
         };
-        if to == manager.raft_id() && manager.node_of(from).is_none_or(|known| known == node) {
+        if to == manager.raft_id() && manager.may_speak_for(node, from) {
             manager.handle_raft(self.now, from, bytes);
         }
     }
@@ -209,6 +209,7 @@ impl Node {
         let zone = |agent: &Agent| agent.assignment().map(|all| all.standing.zone.clone());
         let before = zone(&self.agent);
         self.agent.assign(self.now, assignment);
+        self.take_keys();
         // How a service is balanced is said by the assignment alone.
         self.plane_dirty = true;
         if !stale {

@@ -8,7 +8,7 @@ use super::{Event, Node, Output, Reply, RequestToken};
 use crate::{
     api::{self, AttachRequest, EndpointInfo, ErrorKind, Info, LocalState, Request, Response},
     manager::{Manager, Served},
-    state::{AddNode, ClusterSeed, Command, NodeDescription, Proposal, RequestId},
+    state::{AddNode, ClusterSeed, Command, NodeDescription, Proposal, RequestId, TokenId},
     wire::{Answer, Ask, Message},
 };
 
@@ -62,10 +62,21 @@ impl Node {
         self.settle();
     }
 
-    /// Lets a node in that showed a valid token; the answer is [`Reply::Admitted`].
-    pub fn admit(&mut self, now: Instant, token: RequestToken, node: AddNode) {
+    /// Lets a node in that showed a valid token: that of its role, or the one that is named; the answer is
+    /// [`Reply::Admitted`].
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        token: RequestToken,
+        node: AddNode,
+        shown: Option<TokenId>,
+    ) {
         self.advance(now);
-        self.ask(Some(token), Ask::AddNode(node));
+        let ask = match shown {
+            Some(token) => Ask::Admit { node, token },
+            None => Ask::AddNode(node),
+        };
+        self.ask(Some(token), ask);
         self.settle();
     }
 
@@ -233,6 +244,9 @@ impl Node {
     pub(super) fn describe_self(&mut self) {
         if !self.described && self.agent.assignment().is_some() {
             self.described = true;
+            // What was said before and not heard yet must not be heard after this.
+            let outdated = |pending: &Pending| matches!(pending.ask, Ask::Describe(_));
+            self.pending.retain(|_, pending| !outdated(pending));
             self.insist(Ask::Describe(NodeDescription::new(&self.config)));
         }
     }

@@ -170,6 +170,13 @@ impl SimHost {
         }
     }
 
+    /// Has this host hand leadership over, if it leads.
+    pub fn step_aside(&mut self, now: Instant) {
+        if let Some(node) = &mut self.node {
+            node.step_aside(now);
+        }
+    }
+
     /// Takes the answer to a request.
     pub fn take_reply(&mut self, token: u64) -> Option<Result<Reply, api::Error>> {
         self.replies.remove(&token)
@@ -335,6 +342,10 @@ impl Machine for SimHost {
             self.ask_to_join();
         }
         if let Some(node) = &mut self.node {
+            // Certificates are not simulated: a host has the one that it shall have.
+            if let Some(issuer) = node.assignment().map(|all| all.standing.issuer) {
+                node.handle_certificate(self.now, issuer);
+            }
             node.handle_timeout(self.now);
         }
         self.expire_flows();

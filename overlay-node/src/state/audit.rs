@@ -192,6 +192,29 @@ impl ClusterState {
                 "rotate",
                 (Id::Text(String::new()), format!("{role} join token")),
             ),
+            Command::IssueToken { id, token } => (
+                "token",
+                "create",
+                (
+                    Id::Text(id.to_string()),
+                    format!("{} join token", token.role),
+                ),
+            ),
+            Command::RevokeToken { id } => {
+                ("token", "remove", (Id::Text(id.to_string()), String::new()))
+            }
+            Command::Admit { node, .. } => (
+                "node",
+                "create",
+                (octets(node.id.as_bytes()), node.hostname.clone()),
+            ),
+            Command::BeginAuthority(_) => ("cluster", "rotate", authority()),
+            Command::FinishAuthority { .. } => ("cluster", "rotated", authority()),
+            Command::RotateKeys { .. } => (
+                "cluster",
+                "rotate",
+                (Id::Text(String::new()), "shared keys".to_owned()),
+            ),
             Command::CreateNetwork { id, spec } => (
                 "network",
                 "create",
@@ -270,6 +293,11 @@ impl ClusterState {
 /// The cluster itself: there is no other.
 fn unnamed() -> (Id, String) {
     (Id::Text(String::new()), String::new())
+}
+
+/// The certificate authority: there is one.
+fn authority() -> (Id, String) {
+    (Id::Text(String::new()), "certificate authority".to_owned())
 }
 
 /// What a command is about.

@@ -7,13 +7,17 @@ use overlay_core::{EndpointId, Instant, NetworkId, NodeId, Rng, ServiceId, TaskI
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use super::{CommandError, NodeRecord, Secret, TaskChange};
+use super::{
+    CommandError, NodeRecord, Secret, TaskChange,
+    admission::{IssuedToken, TokenId},
+};
 use crate::{
     Config,
     api::{
         ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
         TaskStatus,
     },
+    identity::NextAuthority,
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -198,6 +202,39 @@ pub enum Command {
         /// The subnets.
         subnets: Vec<SubnetSpec>,
     },
+    /// Adds a shared key and drops the oldest one.
+    RotateKeys {
+        /// The number of the newest key that is known; nothing happens if there is a newer one.
+        generation: u64,
+        /// The new gossip key.
+        gossip: Secret<16>,
+    },
+    /// Makes a join token that expires, or that lets a certain number of nodes in.
+    IssueToken {
+        /// Its identity, drawn by whoever proposes.
+        id: TokenId,
+        /// What it is.
+        token: IssuedToken,
+    },
+    /// Takes such a token back.
+    RevokeToken {
+        /// The token.
+        id: TokenId,
+    },
+    /// Adds a node that showed such a token, and counts it.
+    Admit {
+        /// The node; its role is the token's.
+        node: AddNode,
+        /// The token.
+        token: TokenId,
+    },
+    /// Begins to replace the certificate authority.
+    BeginAuthority(Box<NextAuthority>),
+    /// Ends it: every node has a certificate of the new one.
+    FinishAuthority {
+        /// The digest of the new authority's certificate; nothing happens if it is not the next one.
+        digest: [u8; 32],
+    },
 }
 
 /// See [`Command::InitCluster`].
@@ -211,8 +248,8 @@ pub struct ClusterSeed {
     pub ca_key: Secret<0>,
     /// The seed of the Ed25519 key that signs address leases.
     pub lease_key: Secret<32>,
-    /// The first gossip key.
-    pub gossip_key: Secret<16>,
+    /// The first gossip keys: the second one seals.
+    pub gossip_keys: [Secret<16>; 3],
     /// The secret of the workers' join token.
     pub worker_token: Secret<16>,
     /// The secret of the managers' join token.
@@ -240,7 +277,7 @@ impl ClusterSeed {
             ca_certificate,
             ca_key: Secret::any(ca_key.into_bytes()),
             lease_key: Secret::random(rng),
-            gossip_key: Secret::random(rng),
+            gossip_keys: std::array::from_fn(|_| Secret::random(rng)),
             worker_token: Secret::random(rng),
             manager_token: Secret::random(rng),
             pools: Vec::new(),
@@ -302,6 +339,8 @@ pub struct NodeDescription {
     pub resources: Resources,
     /// Where its host has routes to.
     pub routes: Vec<IpNet>,
+    /// The digest of the authority that signed its certificate; zero if it has none.
+    pub issuer: [u8; 32],
 }
 
 impl NodeDescription {
@@ -315,6 +354,7 @@ impl NodeDescription {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resources: config.resources,
             routes: config.routes.clone(),
+            issuer: config.issuer,
         }
     }
 
@@ -328,6 +368,7 @@ impl NodeDescription {
             version,
             resources,
             routes,
+            issuer,
         } = self;
         *hostname == record.hostname
             && *address == record.address
@@ -336,6 +377,7 @@ impl NodeDescription {
             && *version == record.version
             && *resources == record.resources
             && *routes == record.routes
+            && *issuer == record.issuer
     }
 }
 
@@ -373,6 +415,8 @@ pub enum Outcome {
     Service(ServiceId),
     /// The reports were taken.
     Taken,
+    /// The join token that was made.
+    Issued(TokenId),
 }
 
 /// What is remembered of a request.

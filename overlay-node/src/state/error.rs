@@ -308,6 +308,22 @@ pub enum CommandError {
         /// The limit.
         limit: u64,
     },
+    /// There is no such join token.
+    #[error("no join token {token}: `token ls` shows them")]
+    UnknownToken {
+        /// Its identity.
+        token: String,
+    },
+    /// The join token lets nobody in any more.
+    #[error(
+        "the join token has expired, was revoked or has let in as many nodes as it was made for: get a fresh one"
+    )]
+    TokenSpent,
+    /// The certificate authority is being replaced already.
+    #[error(
+        "the certificate authority is being replaced already: `ca` shows which nodes are waited for"
+    )]
+    AuthorityChanging,
 }
 
 impl From<CommandError> for api::Error {
@@ -320,12 +336,15 @@ impl From<CommandError> for api::Error {
             | E::UnknownNetwork { .. }
             | E::UnknownEndpoint { .. }
             | E::UnknownService { .. }
+            | E::UnknownToken { .. }
             | E::NoSuchNetwork { .. } => ErrorKind::NotFound,
             E::LastManager { .. } => ErrorKind::QuorumLoss,
             E::IsManager { .. }
             | E::NetworkInUse { .. }
             | E::NetworkOfService { .. }
+            | E::AuthorityChanging
             | E::Predefined { .. } => ErrorKind::InUse,
+            E::TokenSpent => ErrorKind::Untrusted,
             E::InvalidName { .. }
             | E::UnknownDriver { .. }
             | E::InvalidOption { .. }

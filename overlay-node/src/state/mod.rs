@@ -3,13 +3,16 @@
 //! Everything that a command needs travels in it or is in the state: no clock, no randomness, no hash order.
 
 mod addresses;
+mod admission;
 mod audit;
+mod authority;
 mod command;
 mod consistency;
 mod digest;
 mod endpoint;
 mod error;
 mod index;
+mod keys;
 mod needs;
 mod network;
 mod node;
@@ -33,21 +36,23 @@ use overlay_ipam::{Pools, VniAllocator};
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
+pub use admission::{IssuedToken, TokenId};
 pub use command::{
     AddNode, AttachEndpoint, ClusterSeed, Command, NodeDescription, Outcome, Proposal, RequestId,
 };
 pub use consistency::Inconsistency;
 pub use error::CommandError;
+pub use keys::SharedKeys;
 pub(crate) use network::OF_EACH_NODE;
 pub use network::{BRIDGE, INGRESS};
 pub use record::{
-    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, Secret, SubnetRecord,
-    TaskEndpoint,
+    Cluster, EndpointRecord, FormerPart, NetworkRecord, NodeRecord, SubnetRecord, TaskEndpoint,
 };
 pub use service::{ServiceRecord, TaskChange, TaskRecord};
 pub use snapshot::SnapshotError;
 pub use watch::{Change, Changed, WatchError};
 
+pub use crate::secret::Secret;
 use audit::Audit;
 use requests::Requests;
 use table::Table;
@@ -173,6 +178,12 @@ impl ClusterState {
         self.former.rows()
     }
 
+    /// Returns whether a part in the consensus is one that nobody has any more, and never will: numbers are not used again.
+    pub fn is_retired(&self, part: RaftId) -> bool {
+        let present = self.voters().any(|(id, _)| id == part);
+        part.get() < self.next_raft_id && !present && self.former.get(part).is_none()
+    }
+
     fn run(&mut self, index: u64, proposal: Proposal) -> Result<Outcome, CommandError> {
         let Proposal {
             command,
@@ -190,6 +201,14 @@ impl ClusterState {
             Command::SetRole { node, role } => self.set_role(node, role),
             Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
             Command::RotateToken { role, secret } => self.rotate_token(role, secret),
+            Command::RotateKeys { generation, gossip } => {
+                self.rotate_keys(index, at_unix_ms, generation, gossip)
+            }
+            Command::IssueToken { id, token } => self.issue_token(at_unix_ms, id, token),
+            Command::RevokeToken { id } => self.revoke_token(id),
+            Command::Admit { node, token } => self.admit(at_unix_ms, node, token),
+            Command::BeginAuthority(next) => self.begin_authority(*next),
+            Command::FinishAuthority { digest } => self.finish_authority(digest),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::ExtendNetwork { network, subnets } => self.extend_network(network, &subnets),

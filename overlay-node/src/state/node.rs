@@ -8,7 +8,7 @@ use overlay_raft::RaftId;
 
 use super::{
     AddNode, Cluster, ClusterSeed, ClusterState, CommandError, FormerPart, INGRESS,
-    NodeDescription, NodeRecord, Outcome, Secret,
+    NodeDescription, NodeRecord, Outcome, Secret, SharedKeys,
 };
 use crate::api::{
     Availability, ClusterSettings, ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role,
@@ -42,10 +42,12 @@ impl ClusterState {
             id: seed.id,
             ca_certificate: seed.ca_certificate,
             ca_key: seed.ca_key,
+            next_authority: None,
             lease_key: seed.lease_key,
-            gossip_keys: vec![seed.gossip_key],
+            keys: SharedKeys::new(seed.gossip_keys.into(), at_unix_ms),
             worker_token: seed.worker_token,
             manager_token: seed.manager_token,
+            tokens: BTreeMap::new(),
             created_unix_ms: at_unix_ms,
             epoch: 0,
             settings: ClusterSettings::default(),
@@ -99,6 +101,7 @@ impl ClusterState {
             labels: BTreeMap::new(),
             resources: Resources::default(),
             routes: Vec::new(),
+            issuer: [0; 32],
         };
         self.nodes.insert(&mut self.journal, id, record);
         Ok(Outcome::Node(id, raft))
@@ -124,6 +127,7 @@ impl ClusterState {
             record.routes = description.routes;
             record.routes.retain(|route| route.prefix_len() > 0);
             record.routes.truncate(ROUTES_MAX);
+            record.issuer = description.issuer;
         };
         self.nodes
             .modify(&mut self.journal, node, change)
@@ -209,6 +213,7 @@ impl ClusterState {
         }
         self.note_former(node);
         self.nodes.remove(&mut self.journal, node);
+        self.outdate_keys();
         Ok(Outcome::Done)
     }
 
@@ -227,6 +232,16 @@ impl ClusterState {
                 change.heartbeat_ms,
                 HEARTBEAT_MS_MAX,
             ),
+            (
+                "milliseconds of a certificate's life",
+                change.certificate_ms,
+                CERTIFICATE_MS_MAX,
+            ),
+            (
+                "milliseconds between two changes of the shared keys",
+                change.key_rotation_ms,
+                KEY_ROTATION_MS_MAX,
+            ),
         ] {
             if found.is_some_and(|found| found > most) {
                 let what = what.to_owned();
@@ -240,6 +255,10 @@ impl ClusterState {
                 .unwrap_or(settings.task_history_limit);
             let heartbeat = change.heartbeat_ms.map(|ms| ms.max(HEARTBEAT_MS_MIN));
             settings.heartbeat_ms = heartbeat.or(settings.heartbeat_ms);
+            let at_least =
+                |ms: Option<u64>, present| ms.map_or(present, |ms| ms.max(SECURITY_MS_MIN));
+            settings.certificate_ms = at_least(change.certificate_ms, settings.certificate_ms);
+            settings.key_rotation_ms = at_least(change.key_rotation_ms, settings.key_rotation_ms);
         };
         self.cluster
             .modify(&mut self.journal, (), change)
@@ -385,6 +404,12 @@ const TASK_HISTORY_MAX: u32 = 100;
 const HEARTBEAT_MS_MAX: u64 = 3_600_000;
 /// How often agents speak at the most.
 const HEARTBEAT_MS_MIN: u64 = 100;
+/// How long certificates are valid at the most: ten years.
+const CERTIFICATE_MS_MAX: u64 = 10 * 365 * 24 * 3_600_000;
+/// How long a shared key is in use at the most: a year.
+const KEY_ROTATION_MS_MAX: u64 = 365 * 24 * 3_600_000;
+/// How short the lives of certificates and shared keys may be: ten seconds, for tests.
+const SECURITY_MS_MIN: u64 = 10_000;
 /// Indices stay below this power of two: a million commands a second for half a year.
 const EPOCH_SHIFT: u32 = 44;
 /// How many nodes a cluster has at the most.

@@ -2,71 +2,24 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::{IpAddr, SocketAddr},
 };
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Rng, ServiceId, TaskId, Vni};
+use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, ServiceId, TaskId, Vni};
 use overlay_ipam::NetworkAddresses;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Availability, ClusterSettings, Resources, Role};
-
-/// Octets that are never printed and are overwritten when dropped. `N` is their number, 0 for any.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>")]
-pub struct Secret<const N: usize>(Vec<u8>);
-
-impl<const N: usize> TryFrom<Vec<u8>> for Secret<N> {
-    type Error = String;
-
-    fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
-        let found = bytes.len();
-        Self::new(bytes).ok_or_else(|| format!("a secret of {found} octets where {N} are expected"))
-    }
-}
-
-impl<const N: usize> Secret<N> {
-    /// Takes octets in; `None` if their number is not `N`.
-    pub fn new(bytes: Vec<u8>) -> Option<Self> {
-        (N == 0 || bytes.len() == N).then_some(Self(bytes))
-    }
-
-    /// Draws `N` octets.
-    pub fn random(rng: &mut Rng) -> Self {
-        let mut bytes = vec![0; N];
-        rng.fill(&mut bytes);
-        Self(bytes)
-    }
-
-    /// Shows the octets.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Secret<0> {
-    /// Takes any number of octets in.
-    pub const fn any(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-}
-
-impl<const N: usize> fmt::Debug for Secret<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
-impl<const N: usize> Drop for Secret<N> {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        // Keeps the writes above from being left out as dead.
-        std::hint::black_box(&self.0);
-    }
-}
+use super::{
+    admission::{IssuedToken, TokenId},
+    keys::SharedKeys,
+};
+use crate::{
+    api::{Availability, ClusterSettings, Resources, Role},
+    identity::NextAuthority,
+    secret::Secret,
+};
 
 /// What is true of the cluster as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,14 +30,18 @@ pub struct Cluster {
     pub ca_certificate: String,
     /// The key of its certificate authority, PEM.
     pub ca_key: Secret<0>,
+    /// The authority that takes over, while all nodes' certificates are being replaced.
+    pub next_authority: Option<Box<NextAuthority>>,
     /// The seed of the Ed25519 key that signs address leases.
     pub lease_key: Secret<32>,
-    /// Gossip keys, oldest first.
-    pub gossip_keys: Vec<Secret<16>>,
+    /// The keys that all nodes share.
+    pub keys: SharedKeys,
     /// The secret of the workers' join token.
     pub worker_token: Secret<16>,
     /// The secret of the managers' join token.
     pub manager_token: Secret<16>,
+    /// Join tokens that expire, or that let a certain number of nodes in.
+    pub tokens: BTreeMap<TokenId, IssuedToken>,
     /// When it was made, in milliseconds since 1970.
     pub created_unix_ms: u64,
     /// How often it was rebuilt from a survivor after its quorum was lost. Each time begins a new consensus group.
@@ -120,6 +77,8 @@ pub struct NodeRecord {
     pub resources: Resources,
     /// Where its host has routes to already: subnets that are chosen keep clear of them.
     pub routes: Vec<IpNet>,
+    /// The digest of the authority that signed its certificate, as it says; zero if it does not.
+    pub issuer: [u8; 32],
 }
 
 impl NodeRecord {

@@ -109,6 +109,7 @@ fn what_is_chosen_for_the_cluster_stays_until_it_is_chosen_anew() {
         change: ClusterUpdate {
             task_history_limit,
             heartbeat_ms,
+            ..ClusterUpdate::default()
         },
     };
     let settings = |lab: &Lab| lab.state.cluster().unwrap().settings;
@@ -117,6 +118,7 @@ fn what_is_chosen_for_the_cluster_stays_until_it_is_chosen_anew() {
     let expected = ClusterSettings {
         task_history_limit: 2,
         heartbeat_ms: Some(100),
+        ..ClusterSettings::default()
     };
     assert_eq!(settings(&lab), expected, "not as often as was asked for");
     for wrong in [update(Some(101), None), update(None, Some(3_600_001))] {
@@ -858,6 +860,7 @@ fn a_node_that_joins_again_keeps_what_it_runs() {
     let address = ip("192.0.2.78");
     let describe = |hostname: &str| {
         let description = NodeDescription {
+            issuer: [0; 32],
             hostname: hostname.to_owned(),
             address,
             management_port: 2_378,
@@ -1083,7 +1086,7 @@ fn seed() -> ClusterSeed {
         ca_certificate: "a certificate".to_owned(),
         ca_key: Secret::any(b"PRIVATE".to_vec()),
         lease_key: Secret::new(vec![5; 32]).unwrap(),
-        gossip_key: Secret::new(vec![6; 16]).unwrap(),
+        gossip_keys: [6, 7, 8].map(|byte| Secret::new(vec![byte; 16]).unwrap()),
         worker_token: Secret::new(vec![5; 16]).unwrap(),
         manager_token: Secret::new(vec![6; 16]).unwrap(),
         pools: Vec::new(),

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     agent::{Assignment, AssignmentChange},
     api::{self, TaskStatus},
-    state::{AddNode, NodeDescription, RequestId},
+    state::{AddNode, NodeDescription, RequestId, TokenId},
 };
 
 /// One message of a management session.
@@ -91,6 +91,13 @@ pub enum Ask {
     Report(Vec<(TaskId, TaskStatus)>),
     /// What the sender is, and where it is reached.
     Describe(NodeDescription),
+    /// A manager let a node in that showed a token of which the leader keeps count.
+    Admit {
+        /// The node.
+        node: AddNode,
+        /// The token.
+        token: TokenId,
+    },
 }
 
 /// What the leader answers.
@@ -98,7 +105,7 @@ pub enum Ask {
 pub enum Answer {
     /// To [`Ask::Api`].
     Api(api::Response),
-    /// To [`Ask::AddNode`]: what the new node has to know.
+    /// To [`Ask::AddNode`] and [`Ask::Admit`]: what the new node has to know.
     Admitted(Box<Assignment>),
     /// To [`Ask::Report`] and [`Ask::Describe`].
     Taken,

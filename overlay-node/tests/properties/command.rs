@@ -86,6 +86,7 @@ fn node_command(op: &Op) -> Command {
                 version: known.version,
                 resources: Resources::default(),
                 routes: Vec::new(),
+                issuer: [octet; 32],
             };
             let node = node_id(node);
             Command::DescribeNode { node, description }
@@ -335,7 +336,7 @@ pub(crate) fn seed() -> ClusterSeed {
         ca_certificate: String::new(),
         ca_key: Secret::any(Vec::new()),
         lease_key: Secret::new(vec![1; 32]).unwrap(),
-        gossip_key: secret(2),
+        gossip_keys: [secret(2), secret(12), secret(22)],
         worker_token: secret(3),
         manager_token: secret(4),
         pools: Vec::new(),

@@ -21,9 +21,11 @@ use crate::{
         opening::{Bound, DataSocket, open_manager},
         plane::{Gone, PlaneThread},
         platform::{self, PlatformThread},
+        renewal::Renewal,
         session,
         store::{Identity, Store},
     },
+    identity::tls::Sides,
 };
 
 impl Active {
@@ -52,7 +54,10 @@ impl Active {
         let underlay_mtu = config.underlay_mtu;
         let node = Node::new(config, seed, clock.now(), boot)?;
         platform.retain(node.endpoints().collect());
-        let (credentials, watched) = watch::channel(identity.credentials.clone());
+        let sides = Sides::new(&identity.credentials).map_err(|error| StartError::Credentials {
+            reason: error.reason,
+        })?;
+        let (sides, watched) = watch::channel(sides);
         let mut tasks = JoinSet::new();
         let ingress = Ingress::new(
             identity.node,
@@ -87,17 +92,17 @@ impl Active {
             gossip: bound.gossip,
             names,
             queries,
-            credentials,
+            sides,
             lines: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next: 0,
             tasks,
-            renewing: false,
+            renewal: Renewal::default(),
+            certificate_check: clock.now(),
             failed: None,
         };
         let upstreams = names::host_upstreams();
         active.node.set_upstreams(active.clock.now(), upstreams);
-        active.match_certificate();
         active.carry_out();
         Ok(active)
     }
@@ -139,6 +144,7 @@ async fn configure(
     platform: &PlatformThread,
 ) -> Config {
     let mut config = Config::new(identity.node, &options.name, identity.address);
+    config.issuer = identity.credentials.issuer;
     config.management_port = options.management_port;
     config.gossip_port = options.gossip_port;
     config.data_port = options.data_port;

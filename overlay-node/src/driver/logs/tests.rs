@@ -134,10 +134,10 @@ impl Lab {
         handle.logs(task, options).await.unwrap()
     }
 
-    fn credentials(&self, host: usize) -> watch::Receiver<Credentials> {
+    fn credentials(&self, host: usize) -> watch::Receiver<Sides> {
         let identity = std::fs::read(self.daemons[host].1.join("identity.json")).unwrap();
         let identity: Identity = serde_json::from_slice(&identity).unwrap();
-        watch::channel(identity.credentials).1
+        watch::channel(Sides::new(&identity.credentials).unwrap()).1
     }
 
     async fn stop(self) {

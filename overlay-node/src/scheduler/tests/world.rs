@@ -58,6 +58,7 @@ impl World {
         let id = node(number);
         let [_, a, b, c] = number.to_be_bytes();
         let record = NodeRecord {
+            issuer: [0; 32],
             id,
             hostname: format!("host-{number}"),
             role: Role::Worker,

@@ -104,7 +104,7 @@ impl SimHost {
         self.next += 1;
         let token = RequestToken(self.next);
         if let Some(own) = self.node.as_mut().filter(|own| own.cluster().is_some()) {
-            own.admit(self.now, token, node);
+            own.admit(self.now, token, node, None);
             self.joining.insert(token, from);
         }
     }

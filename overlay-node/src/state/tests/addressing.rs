@@ -173,6 +173,7 @@ fn subnets_keep_clear_of_the_routes_of_hosts() {
     let describe = |routes: &[&str]| Command::DescribeNode {
         node: node(1),
         description: NodeDescription {
+            issuer: [0; 32],
             hostname: "host1".to_owned(),
             address: ip("192.0.2.1"),
             management_port: 2_377,

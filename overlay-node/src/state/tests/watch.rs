@@ -150,6 +150,7 @@ impl Lab {
     fn set_address(&mut self, octet: u8) -> Result<Outcome, CommandError> {
         let known = add(1, Role::Manager);
         let description = NodeDescription {
+            issuer: [0; 32],
             hostname: known.hostname,
             address: [192, 0, 2, octet].into(),
             management_port: known.management_port,

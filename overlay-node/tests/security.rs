@@ -1,0 +1,222 @@
+//! What is secret changes in time, and whoever is removed is out.
+
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use overlay_core::{NodeId, Seed};
+use overlay_gossip::MemberState;
+use overlay_node::{
+    api::{ClusterUpdate, IssuedTokenInfo, Request, Response, TokenCreate},
+    identity::{NextAuthority, ca_digest},
+    sim::{Cluster, Options},
+    state::{Secret, SharedKeys},
+};
+use overlay_sim::{HostId, NetworkConfig};
+
+#[test]
+fn keys_change_by_their_age_whoever_leads_and_nobody_is_left_behind() {
+    let mut cluster = made(1, 4, 3);
+    let seconds = |cluster: &mut Cluster, seconds| {
+        for _ in 0..seconds {
+            cluster.run_for(Duration::from_secs(1));
+        }
+    };
+    rotate_every(&mut cluster, 10);
+    let began = keys(&cluster);
+    // Leaders change more often than keys do.
+    for _ in 0..8 {
+        let leader = HostId(cluster.leader().unwrap());
+        cluster
+            .world()
+            .with(leader, |host, now| host.step_aside(now));
+        seconds(&mut cluster, 5);
+    }
+    let after = keys(&cluster);
+    let changes = after.generation - began.generation;
+    assert!((3..=4).contains(&changes), "{changes} in 40 s");
+    assert!(all_alive(&mut cluster), "{}", cluster.describe());
+    // One is away for so long that it knows no key that is left.
+    cluster.world().crash(HostId(3));
+    seconds(&mut cluster, 45);
+    let left = keys(&cluster);
+    assert!(left.gossip.iter().all(|key| !after.gossip.contains(key)));
+    cluster.world().restart(HostId(3));
+    seconds(&mut cluster, 8);
+    assert!(all_alive(&mut cluster), "{}", cluster.describe());
+    assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn who_is_removed_knows_no_key_that_is_left_within_seconds() {
+    let mut cluster = made(2, 5, 3);
+    let before = keys(&cluster);
+    let leader = cluster.leader().unwrap();
+    // A worker to which words take longer than the leader takes for a change.
+    let slow = NetworkConfig {
+        delay: Duration::from_millis(400)..Duration::from_millis(500),
+        ..cluster.options().network.clone()
+    };
+    cluster
+        .world()
+        .set_link(HostId(leader), HostId(3), Some(slow));
+    let removed = HostId(4);
+    // It hears nothing of it, and goes on as before.
+    cluster.world().partition(&[removed]);
+    let node = cluster.world().host(removed).unwrap().node().unwrap();
+    let node = node.config().node;
+    let remove = Request::NodeRemove {
+        node: node.to_string(),
+        force: true,
+    };
+    cluster.ask(leader, remove).unwrap();
+    for _ in 0..500 {
+        cluster.run_for(Duration::from_millis(10));
+        let all: Vec<_> = (0..4).map(|host| generation(&mut cluster, host)).collect();
+        let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+        assert!(most - least <= 1, "they understand each other: {all:?}");
+    }
+    let after = keys(&cluster);
+    assert!(after.gossip.iter().all(|key| !before.gossip.contains(key)));
+    assert_eq!(after.due, 0);
+    cluster.run_for(Duration::from_secs(20));
+    assert_eq!(keys(&cluster), after, "that was it");
+    // The others were at one all along.
+    for host in 0..4 {
+        assert!(!heard_gone(&mut cluster, host, node), "host{host}");
+    }
+}
+
+#[test]
+fn tokens_expire_and_let_only_so_many_nodes_in() {
+    let mut cluster = made(3, 1, 1);
+    let create = |cluster: &mut Cluster, lifetime_ms, uses| -> IssuedTokenInfo {
+        let wanted = TokenCreate {
+            lifetime_ms,
+            uses,
+            ..TokenCreate::default()
+        };
+        let made = cluster.ask(0, Request::TokenCreate(wanted));
+        let Ok(Response::Tokens(tokens)) = made else {
+            panic!("{made:?}")
+        };
+        tokens[0].clone()
+    };
+    let once = create(&mut cluster, None, Some(1));
+    let brief = create(&mut cluster, Some(5_000), None);
+    assert_ne!(once.token, brief.token);
+    let listed = cluster.ask(0, Request::TokenList).unwrap();
+    let Response::Tokens(listed) = listed else {
+        panic!("{listed:?}")
+    };
+    let ids = |tokens: &[IssuedTokenInfo]| -> BTreeSet<_> {
+        tokens.iter().map(|token| token.id.clone()).collect()
+    };
+    assert_eq!(ids(&listed), ids(&[once.clone(), brief.clone()]));
+    for (lifetime_ms, uses) in [(Some(0), None), (None, Some(0))] {
+        let wanted = TokenCreate {
+            lifetime_ms,
+            uses,
+            ..TokenCreate::default()
+        };
+        cluster.ask(0, Request::TokenCreate(wanted)).unwrap_err();
+    }
+    let remove = |token: &IssuedTokenInfo| Request::TokenRemove {
+        token: token.id.clone(),
+    };
+    cluster.ask(0, remove(&once)).unwrap();
+    cluster.ask(0, remove(&once)).unwrap_err();
+}
+
+#[test]
+fn an_authority_is_dropped_once_every_node_has_a_certificate_of_the_next_one() {
+    let mut cluster = made(4, 4, 3);
+    cluster.world().crash(HostId(3));
+    let next = NextAuthority {
+        certificate: "the next one".to_owned(),
+        key: Secret::any(b"its key".to_vec()),
+        cross: "cross".to_owned(),
+    };
+    let rotate = |next: &NextAuthority| Request::AuthorityRotate {
+        next: Some(Box::new(next.clone())),
+    };
+    cluster.ask(0, rotate(&next)).unwrap();
+    let other = NextAuthority {
+        certificate: "yet another".to_owned(),
+        ..next.clone()
+    };
+    cluster.ask(0, rotate(&other)).unwrap_err();
+    cluster.run_for(Duration::from_secs(10));
+    let awaited = |cluster: &mut Cluster| {
+        let Response::Cluster(info) = cluster.ask(0, Request::ClusterInspect).unwrap() else {
+            panic!("no cluster")
+        };
+        info.next_authority.map(|next| next.awaited.len())
+    };
+    assert_eq!(awaited(&mut cluster), Some(1), "the one that is away");
+    let state = cluster.leader_state().unwrap();
+    assert!(state.authorities().eq(["", "the next one"]));
+    assert_eq!(state.issuer(), ca_digest("the next one"));
+    cluster.world().restart(HostId(3));
+    cluster.run_for(Duration::from_secs(10));
+    assert_eq!(awaited(&mut cluster), None);
+    let state = cluster.leader_state().unwrap();
+    assert!(state.authorities().eq(["the next one"]));
+    assert_eq!(state.cluster().unwrap().ca_key.expose(), b"its key");
+    cluster.ask(0, rotate(&other)).unwrap();
+}
+
+fn made(seed: u64, hosts: usize, managers: usize) -> Cluster {
+    let mut options = Options::new(Seed::from_u64(seed), hosts);
+    options.managers = managers;
+    let mut cluster = Cluster::new(options);
+    assert!(cluster.settle(Duration::from_secs(10)));
+    cluster.run_for(Duration::from_secs(3));
+    assert!(all_alive(&mut cluster), "{}", cluster.describe());
+    cluster
+}
+
+fn rotate_every(cluster: &mut Cluster, seconds: u64) {
+    let change = ClusterUpdate {
+        key_rotation_ms: Some(seconds * 1_000),
+        ..ClusterUpdate::default()
+    };
+    cluster.ask(0, Request::ClusterUpdate(change)).unwrap();
+}
+
+fn keys(cluster: &Cluster) -> SharedKeys {
+    let state = cluster.leader_state().unwrap();
+    state.cluster().unwrap().keys.clone()
+}
+
+/// Returns the newest key that a host has.
+fn generation(cluster: &mut Cluster, host: usize) -> u64 {
+    let host = cluster.world().host(HostId(host)).unwrap();
+    let assignment = host.node().unwrap().assignment().unwrap();
+    assignment.standing.keys.generation
+}
+
+/// Returns whether every host holds every other one alive.
+fn all_alive(cluster: &mut Cluster) -> bool {
+    let hosts = cluster.options().hosts;
+    (0..hosts).all(|host| {
+        let host = cluster.world().host(HostId(host)).unwrap();
+        let gossip = host.node().and_then(|node| node.gossip());
+        gossip.is_some_and(|gossip| {
+            let members = gossip.members();
+            members
+                .filter(|member| member.state == MemberState::Alive)
+                .count()
+                == hosts
+        })
+    })
+}
+
+/// Returns whether a host holds anybody but `except` for gone.
+fn heard_gone(cluster: &mut Cluster, host: usize, except: NodeId) -> bool {
+    let host = cluster.world().host(HostId(host)).unwrap();
+    let gossip = host.node().unwrap().gossip().unwrap();
+    let mut members = gossip.members();
+    members.any(|member| member.state != MemberState::Alive && *member.name != *except.to_string())
+}
