@@ -36,7 +36,10 @@ impl Active {
     pub(super) fn on_reply(&mut self, token: RequestToken, result: Result<Reply, api::Error>) {
         // Whoever asked may have gone away meanwhile: then there is nobody to tell.
         match (self.waiting.remove(&token), result) {
-            (Some(Waiting::Local(reply)), Ok(Reply::Api(response))) => {
+            (Some(Waiting::Local(reply)), Ok(Reply::Api(mut response))) => {
+                if let api::Response::Info(info) = &mut response {
+                    info.warnings.extend(self.clock_warning());
+                }
                 let _ = reply.send(Ok(response));
             }
             (Some(Waiting::Local(reply)), Ok(Reply::Admitted(_))) => {

@@ -1,6 +1,8 @@
-//! `init`, `join`, `leave`, `join-token`, `info`, `cluster`.
+//! `init`, `join`, `leave`, `join-token`, `token`, `ca`, `info`, `cluster`.
 
+pub(super) mod authority;
 pub(super) mod settings;
+pub(super) mod token;
 
 use std::{
     fmt::Write as _,
@@ -11,10 +13,11 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Failure, Report, listing, unexpected};
+use super::{Failure, Report, listing, service::duration_ms, unexpected};
 use crate::{
     api::{
-        Info, InitRequest, JoinRequest, LocalState, Recovered, Request, Response, Role, TokenInfo,
+        Info, InitRequest, JoinRequest, LocalState, Recovered, Request, Response, Role,
+        TokenCreate, TokenInfo,
     },
     client::Client,
 };
@@ -67,6 +70,12 @@ pub(crate) struct JoinTokenArgs {
     /// Replace the token first; the old one stops working
     #[arg(long)]
     rotate: bool,
+    /// Make another token, which lets nodes in for so long only, such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms, conflicts_with = "rotate")]
+    expires: Option<u64>,
+    /// Make another token, which lets so many nodes in only
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rotate")]
+    uses: Option<u32>,
     /// What the joining node becomes
     role: RoleArg,
 }
@@ -204,6 +213,14 @@ pub(super) async fn leave(client: &Client, args: LeaveArgs) -> Result<Report, Fa
 
 pub(super) async fn join_token(client: &Client, args: JoinTokenArgs) -> Result<Report, Failure> {
     let role = args.role.into();
+    if args.expires.is_some() || args.uses.is_some() {
+        let wanted = TokenCreate {
+            role,
+            lifetime_ms: args.expires,
+            uses: args.uses,
+        };
+        return token::create(client, wanted, args.quiet).await;
+    }
     let request = Request::JoinToken {
         role,
         rotate: args.rotate,

@@ -75,6 +75,11 @@ pub(crate) enum AskCommand {
     Leave(cluster::LeaveArgs),
     /// Print the command with which another host joins
     JoinToken(cluster::JoinTokenArgs),
+    /// Manage join tokens that expire, or that let a certain number of nodes in
+    #[command(subcommand)]
+    Token(cluster::token::TokenCommand),
+    /// Print the certificate of the cluster's authority, or replace the authority
+    Ca(cluster::authority::CaArgs),
     /// Describe this node
     Info(cluster::InfoArgs),
     /// Manage the cluster as a whole
@@ -129,6 +134,8 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Join(args) => cluster::join(client, args).await,
         AskCommand::Leave(args) => cluster::leave(client, args).await,
         AskCommand::JoinToken(args) => cluster::join_token(client, args).await,
+        AskCommand::Token(command) => cluster::token::run(client, command).await,
+        AskCommand::Ca(args) => cluster::authority::run(client, args).await,
         AskCommand::Info(args) => cluster::info(client, args).await,
         AskCommand::Cluster(command) => cluster::settings::run(client, command).await,
         AskCommand::Node(command) => node::run(client, command).await,

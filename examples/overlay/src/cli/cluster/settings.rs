@@ -29,17 +29,20 @@ pub(crate) struct InspectArgs {
 
 /// See the help texts.
 #[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
 pub(crate) struct UpdateArgs {
     /// How many tasks of a slot are remembered after they have ended
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        required_unless_present = "dispatcher_heartbeat"
-    )]
+    #[arg(long, value_name = "NUMBER")]
     task_history_limit: Option<u32>,
     /// How often an agent says that it is there; a node that misses three counts as down
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     dispatcher_heartbeat: Option<u64>,
+    /// How long the certificates of nodes are valid, such as 2160h; they are renewed at half of it
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    cert_expiry: Option<u64>,
+    /// How long a key that all nodes share is in use, such as 12h
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    key_rotation: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +56,8 @@ struct ClusterJson {
     spec: SpecJson,
     #[serde(rename = "TLSInfo")]
     tls_info: TlsJson,
+    root_rotation_in_progress: bool,
+    shared_keys: KeysJson,
     nodes: usize,
     managers: usize,
 }
@@ -62,6 +67,10 @@ struct ClusterJson {
 struct SpecJson {
     orchestration: OrchestrationJson,
     dispatcher: DispatcherJson,
+    #[serde(rename = "CAConfig")]
+    ca_config: CaJson,
+    /// In nanoseconds.
+    key_rotation_period: u64,
 }
 
 #[derive(Serialize)]
@@ -79,8 +88,23 @@ struct DispatcherJson {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
+struct CaJson {
+    /// In nanoseconds.
+    node_cert_expiry: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct TlsJson {
     trust_root: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeysJson {
+    /// The number of the newest key.
+    generation: u64,
+    rotated_at: String,
 }
 
 impl ClusterJson {
@@ -98,9 +122,18 @@ impl ClusterJson {
                 dispatcher: DispatcherJson {
                     heartbeat_period: period,
                 },
+                ca_config: CaJson {
+                    node_cert_expiry: settings.certificate_ms.saturating_mul(1_000_000),
+                },
+                key_rotation_period: settings.key_rotation_ms.saturating_mul(1_000_000),
             },
             tls_info: TlsJson {
                 trust_root: info.ca_certificate,
+            },
+            root_rotation_in_progress: info.next_authority.is_some(),
+            shared_keys: KeysJson {
+                generation: info.key_generation,
+                rotated_at: time::rfc3339(info.keys_rotated_unix_ms),
             },
             nodes: info.nodes,
             managers: info.managers,
@@ -120,6 +153,8 @@ pub(crate) async fn run(client: &Client, command: ClusterCommand) -> Result<Repo
             let update = Request::ClusterUpdate(ClusterUpdate {
                 task_history_limit: args.task_history_limit,
                 heartbeat_ms: args.dispatcher_heartbeat,
+                certificate_ms: args.cert_expiry,
+                key_rotation_ms: args.key_rotation,
             });
             match client.request(&update).await? {
                 Response::Done => Ok(Report::line("Cluster updated.")),

@@ -8,8 +8,8 @@ use overlay_node::driver::Finding;
 use super::*;
 use crate::{
     api::{
-        Balance, ClientAddress, ClusterInfo, ClusterSettings, EventInfo, Locality, NamedPort,
-        Policy, Protocol, TaskState, UpdatePhase,
+        Balance, ClientAddress, ClusterInfo, ClusterSettings, EventInfo, IssuedTokenInfo, Locality,
+        NamedPort, Policy, Protocol, TaskState, UpdatePhase,
     },
     cli::tests::services::{service, task, tasks},
 };
@@ -105,6 +105,11 @@ fn nodes_and_tasks() -> Vec<Case> {
             "cluster-inspect",
             "cluster inspect --format json",
             vec![answer(Response::Cluster(Box::new(cluster(Some(500)))))],
+        ),
+        (
+            "token-ls",
+            "token ls --format json",
+            vec![answer(Response::Tokens(vec![token(None), token(Some(1))]))],
         ),
         (
             "node-inspect",
@@ -330,6 +335,18 @@ async fn every_listing_takes_templates_with_all_its_fields() {
     }
 }
 
+fn token(uses_left: Option<u32>) -> IssuedTokenInfo {
+    IssuedTokenInfo {
+        id: "00112233445566aa".to_owned(),
+        role: Role::Worker,
+        token: "SWMTKN-1-a-b".to_owned(),
+        remote: ([192, 0, 2, 1], 2_377).into(),
+        expires_unix_ms: uses_left.map(|_| 1_709_208_000_500),
+        uses_left,
+        created_unix_ms: 1_709_208_000_500,
+    }
+}
+
 fn cluster(heartbeat_ms: Option<u64>) -> ClusterInfo {
     ClusterInfo {
         id: node_id(200),
@@ -340,6 +357,9 @@ fn cluster(heartbeat_ms: Option<u64>) -> ClusterInfo {
             ..ClusterSettings::default()
         },
         ca_certificate: "-----BEGIN CERTIFICATE-----".to_owned(),
+        next_authority: None,
+        key_generation: 3,
+        keys_rotated_unix_ms: 1_709_208_000_500,
         nodes: 3,
         managers: 1,
     }
