@@ -1,6 +1,6 @@
 //! Streams: push/pull of the whole membership, pings, long messages.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use overlay_core::Instant;
@@ -136,7 +136,7 @@ impl Gossip {
             (Purpose::Accepted, StreamMessage::PushPull(theirs)) => {
                 let reply = StreamMessage::PushPull(self.push_pull(theirs.join));
                 self.reply(stream, &reply);
-                self.merge(theirs);
+                self.merge(from, theirs);
             }
             (Purpose::Accepted, StreamMessage::Ping(ping)) => {
                 if ping.node.is_empty() || *ping.node == *self.local.member.name {
@@ -155,7 +155,12 @@ impl Gossip {
             }
             (Purpose::PushPull { join }, StreamMessage::PushPull(theirs)) => {
                 self.close(stream);
-                if self.merge(theirs) && join {
+                let dropped = self.stats.claims_dropped;
+                let merged = self.merge(from, theirs);
+                if self.stats.claims_dropped > dropped {
+                    self.push_pull_soon();
+                }
+                if merged && join {
                     self.event(Event::Joined { address: from });
                 }
             }
@@ -265,8 +270,15 @@ impl Gossip {
         }
     }
 
+    /// An answer named more members than may be verified at once: the rest is asked for when it may be. Only where we
+    /// asked, so that nobody else decides how often we do.
+    fn push_pull_soon(&mut self) {
+        let soon = self.now + CLAIMS_REFILL;
+        self.timers.push_pull_at = self.timers.push_pull_at.min(soon);
+    }
+
     /// Large clusters exchange less often: the interval times `ceil(log2(members) - 5) + 1` beyond 32.
-    fn push_pull_interval(&self) -> std::time::Duration {
+    fn push_pull_interval(&self) -> Duration {
         let members = self.roster.up() + 1;
         let log2 = usize::BITS - (members - 1).leading_zeros();
         self.config.timing.push_pull_interval * (log2.saturating_sub(5) + 1)
@@ -286,7 +298,7 @@ impl Gossip {
     }
 
     /// Takes what somebody else knows; returns false if it cannot be spoken with.
-    fn merge(&mut self, theirs: PushPull) -> bool {
+    fn merge(&mut self, from: SocketAddr, theirs: PushPull) -> bool {
         if !self.is_compatible(&theirs) {
             self.stats.versions_refused += 1;
             return false;
@@ -298,7 +310,7 @@ impl Gossip {
                 from: from.to_owned(),
             };
             match MemberState::of(node.state) {
-                Some(MemberState::Alive) => self.on_alive(node.alive),
+                Some(MemberState::Alive) => self.on_alive(from, node.alive),
                 // Never Down at once on hearsay: the accused may refute.
                 Some(MemberState::Suspect | MemberState::Down) => {
                     let accusation = accusation(&self.local.member.name);
@@ -340,3 +352,6 @@ impl Gossip {
         fits(Versions::protocol) && fits(Versions::delegate)
     }
 }
+
+/// Time after which [`Limits::claims_per_second_max`](crate::Limits::claims_per_second_max) claims may be verified again.
+const CLAIMS_REFILL: Duration = Duration::from_secs(1);

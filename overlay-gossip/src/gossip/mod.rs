@@ -1,5 +1,6 @@
 //! The machine: members, their probing, dissemination, streams, and the tables.
 
+mod claims;
 #[cfg(test)]
 mod contract;
 mod dissemination;

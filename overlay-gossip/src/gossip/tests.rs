@@ -1,3 +1,5 @@
+pub(super) mod claims;
+
 use std::time::Duration;
 
 use super::*;
@@ -89,12 +91,34 @@ fn an_accusation_of_ourselves_is_refuted_with_a_higher_incarnation() {
     us.hear(suspect("us", u32::MAX, "b"));
     assert_eq!(
         us.gossip.local().incarnation,
-        Incarnation(u32::MAX),
-        "no overflow"
+        Incarnation(6),
+        "seven before ours"
     );
     let sent = us.run(Duration::from_secs(1));
     let told = |message: &Message| matches!(message, Message::Alive(alive) if alive.node == "us");
     assert!(sent.iter().any(|(_, message)| told(message)));
+}
+
+#[test]
+fn there_is_no_last_incarnation() {
+    let mut us = Us::with(&["b"]);
+    const HALF: u32 = 1 << 31;
+    for (accused, refuted) in [
+        (HALF + 1, HALF + 2),
+        (u32::MAX, 0),
+        (0, 1),
+        (HALF, HALF + 1),
+    ] {
+        us.hear(suspect("us", accused, "b"));
+        assert_eq!(
+            us.gossip.local().incarnation,
+            Incarnation(refuted),
+            "{accused}"
+        );
+        us.hear(suspect("b", accused, "c"));
+        us.hear(alive("b", refuted));
+        assert_eq!(us.state("b"), MemberState::Alive, "{accused}");
+    }
 }
 
 #[test]
@@ -421,10 +445,14 @@ impl Us {
         };
         let mut answer = None;
         while let Some(output) = self.gossip.poll_output() {
-            if let Output::StreamSend { bytes, .. } = output {
-                answer = StreamReader::new()
-                    .push(&codec, true, &bytes)
-                    .expect("well-formed");
+            match output {
+                Output::StreamSend { bytes, .. } => {
+                    answer = StreamReader::new()
+                        .push(&codec, true, &bytes)
+                        .expect("well-formed");
+                }
+                Output::Event(event) => self.events.push(event),
+                Output::Datagram { .. } | Output::Dial { .. } | Output::StreamClose { .. } => {}
             }
         }
         answer
