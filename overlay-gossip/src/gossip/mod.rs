@@ -286,6 +286,24 @@ impl Gossip {
         self.with_keyring(now, |ring| ring.remove(key))
     }
 
+    /// Makes the ring just `keys`, of which `primary` encrypts from now on: a rotation in one step.
+    ///
+    /// Members whose primary keys the other holds understand each other. With three keys, oldest, primary and newest, of
+    /// which each rotation drops the oldest and adds a new one, that is so while they are one rotation apart; a member
+    /// that missed two hears nobody until it is given the keys of today.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`]; nothing changed.
+    pub fn set_keys<K: AsRef<[u8]>>(
+        &mut self,
+        now: Instant,
+        keys: &[K],
+        primary: &[u8],
+    ) -> Result<(), KeyError> {
+        self.with_keyring(now, |ring| ring.replace(keys, primary))
+    }
+
     /// Joins a network: its rows come here from now on. [`Event::NetworkSynced`] says that its table was fetched.
     pub fn join_network(&mut self, now: Instant, network: NetworkId) {
         self.advance(now);
