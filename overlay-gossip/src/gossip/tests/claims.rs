@@ -135,6 +135,19 @@ fn who_comes_back_is_asked_once_in_a_while() {
 }
 
 #[test]
+fn who_comes_back_needs_no_allowance() {
+    let (mut us, signer) = checking(&["b", "c"]);
+    us.gossip.config.limits.claims_per_second_max = 1;
+    us.now += us.gossip.config.timing.claim_memory;
+    us.hear_alive(claim("x", 1, 1).with_meta(b"?"));
+    us.hear_alive(claim("d", 1, 1));
+    assert_eq!((signer.asked(), us.gossip.stats().claims_dropped), (3, 1));
+    us.hear(dead("b", 1, "c"));
+    us.hear_alive(claim("b", 2, 1));
+    assert_eq!((us.state("b"), signer.asked()), (MemberState::Alive, 4));
+}
+
+#[test]
 fn a_revoked_member_stays_down_once_it_is() {
     let (mut us, signer) = checking(&["b", "c"]);
     us.now += us.gossip.config.timing.claim_memory;
