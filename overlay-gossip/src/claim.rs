@@ -27,8 +27,9 @@ pub struct MemberClaim<'a> {
 /// Decides whether a member is who and where it claims to be.
 ///
 /// An application puts a signature into the meta data ([`Config::meta`](crate::Config::meta)) that covers the name, the
-/// address and a generation, which counts the claims that were signed for the name; it should cover the versions, too.
-/// The form of all that is its own.
+/// address and a generation, which counts the claims that were signed for the name. It should cover the versions and all
+/// that the meta data say besides, too: what is not covered, others can change until the member refutes it. The form of
+/// all that is the application's.
 ///
 /// Asked before an alive message, from wherever it came (a datagram, a push/pull of either direction), adds a member or
 /// changes its address, meta data or versions; not for what is in the roster already, except once in each

@@ -120,11 +120,14 @@ pub struct Limits {
     pub relays_max: usize,
     /// Streams that others opened, default 128.
     pub streams_max: usize,
+    /// Streams that others opened from one IP address, default 32: nobody takes all places alone. Below the members
+    /// behind one address (of a translator, say), some of them have to try again.
+    pub streams_per_address_max: usize,
     /// Streams that we opened, default 128.
     pub dials_max: usize,
     /// Most octets of one stream's message, default 20 MiB.
     pub stream_bytes_max: usize,
-    /// Most octets that all streams together may hold unread, default 64 MiB.
+    /// Most octets that all streams together may hold unread, default 64 MiB. Beyond, the one that holds most is closed.
     pub stream_bytes_total_max: usize,
     /// Networks whose attachments are remembered, default 4,096.
     pub networks_max: usize,
@@ -334,6 +337,7 @@ impl Default for Limits {
             broadcasts_max: 4_096,
             relays_max: 1_024,
             streams_max: 128,
+            streams_per_address_max: 32,
             dials_max: 128,
             stream_bytes_max: 20 << 20,
             stream_bytes_total_max: 64 << 20,

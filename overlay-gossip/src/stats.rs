@@ -39,7 +39,8 @@ pub struct Stats {
     pub versions_refused: u64,
     /// Broadcasts that were dropped because of [`Limits::broadcasts_max`](crate::Limits::broadcasts_max).
     pub broadcasts_dropped: u64,
-    /// Streams that were refused because of [`Limits::streams_max`](crate::Limits::streams_max) or the octets they held.
+    /// Streams that were refused because of [`Limits::streams_max`](crate::Limits::streams_max) or
+    /// [`Limits::streams_per_address_max`](crate::Limits::streams_per_address_max), or closed for the octets they held.
     pub streams_refused: u64,
     /// Streams that took too long.
     pub streams_timed_out: u64,

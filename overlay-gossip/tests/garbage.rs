@@ -131,10 +131,14 @@ fn a_flood_of_streams_without_the_key_is_closed_and_leaves_nothing() {
     assert_eq!(stats.streams_refused, 0);
     assert_eq!(state(&gossip), before);
     // Those that are held open end with their time, and there are never more than allowed.
-    for number in 0..1_000 {
+    for (number, octet) in (0..1_000).zip((0..=9).cycle()) {
         let stream = StreamId::Accepted(FLOOD + number);
-        gossip.handle_stream_opened(now, stream, PEER);
+        let from = SocketAddr::from(([192, 0, 2, if number < 100 { 99 } else { octet }], 5_000));
+        gossip.handle_stream_opened(now, stream, from);
         gossip.handle_stream_data(now, stream, &[10, 0, 16, 0, 0]);
+        if number == 99 {
+            assert_eq!(gossip.stats().streams_refused, 100 - 32, "of one host");
+        }
     }
     assert_eq!(gossip.stats().streams_refused, 1_000 - 128);
     now += Duration::from_secs(10);

@@ -54,6 +54,23 @@ impl Streams {
         self.dialled
     }
 
+    fn accepted_from(&self, from: SocketAddr) -> usize {
+        let from = canonical(from).ip();
+        let accepted = self.sessions.values();
+        let accepted = accepted.filter(|session| session.purpose == Purpose::Accepted);
+        accepted.filter(|s| s.address.ip() == from).count()
+    }
+
+    /// Returns the stream that holds most, `stream` with `more` octets; of equal ones that which was to hold more.
+    fn largest(&self, stream: StreamId, more: usize) -> Option<StreamId> {
+        let held = self.sessions.iter().map(|(id, session)| {
+            let is_growing = *id == stream;
+            let more = if is_growing { more } else { 0 };
+            (session.reader.len().saturating_add(more), is_growing, *id)
+        });
+        held.max().map(|(_, _, id)| id)
+    }
+
     fn remove(&mut self, stream: StreamId) -> Option<Session> {
         let session = self.sessions.remove(&stream)?;
         self.held -= session.reader.len();
@@ -68,8 +85,9 @@ impl Gossip {
         self.advance(now);
         let accepted = self.streams.sessions.len() - self.streams.dialled;
         let known = self.streams.sessions.contains_key(&stream);
-        let limit = self.config.limits.streams_max;
-        if accepted >= limit || known || matches!(stream, StreamId::Dialled(_)) {
+        let full = accepted >= self.config.limits.streams_max
+            || self.streams.accepted_from(from) >= self.config.limits.streams_per_address_max;
+        if full || known || matches!(stream, StreamId::Dialled(_)) {
             self.stats.streams_refused += 1;
             if !known {
                 self.outputs.push_back(Output::StreamClose { stream });
@@ -89,15 +107,10 @@ impl Gossip {
     /// Octets arrived on a stream. A malformed message closes it and is counted.
     pub fn handle_stream_data(&mut self, now: Instant, stream: StreamId, bytes: &[u8]) {
         self.advance(now);
-        let held = self.streams.held.saturating_add(bytes.len());
+        self.make_room(stream, bytes.len());
         let Some(session) = self.streams.sessions.get_mut(&stream) else {
             return;
         };
-        if held > self.config.limits.stream_bytes_total_max {
-            self.stats.streams_refused += 1;
-            self.close(stream);
-            return;
-        }
         let codec = StreamCodec {
             label: &self.config.label,
             keyring: self.config.keyring.as_ref(),
@@ -125,6 +138,18 @@ impl Gossip {
     pub fn handle_stream_closed(&mut self, now: Instant, stream: StreamId) {
         self.advance(now);
         self.streams.remove(stream);
+    }
+
+    /// Closes streams until another `more` octets of `stream` may be held: those that hold most, `stream` perhaps.
+    fn make_room(&mut self, stream: StreamId, more: usize) {
+        let limit = self.config.limits.stream_bytes_total_max;
+        while self.streams.sessions.contains_key(&stream)
+            && self.streams.held.saturating_add(more) > limit
+        {
+            let largest = self.streams.largest(stream, more).unwrap_or(stream);
+            self.stats.streams_refused += 1;
+            self.close(largest);
+        }
     }
 
     fn on_stream_message(&mut self, stream: StreamId, message: StreamMessage) {

@@ -336,6 +336,52 @@ fn streams_are_bounded_in_number_and_octets_and_time() {
 }
 
 #[test]
+fn who_holds_most_gives_way_and_nobody_takes_all_places() {
+    let mut us = Us::with(&[]);
+    us.gossip.config.limits.stream_bytes_total_max = 1_000;
+    us.gossip.config.limits.streams_per_address_max = 3;
+    let open = |us: &mut Us, number, from| {
+        us.gossip
+            .handle_stream_opened(us.now, StreamId::Accepted(number), from);
+    };
+    for number in 1..=4 {
+        open(&mut us, number, SocketAddr::new(PEER.ip(), 1_000));
+    }
+    assert_eq!(
+        us.closed(),
+        [StreamId::Accepted(4)],
+        "the fourth of one host"
+    );
+    open(&mut us, 5, address(1));
+    us.gossip
+        .handle_stream_closed(us.now, StreamId::Accepted(1));
+    open(&mut us, 6, PEER);
+    assert_eq!(us.closed(), []);
+    // A push/pull of which nothing but the head has come.
+    let mut head =
+        b"\x06\x83\xa5Nodes\xcd\x01\x00\xa4Join\xc2\xacUserStateLen\x00\x87\xa4Meta\xda\x02\x00"
+            .to_vec();
+    head.resize(450, 0);
+    for (number, octets) in [(2, 450), (3, 400), (5, 100)] {
+        let stream = StreamId::Accepted(number);
+        us.gossip
+            .handle_stream_data(us.now, stream, &head[..octets]);
+    }
+    assert_eq!(us.closed(), []);
+    us.gossip
+        .handle_stream_data(us.now, StreamId::Accepted(6), &head[..300]);
+    assert_eq!(us.closed(), [StreamId::Accepted(2)], "the largest");
+    us.gossip
+        .handle_stream_data(us.now, StreamId::Accepted(5), &head[..400]);
+    assert_eq!(
+        us.closed(),
+        [StreamId::Accepted(5)],
+        "the largest is itself"
+    );
+    assert_eq!(us.gossip.stats().streams_refused, 3);
+}
+
+#[test]
 fn members_are_bounded_and_the_gone_give_way() {
     let mut us = Us::with(&["b", "c"]);
     us.gossip.config.limits.members_max = 2;

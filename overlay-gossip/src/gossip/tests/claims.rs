@@ -209,7 +209,7 @@ fn a_large_cluster_is_learnt_as_fast_as_may_be_verified() {
         };
         names.iter().map(node).collect::<Vec<_>>()
     };
-    us.gossip.join(us.now, &[PEER]);
+    us.gossip.dial_push_pull(PEER, false);
     let start = us.now;
     while us.gossip.members().count() <= names.len() {
         us.answer_dials(&everybody(&names));
