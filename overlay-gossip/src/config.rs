@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    ConfigError, Keyring, LeaseVerifier,
+    ConfigError, Keyring, LeaseVerifier, MemberVerifier,
     table::RECORD_OVERHEAD_BYTES,
     wire::{Versions, overhead_bytes},
 };
@@ -31,6 +31,9 @@ pub struct Config {
     pub delegate_versions: [u8; 3],
     /// Checks the leases in rows; `None` believes them.
     pub verifier: Option<Arc<dyn LeaseVerifier>>,
+    /// Decides whether a member is who and where it claims to be; `None` believes the first that comes, and whoever
+    /// comes once the holder of a name is Down. With one, members must say in [`meta`](Self::meta) what convinces it.
+    pub member_verifier: Option<Arc<dyn MemberVerifier>>,
     /// Timers.
     pub timing: Timing,
     /// Bounds.
@@ -76,6 +79,9 @@ pub struct Timing {
     pub heal_nodes: u32,
     /// How long a member that is Down or Left is remembered, default 24 h.
     pub member_memory: Duration,
+    /// How long a verified claim is believed without asking when its member comes back from Down or Left, default 60 s.
+    /// Longer lets a member whose claim was revoked come back for longer; shorter verifies again and again what flaps.
+    pub claim_memory: Duration,
     /// Longest time that leaving waits for its broadcast, default 5 s.
     pub leave_timeout: Duration,
     /// Members that a new own row is sent to at once, default 8.
@@ -102,6 +108,10 @@ pub struct Limits {
     pub decompressed_bytes_max: usize,
     /// Members that are remembered, default 16,384. Members Down or Left give way first.
     pub members_max: usize,
+    /// Claims of new members, and of known ones that changed, that are verified in a second, default 1,000: a twentieth
+    /// of a processor at 50 µs each. What goes beyond is dropped and heard later. Too low, and it takes long to learn
+    /// of a large cluster: a new member asks again each second until it knows all.
+    pub claims_per_second_max: u32,
     /// Seeds that are remembered, default 256.
     pub seeds_max: usize,
     /// Broadcasts that wait, of membership and of attachments and messages each, default 4,096.
@@ -110,11 +120,14 @@ pub struct Limits {
     pub relays_max: usize,
     /// Streams that others opened, default 128.
     pub streams_max: usize,
+    /// Streams that others opened from one IP address, default 32: nobody takes all places alone. Below the members
+    /// behind one address (of a translator, say), some of them have to try again.
+    pub streams_per_address_max: usize,
     /// Streams that we opened, default 128.
     pub dials_max: usize,
     /// Most octets of one stream's message, default 20 MiB.
     pub stream_bytes_max: usize,
-    /// Most octets that all streams together may hold unread, default 64 MiB.
+    /// Most octets that all streams together may hold unread, default 64 MiB. Beyond, the one that holds most is closed.
     pub stream_bytes_total_max: usize,
     /// Networks whose attachments are remembered, default 4,096.
     pub networks_max: usize,
@@ -142,6 +155,7 @@ impl Config {
             compress: true,
             delegate_versions: [0; 3],
             verifier: None,
+            member_verifier: None,
             timing: Timing::lan(),
             limits: Limits::default(),
         }
@@ -178,6 +192,10 @@ impl Config {
                 found: self.limits.packet_bytes_max,
             });
         }
+        if self.limits.claims_per_second_max == 0 {
+            let field = "claims_per_second_max";
+            return Err(ConfigError::Zero { field });
+        }
         self.timing.validate()
     }
 }
@@ -204,6 +222,7 @@ impl Timing {
             heal_backoff_max: Duration::from_secs(30),
             heal_nodes: 5,
             member_memory: Duration::from_secs(24 * 60 * 60),
+            claim_memory: Duration::from_secs(60),
             leave_timeout: Duration::from_secs(5),
             row_fanout: 8,
             sync_interval: Duration::from_secs(5),
@@ -272,6 +291,7 @@ impl Timing {
             ("heal_interval", self.heal_interval),
             ("heal_backoff_max", self.heal_backoff_max),
             ("member_memory", self.member_memory),
+            ("claim_memory", self.claim_memory),
             ("leave_timeout", self.leave_timeout),
             ("sync_interval", self.sync_interval),
             ("sync_retry", self.sync_retry),
@@ -312,10 +332,12 @@ impl Default for Limits {
             packet_bytes_max: 1_400,
             decompressed_bytes_max: 65_536,
             members_max: 16_384,
+            claims_per_second_max: 1_000,
             seeds_max: 256,
             broadcasts_max: 4_096,
             relays_max: 1_024,
             streams_max: 128,
+            streams_per_address_max: 32,
             dials_max: 128,
             stream_bytes_max: 20 << 20,
             stream_bytes_total_max: 64 << 20,

@@ -169,7 +169,7 @@ pub enum KeyError {
         /// Octets of the key.
         found: usize,
     },
-    /// The key is not on the ring.
+    /// The key is not on the ring, or the primary one not among those that shall be on it.
     #[error("the key is not installed")]
     Unknown,
     /// The primary key cannot be removed: make another one primary first.

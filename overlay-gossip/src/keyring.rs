@@ -9,7 +9,10 @@ use crate::{DecodeError, KeyError};
 
 /// The keys of a cluster. `Debug` shows how many there are and nothing of them.
 ///
-/// Rotation: install the new key on every member, use it on every member, then remove the old one.
+/// Rotation: install the new key on every member, use it on every member, then remove the old one. Or, where the keys of
+/// each generation are handed out as a whole, hold three of them, oldest, primary and newest, and
+/// [`replace`](Self::replace) them on each member whenever it hears of the next generation: members that are one
+/// generation apart understand each other, so nobody has to wait for anybody.
 #[derive(Clone)]
 pub struct Keyring {
     provider: Arc<dyn AeadProvider>,
@@ -88,8 +91,28 @@ impl Keyring {
         }
     }
 
-    pub(crate) fn retain(&mut self, keys: &[&[u8]]) {
-        self.keys.retain(|key| keys.contains(&key.secret.as_slice()));
+    /// Makes the ring just `keys`, of which `primary` encrypts. What was installed before and is again is kept as it is;
+    /// keys that are named twice count once.
+    ///
+    /// # Errors
+    ///
+    /// The ring is unchanged. [`KeyError::Unknown`] if `primary` is not among `keys`, [`KeyError::Full`] for more than
+    /// [`KEYS_MAX`] keys, [`KeyError::Length`].
+    pub fn replace<K: AsRef<[u8]>>(&mut self, keys: &[K], primary: &[u8]) -> Result<(), KeyError> {
+        let mut ring = Self {
+            provider: Arc::clone(&self.provider),
+            keys: Vec::new(),
+        };
+        for key in keys.iter().map(K::as_ref) {
+            match self.position(key).and_then(|at| self.keys.get(at)) {
+                Some(_) if ring.contains(key) => {}
+                Some(known) if ring.keys.len() < KEYS_MAX => ring.keys.push(known.clone()),
+                Some(_) | None => ring.install(key)?,
+            }
+        }
+        ring.make_primary(primary)?;
+        *self = ring;
+        Ok(())
     }
 
     /// Returns how many keys are installed, at least one.
@@ -239,6 +262,33 @@ mod tests {
         }
         let full = Err(KeyError::Full { limit: KEYS_MAX });
         assert_eq!(ring.install(&[99; 16]), full);
+    }
+
+    #[test]
+    fn a_ring_is_replaced_as_a_whole_or_not_at_all() {
+        let key = |number: u8| [number; 16];
+        let mut ring = Keyring::new(Arc::new(NoCipher), &key(1)).unwrap();
+        ring.replace(&[key(1), key(2), key(3), key(2)], &key(2))
+            .unwrap();
+        assert!(ring.is_primary(&key(2)) && ring.len() == 3);
+        let kept = Arc::clone(&ring.keys[0].cipher);
+        let many: Vec<[u8; 16]> = (2..=18).map(key).collect();
+        let too_many = ring.replace(&many, &key(2));
+        assert_eq!(too_many, Err(KeyError::Full { limit: KEYS_MAX }));
+        let known_beyond: Vec<[u8; 16]> = (4..=19).chain([2]).map(key).collect();
+        let too_many = ring.replace(&known_beyond, &key(4));
+        assert_eq!(too_many, Err(KeyError::Full { limit: KEYS_MAX }));
+        let none: [[u8; 16]; 0] = [];
+        assert_eq!(ring.replace(&none, &key(2)), Err(KeyError::Unknown));
+        assert_eq!(ring.replace(&[key(4)], &key(2)), Err(KeyError::Unknown));
+        let short = ring.replace(&[&key(4)[..], &[0; 15]], &key(4));
+        assert_eq!(short, Err(KeyError::Length { found: 15 }));
+        assert!(ring.is_primary(&key(2)) && ring.contains(&key(1)) && ring.contains(&key(3)));
+        ring.replace(&[key(4), key(2)], &key(4)).unwrap();
+        assert!(ring.is_primary(&key(4)) && !ring.contains(&key(1)) && ring.len() == 2);
+        assert!(Arc::ptr_eq(&kept, &ring.keys[1].cipher), "kept as it was");
+        ring.replace(&many[..16], &many[15]).unwrap();
+        assert_eq!(ring.len(), KEYS_MAX);
     }
 
     #[test]

@@ -13,6 +13,13 @@
 //! caller tells the time, and the cipher comes through [`overlay_core::aead`]. It does not agree on anything:
 //! membership and rows converge, and may differ for a while.
 //!
+//! # Whom it trusts
+//!
+//! Who does not hold a key of the cluster's ring is not heard: what it sends is counted, and changes nothing. Who holds one
+//! is a member, and believed in what it says of itself. With a [`MemberVerifier`] it has to prove its name and address, so
+//! that a member which was taken over can speak for itself alone; the trait says what that leaves it. Without one,
+//! as with memberlist, every member can speak for those that are not there.
+//!
 //! # The loop that drives it
 //!
 //! ```
@@ -73,13 +80,19 @@
 //! | `gossip` | [`Gossip`]: membership, probes, dissemination, streams, healing |
 //! | `table` | the tables: [`Row`], [`Lease`], news, digests, renewal after a restart |
 //! | `roster`, `suspicion`, `awareness`, `queue` | members; Lifeguard's suspicion and local health; broadcasts |
+//! | `claim` | [`MemberClaim`], [`MemberVerifier`] |
 //! | `keyring` | [`Keyring`] |
 //! | `config` | [`Config`], [`Timing`], [`Limits`] |
 //! | `driver` (feature `tokio`) | the sockets, and a loop of a few lines |
 
 #![forbid(unsafe_code)]
 
+// Files that the tests in here share with those in `tests/`.
+#[cfg(test)]
+extern crate self as overlay_gossip;
+
 mod awareness;
+mod claim;
 mod config;
 #[cfg(feature = "tokio")]
 pub mod driver;
@@ -95,6 +108,7 @@ mod suspicion;
 mod table;
 pub mod wire;
 
+pub use claim::{MemberClaim, MemberVerifier};
 pub use config::{Config, LABEL_BYTES_MAX, Limits, META_BYTES_MAX, NAME_BYTES_MAX, Timing};
 pub use error::{ConfigError, DecodeError, KeyError, RowError, SendError};
 pub use gossip::Gossip;

@@ -11,16 +11,31 @@ use crate::wire::Versions;
 pub type Name = Arc<str>;
 
 /// How often a member renewed its word that it is there. Only the member itself raises it (SWIM §4.2).
+///
+/// Incarnations are compared as serial numbers (RFC 1982 §3.2): after the last one comes 0. So there is none that cannot
+/// be refuted, whatever somebody makes up; memberlist, which compares them as plain numbers, sees no difference before
+/// the 2<sup>31</sup>th. `Ord` is that of plain numbers.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Incarnation(pub u32);
 
 impl Incarnation {
-    /// Returns the next incarnation, or the last one there is.
+    /// Returns the next incarnation.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+        Self(self.0.wrapping_add(1))
+    }
+
+    /// Returns whether this incarnation comes after `other`: by 1 to 2<sup>31</sup> - 1.
+    pub const fn is_after(self, other: Self) -> bool {
+        let ahead = self.0.wrapping_sub(other.0);
+        ahead != 0 && ahead < 1 << 31
+    }
+
+    /// Returns the later of two incarnations, `other` if neither is.
+    pub(crate) const fn latest(self, other: Self) -> Self {
+        if self.is_after(other) { self } else { other }
     }
 }
 

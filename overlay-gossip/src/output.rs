@@ -79,7 +79,7 @@ pub enum Event {
     MemberDown(Member),
     /// A member left. Its rows are gone.
     MemberLeft(Member),
-    /// Somebody claims the name of a member (or ours) from another address, and was not believed.
+    /// Somebody claims the name of a member from another address, and was not believed: without a verifier.
     NameConflict {
         /// The name.
         name: Name,
@@ -87,6 +87,18 @@ pub enum Event {
         known: SocketAddr,
         /// The other address.
         claimed: SocketAddr,
+    },
+    /// The verifier refused a claim of the name of a member, or of ours. Told at most once a second.
+    ClaimRefused {
+        /// The name.
+        name: Name,
+        /// The address that is believed; `None` if nothing is known of the name.
+        known: Option<SocketAddr>,
+        /// The address that was claimed.
+        claimed: SocketAddr,
+        /// Source address of the packet or stream. Members that have the same verifier pass on no such claim, so it is
+        /// the one who made it up, unless that forged its source address.
+        from: SocketAddr,
     },
     /// Leaving was told to the others (or took too long): the driver may stop.
     LeaveDone,

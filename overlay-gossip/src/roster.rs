@@ -8,7 +8,11 @@ use std::{
 
 use overlay_core::{Instant, Rng};
 
-use crate::{Member, MemberState, Name, suspicion::Suspicion};
+use crate::{
+    Member, MemberState, Name,
+    claim::{Allowance, Verdict},
+    suspicion::Suspicion,
+};
 
 /// All members but ourselves.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(crate) struct Roster {
     up: usize,
     /// When suspicions end.
     deadlines: BTreeSet<(Instant, Name)>,
+    /// What verifying claims of a place in here may still cost.
+    pub(crate) allowance: Allowance,
 }
 
 /// A member with what only this node knows of it.
@@ -32,6 +38,8 @@ pub(crate) struct Entry {
     pub(crate) retry: Retry,
     /// The last address that was claimed for its name and not believed.
     pub(crate) claimed: Option<SocketAddr>,
+    /// What was decided on the claim that is held of it.
+    pub(crate) verdict: Verdict,
 }
 
 /// A back-off.
@@ -82,6 +90,10 @@ impl Roster {
             suspicion: None,
             retry: Retry::default(),
             claimed: None,
+            verdict: Verdict {
+                at: now,
+                believed: true,
+            },
         };
         self.names.push(name.clone());
         self.entries.insert(name, entry);

@@ -28,11 +28,19 @@ pub struct Stats {
     pub members_refused: u64,
     /// Claims of a name from another address that were not believed.
     pub name_conflicts: u64,
+    /// Claims of members that were verified.
+    pub claims_verified: u64,
+    /// Claims of members, or of our own name, that were refused.
+    pub claims_refused: u64,
+    /// Claims that were dropped unseen because of
+    /// [`Limits::claims_per_second_max`](crate::Limits::claims_per_second_max).
+    pub claims_dropped: u64,
     /// Alive messages with versions that cannot be spoken with.
     pub versions_refused: u64,
     /// Broadcasts that were dropped because of [`Limits::broadcasts_max`](crate::Limits::broadcasts_max).
     pub broadcasts_dropped: u64,
-    /// Streams that were refused because of [`Limits::streams_max`](crate::Limits::streams_max) or the octets they held.
+    /// Streams that were refused because of [`Limits::streams_max`](crate::Limits::streams_max) or
+    /// [`Limits::streams_per_address_max`](crate::Limits::streams_per_address_max), or closed for the octets they held.
     pub streams_refused: u64,
     /// Streams that took too long.
     pub streams_timed_out: u64,

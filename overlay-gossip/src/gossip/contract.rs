@@ -1,13 +1,16 @@
 //! The contract of `overlay_core::machine`, with hostile peers.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use overlay_core::{EndpointId, Instant, MacAddr, NetworkId, NodeId, Rng, Seed};
 use overlay_sim::contract::{self, Acted, Subject};
 
-use super::Gossip;
+use super::{
+    Gossip,
+    tests::claims::signer::{Signer, signed},
+};
 use crate::{
-    Config, Lease, Limits, Name, Output, Row, RowState, StreamId, Timing,
+    Config, Lease, Limits, MemberVerifier, Name, Output, Row, RowState, StreamId, Timing,
     table::message::{
         Attachment, Digest, Members, OwnerHash, OwnerVersions, Purpose, RecordVersion, Rows,
         Summary, TableMessage, Version, Versions as RowVersions, WireRecord, Wish,
@@ -22,15 +25,28 @@ use crate::{
 fn a_member_keeps_the_contract() {
     let summary =
         contract::assert_holds("gossip::contract::a_member_keeps_the_contract", 6, || {
-            Hostile { streams: 0 }
+            Hostile::default()
         });
     assert!(summary.done > 500 && summary.refused > 50, "{summary:?}");
     assert!(summary.outputs > 500, "{summary:?}");
 }
 
+#[test]
+fn a_member_with_a_verifier_keeps_the_contract() {
+    let name = "gossip::contract::a_member_with_a_verifier_keeps_the_contract";
+    let summary = contract::assert_holds(name, 6, || Hostile {
+        streams: 0,
+        verifier: Some(Arc::new(Signer::default())),
+    });
+    assert!(summary.done > 500 && summary.refused > 50, "{summary:?}");
+    assert!(summary.outputs > 500, "{summary:?}");
+}
+
 /// Peers that say whatever the wire can say.
+#[derive(Default)]
 struct Hostile {
     streams: u64,
+    verifier: Option<Arc<dyn MemberVerifier>>,
 }
 
 impl Subject for Hostile {
@@ -40,6 +56,7 @@ impl Subject for Hostile {
         let config = Config {
             timing: Timing::quick(),
             limits: limits(),
+            member_verifier: self.verifier.clone(),
             ..Config::lan("name-0", address(0))
         };
         Gossip::new(config, seed, now).expect("a good configuration")
@@ -172,6 +189,7 @@ impl Subject for Hostile {
 fn limits() -> Limits {
     Limits {
         members_max: 10,
+        claims_per_second_max: 20,
         seeds_max: 4,
         broadcasts_max: 12,
         relays_max: 5,
@@ -343,11 +361,17 @@ fn row(network: NetworkId, rng: &mut Rng) -> Row {
 }
 
 fn alive(rng: &mut Rng) -> Alive {
+    let (node, address) = (name(rng), address(rng.below(6)));
+    let meta = if rng.chance(500_000) {
+        signed(&node, address, rng.bytes::<1>()[0] & 3)
+    } else {
+        vec![1; length(rng, 520)]
+    };
     Alive {
         incarnation: incarnation(rng),
-        node: name(rng),
-        address: address(rng.below(6)),
-        meta: vec![1; length(rng, 520)],
+        node,
+        address,
+        meta,
         versions: Versions([1, 5, 2, 0, 0, 0]),
     }
 }

@@ -1,6 +1,6 @@
 //! Streams: push/pull of the whole membership, pings, long messages.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use overlay_core::Instant;
@@ -54,6 +54,23 @@ impl Streams {
         self.dialled
     }
 
+    fn accepted_from(&self, from: SocketAddr) -> usize {
+        let from = canonical(from).ip();
+        let accepted = self.sessions.values();
+        let accepted = accepted.filter(|session| session.purpose == Purpose::Accepted);
+        accepted.filter(|s| s.address.ip() == from).count()
+    }
+
+    /// Returns the stream that holds most, `stream` with `more` octets; of equal ones that which was to hold more.
+    fn largest(&self, stream: StreamId, more: usize) -> Option<StreamId> {
+        let held = self.sessions.iter().map(|(id, session)| {
+            let is_growing = *id == stream;
+            let more = if is_growing { more } else { 0 };
+            (session.reader.len().saturating_add(more), is_growing, *id)
+        });
+        held.max().map(|(_, _, id)| id)
+    }
+
     fn remove(&mut self, stream: StreamId) -> Option<Session> {
         let session = self.sessions.remove(&stream)?;
         self.held -= session.reader.len();
@@ -68,8 +85,9 @@ impl Gossip {
         self.advance(now);
         let accepted = self.streams.sessions.len() - self.streams.dialled;
         let known = self.streams.sessions.contains_key(&stream);
-        let limit = self.config.limits.streams_max;
-        if accepted >= limit || known || matches!(stream, StreamId::Dialled(_)) {
+        let full = accepted >= self.config.limits.streams_max
+            || self.streams.accepted_from(from) >= self.config.limits.streams_per_address_max;
+        if full || known || matches!(stream, StreamId::Dialled(_)) {
             self.stats.streams_refused += 1;
             if !known {
                 self.outputs.push_back(Output::StreamClose { stream });
@@ -89,15 +107,10 @@ impl Gossip {
     /// Octets arrived on a stream. A malformed message closes it and is counted.
     pub fn handle_stream_data(&mut self, now: Instant, stream: StreamId, bytes: &[u8]) {
         self.advance(now);
-        let held = self.streams.held.saturating_add(bytes.len());
+        self.make_room(stream, bytes.len());
         let Some(session) = self.streams.sessions.get_mut(&stream) else {
             return;
         };
-        if held > self.config.limits.stream_bytes_total_max {
-            self.stats.streams_refused += 1;
-            self.close(stream);
-            return;
-        }
         let codec = StreamCodec {
             label: &self.config.label,
             keyring: self.config.keyring.as_ref(),
@@ -127,6 +140,18 @@ impl Gossip {
         self.streams.remove(stream);
     }
 
+    /// Closes streams until another `more` octets of `stream` may be held: those that hold most, `stream` perhaps.
+    fn make_room(&mut self, stream: StreamId, more: usize) {
+        let limit = self.config.limits.stream_bytes_total_max;
+        while self.streams.sessions.contains_key(&stream)
+            && self.streams.held.saturating_add(more) > limit
+        {
+            let largest = self.streams.largest(stream, more).unwrap_or(stream);
+            self.stats.streams_refused += 1;
+            self.close(largest);
+        }
+    }
+
     fn on_stream_message(&mut self, stream: StreamId, message: StreamMessage) {
         let Some(session) = self.streams.sessions.get(&stream) else {
             return;
@@ -136,7 +161,7 @@ impl Gossip {
             (Purpose::Accepted, StreamMessage::PushPull(theirs)) => {
                 let reply = StreamMessage::PushPull(self.push_pull(theirs.join));
                 self.reply(stream, &reply);
-                self.merge(theirs);
+                self.merge(from, theirs);
             }
             (Purpose::Accepted, StreamMessage::Ping(ping)) => {
                 if ping.node.is_empty() || *ping.node == *self.local.member.name {
@@ -155,7 +180,12 @@ impl Gossip {
             }
             (Purpose::PushPull { join }, StreamMessage::PushPull(theirs)) => {
                 self.close(stream);
-                if self.merge(theirs) && join {
+                let dropped = self.stats.claims_dropped;
+                let merged = self.merge(from, theirs);
+                if self.stats.claims_dropped > dropped {
+                    self.push_pull_soon();
+                }
+                if merged && join {
                     self.event(Event::Joined { address: from });
                 }
             }
@@ -265,8 +295,15 @@ impl Gossip {
         }
     }
 
+    /// An answer named more members than may be verified at once: the rest is asked for when it may be. Only where we
+    /// asked, so that nobody else decides how often we do.
+    fn push_pull_soon(&mut self) {
+        let soon = self.now + CLAIMS_REFILL;
+        self.timers.push_pull_at = self.timers.push_pull_at.min(soon);
+    }
+
     /// Large clusters exchange less often: the interval times `ceil(log2(members) - 5) + 1` beyond 32.
-    fn push_pull_interval(&self) -> std::time::Duration {
+    fn push_pull_interval(&self) -> Duration {
         let members = self.roster.up() + 1;
         let log2 = usize::BITS - (members - 1).leading_zeros();
         self.config.timing.push_pull_interval * (log2.saturating_sub(5) + 1)
@@ -286,7 +323,7 @@ impl Gossip {
     }
 
     /// Takes what somebody else knows; returns false if it cannot be spoken with.
-    fn merge(&mut self, theirs: PushPull) -> bool {
+    fn merge(&mut self, from: SocketAddr, theirs: PushPull) -> bool {
         if !self.is_compatible(&theirs) {
             self.stats.versions_refused += 1;
             return false;
@@ -298,7 +335,7 @@ impl Gossip {
                 from: from.to_owned(),
             };
             match MemberState::of(node.state) {
-                Some(MemberState::Alive) => self.on_alive(node.alive),
+                Some(MemberState::Alive) => self.on_alive(from, node.alive),
                 // Never Down at once on hearsay: the accused may refute.
                 Some(MemberState::Suspect | MemberState::Down) => {
                     let accusation = accusation(&self.local.member.name);
@@ -340,3 +377,6 @@ impl Gossip {
         fits(Versions::protocol) && fits(Versions::delegate)
     }
 }
+
+/// Time after which [`Limits::claims_per_second_max`](crate::Limits::claims_per_second_max) claims may be verified again.
+const CLAIMS_REFILL: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Gossip, canonical};
 use crate::{
-    Event, Incarnation, Member, MemberState, Name,
+    Event, Incarnation, Member, MemberClaim, MemberState, Name,
     queue::Queue,
     suspicion::{Span, Suspicion},
     table::MARK,
@@ -21,7 +21,7 @@ impl Gossip {
             Message::Ack(ack) => self.on_ack(ack.sequence),
             Message::Nack(nack) => self.on_nack(nack.sequence),
             Message::Suspect(accusation) => self.on_suspect(&accusation),
-            Message::Alive(alive) => self.on_alive(alive),
+            Message::Alive(alive) => self.on_alive(from, alive),
             Message::Dead(accusation) => self.on_dead(&accusation),
             Message::User(bytes) => self.on_user(from, Bytes::from(bytes)),
         }
@@ -36,8 +36,9 @@ impl Gossip {
         }
     }
 
-    pub(super) fn on_alive(&mut self, mut alive: Alive) {
-        if !alive.versions.is_sound() {
+    /// `from`: source of the packet or stream that says so.
+    pub(super) fn on_alive(&mut self, from: SocketAddr, mut alive: Alive) {
+        if !self.is_spoken(alive.versions) {
             self.stats.versions_refused += 1;
             return;
         }
@@ -46,30 +47,34 @@ impl Gossip {
             alive.address.set_port(self.local.member.address.port());
         }
         if *alive.node == *self.local.member.name {
-            self.on_alive_self(&alive);
+            self.on_alive_self(from, &alive);
             return;
         }
+        let Some(entry) = self.roster.get(&alive.node) else {
+            if self.is_believed(from, &alive) {
+                self.on_stranger(&alive);
+            }
+            return;
+        };
+        let member = &entry.member;
+        let moved = member.address != alive.address && member.state.is_up();
+        if moved && self.config.member_verifier.is_none() {
+            self.on_conflict(&alive);
+            return;
+        }
+        let newer = Incarnation(alive.incarnation).is_after(member.incarnation);
+        if newer && self.is_believed(from, &alive) {
+            self.renew_member(alive);
+        }
+    }
+
+    /// Takes a newer word of a member that is known.
+    fn renew_member(&mut self, alive: Alive) {
         let Some(entry) = self.roster.get_mut(&alive.node) else {
-            self.on_stranger(&alive);
             return;
         };
         let member = &mut entry.member;
         let name = member.name.clone();
-        if member.address != alive.address && member.state.is_up() {
-            let (known, claimed) = (member.address, alive.address);
-            self.stats.name_conflicts += 1;
-            if entry.claimed.replace(claimed) != Some(claimed) {
-                self.event(Event::NameConflict {
-                    name,
-                    known,
-                    claimed,
-                });
-            }
-            return;
-        }
-        if alive.incarnation <= member.incarnation.0 {
-            return;
-        }
         let was = member.state;
         let changed = member.address != alive.address
             || member.meta != alive.meta
@@ -85,6 +90,23 @@ impl Gossip {
         self.start_timers(alone);
         self.broadcast_member(&name, &Message::Alive(alive), false);
         self.tell_alive(&name, was, changed);
+    }
+
+    /// Somebody claims the name of a member that is up from elsewhere, and nobody is there to decide.
+    fn on_conflict(&mut self, alive: &Alive) {
+        self.stats.name_conflicts += 1;
+        let Some(entry) = self.roster.get_mut(&alive.node) else {
+            return;
+        };
+        let (known, claimed) = (entry.member.address, alive.address);
+        if entry.claimed.replace(claimed) != Some(claimed) {
+            let name = entry.member.name.clone();
+            self.event(Event::NameConflict {
+                name,
+                known,
+                claimed,
+            });
+        }
     }
 
     fn tell_alive(&mut self, name: &Name, was: MemberState, changed: bool) {
@@ -166,21 +188,20 @@ impl Gossip {
     }
 
     /// Somebody says that we are alive: that may be our former life, or another member with our name.
-    fn on_alive_self(&mut self, alive: &Alive) {
-        let own = &self.local.member;
-        if self.local.leave_until.is_some()
-            || own.state == MemberState::Left
-            || alive.incarnation < own.incarnation.0
-        {
+    fn on_alive_self(&mut self, from: SocketAddr, alive: &Alive) {
+        let (own, said) = (&self.local.member, Incarnation(alive.incarnation));
+        let leaving = self.local.leave_until.is_some() || own.state == MemberState::Left;
+        if leaving || own.incarnation.is_after(said) {
             return;
         }
-        let same = alive.meta == own.meta
-            && alive.versions == own.versions
-            && alive.address == own.address;
-        if same && alive.incarnation == own.incarnation.0 {
+        let same = MemberClaim::of_alive(alive).says_as(&MemberClaim::of_member(own));
+        if same && said == own.incarnation {
             return;
         }
-        self.refute(alive.incarnation);
+        // What nobody else believes needs no answer, or somebody who makes it up could keep us busy.
+        if same || self.is_believable_of_us(from, alive) {
+            self.refute(said);
+        }
     }
 
     pub(super) fn on_suspect(&mut self, accusation: &Accusation) {
@@ -193,7 +214,10 @@ impl Gossip {
             return;
         };
         let (name, member) = (entry.member.name.clone(), &entry.member);
-        if accusation.incarnation < member.incarnation.0 {
+        if member
+            .incarnation
+            .is_after(Incarnation(accusation.incarnation))
+        {
             return;
         }
         let message = Message::Suspect(accusation.clone());
@@ -231,10 +255,11 @@ impl Gossip {
         let left = accusation.from == accusation.node;
         let over =
             member.state == MemberState::Left || (member.state == MemberState::Down && !left);
-        if accusation.incarnation < member.incarnation.0 || over {
+        let accused = Incarnation(accusation.incarnation);
+        if member.incarnation.is_after(accused) || over {
             return;
         }
-        member.incarnation = Incarnation(accusation.incarnation);
+        member.incarnation = accused;
         let state = if left {
             MemberState::Left
         } else {
@@ -259,22 +284,23 @@ impl Gossip {
     fn on_accused(&mut self, accusation: &Accusation) {
         let own = &self.local.member;
         let leaving = self.local.leave_until.is_some() || own.state == MemberState::Left;
-        if !leaving && accusation.incarnation >= own.incarnation.0 {
-            self.refute(accusation.incarnation);
+        let accused = Incarnation(accusation.incarnation);
+        if !leaving && !own.incarnation.is_after(accused) {
+            self.refute(accused);
         }
     }
 
     /// Says that we are alive, louder than an accusation.
-    fn refute(&mut self, accused: u32) {
+    fn refute(&mut self, accused: Incarnation) {
         self.stats.refutations += 1;
         self.awareness.worsen(1);
-        self.renew_incarnation(Incarnation(accused));
+        self.renew_incarnation(accused);
     }
 
     /// Says anew what we are, with an incarnation beyond `seen` and our own.
     pub(super) fn renew_incarnation(&mut self, seen: Incarnation) {
         let own = &mut self.local.member;
-        own.incarnation = own.incarnation.max(seen).next();
+        own.incarnation = own.incarnation.latest(seen).next();
         let (name, alive) = (own.name.clone(), alive_of(own));
         self.broadcast_member(&name, &Message::Alive(alive), true);
     }

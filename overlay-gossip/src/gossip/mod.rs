@@ -1,5 +1,6 @@
 //! The machine: members, their probing, dissemination, streams, and the tables.
 
+mod claims;
 #[cfg(test)]
 mod contract;
 mod dissemination;
@@ -285,22 +286,22 @@ impl Gossip {
         self.with_keyring(now, |ring| ring.remove(key))
     }
 
-    /// Replaces all keys: `primary`, one of them, encrypts.
+    /// Makes the ring just `keys`, of which `primary` encrypts from now on: a rotation in one step.
+    ///
+    /// Members whose primary keys the other holds understand each other. With three keys, oldest, primary and newest, of
+    /// which each rotation drops the oldest and adds a new one, that is so while they are one rotation apart; a member
+    /// that missed two hears nobody until it is given the keys of today.
     ///
     /// # Errors
     ///
     /// [`KeyError`]; nothing changed.
-    pub fn set_keys(&mut self, now: Instant, keys: &[&[u8]], primary: &[u8]) -> Result<(), KeyError> {
-        let mut ring = self.config.keyring.clone().ok_or(KeyError::Plain)?;
-        for key in keys {
-            ring.install(key)?;
-        }
-        ring.make_primary(primary)?;
-        ring.retain(keys);
-        self.with_keyring(now, |present| {
-            *present = ring;
-            Ok(())
-        })
+    pub fn set_keys<K: AsRef<[u8]>>(
+        &mut self,
+        now: Instant,
+        keys: &[K],
+        primary: &[u8],
+    ) -> Result<(), KeyError> {
+        self.with_keyring(now, |ring| ring.replace(keys, primary))
     }
 
     /// Joins a network: its rows come here from now on. [`Event::NetworkSynced`] says that its table was fetched.

@@ -1,3 +1,5 @@
+pub(super) mod claims;
+
 use std::time::Duration;
 
 use super::*;
@@ -89,12 +91,34 @@ fn an_accusation_of_ourselves_is_refuted_with_a_higher_incarnation() {
     us.hear(suspect("us", u32::MAX, "b"));
     assert_eq!(
         us.gossip.local().incarnation,
-        Incarnation(u32::MAX),
-        "no overflow"
+        Incarnation(6),
+        "seven before ours"
     );
     let sent = us.run(Duration::from_secs(1));
     let told = |message: &Message| matches!(message, Message::Alive(alive) if alive.node == "us");
     assert!(sent.iter().any(|(_, message)| told(message)));
+}
+
+#[test]
+fn there_is_no_last_incarnation() {
+    let mut us = Us::with(&["b"]);
+    const HALF: u32 = 1 << 31;
+    for (accused, refuted) in [
+        (HALF + 1, HALF + 2),
+        (u32::MAX, 0),
+        (0, 1),
+        (HALF, HALF + 1),
+    ] {
+        us.hear(suspect("us", accused, "b"));
+        assert_eq!(
+            us.gossip.local().incarnation,
+            Incarnation(refuted),
+            "{accused}"
+        );
+        us.hear(suspect("b", accused, "c"));
+        us.hear(alive("b", refuted));
+        assert_eq!(us.state("b"), MemberState::Alive, "{accused}");
+    }
 }
 
 #[test]
@@ -312,6 +336,52 @@ fn streams_are_bounded_in_number_and_octets_and_time() {
 }
 
 #[test]
+fn who_holds_most_gives_way_and_nobody_takes_all_places() {
+    let mut us = Us::with(&[]);
+    us.gossip.config.limits.stream_bytes_total_max = 1_000;
+    us.gossip.config.limits.streams_per_address_max = 3;
+    let open = |us: &mut Us, number, from| {
+        us.gossip
+            .handle_stream_opened(us.now, StreamId::Accepted(number), from);
+    };
+    for number in 1..=4 {
+        open(&mut us, number, SocketAddr::new(PEER.ip(), 1_000));
+    }
+    assert_eq!(
+        us.closed(),
+        [StreamId::Accepted(4)],
+        "the fourth of one host"
+    );
+    open(&mut us, 5, address(1));
+    us.gossip
+        .handle_stream_closed(us.now, StreamId::Accepted(1));
+    open(&mut us, 6, PEER);
+    assert_eq!(us.closed(), []);
+    // A push/pull of which nothing but the head has come.
+    let mut head =
+        b"\x06\x83\xa5Nodes\xcd\x01\x00\xa4Join\xc2\xacUserStateLen\x00\x87\xa4Meta\xda\x02\x00"
+            .to_vec();
+    head.resize(450, 0);
+    for (number, octets) in [(2, 450), (3, 400), (5, 100)] {
+        let stream = StreamId::Accepted(number);
+        us.gossip
+            .handle_stream_data(us.now, stream, &head[..octets]);
+    }
+    assert_eq!(us.closed(), []);
+    us.gossip
+        .handle_stream_data(us.now, StreamId::Accepted(6), &head[..300]);
+    assert_eq!(us.closed(), [StreamId::Accepted(2)], "the largest");
+    us.gossip
+        .handle_stream_data(us.now, StreamId::Accepted(5), &head[..400]);
+    assert_eq!(
+        us.closed(),
+        [StreamId::Accepted(5)],
+        "the largest is itself"
+    );
+    assert_eq!(us.gossip.stats().streams_refused, 3);
+}
+
+#[test]
 fn members_are_bounded_and_the_gone_give_way() {
     let mut us = Us::with(&["b", "c"]);
     us.gossip.config.limits.members_max = 2;
@@ -421,10 +491,14 @@ impl Us {
         };
         let mut answer = None;
         while let Some(output) = self.gossip.poll_output() {
-            if let Output::StreamSend { bytes, .. } = output {
-                answer = StreamReader::new()
-                    .push(&codec, true, &bytes)
-                    .expect("well-formed");
+            match output {
+                Output::StreamSend { bytes, .. } => {
+                    answer = StreamReader::new()
+                        .push(&codec, true, &bytes)
+                        .expect("well-formed");
+                }
+                Output::Event(event) => self.events.push(event),
+                Output::Datagram { .. } | Output::Dial { .. } | Output::StreamClose { .. } => {}
             }
         }
         answer

@@ -161,8 +161,10 @@ impl Unpacking {
     }
 
     fn compressed(&mut self, rest: &[u8], depth: usize) -> Result<(), DecodeError> {
-        let (content, _) = decompress(rest, self.budget)?;
-        self.budget = self.budget.saturating_sub(content.len());
+        // What fails costs all that is left: else each part of a compound could cost as much again.
+        let budget = std::mem::take(&mut self.budget);
+        let (content, _) = decompress(rest, budget)?;
+        self.budget = budget.saturating_sub(content.len());
         self.unpack(&content, depth.saturating_add(1));
         Ok(())
     }
