@@ -139,6 +139,7 @@ pub mod config;
 pub mod decap;
 pub mod encap;
 pub mod error;
+pub mod esp;
 mod exit;
 pub mod fdb;
 mod few;
