@@ -1,7 +1,7 @@
 //! Encrypted networks: ESP (RFC 4303) around VXLAN, with AES-GCM (RFC 4106), as the payload of UDP datagrams (RFC 3948).
 //!
 //! [`Associations`] seals what a [`Sink`](crate::Sink) is handed for a VTEP of a network with
-//! `NetworkConfig::encrypted`, and opens what came to UDP port
+//! [`NetworkConfig::encrypted`](crate::NetworkConfig::encrypted), and opens what came to UDP port
 //! [4500](crate::wire::esp::UDP_PORT). It opens no socket and negotiates no keys; those come from outside, and so does the
 //! cipher (an [`AeadProvider`](overlay_core::aead::AeadProvider)).
 //!

@@ -62,10 +62,7 @@ impl Associations {
     pub fn set_peer(&mut self, vtep: IpAddr, keys: &PeerKeys) -> Result<(), KeysError> {
         let vtep = vtep.to_canonical();
         let mut next = self.make(vtep, keys)?;
-        if let Some(before) = self.peers.remove(&vtep) {
-            self.replace(before, &mut next);
-        }
-        self.keys.extend(next.fingerprints());
+        // First what comes back: what goes may drive it out.
         if let Some(sequence) = self.retired.take(next.outbound.fingerprint()) {
             next.outbound.go_on_after(sequence);
         }
@@ -74,6 +71,10 @@ impl Associations {
                 inbound.go_on_after(sequence);
             }
         }
+        if let Some(before) = self.peers.remove(&vtep) {
+            self.replace(before, &mut next);
+        }
+        self.keys.extend(next.fingerprints());
         self.peers.insert(vtep, next);
         Ok(())
     }
@@ -112,7 +113,7 @@ impl Associations {
     }
 
     /// Checks and decrypts the payload of a datagram of UDP port 4500, in place: VXLAN header and inner frame are left, for
-    /// [`Switch::handle_remote`](crate::Switch::handle_remote); see
+    /// [`Switch::handle_remote`](crate::Switch::handle_remote) with [`Received::sealed`](crate::Received::sealed); see
     /// [`Inbound::open`]. What has an unknown SPI, or a known one from an address that it is not for, meets no cipher.
     ///
     /// # Errors
