@@ -179,8 +179,7 @@ mod tests {
         for (nonce, associated, octets) in
             [(2, 2, &sealed[..]), (1, 3, &sealed), (1, 2, &sealed[..15])]
         {
-            let opened =
-                Shift.open_in_place([nonce; 12], &[associated], &mut octets.to_vec());
+            let opened = Shift.open_in_place([nonce; 12], &[associated], &mut octets.to_vec());
             assert_eq!(opened, Err(AeadError::Unauthentic));
         }
     }

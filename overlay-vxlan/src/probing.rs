@@ -274,14 +274,20 @@ impl Switch {
         }
     }
 
-    /// Returns a network of which the VTEP is a member: the same one as long as it is.
+    /// Returns a network of which the VTEP is a member: the same one as long as it is. One that is not encrypted comes first,
+    /// because there a probe is exactly as large as it says, and not up to three octets smaller (ESP ends on a multiple of
+    /// four).
     fn common_network(&self, last: Option<NetworkIndex>, address: IpAddr) -> Option<NetworkIndex> {
-        let is_common = |index: &NetworkIndex| {
-            let network = self.tables.network(*index);
-            network.is_some_and(|network| network.is_member(address).is_some())
+        let find = |encrypted: bool| {
+            let is_common = |index: &NetworkIndex| {
+                let network = self.tables.network(*index);
+                let network = network.filter(|network| network.config.encrypted == encrypted);
+                network.is_some_and(|network| network.is_member(address).is_some())
+            };
+            last.filter(is_common)
+                .or_else(|| self.tables.network_indices().find(is_common))
         };
-        last.filter(is_common)
-            .or_else(|| self.tables.network_indices().find(is_common))
+        find(false).or_else(|| find(true))
     }
 }
 

@@ -78,7 +78,12 @@ fn packet(sequence: u64, text: &[u8]) -> Frame {
     let cipher = Ring.aes_gcm(&[1; 32]).expect("a good key");
     let mut text = text.to_vec();
     cipher
-        .seal(nonce.try_into().expect("12 octets"), &associated, &mut text, 0)
+        .seal(
+            nonce.try_into().expect("12 octets"),
+            &associated,
+            &mut text,
+            0,
+        )
         .expect("a short text");
     bytes.extend(text);
     framed(&bytes)
@@ -111,7 +116,14 @@ fn octets(hex: &str) -> Vec<u8> {
 }
 
 /// Key, salt, SPI and sequence number; the packet; the text.
-type Vector = (&'static str, &'static str, u32, u64, &'static str, &'static str);
+type Vector = (
+    &'static str,
+    &'static str,
+    u32,
+    u64,
+    &'static str,
+    &'static str,
+);
 
 /// Those of draft-mcgrew-gcm-test-01 §4 that have extended sequence numbers.
 const VECTORS: [Vector; 5] = [
@@ -181,7 +193,10 @@ fn the_packets_of_the_draft_are_authentic() {
         );
         let end = frame.len() - 16;
         assert_eq!(frame.bytes()[16..end], octets(text));
-        assert_eq!((inbound.sequence(), inbound.stats().unexpected), (sequence, 1));
+        assert_eq!(
+            (inbound.sequence(), inbound.stats().unexpected),
+            (sequence, 1)
+        );
     }
 }
 
@@ -204,7 +219,11 @@ fn a_sealed_frame_is_esp_around_udp() {
 fn the_overhead_is_what_the_bounds_say() {
     let overheads: Vec<_> = (0..8).map(overhead_bytes).collect();
     assert_eq!(overheads, [44, 43, 42, 45, 44, 43, 42, 45]);
-    assert!(overheads.iter().all(|octets| *octets <= OVERHEAD_BYTES_MAX.into()));
+    assert!(
+        overheads
+            .iter()
+            .all(|octets| *octets <= OVERHEAD_BYTES_MAX.into())
+    );
 }
 
 #[test]
@@ -240,7 +259,10 @@ fn every_shorter_packet_is_refused() {
         shorter.truncate(length);
         let refused = inbound.open(PORT, &mut shorter);
         assert!(
-            matches!(refused, Err(OpenError::Malformed(_) | OpenError::Unauthentic)),
+            matches!(
+                refused,
+                Err(OpenError::Malformed(_) | OpenError::Unauthentic)
+            ),
             "{length} octets: {refused:?}"
         );
         assert_eq!(shorter.len(), length);
@@ -312,7 +334,10 @@ fn the_last_sequence_number_is_used_once() {
     }
     let mut frame = framed(&plain(30));
     let before = frame.clone();
-    assert_eq!(outbound.seal(1, PORT, &mut frame), Err(SealError::Exhausted));
+    assert_eq!(
+        outbound.seal(1, PORT, &mut frame),
+        Err(SealError::Exhausted)
+    );
     assert_eq!(frame, before);
     assert_eq!(outbound.sealed().frames, 2);
 }
@@ -341,10 +366,7 @@ fn what_cannot_be_sealed_stays_as_it_is() {
             framed(&plain(longest + 1)),
             SealError::Length { found: longest + 1 },
         ),
-        (
-            framed(&plain(70_000)),
-            SealError::Length { found: 70_000 },
-        ),
+        (framed(&plain(70_000)), SealError::Length { found: 70_000 }),
     ] {
         let before = frame.clone();
         assert_eq!(outbound.seal(1, PORT, &mut frame), Err(error));
@@ -390,8 +412,14 @@ fn a_packet_is_taken_once_whatever_the_order() {
             assert_eq!(inbound.sequence(), highest);
         }
         let stats = inbound.stats();
-        assert_eq!((stats.opened.frames, stats.unauthentic), (seen.len() as u64, late));
-        assert!(late > 50 && stats.replayed > 500 && seen.len() > 6_000, "{stats:?}");
+        assert_eq!(
+            (stats.opened.frames, stats.unauthentic),
+            (seen.len() as u64, late)
+        );
+        assert!(
+            late > 50 && stats.replayed > 500 && seen.len() > 6_000,
+            "{stats:?}"
+        );
     }
 }
 
@@ -478,8 +506,12 @@ impl Pair {
             first: associations(1),
             second: associations(2),
         };
-        pair.first.set_peer(node(2), &peer(1, &[2])).expect("good keys");
-        pair.second.set_peer(node(1), &peer(2, &[1])).expect("good keys");
+        pair.first
+            .set_peer(node(2), &peer(1, &[2]))
+            .expect("good keys");
+        pair.second
+            .set_peer(node(1), &peer(2, &[1]))
+            .expect("good keys");
         pair
     }
 
@@ -522,11 +554,15 @@ fn keys_are_replaced_without_losing_a_packet() {
         let (back, new_back) = (old + 1, new + 1);
         pair.carry(sent);
         // The receiver takes both.
-        pair.second.set_peer(node(1), &peer(back, &[old, new])).unwrap();
+        pair.second
+            .set_peer(node(1), &peer(back, &[old, new]))
+            .unwrap();
         pair.carry(sent + 1);
         let mut late = [pair.seal(), pair.seal()];
         // The sender goes over; packets of the old keys are still on their way, and out of order.
-        pair.first.set_peer(node(2), &peer(new, &[back, new_back])).unwrap();
+        pair.first
+            .set_peer(node(2), &peer(new, &[back, new_back]))
+            .unwrap();
         pair.carry(0);
         for (late, sequence) in late.iter_mut().rev().zip([sent + 4, sent + 3]) {
             let mut again = late.clone();
@@ -536,13 +572,20 @@ fn keys_are_replaced_without_losing_a_packet() {
             assert_eq!(pair.second.open(node(1), &mut again), replayed);
         }
         // The old keys go.
-        pair.second.set_peer(node(1), &peer(new_back, &[new])).unwrap();
-        pair.first.set_peer(node(2), &peer(new, &[new_back])).unwrap();
+        pair.second
+            .set_peer(node(1), &peer(new_back, &[new]))
+            .unwrap();
+        pair.first
+            .set_peer(node(2), &peer(new, &[new_back]))
+            .unwrap();
         pair.carry(1);
         sent = 2;
     }
     let stats = pair.second.stats().received;
-    assert_eq!((stats.opened.frames, stats.refused(), stats.replayed), (30, 10, 10));
+    assert_eq!(
+        (stats.opened.frames, stats.refused(), stats.replayed),
+        (30, 10, 10)
+    );
 }
 
 #[test]
@@ -555,16 +598,25 @@ fn a_key_that_stays_or_comes_back_goes_on() {
     pair.first.set_peer(node(2), &peer(1, &[2, 4])).unwrap();
     pair.second.set_peer(node(1), &peer(2, &[3, 1])).unwrap();
     pair.carry(1);
-    assert_eq!(replayed(&mut pair), Err(OpenError::Replayed { sequence: 1 }));
+    assert_eq!(
+        replayed(&mut pair),
+        Err(OpenError::Replayed { sequence: 1 })
+    );
     // It goes, and comes back.
     pair.first.set_peer(node(2), &peer(5, &[2])).unwrap();
     pair.second.set_peer(node(1), &peer(2, &[5])).unwrap();
     pair.carry(0);
-    assert_eq!(replayed(&mut pair), Err(OpenError::UnknownSpi { spi: spi(1) }));
+    assert_eq!(
+        replayed(&mut pair),
+        Err(OpenError::UnknownSpi { spi: spi(1) })
+    );
     pair.first.set_peer(node(2), &peer(1, &[2])).unwrap();
     pair.second.set_peer(node(1), &peer(2, &[1])).unwrap();
     pair.carry(2);
-    assert_eq!(replayed(&mut pair), Err(OpenError::Replayed { sequence: 1 }));
+    assert_eq!(
+        replayed(&mut pair),
+        Err(OpenError::Replayed { sequence: 1 })
+    );
     // The peer goes, and comes back; and once more under another address.
     for address in [2, 9] {
         assert!(pair.first.remove_peer(node(2)));
@@ -575,7 +627,10 @@ fn a_key_that_stays_or_comes_back_goes_on() {
         pair.second.set_peer(node(1), &peer(2, &[1])).unwrap();
         assert_eq!(pair.first.outbound(node(address)).unwrap().sequence(), 3);
         assert_eq!(pair.second.inbound(node(1))[0].sequence(), 3);
-        assert_eq!(replayed(&mut pair), Err(OpenError::Replayed { sequence: 1 }));
+        assert_eq!(
+            replayed(&mut pair),
+            Err(OpenError::Replayed { sequence: 1 })
+        );
         if address == 9 {
             break;
         }
@@ -605,7 +660,9 @@ fn only_so_many_keys_are_remembered() {
     let mut use_key = |number, times| {
         node_1.set_peer(node(2), &peer(number, &[])).unwrap();
         for _ in 0..times {
-            node_1.seal(node(2), outer, &mut framed(&plain(20))).unwrap();
+            node_1
+                .seal(node(2), outer, &mut framed(&plain(20)))
+                .unwrap();
         }
         node_1.outbound(node(2)).unwrap().sequence()
     };
@@ -616,7 +673,11 @@ fn only_so_many_keys_are_remembered() {
     // By now 1 and 2 again. What was never used is not remembered, and drives out nothing.
     assert_eq!([use_key(4, 0), use_key(5, 0)], [0, 0]);
     assert_eq!(use_key(6, 1), 1);
-    assert_eq!([use_key(7, 0), use_key(2, 0)], [0, 0], "2 was driven out by 3 and 6");
+    assert_eq!(
+        [use_key(7, 0), use_key(2, 0)],
+        [0, 0],
+        "2 was driven out by 3 and 6"
+    );
 }
 
 #[test]
@@ -643,7 +704,9 @@ fn a_key_has_one_use() {
         source_port: 1,
         traffic_class: 0,
     };
-    node_1.seal(node(2), outer, &mut framed(&plain(20))).unwrap();
+    node_1
+        .seal(node(2), outer, &mut framed(&plain(20)))
+        .unwrap();
     node_1.remove_peer(node(2));
     assert_eq!(node_1.set_peer(node(3), &peer(3, &[1])), in_use(1));
     node_1.set_peer(node(3), &peer(1, &[2])).unwrap();
@@ -668,7 +731,11 @@ fn bounds_and_bad_keys_change_nothing() {
     };
     for (address, keys, error) in [
         (3, peer(3, &[4]), KeysError::Peers { max: 1 }),
-        (2, peer(1, &[2, 4, 6]), KeysError::Inbound { max: 2, found: 3 }),
+        (
+            2,
+            peer(1, &[2, 4, 6]),
+            KeysError::Inbound { max: 2, found: 3 },
+        ),
         (2, twice, KeysError::SpiTwice { spi: spi(2) }),
     ] {
         assert_eq!(node_1.set_peer(node(address), &keys), Err(error));
@@ -732,17 +799,29 @@ fn only_what_may_be_a_peers_and_new_meets_a_cipher() {
     assert_eq!(open(node(1), changed.bytes()), unknown(2));
     assert_eq!(open(node(1), &[0xff]), Err(OpenError::KeepAlive));
     assert_eq!(open(node(1), &[0; 40]), Err(OpenError::NonEsp));
-    assert!(matches!(open(node(1), &frame.bytes()[..30]), Err(OpenError::Malformed(_))));
+    assert!(matches!(
+        open(node(1), &frame.bytes()[..30]),
+        Err(OpenError::Malformed(_))
+    ));
     assert_eq!(opened.load(Ordering::Relaxed), 0);
     // An IPv4 address that is written as one of IPv6 is the same.
     let mapped = "::ffff:192.0.2.1".parse().unwrap();
     assert!(open(mapped, frame.bytes()).is_ok());
     assert_eq!(opened.load(Ordering::Relaxed), 1);
-    assert!(matches!(open(node(1), frame.bytes()), Err(OpenError::Replayed { .. })));
+    assert!(matches!(
+        open(node(1), frame.bytes()),
+        Err(OpenError::Replayed { .. })
+    ));
     assert_eq!(opened.load(Ordering::Relaxed), 1);
     let stats = pair.second.stats().received;
     assert_eq!(
-        (stats.unknown, stats.keep_alives, stats.non_esp, stats.malformed, stats.replayed),
+        (
+            stats.unknown,
+            stats.keep_alives,
+            stats.non_esp,
+            stats.malformed,
+            stats.replayed
+        ),
         (3, 1, 1, 1, 1)
     );
     assert_eq!((stats.opened.frames, stats.opened.octets), (1, 52));
@@ -765,7 +844,10 @@ fn nothing_leaves_for_who_is_no_peer() {
     let mut short = Frame::with_headroom(3, &plain(60));
     assert!(pair.first.seal(node(2), outer, &mut short).is_err());
     let stats = pair.first.stats();
-    assert_eq!((stats.no_association, stats.unfit, stats.sealed.frames), (1, 1, 0));
+    assert_eq!(
+        (stats.no_association, stats.unfit, stats.sealed.frames),
+        (1, 1, 0)
+    );
 }
 
 #[test]

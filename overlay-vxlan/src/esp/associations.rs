@@ -95,12 +95,7 @@ impl Associations {
     /// # Errors
     ///
     /// [`SealError`], counted; the frame is as it was, and must not be sent.
-    pub fn seal(
-        &mut self,
-        vtep: IpAddr,
-        outer: Outer,
-        frame: &mut Frame,
-    ) -> Result<(), SealError> {
+    pub fn seal(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) -> Result<(), SealError> {
         let octets = frame.len();
         let sealed = match self.peers.get_mut(&vtep.to_canonical()) {
             Some(peer) => peer
@@ -245,11 +240,7 @@ impl Associations {
 impl Peer {
     fn all(&self) -> impl Iterator<Item = (Direction, Spi, Fingerprint)> {
         let outbound = &self.outbound;
-        let outbound = (
-            Direction::Outbound,
-            outbound.spi(),
-            outbound.fingerprint(),
-        );
+        let outbound = (Direction::Outbound, outbound.spi(), outbound.fingerprint());
         let inbound = self.inbound.iter();
         let inbound = inbound.map(|sa| (Direction::Inbound, sa.spi(), sa.fingerprint()));
         std::iter::once(outbound).chain(inbound)

@@ -44,9 +44,9 @@ impl OpenStats {
             Err(OpenError::Replayed { .. }) => &mut self.replayed,
             Err(OpenError::Unauthentic) => &mut self.unauthentic,
             Err(OpenError::Dummy) => &mut self.dummies,
-            Err(
-                OpenError::Content(_) | OpenError::NextHeader { .. } | OpenError::Port { .. },
-            ) => &mut self.unexpected,
+            Err(OpenError::Content(_) | OpenError::NextHeader { .. } | OpenError::Port { .. }) => {
+                &mut self.unexpected
+            }
         };
         *counter = counter.saturating_add(1);
     }
@@ -91,9 +91,9 @@ impl Stats {
             }
             Err(SealError::NoAssociation) => &mut self.no_association,
             Err(SealError::Exhausted) => &mut self.exhausted,
-            Err(
-                SealError::Headroom { .. } | SealError::Length { .. } | SealError::Unfinished,
-            ) => &mut self.unfit,
+            Err(SealError::Headroom { .. } | SealError::Length { .. } | SealError::Unfinished) => {
+                &mut self.unfit
+            }
         };
         *counter = counter.saturating_add(1);
     }

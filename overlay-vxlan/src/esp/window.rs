@@ -176,7 +176,17 @@ mod tests {
         let width = Window::<3>::WIDTH;
         assert_eq!(width, 128);
         let near = |at: u64| (0..300).map(move |by| at.wrapping_sub(150).wrapping_add(by));
-        for top in [0, 1, 127, 128, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 200, u64::MAX] {
+        for top in [
+            0,
+            1,
+            127,
+            128,
+            1 << 31,
+            (1 << 32) - 1,
+            1 << 32,
+            (1 << 32) + 200,
+            u64::MAX,
+        ] {
             let tops = near(top).filter(|near| near.abs_diff(top) < 200);
             for top in tops {
                 let window = Window::<3>::behind(top);

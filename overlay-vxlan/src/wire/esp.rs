@@ -297,10 +297,7 @@ mod tests {
                         found: length
                     }
                 ),
-                have => assert_eq!(
-                    read.unwrap_err(),
-                    DecodeError::Truncated { need: 36, have }
-                ),
+                have => assert_eq!(read.unwrap_err(), DecodeError::Truncated { need: 36, have }),
             }
         }
     }
@@ -370,6 +367,9 @@ mod tests {
         // As long as it can be (RFC 4303 §2.4).
         let text: Vec<u8> = (1..=255).chain([255, 59]).collect();
         let trailer = Trailer::parse(&text).unwrap();
-        assert_eq!((trailer.padding_bytes, trailer.next_header), (255, NO_NEXT_HEADER));
+        assert_eq!(
+            (trailer.padding_bytes, trailer.next_header),
+            (255, NO_NEXT_HEADER)
+        );
     }
 }
