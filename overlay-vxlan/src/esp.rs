@@ -165,5 +165,6 @@ pub fn overhead_bytes(plain_bytes: usize) -> usize {
     FRONT_BYTES + ICV_BYTES + Trailer::behind(payload_bytes, Protocol::UDP).bytes()
 }
 
+#[expect(clippy::as_conversions, reason = "both are small constants")]
 const _: () = assert!(FRONT_BYTES + TAIL_BYTES_MAX == OVERHEAD_BYTES_MAX as usize);
 const _: () = assert!(window::Window::<WINDOW_BLOCKS>::WIDTH == WINDOW);

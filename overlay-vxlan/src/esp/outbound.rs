@@ -77,14 +77,10 @@ impl Outbound {
     ) -> Result<(), SealError> {
         let plain_bytes = frame.len();
         let sequence = self.sequence.checked_add(1).ok_or(SealError::Exhausted)?;
-        let (front, trailer) = self.prepare(sequence, (source_port, data_port), frame)?;
-        let mut tail = [0; TAIL_BYTES_MAX];
-        let tail_bytes = trailer.bytes().saturating_add(ICV_BYTES);
-        let room = "the longest trailer and the ICV are as long as that";
-        trailer.emit(&mut tail).expect(room);
-        frame.append(tail.get(..tail_bytes).expect(room));
+        let around = self.prepare(sequence, (source_port, data_port), frame)?;
+        frame.append(around.tail.get(..around.tail_bytes).unwrap_or_default());
         if let Some(place) = frame.push_header(FRONT_BYTES) {
-            place.copy_from_slice(&front);
+            place.copy_from_slice(&around.front);
         }
         let sealed = frame
             .bytes_mut()
@@ -144,7 +140,7 @@ impl Outbound {
         sequence: u64,
         (source_port, destination_port): (u16, u16),
         frame: &Frame,
-    ) -> Result<([u8; FRONT_BYTES], Trailer), SealError> {
+    ) -> Result<Around, SealError> {
         let (found, have) = (frame.len(), frame.headroom());
         let offload = frame.offload();
         if offload.checksum.is_some() || offload.segment.is_some() {
@@ -172,13 +168,26 @@ impl Outbound {
             destination_port,
             payload_bytes,
         };
-        let emitted = header_repr
-            .emit(header)
-            .and_then(|()| datagram_repr.emit(datagram));
-        emitted.map_err(|_| SealError::Length { found })?;
         let trailer = Trailer::behind(udp::HEADER_BYTES.saturating_add(found), Protocol::UDP);
-        Ok((front, trailer))
+        let mut tail = [0; TAIL_BYTES_MAX];
+        header_repr
+            .emit(header)
+            .and_then(|()| datagram_repr.emit(datagram))
+            .and_then(|()| trailer.emit(&mut tail))
+            .map_err(|_| SealError::Length { found })?;
+        Ok(Around {
+            front,
+            tail,
+            tail_bytes: trailer.bytes().saturating_add(ICV_BYTES),
+        })
     }
+}
+
+/// What goes around VXLAN header and inner frame; the ICV is zero yet.
+struct Around {
+    front: [u8; FRONT_BYTES],
+    tail: [u8; TAIL_BYTES_MAX],
+    tail_bytes: usize,
 }
 
 /// A frame was not sealed; it is as it was.

@@ -1,5 +1,11 @@
 //! The anti-replay window: which sequence numbers were seen (RFC 4303 §3.4.3; the blocks are those of RFC 6479).
 
+#![expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "numbers of 64 bits, and of a block below their count"
+)]
+
 /// The numbers below the highest one that was seen, as bits in a ring of blocks.
 ///
 /// One block more than the window has room in lets the window begin within a block: moving it on clears whole blocks, at
