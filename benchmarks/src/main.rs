@@ -2,6 +2,7 @@
 
 mod clock;
 mod dns;
+mod esp;
 mod heap;
 mod ipam;
 mod kernel;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
+        (Some("esp"), Ok(rounds)) => esp::run(rounds.unwrap_or(9).max(1)),
         (Some("plane"), Ok(rounds)) => {
             return said("plane", plane::run(rounds.unwrap_or(plane::ROUNDS).max(1)));
         }
@@ -76,7 +78,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

@@ -15,6 +15,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 mod dns;
+mod esp;
 mod gossip;
 mod input;
 mod ipam;
@@ -25,6 +26,7 @@ mod raft_disk;
 mod vxlan;
 
 pub use dns::{dns_message, dns_query, dns_upstream};
+pub use esp::esp_open;
 pub use gossip::{gossip_datagram, gossip_machine, gossip_stream};
 pub use input::Script;
 pub use ipam::ipam_snapshot;
@@ -42,6 +44,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns_message", dns_message),
     ("dns_query", dns_query),
     ("dns_upstream", dns_upstream),
+    ("esp_open", esp_open),
     ("gossip_datagram", gossip_datagram),
     ("gossip_machine", gossip_machine),
     ("gossip_stream", gossip_stream),

@@ -9,8 +9,8 @@ use std::{
 use overlay_core::{Instant, MacAddr, Machine, Seed, Vni};
 use overlay_vxlan::{
     Config, Ecn, FlowKey, Frame, HeaderFormat, NetworkConfig, Offload, Outer, Output,
-    PortCapabilities, PortId, Received, Sink, Switch, VlanTags, complete_checksum, decap, encap,
-    offload, pmtu, segment,
+    PortCapabilities, PortId, Received, Sink, Switch, Unsealed, VlanTags, complete_checksum, decap,
+    encap, offload, pmtu, segment,
     segment::segment_bytes_max,
     wire::{
         arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, probe, tcp, udp, vlan,
@@ -167,10 +167,12 @@ struct Lab {
     now: Instant,
     vni: Vni,
     ecn: Ecn,
+    encrypted: bool,
 }
 
 impl Lab {
-    /// Bits choose: learning, VLAN tags, a port that takes super-frames, an MSS clamp; two the header; two are the outer ECN.
+    /// Bits choose: learning, VLAN tags, a port that takes super-frames, an MSS clamp; two the header, or encryption; two are
+    /// the outer ECN.
     fn new(flags: u8) -> Self {
         let vni = Vni::new(4_097).expect("24 bits");
         let config = Config {
@@ -192,6 +194,7 @@ impl Lab {
                 true => VlanTags::Inspect,
             },
             mss_clamp: flags & 8 != 0,
+            encrypted: is_encrypted(flags),
             header: match flags >> 4 & 3 {
                 1 => HeaderFormat::GroupPolicy { id: 7 },
                 2 => HeaderFormat::Gpe,
@@ -228,6 +231,7 @@ impl Lab {
             now,
             vni,
             ecn,
+            encrypted: is_encrypted(flags),
         }
     }
 
@@ -244,6 +248,7 @@ impl Lab {
         read_offload(&frame);
         let mut sink = Checked {
             vni: self.vni,
+            encrypted: self.encrypted,
             source: Some(mac(2)),
         };
         self.switch
@@ -254,11 +259,13 @@ impl Lab {
         let mut frame = Frame::with_headroom(Frame::HEADROOM, bytes);
         let mut sink = Checked {
             vni: self.vni,
+            encrypted: self.encrypted,
             source: None,
         };
         let received = Received {
             from: vtep(node),
             ecn: self.ecn,
+            sealed: self.encrypted,
         };
         self.switch
             .handle_remote(self.now, received, &mut frame, &mut sink);
@@ -272,6 +279,7 @@ impl Lab {
                 Output::Announce(announcement) => {
                     let mut sink = Checked {
                         vni: self.vni,
+                        encrypted: self.encrypted,
                         source: None,
                     };
                     self.switch.announce(self.now, &announcement, &mut sink);
@@ -279,6 +287,7 @@ impl Lab {
                 Output::PathPacket(packet) => {
                     let mut sink = Checked {
                         vni: self.vni,
+                        encrypted: self.encrypted,
                         source: Some(probe::SOURCE),
                     };
                     self.switch.send_path_packet(self.now, &packet, &mut sink);
@@ -313,6 +322,7 @@ fn read_offload(frame: &Frame) {
 /// Looks at what a switch sends.
 struct Checked {
     vni: Vni,
+    encrypted: bool,
     /// Who sent it, if it came from a port.
     source: Option<MacAddr>,
 }
@@ -324,6 +334,27 @@ impl Sink for Checked {
     }
 
     fn to_vtep(&mut self, to: IpAddr, _outer: Outer, frame: &mut Frame) {
+        assert!(
+            !self.encrypted,
+            "a frame of an encrypted network leaves in the open"
+        );
+        self.look(to, frame);
+    }
+
+    fn to_sealed_vtep(
+        &mut self,
+        to: IpAddr,
+        _outer: Outer,
+        frame: &mut Frame,
+    ) -> Result<(), Unsealed> {
+        assert!(self.encrypted, "a frame of another network is sealed");
+        self.look(to, frame);
+        if to == vtep(3) { Err(Unsealed) } else { Ok(()) }
+    }
+}
+
+impl Checked {
+    fn look(&self, to: IpAddr, frame: &Frame) {
         assert!(to == vtep(2) || to == vtep(3));
         assert_eq!(frame.offload().checksum, None);
         let packet = vxlan::Packet::new_checked(frame.bytes()).expect("a VXLAN header");
@@ -332,6 +363,10 @@ impl Sink for Checked {
         let source = self.source.expect("what came from a VTEP goes to none");
         assert_eq!(inner.source(), source);
     }
+}
+
+const fn is_encrypted(flags: u8) -> bool {
+    flags >> 4 & 3 == 3
 }
 
 fn mac(number: u8) -> MacAddr {

@@ -122,6 +122,7 @@ macro_rules! replays {
 
 replays! {
     dns_message dns_query dns_upstream
+    esp_open
     gossip_datagram gossip_machine gossip_stream
     ipam_snapshot
     lb_frames lb_proxy

@@ -10,7 +10,8 @@ use overlay_core::{Instant, MacAddr, Vni};
 use crate::{
     fdb::NetworkIndex,
     frame::Frame,
-    switch::{Output, Sink, Switch},
+    sink::Sink,
+    switch::{Output, Switch},
     wire::{
         EmitError, arp,
         ethernet::{self, EtherType},

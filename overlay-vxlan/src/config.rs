@@ -1,13 +1,14 @@
 //! Bounds of a switch and properties of a network.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
 use crate::{
+    esp,
     limit::Rate,
     offload::{Offload, SegmentKind},
-    outer::OuterDscp,
+    outer::{OuterDscp, encapsulation_bytes},
     pmtu,
     wire::vxlan::{Extension, GroupPolicy, NextProtocol},
 };
@@ -77,7 +78,8 @@ impl Default for Config {
 /// The properties of one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// Largest IP packet, in octets; a VLAN tag counts. Default 1,450: 1,500 less VXLAN over IPv4.
+    /// Largest IP packet, in octets; a VLAN tag counts. Default 1,450: 1,500 less VXLAN over IPv4. Encrypted networks have
+    /// room for 1,405 there; [`underlay_bytes`](Self::underlay_bytes) says what to take off.
     pub mtu: u16,
     /// Subnets; IP packets from or to elsewhere are dropped, but for link-local and multicast. Default none: not checked.
     pub subnets: Vec<IpNet>,
@@ -86,8 +88,13 @@ pub struct NetworkConfig {
     pub learning: Option<Duration>,
     /// What becomes of frames with a VLAN tag. Default: they are dropped (RFC 7348 §6.1).
     pub vlan_tags: VlanTags,
-    /// Octets of the underlay's packets beside encapsulation and inner packet, such as ESP's, which a path MTU has to have
-    /// room for. Default 0. Too low: packets that fill the path are fragmented or lost.
+    /// Whether frames to and from VTEPs are sealed ([`esp`]). Then none leaves but by
+    /// [`Sink::to_sealed_vtep`](crate::Sink::to_sealed_vtep), and none is taken that was not
+    /// [`sealed`](crate::Received::sealed); of a network that is not encrypted none is taken that was. All members have to
+    /// say the same. Default false.
+    pub encrypted: bool,
+    /// Octets of the underlay's packets beside encapsulation, sealing and inner packet, such as those of another tunnel below,
+    /// which a path MTU has to have room for. Default 0. Too low: packets that fill the path are fragmented or lost.
     pub overhead_bytes: u16,
     /// Whether the maximum segment size that endpoints announce is lowered to what the network and the path have room
     /// for, in both directions. Default false: path MTU discovery does it. For endpoints that lose ICMP errors.
@@ -105,11 +112,28 @@ impl Default for NetworkConfig {
             subnets: Vec::new(),
             learning: None,
             vlan_tags: VlanTags::Drop,
+            encrypted: false,
             overhead_bytes: 0,
             mss_clamp: false,
             header: HeaderFormat::Plain,
             dscp: OuterDscp::Fixed(0),
         }
+    }
+}
+
+impl NetworkConfig {
+    /// Returns how many octets of an outer IP packet to `vtep` are not the inner packet: encapsulation, sealing with the
+    /// longest padding if the network is encrypted, and [`overhead_bytes`](Self::overhead_bytes).
+    #[must_use]
+    pub fn underlay_bytes(&self, vtep: IpAddr) -> u16 {
+        let sealing = if self.encrypted {
+            esp::OVERHEAD_BYTES_MAX
+        } else {
+            0
+        };
+        encapsulation_bytes(vtep)
+            .saturating_add(sealing)
+            .saturating_add(self.overhead_bytes)
     }
 }
 

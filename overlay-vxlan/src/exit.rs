@@ -1,5 +1,7 @@
 //! Carrying a verdict out: answer, cut, encapsulate, count, and hand to the sink.
 
+use std::net::IpAddr;
+
 use overlay_core::MacAddr;
 
 use crate::{
@@ -12,8 +14,8 @@ use crate::{
     outer::Outer,
     reply,
     segment::segment,
+    sink::{Sink, Unsealed},
     stats::DropReason,
-    switch::Sink,
     tables::{Network, Port, Tables, Vtep},
     verdict::Request,
     wire::{ethernet, vxlan},
@@ -79,8 +81,8 @@ impl<S: Sink> Exit<'_, S> {
         let mut send = |frame: &mut Frame| {
             let octets = frame.len();
             encapsulate(network, frame)?;
+            hand_over(network, vtep.address, outer, frame, *sink)?;
             meters.count_to_vtep(*index, to, octets);
-            sink.to_vtep(vtep.address, outer, frame);
             Ok(())
         };
         let done = segment(frame, scratch, Frame::HEADROOM, |frame| {
@@ -144,8 +146,10 @@ impl<S: Sink> Exit<'_, S> {
                 return;
             }
             for &(vtep, to) in &network.vteps {
-                meters.count_to_vtep(*index, to, octets);
-                sink.copy_to_vtep(vtep, outer, frame);
+                match hand_over_copy(network, vtep, outer, frame, *sink) {
+                    Ok(()) => meters.count_to_vtep(*index, to, octets),
+                    Err(reason) => meters.count_drop(Some(*index), reason),
+                }
             }
         });
         done.map_err(|_| DropReason::Offload)?;
@@ -175,6 +179,41 @@ impl<S: Sink> Exit<'_, S> {
         answer.map_err(|reply::NoRoom| DropReason::Headroom)?;
         self.send_to_port(to, port, frame)
     }
+}
+
+/// Hands a frame for a VTEP to the sink: every frame goes this way, or that of [`hand_over_copy`], and one of an encrypted
+/// network never in the open.
+pub(crate) fn hand_over(
+    network: &Network,
+    vtep: IpAddr,
+    outer: Outer,
+    frame: &mut Frame,
+    sink: &mut impl Sink,
+) -> Result<(), DropReason> {
+    if network.config.encrypted {
+        return sink
+            .to_sealed_vtep(vtep, outer, frame)
+            .map_err(|Unsealed| DropReason::NoAssociation);
+    }
+    sink.to_vtep(vtep, outer, frame);
+    Ok(())
+}
+
+/// Hands a copy of a frame for one of several VTEPs to the sink.
+fn hand_over_copy(
+    network: &Network,
+    vtep: IpAddr,
+    outer: Outer,
+    frame: &Frame,
+    sink: &mut impl Sink,
+) -> Result<(), DropReason> {
+    if network.config.encrypted {
+        return sink
+            .copy_to_sealed_vtep(vtep, outer, frame)
+            .map_err(|Unsealed| DropReason::NoAssociation);
+    }
+    sink.copy_to_vtep(vtep, outer, frame);
+    Ok(())
 }
 
 /// Puts the VXLAN header in front.

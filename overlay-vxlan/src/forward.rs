@@ -16,8 +16,9 @@ use crate::{
     mss,
     outer::{self, ECN_BITS, Ecn, Outer, Received},
     reply,
+    sink::Sink,
     stats::DropReason,
-    switch::{Event, Output, PortId, Sink, Switch},
+    switch::{Event, Output, PortId, Switch},
     tables::Network,
     verdict::{Verdict, View},
     wire::vxlan::{self, NextProtocol},
@@ -44,7 +45,10 @@ type Stage<T> = Result<T, DropReason>;
 impl Switch {
     /// Takes a frame from a local port, checks and forwards it. Where it goes, `sink` is told before this returns.
     ///
-    /// `frame` needs [`vxlan::HEADER_BYTES`] of headroom (an ICMP error needs 48); what is left of it is unspecified.
+    /// `frame` needs [`vxlan::HEADER_BYTES`] of headroom (an ICMP error needs 48, sealing [`esp::FRONT_BYTES`] more); what is
+    /// left of it is unspecified.
+    ///
+    /// [`esp::FRONT_BYTES`]: crate::esp::FRONT_BYTES
     pub fn handle_local(
         &mut self,
         now: Instant,
@@ -194,6 +198,11 @@ impl Switch {
             .tables
             .network(index)
             .ok_or(DropReason::UnknownNetwork)?;
+        match (network.config.encrypted, received.sealed) {
+            (true, false) => return Err(DropReason::Unencrypted),
+            (false, true) => return Err(DropReason::Encrypted),
+            (true, true) | (false, false) => {}
+        }
         let vtep = network.is_member(from).ok_or(DropReason::UnknownVtep)?;
         let may_learn = may_learn(network.config.header, frame)?;
         frame

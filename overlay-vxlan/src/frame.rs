@@ -21,8 +21,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Headroom for everything that this family pushes, in octets: VXLAN, UDP, ESP and an outer IPv6 and Ethernet header
-    /// with a tag are 96.
+    /// Headroom for everything that this family pushes, in octets: VXLAN, UDP, ESP, UDP once more, and an outer IPv6 and
+    /// Ethernet header with a tag are 98.
     pub const HEADROOM: usize = 128;
 
     /// Makes an empty frame that owns no memory.

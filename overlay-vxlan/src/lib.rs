@@ -8,7 +8,8 @@
 //! [`complete_checksum`] can be used alone.
 //!
 //! It opens no socket and no interface, reads no clock and starts no thread: outer UDP and IP headers are the driver's
-//! (mostly the kernel's). It does not route between networks, does not encrypt, and snoops no multicast groups.
+//! (mostly the kernel's). It does not route between networks and snoops no multicast groups. Networks may be encrypted
+//! ([`esp`]); keys and cipher come from outside.
 //!
 //! # Driving it
 //!
@@ -90,11 +91,11 @@
 //!
 //! | stage | from a port | from a VTEP |
 //! |---|---|---|
-//! | open | – | VXLAN header, network, member VTEP |
+//! | open | – | (the driver opens what is sealed) VXLAN header, network, sealed if it is encrypted, member VTEP |
 //! | admit | MAC, ARP, IP and ND source are the port's | MAC source is known behind that VTEP; subnets |
 //! | *between* | [`Switch::admit_local`] and [`Switch::forward_local`] leave room | [`Switch::admit_remote`], [`Switch::forward_remote`] |
 //! | decide | answer, too big, one next hop, flood, drop | one port, flood to ports, drop |
-//! | carry out | segment, complete checksum, encapsulate | – |
+//! | carry out | segment, complete checksum, encapsulate (the sink seals) | – |
 //!
 //! # Choices
 //!
@@ -114,10 +115,11 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`switch`] | [`Switch`], its control plane, and [`Sink`] |
+//! | [`switch`], [`sink`] | [`Switch`] and its control plane; [`Sink`], where its frames go |
 //! | [`forward`] | the way of a frame through it |
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
 //! | [`encap`], [`decap`] | all outer headers from Ethernet on, for backends without a UDP socket |
+//! | [`esp`] | encrypted networks: sealing and opening |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`arrival`] | what a socket with receive offload returned, as datagrams again |
 //! | [`fdb`] | the forwarding database |
@@ -127,7 +129,7 @@
 //! | [`pcapng`] | what a capture of frames looks like in a file |
 //! | [`config`], [`limit`] | bounds, properties of a network, rates |
 //! | [`error`], [`stats`] | why something was refused; what was counted |
-//! | [`wire`] | Ethernet, VLAN, ARP, IPv4, IPv6, ICMP, UDP, TCP, VXLAN, checksums |
+//! | [`wire`] | Ethernet, VLAN, ARP, IPv4, IPv6, ICMP, UDP, TCP, VXLAN, ESP, checksums |
 
 #![forbid(unsafe_code)]
 
@@ -139,6 +141,7 @@ pub mod config;
 pub mod decap;
 pub mod encap;
 pub mod error;
+pub mod esp;
 mod exit;
 pub mod fdb;
 mod few;
@@ -159,6 +162,7 @@ pub mod pmtu;
 pub mod probing;
 mod reply;
 pub mod segment;
+pub mod sink;
 mod slab;
 pub mod stats;
 pub mod switch;
@@ -182,5 +186,6 @@ pub use offload::{
 pub use outer::{Ecn, Outer, OuterDscp, Received};
 pub use probing::PathPacket;
 pub use segment::{SegmentError, segment};
+pub use sink::{Sink, Unsealed};
 pub use stats::{DropReason, Drops, PortStats, Stats, Traffic, VtepStats};
-pub use switch::{Event, Location, Output, PortId, Sink, Switch};
+pub use switch::{Event, Location, Output, PortId, Switch};

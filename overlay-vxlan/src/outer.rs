@@ -20,6 +20,9 @@ pub struct Received {
     pub from: IpAddr,
     /// ECN field. A driver that cannot read it says [`Ecn::NotEct`], and congestion marks of the underlay are lost.
     pub ecn: Ecn,
+    /// Whether the datagram was sealed, and came out of an association with this very source
+    /// ([`Associations::open`](crate::esp::Associations::open)).
+    pub sealed: bool,
 }
 
 impl From<IpAddr> for Received {
@@ -27,6 +30,7 @@ impl From<IpAddr> for Received {
         Self {
             from,
             ecn: Ecn::NotEct,
+            sealed: false,
         }
     }
 }
@@ -119,7 +123,8 @@ pub(crate) fn traffic_class(dscp: OuterDscp, headers: &Headers) -> u8 {
 }
 
 /// Returns how many octets of an outer IP packet to `vtep` are not the inner packet: outer IP, UDP and VXLAN header, and the
-/// inner Ethernet header. 50 over IPv4, 70 over IPv6.
+/// inner Ethernet header. 50 over IPv4, 70 over IPv6; what else a network adds,
+/// [`underlay_bytes`](crate::NetworkConfig::underlay_bytes) knows.
 #[must_use]
 pub const fn encapsulation_bytes(vtep: IpAddr) -> u16 {
     match vtep {

@@ -6,7 +6,6 @@ use overlay_core::Vni;
 
 use crate::{
     config::NetworkConfig,
-    outer::encapsulation_bytes,
     switch::Switch,
     tables::{Network, Vtep},
 };
@@ -19,8 +18,8 @@ const IPV4_MTU_MIN: u16 = 68;
 impl Switch {
     /// Says how large an outer IP packet to a VTEP may be, in octets; `None` if it is not known.
     ///
-    /// A packet for an endpoint behind the VTEP then counts as too big above that less the encapsulation (50 octets over
-    /// IPv4, 70 over IPv6) and [`NetworkConfig::overhead_bytes`], even if the network's MTU would let it pass; but never
+    /// A packet for an endpoint behind the VTEP then counts as too big above that less
+    /// [`NetworkConfig::underlay_bytes`] (50 octets over IPv4, 70 over IPv6, 45 more if it is encrypted), even if the network's MTU would let it pass; but never
     /// at or below what any host must be able to send (1,280 octets of IPv6, 68 of IPv4): the underlay may fragment those.
     /// A packet of IPv4 without the DF flag is cut, the sender of any other one is told.
     /// What goes to all VTEPs is sent whatever their paths are. Returns whether the tables know the VTEP; what is said of
@@ -57,7 +56,7 @@ impl Vtep {
         let Some(outer) = self.path_mtu else {
             return network.mtu;
         };
-        let overhead = encapsulation_bytes(self.address).saturating_add(network.overhead_bytes);
+        let overhead = network.underlay_bytes(self.address);
         network.mtu.min(outer.saturating_sub(overhead))
     }
 }

@@ -5,14 +5,15 @@ use std::{collections::BTreeSet, net::IpAddr};
 use overlay_core::{Instant, Machine, Seed, Vni};
 
 use crate::{
-    exit::encapsulate,
+    exit::{encapsulate, hand_over},
     fdb::NetworkIndex,
     flow::SOURCE_PORT_MIN,
     frame::Frame,
-    outer::{Outer, encapsulation_bytes},
+    outer::Outer,
     pmtu::{self, Prober},
+    sink::Sink,
     stats::DropReason,
-    switch::{Event, Output, Sink, Switch},
+    switch::{Event, Output, Switch},
     tables::Network,
     wire::{
         ethernet::{self, EtherType},
@@ -128,7 +129,9 @@ impl Switch {
 
     /// Sends a probe or an acknowledgement: to call with each [`Output::PathPacket`].
     ///
-    /// `sink` must send it in a packet that nobody fragments. Returns whether the VTEP is still a member of the network.
+    /// `sink` must send it in a packet that nobody fragments. In an encrypted network it is sealed like any other frame, so that
+    /// what comes through is what frames of its size need. Returns whether it was sent: the VTEP is still a member of the
+    /// network, and the sink could seal it.
     pub fn send_path_packet(
         &mut self,
         now: Instant,
@@ -148,9 +151,8 @@ impl Switch {
         let inner_bytes = match packet.message {
             probe::Repr::Acknowledgement(_) => 0,
             probe::Repr::Probe(probe) => {
-                let overhead = encapsulation_bytes(packet.vtep)
-                    .saturating_add(network.config.overhead_bytes)
-                    .saturating_sub(ETHERNET_BYTES);
+                let overhead = network.config.underlay_bytes(packet.vtep);
+                let overhead = overhead.saturating_sub(ETHERNET_BYTES);
                 usize::from(probe.size_bytes.saturating_sub(overhead))
             }
         };
@@ -161,14 +163,17 @@ impl Switch {
             return false;
         }
         let (probe::Repr::Probe(probe) | probe::Repr::Acknowledgement(probe)) = packet.message;
-        self.meters.count(index, |stats| stats.path_packets += 1);
         // Each probe may take another of the underlay's paths; tries of one size take the same.
         let outer = Outer {
             source_port: SOURCE_PORT_MIN | (probe.token >> 50) as u16,
             traffic_class: 0,
         };
-        sink.to_vtep(packet.vtep, outer, &mut frame);
-        true
+        let sent = hand_over(network, packet.vtep, outer, &mut frame, sink);
+        match sent {
+            Ok(()) => self.meters.count(index, |stats| stats.path_packets += 1),
+            Err(reason) => self.meters.count_drop(Some(index), reason),
+        }
+        sent.is_ok()
     }
 
     /// Takes a frame of a member VTEP if it is a probe or an acknowledgement.
@@ -269,14 +274,20 @@ impl Switch {
         }
     }
 
-    /// Returns a network of which the VTEP is a member: the same one as long as it is.
+    /// Returns a network of which the VTEP is a member: the same one as long as it is. One that is not encrypted comes first,
+    /// because there a probe is exactly as large as it says, and not up to three octets smaller (ESP ends on a multiple of
+    /// four).
     fn common_network(&self, last: Option<NetworkIndex>, address: IpAddr) -> Option<NetworkIndex> {
-        let is_common = |index: &NetworkIndex| {
-            let network = self.tables.network(*index);
-            network.is_some_and(|network| network.is_member(address).is_some())
+        let find = |encrypted: bool| {
+            let is_common = |index: &NetworkIndex| {
+                let network = self.tables.network(*index);
+                let network = network.filter(|network| network.config.encrypted == encrypted);
+                network.is_some_and(|network| network.is_member(address).is_some())
+            };
+            last.filter(is_common)
+                .or_else(|| self.tables.network_indices().find(is_common))
         };
-        last.filter(is_common)
-            .or_else(|| self.tables.network_indices().find(is_common))
+        find(false).or_else(|| find(true))
     }
 }
 
@@ -301,5 +312,5 @@ fn emit(frame: &mut Frame, network: &Network, packet: &PathPacket) -> Option<()>
     encapsulate(network, frame).ok()
 }
 
-/// The inner Ethernet header, which [`encapsulation_bytes`] counts.
+/// The inner Ethernet header, which [`underlay_bytes`](crate::NetworkConfig::underlay_bytes) counts.
 const ETHERNET_BYTES: u16 = 14;

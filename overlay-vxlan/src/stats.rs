@@ -14,6 +14,10 @@ pub enum DropReason {
     VxlanHeader,
     /// What follows the VXLAN header is no Ethernet frame, or for the VTEP itself.
     NextProtocol,
+    /// The network is encrypted, and the datagram came in the open.
+    Unencrypted,
+    /// The network is not encrypted, and the datagram came sealed.
+    Encrypted,
     /// The outer source is no VTEP of the network.
     UnknownVtep,
     /// A header of the frame is cut short or lies about a length.
@@ -50,15 +54,20 @@ pub enum DropReason {
     NotLocal,
     /// The frame has too little headroom for the headers.
     Headroom,
+    /// The network is encrypted, and the sink did not seal the frame: there is no association with the VTEP, or nobody who
+    /// seals. A flooded frame counts for each VTEP.
+    NoAssociation,
 }
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
         Self::NextProtocol,
+        Self::Unencrypted,
+        Self::Encrypted,
         Self::UnknownVtep,
         Self::Malformed,
         Self::SourceMac,
@@ -77,6 +86,7 @@ impl DropReason {
         Self::SamePort,
         Self::NotLocal,
         Self::Headroom,
+        Self::NoAssociation,
     ];
 
     /// Returns the name that a counter of it has: lower case with underscores.
@@ -87,6 +97,8 @@ impl DropReason {
             Self::UnknownNetwork => "unknown_network",
             Self::VxlanHeader => "vxlan_header",
             Self::NextProtocol => "next_protocol",
+            Self::Unencrypted => "unencrypted",
+            Self::Encrypted => "encrypted",
             Self::UnknownVtep => "unknown_vtep",
             Self::Malformed => "malformed",
             Self::SourceMac => "source_mac",
@@ -105,6 +117,7 @@ impl DropReason {
             Self::SamePort => "same_port",
             Self::NotLocal => "not_local",
             Self::Headroom => "headroom",
+            Self::NoAssociation => "no_association",
         }
     }
 }

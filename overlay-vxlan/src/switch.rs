@@ -16,7 +16,6 @@ use crate::{
     flow::FlowKey,
     frame::Frame,
     meters::Meters,
-    outer::Outer,
     probing::{Due, PathPacket},
     stats::{PortStats, Stats, VtepStats},
     tables::{Port, Tables},
@@ -29,28 +28,6 @@ pub struct PortId(pub u32);
 impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// Takes the frames that the switch sends.
-///
-/// A frame that is given as `&mut` is the sink's: it may push headers, seal it in place or take it
-/// ([`std::mem::take`]). One that is given as `&` goes to others as well.
-pub trait Sink {
-    /// Takes a frame for a local port.
-    fn to_port(&mut self, port: PortId, frame: &mut Frame);
-
-    /// Takes a frame for a VTEP: the payload of a UDP datagram, VXLAN header included; `outer` is for its headers.
-    fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame);
-
-    /// Takes a copy of a frame for one of several local ports. The default copies into a new frame.
-    fn copy_to_port(&mut self, port: PortId, frame: &Frame) {
-        self.to_port(port, &mut frame.clone());
-    }
-
-    /// Takes a copy of a frame for one of several VTEPs. The default copies into a new frame.
-    fn copy_to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &Frame) {
-        self.to_vtep(vtep, outer, &mut frame.clone());
     }
 }
 

@@ -1,14 +1,18 @@
 //! The way of a frame through the switch allocates nothing, whatever becomes of the frame.
 
+mod cipher;
 mod lab;
 
-use std::{alloc::System, net::IpAddr, time::Duration};
+use std::{alloc::System, net::IpAddr, sync::Arc, time::Duration};
+
+use cipher::Ring;
 
 use lab::*;
-use overlay_core::{Instant, MacAddr};
+use overlay_core::{Instant, MacAddr, Seed};
 use overlay_vxlan::{
     Config, Frame, NetworkConfig, Offload, Outcome, Outer, PortId, SegmentKind, Segmentation, Sink,
-    wire::ethernet::EtherType,
+    esp::{self, Associations, PeerKeys, SaKeys},
+    wire::{esp::Spi, ethernet::EtherType},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -160,6 +164,48 @@ fn learn_all() -> usize {
     allocations
 }
 
+/// Seals and opens frames, opens one again and one that is damaged, in a frame whose buffer has room; returns the
+/// allocations.
+fn seal_all() -> usize {
+    let keys = |number: u8| {
+        let spi = Spi(0x1000 + u32::from(number));
+        SaKeys::new(spi, &[number; 32], [number; 4]).expect("a good key")
+    };
+    let mut nodes = [(1, 2), (2, 1)].map(|(outbound, inbound)| {
+        let config = esp::Config::default();
+        let mut node = Associations::new(config, Arc::new(Ring), &Seed::from_u64(1));
+        let keys = PeerKeys {
+            outbound: keys(outbound),
+            inbound: vec![keys(inbound)],
+        };
+        node.set_peer(vtep(outbound), &keys).expect("good keys");
+        node
+    });
+    let outer = Outer {
+        source_port: 50_000,
+        traffic_class: 0,
+    };
+    let (mut frame, mut again) = (Frame::new(), Frame::new());
+    let longest = 1_500 + usize::from(esp::OVERHEAD_BYTES_MAX);
+    frame.receive_buffer(Frame::HEADROOM, longest);
+    again.receive_buffer(Frame::HEADROOM, longest);
+    let region = Region::new(ALLOCATOR);
+    for length in 1_400..1_500 {
+        let bytes = frame.receive_buffer(Frame::HEADROOM, length);
+        bytes.fill(7);
+        nodes[0].seal(vtep(1), outer, &mut frame).expect("room");
+        again.copy_from(&frame);
+        again.bytes_mut()[100] ^= 1;
+        assert!(nodes[1].open(vtep(2), &mut again).is_err(), "damaged");
+        again.copy_from(&frame);
+        assert!(nodes[1].open(vtep(2), &mut frame).is_ok());
+        assert!(nodes[1].open(vtep(2), &mut again).is_err(), "replayed");
+        assert_eq!(frame.len(), length);
+    }
+    let change = region.change();
+    change.allocations + change.reallocations
+}
+
 /// One test, because the allocator counts for the whole process; the harness may allocate meanwhile, but not each time.
 #[test]
 fn no_frame_makes_the_switch_allocate() {
@@ -179,4 +225,5 @@ fn no_frame_makes_the_switch_allocate() {
         assert!(outcomes.contains(&outcome), "{outcome:?} is not tried");
     }
     assert_eq!((0..3).map(|_| learn_all()).min(), Some(0));
+    assert_eq!((0..3).map(|_| seal_all()).min(), Some(0));
 }

@@ -110,6 +110,7 @@ fn section_4_2_marks_of_the_underlay_are_carried_inwards() {
             let received = Received {
                 from: lab.there.vtep,
                 ecn: outer,
+                sealed: false,
             };
             let (outcome, sent) = lab.receive(received, &frame);
             let expected = inner.decapsulate(outer);
@@ -139,6 +140,7 @@ fn a_mark_on_what_is_not_ip_says_nothing() {
     let received = Received {
         from: lab.there.vtep,
         ecn: Ecn::Ce,
+        sealed: false,
     };
     let (outcome, sent) = lab.receive(received, &frame);
     assert_eq!(outcome, Outcome::ToPort);
@@ -156,6 +158,7 @@ fn a_mark_reaches_tagged_and_damaged_packets() {
     let received = Received {
         from: lab.there.vtep,
         ecn: Ecn::Ce,
+        sealed: false,
     };
     let frame = tagged(&packet(&lab.there, &lab.here, false, 2), 7);
     let (_, sent) = lab.receive(received, &frame);
@@ -177,6 +180,7 @@ fn strangers_leave_no_trace_in_the_counters_of_ecn() {
     let received = Received {
         from: lab::vtep(9),
         ecn: Ecn::Ce,
+        sealed: false,
     };
     let (outcome, _) = lab.receive(received, &frame);
     assert_eq!(outcome, Outcome::Dropped(DropReason::UnknownVtep));

@@ -232,6 +232,7 @@ impl Path {
         let received = Received {
             from: meta.addr.ip(),
             ecn: Ecn::from_traffic_class(meta.ecn.map_or(0, |ecn| ecn as u8)),
+            sealed: false,
         };
         let arrival = Arrival::new(received, &self.octets[..meta.len], meta.stride);
         let (switch, ends) = (&mut self.switch, &mut self.ends);

@@ -57,6 +57,37 @@ impl Aead for AesGcm {
         buffer.truncate(buffer.len() - TAG_BYTES);
         Ok(())
     }
+
+    fn seal_in_place(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        associated: &[u8],
+        text: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], AeadError> {
+        let found = text.len();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self
+            .0
+            .seal_in_place_separate_tag(nonce, Aad::from(associated), text)
+            .map_err(|_| AeadError::TooLong { found })?;
+        // Always as long as that: the tag of GCM.
+        tag.as_ref()
+            .try_into()
+            .map_err(|_| AeadError::TooLong { found })
+    }
+
+    fn open_in_place(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        associated: &[u8],
+        text_and_tag: &mut [u8],
+    ) -> Result<(), AeadError> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.0
+            .open_in_place(nonce, Aad::from(associated), text_and_tag)
+            .map(|_| ())
+            .map_err(|_| AeadError::Unauthentic)
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +110,17 @@ mod tests {
             assert_eq!(opened, Err(AeadError::Unauthentic));
             let opened = cipher.open([1; 12], b"other", &mut sealed.clone(), 4);
             assert_eq!(opened, Err(AeadError::Unauthentic));
+            // In place it is the same.
+            let mut text = *b"hello";
+            let tag = cipher.seal_in_place([1; 12], b"aad", &mut text).unwrap();
+            assert_eq!([&text[..], &tag[..]].concat(), sealed[4..]);
+            let mut packet = sealed[4..].to_vec();
+            cipher.open_in_place([1; 12], b"aad", &mut packet).unwrap();
+            assert_eq!(packet[..5], *b"hello");
+            for (associated, octets) in [(&b"aad"[..], &sealed[5..]), (b"other", &sealed[4..])] {
+                let opened = cipher.open_in_place([1; 12], associated, &mut octets.to_vec());
+                assert_eq!(opened, Err(AeadError::Unauthentic));
+            }
         }
         assert_eq!(
             Ciphers.aes_gcm(&[0; 24]).err(),

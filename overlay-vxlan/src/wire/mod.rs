@@ -15,6 +15,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod esp;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod icmpv6;
@@ -57,6 +58,14 @@ pub enum DecodeError {
         /// The least length that makes sense.
         need: usize,
         /// The stated length.
+        found: usize,
+    },
+    /// A length is no multiple of what it has to be one of.
+    #[error("expected a multiple of {multiple} octets, found {found}")]
+    Alignment {
+        /// What it has to be a multiple of.
+        multiple: usize,
+        /// The length.
         found: usize,
     },
     /// A field has a value that this header cannot have.

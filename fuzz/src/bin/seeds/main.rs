@@ -3,6 +3,7 @@
 //! `cargo run --bin seeds`, in `fuzz/`. The same octets every time; what fuzzing added is left alone.
 
 mod dns;
+mod esp;
 mod gossip;
 mod ipam;
 mod lb;
@@ -20,6 +21,7 @@ fn main() -> io::Result<()> {
         ("dns_message", dns::messages()),
         ("dns_query", dns::queries()),
         ("dns_upstream", dns::answers()),
+        ("esp_open", esp::scripts()),
         ("gossip_datagram", gossip::datagrams()),
         ("gossip_machine", gossip::scripts()),
         ("gossip_stream", gossip::streams()),

@@ -270,7 +270,7 @@ pub(crate) fn local() -> Vec<Seed> {
 
 pub(crate) fn scripts() -> Vec<Seed> {
     let mut seeds = Vec::new();
-    for flags in [0, 1, 2, 3, 0x18, 0x29, 0xc0] {
+    for flags in [0, 1, 2, 3, 0x18, 0x29, 0x34, 0xc0] {
         let mut script = Script::new().op(&[flags]);
         for (name, frame) in frames(2, 12) {
             if name != "too-big" {

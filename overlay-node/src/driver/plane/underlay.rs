@@ -118,6 +118,7 @@ impl Inbox {
             let received = Received {
                 from: meta.addr.ip(),
                 ecn: ecn_of(meta.ecn),
+                sealed: false,
             };
             Arrival::new(received, &room[..meta.len], meta.stride)
         }))
