@@ -18,10 +18,12 @@ use thiserror::Error;
 use crate::{EndpointId, MacAddr, NetworkId, ServiceId, Vni};
 
 mod balance;
+mod sealing;
 mod source;
 mod way_out;
 
 pub use balance::{Distance, Locality, Policy, VipConfig};
+pub use sealing::{PeerKeys, SaKeys};
 pub use source::{NoSource, SourceKind};
 pub use way_out::{NoWayOut, WayOut, WayOutState};
 
@@ -32,6 +34,10 @@ pub struct Desired {
     pub underlay: Option<Underlay>,
     /// The networks that have an endpoint here.
     pub networks: BTreeMap<NetworkId, DesiredNetwork>,
+    /// What is sealed with for each VTEP of an encrypted network. Nothing goes to one that is not here, and nothing of it is
+    /// taken.
+    #[serde(default)]
+    pub peers: BTreeMap<IpAddr, PeerKeys>,
 }
 
 /// One end of the tunnels between nodes.
@@ -41,8 +47,15 @@ pub struct Underlay {
     pub address: IpAddr,
     /// The port of VXLAN, of UDP, on all nodes: 4789 (RFC 7348 §5).
     pub port: u16,
+    /// The port of ESP in UDP, on all nodes: 4500 (RFC 3948).
+    #[serde(default = "esp_port")]
+    pub esp_port: u16,
     /// The MTU of the interface with that address, in octets.
     pub mtu: u16,
+}
+
+fn esp_port() -> u16 {
+    4_500
 }
 
 /// One network on one node.
@@ -60,6 +73,10 @@ pub struct DesiredNetwork {
     /// Whether frames of VLANs (IEEE 802.1Q) are carried, by their MAC addresses and whatever is in them; else they are dropped.
     #[serde(default)]
     pub vlan_tags: bool,
+    /// Whether its frames are sealed between nodes. Then none leaves in clear, whatever else is or is not there, and none that
+    /// comes in clear is taken.
+    #[serde(default)]
+    pub encrypted: bool,
     /// The endpoints that run here.
     pub ports: BTreeMap<EndpointId, DesiredPort>,
     /// The endpoints that run elsewhere: one FDB and one neighbour row each.
