@@ -87,4 +87,39 @@ pub enum DiskError {
         /// What the system said.
         kind: std::io::ErrorKind,
     },
+    /// What a file holds is not what was written to it.
+    #[error(
+        "{name:?} is damaged at offset {offset} ({reason}) although what was there was made durable. Restore the file \
+         from a copy, or give up what its directory holds"
+    )]
+    Damaged {
+        /// The file.
+        name: String,
+        /// Where in the file as it is stored.
+        offset: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// A file is sealed with another key.
+    #[error(
+        "{name:?} is sealed with the key {found:016x}, {expected:016x} was given: the file is whole, give the key that \
+         it was sealed with"
+    )]
+    WrongKey {
+        /// The file.
+        name: String,
+        /// The identity of the key that was given.
+        expected: u64,
+        /// The identity of the key that it is sealed with.
+        found: u64,
+    },
+    /// A file is in clear where only sealed ones are read.
+    #[error(
+        "{name:?} is not sealed. Seal its directory once if it was written before sealing was turned on; otherwise \
+         somebody else wrote it, or its first octets are damaged"
+    )]
+    NotSealed {
+        /// The file.
+        name: String,
+    },
 }
