@@ -1,6 +1,6 @@
 //! The log on a disk that crashes, tears, flips bits and fails, in clear and sealed.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod cluster;
 mod layer;

@@ -53,7 +53,7 @@ fn clusters_survive_every_fault() {
 fn clusters_survive_every_fault_on_sealed_disks() {
     runner::seeds_reaching(
         "clusters_survive_every_fault_on_sealed_disks",
-        150,
+        100,
         &["a snapshot is restored", "a write fails"],
         |number| Cluster::new(number, Layer::Sealed).run(),
     );

@@ -66,11 +66,19 @@ pub use key::DataKey;
 use key::{FileKey, Wrapping};
 use record::{Link, Place, TEXT_BYTES_MAX};
 
-/// A [`Disk`] that seals what it stores on another one.
+/// A [`Disk`] that seals what it stores on another one: AES-256-GCM, a random key for each file, wrapped under a
+/// [`DataKey`].
 ///
-/// Everything is encrypted and authenticated but the names and the lengths of files. Appends and syncs cost one call of
-/// the disk below each; a file's first append costs a sync more. A truncation leaves what it cuts off on the disk,
-/// sealed, until that outweighs the rest, or the file is written anew.
+/// Whoever has the disk and not the key learns names, lengths and the order of writes, and nothing else; what they change,
+/// reorder or move between files is refused with [`DiskError::Damaged`]. They can still put a file or the whole disk back
+/// to what it once was, give files each other's names, and cut the end of a file off as a crash would.
+///
+/// After a crash a file ends with the last record that is whole, of one append or of 1 MiB of a longer one. Damage to what
+/// was synced is refused, but for what was appended between the last two syncs: there it looks like a crash.
+///
+/// An append and a sync are one call of the disk below each; the first append to a file is a sync more, and reads the file
+/// if another process wrote it. A truncation only adds a record: what it cuts off stays on the disk, sealed, until that is
+/// as much as the rest and 1 MiB. Reading takes twice the memory of the file; of at most 8 files the keys are kept.
 ///
 /// The name `sealed-rewritten` is its own.
 pub struct SealedDisk<D> {
