@@ -252,6 +252,26 @@ fn no_nonce_is_used_twice_with_a_key() {
     assert_eq!(watched.sealed.load(Ordering::Relaxed), seen.len());
 }
 
+/// Only a few are kept open.
+#[test]
+fn many_files_are_appended_to_by_turns() {
+    let watched = Arc::new(Watched::default());
+    let provider: Arc<dyn AeadProvider> = Arc::<Watched>::clone(&watched);
+    let mut sealed = SealedDisk::open(disk(1), provider, &key(), &seed()).unwrap();
+    for round in 0..3 {
+        for file in 0..30 {
+            let name = format!("file-{file}");
+            sealed.append(&name, &[round, file]).unwrap();
+            let ciphers = Arc::strong_count(&watched.opened) - 1;
+            assert!(ciphers <= 9, "{ciphers} kept, one of them wraps");
+        }
+    }
+    for file in 0..30 {
+        let text = sealed.read(&format!("file-{file}")).unwrap();
+        assert_eq!(text, [0, file, 1, file, 2, file]);
+    }
+}
+
 /// Counts what is done with keys.
 #[derive(Debug, Default)]
 struct Watched {

@@ -163,23 +163,6 @@ fn truncations_give_their_space_back() {
     assert_eq!(text.len(), 40);
 }
 
-/// Only a few are kept open.
-#[test]
-fn many_files_are_appended_to_by_turns() {
-    let mut sealed = open(&disk(1)).unwrap();
-    for round in 0..3 {
-        for file in 0..30 {
-            sealed
-                .append(&format!("file-{file}"), &[round, file])
-                .unwrap();
-        }
-    }
-    for file in 0..30 {
-        let text = sealed.read(&format!("file-{file}")).unwrap();
-        assert_eq!(text, [0, file, 1, file, 2, file]);
-    }
-}
-
 #[test]
 fn its_own_name_is_refused_and_not_listed() {
     let below = disk(1);

@@ -62,17 +62,14 @@ impl Content {
         Ok(content)
     }
 
-    /// Continues with the record at the beginning of `rest`; nothing changes if it does not fit.
+    /// Continues with the record at the beginning of `rest`; nothing changes if it is torn.
     fn take(&mut self, key: &FileKey, rest: &[u8]) -> Result<(), Fault> {
         let frame = Frame::parse(offset(self.end), rest).map_err(Fault::Torn)?;
         let from = self.text.len();
         frame
             .open(key, &mut self.text)
             .map_err(|_| Fault::Torn("a record is not authentic"))?;
-        if let Err(reason) = self.apply(&frame, from) {
-            self.text.truncate(from);
-            return Err(Fault::Foreign(reason));
-        }
+        self.apply(&frame, from).map_err(Fault::Foreign)?;
         self.end = self.end.saturating_add(frame.length());
         self.link = frame.link();
         self.records = self.records.saturating_add(1);

@@ -52,6 +52,8 @@ mod header;
 mod key;
 mod record;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, io::ErrorKind, sync::Arc};
 
@@ -296,14 +298,11 @@ impl<D: Disk> Disk for SealedDisk<D> {
     }
 
     fn sync(&mut self, name: &str) -> Result<(), DiskError> {
-        let synced = self.disk.sync(name);
-        if synced.is_err() {
-            self.forget(name);
-        }
+        self.disk.sync(name)?;
         for (_, file) in self.open.iter_mut().filter(|(open, _)| open == name) {
             file.durable = file.end;
         }
-        synced
+        Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError> {
