@@ -22,6 +22,8 @@ pub trait Disk {
     /// # Errors
     ///
     /// [`DiskError::NotFound`], or [`DiskError::Failed`] if it cannot be read.
+    /// A disk that seals what it stores also checks what it reads, here and before it changes a file:
+    /// [`DiskError::Damaged`], [`DiskError::WrongKey`], [`DiskError::NotSealed`].
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
 
     /// Appends `bytes`; creates the file if it does not exist.
