@@ -158,6 +158,24 @@ fn a_header_of_another_version_is_refused() {
     }
 }
 
+/// A file that holds nothing may have been torn while it was made. One whose header passes must go on passing.
+#[test]
+fn a_torn_header_with_a_good_checksum_is_written_anew() {
+    for at in 0..4 {
+        let below = written("a", &[b""]);
+        below.edit("a", |bytes| {
+            bytes[at] = 0;
+            let sum = crc32c(&bytes[..92]);
+            bytes[92..96].copy_from_slice(&sum.to_le_bytes());
+        });
+        let mut sealed = open(&below).unwrap();
+        assert_eq!(sealed.read("a").unwrap(), b"");
+        sealed.append("a", b"text").unwrap();
+        assert_eq!(sealed.read("a").unwrap(), b"text");
+        assert_eq!(open(&below).unwrap().read("a").unwrap(), b"text");
+    }
+}
+
 /// A header's checksum is no secret, its tag is.
 #[test]
 fn a_header_that_was_made_up_is_refused() {

@@ -97,10 +97,10 @@ impl Header {
         header
     }
 
-    /// Takes a header apart; `None` if its checksum does not fit.
+    /// Takes a header apart; `None` if it begins otherwise or its checksum does not fit.
     fn fields(head: &[u8; HEADER_BYTES]) -> Option<(u8, Self)> {
         let (covered, sum) = head.split_last_chunk::<4>()?;
-        if crc32c(0, covered) != u32::from_le_bytes(*sum) {
+        if !is_sealed(covered) || crc32c(0, covered) != u32::from_le_bytes(*sum) {
             return None;
         }
         let (prefix, rest) = covered.split_first_chunk::<PREFIX_BYTES>()?;
