@@ -23,6 +23,7 @@ mod lb;
 mod node;
 mod raft;
 mod raft_disk;
+mod raft_sealed;
 mod vxlan;
 
 pub use dns::{dns_message, dns_query, dns_upstream};
@@ -34,6 +35,7 @@ pub use lb::{lb_frames, lb_proxy};
 pub use node::{node_frame, node_peer, node_state, node_token};
 pub use raft::{raft_machine, raft_message};
 pub use raft_disk::{MemoryDisk, disk_script, raft_log};
+pub use raft_sealed::{raft_sealed, sealed_scripts};
 pub use vxlan::{vxlan_headers, vxlan_local, vxlan_outer, vxlan_path, vxlan_remote, vxlan_switch};
 
 /// A target takes any octets.
@@ -58,6 +60,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("raft_log", raft_log),
     ("raft_machine", raft_machine),
     ("raft_message", raft_message),
+    ("raft_sealed", raft_sealed),
     ("vxlan_headers", vxlan_headers),
     ("vxlan_local", vxlan_local),
     ("vxlan_outer", vxlan_outer),

@@ -148,7 +148,7 @@ fn repair(number: u64, mut segment: &mut [u8]) {
 }
 
 /// CRC-32C bit by bit: a second opinion, and short.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let mut state = u32::MAX;
     for octet in bytes {
         state ^= u32::from(*octet);

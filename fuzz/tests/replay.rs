@@ -127,6 +127,6 @@ replays! {
     ipam_snapshot
     lb_frames lb_proxy
     node_frame node_peer node_state node_token
-    raft_log raft_machine raft_message
+    raft_log raft_machine raft_message raft_sealed
     vxlan_headers vxlan_local vxlan_outer vxlan_path vxlan_remote vxlan_switch
 }

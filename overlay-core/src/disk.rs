@@ -22,6 +22,8 @@ pub trait Disk {
     /// # Errors
     ///
     /// [`DiskError::NotFound`], or [`DiskError::Failed`] if it cannot be read.
+    /// A disk that seals what it stores also checks what it reads, here and before it changes a file:
+    /// [`DiskError::Damaged`], [`DiskError::WrongKey`], [`DiskError::NotSealed`].
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
 
     /// Appends `bytes`; creates the file if it does not exist.
@@ -86,5 +88,40 @@ pub enum DiskError {
         name: String,
         /// What the system said.
         kind: std::io::ErrorKind,
+    },
+    /// What a file holds is not what was written to it.
+    #[error(
+        "{name:?} is damaged at offset {offset} ({reason}) although what was there was made durable. Restore the file \
+         from a copy, or give up what its directory holds"
+    )]
+    Damaged {
+        /// The file.
+        name: String,
+        /// Where in the file as it is stored.
+        offset: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// A file is sealed with another key.
+    #[error(
+        "{name:?} is sealed with the key {found:016x}, {expected:016x} was given: the file is whole, give the key that \
+         it was sealed with"
+    )]
+    WrongKey {
+        /// The file.
+        name: String,
+        /// The identity of the key that was given.
+        expected: u64,
+        /// The identity of the key that it is sealed with.
+        found: u64,
+    },
+    /// A file is in clear where only sealed ones are read.
+    #[error(
+        "{name:?} is not sealed. Seal its directory once if it was written before sealing was turned on; otherwise \
+         somebody else wrote it, or its first octets are damaged"
+    )]
+    NotSealed {
+        /// The file.
+        name: String,
     },
 }

@@ -63,7 +63,7 @@
 //! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
 //! | `restore` | [`Restored`], what a member may start from |
 //! | `wire` | the messages as octets |
-//! | [`storage`] | the log on a disk |
+//! | [`storage`] | the log on a disk, sealed on request |
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,11 @@
-//! The log on a disk that crashes, tears, flips bits and fails.
+//! The log on a disk that crashes, tears, flips bits and fails, in clear and sealed.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod cluster;
+mod layer;
+
+use std::cell::Cell;
 
 use bytes::Bytes;
 use overlay_core::{Disk, DiskError, Seed};
@@ -13,18 +16,56 @@ use overlay_raft::{
 use overlay_sim::{CrashPoint, SimDisk, Unsynced};
 
 use cluster::{Stored, command, id, membership};
+use layer::{Layer, LayerDisk};
 
 /// Small, so that segments rotate in the middle of the script.
 const SMALL: StorageConfig = StorageConfig {
     segment_bytes_max: 150,
 };
 
+/// Octets before the first record of a sealed file.
+const SEALED_HEADER_BYTES: usize = 96;
+
+/// Runs tests over each layer.
+macro_rules! over_each_layer {
+    ($($test:ident)*) => {
+        mod plain {
+            $(#[test] fn $test() { super::$test(super::Layer::Plain); })*
+        }
+
+        mod sealed {
+            $(#[test] fn $test() { super::$test(super::Layer::Sealed); })*
+        }
+    };
+}
+
+over_each_layer! {
+    what_was_written_is_restored_at_every_point
+    older_segments_go_when_a_snapshot_replaces_them
+    no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point
+    what_a_killed_process_left_unsynced_is_durable_once_opened
+    a_failed_write_stops_the_log
+    a_failed_sync_of_the_directory_stops_the_log
+    a_tail_torn_at_any_octet_is_cut
+    a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut
+    a_damaged_snapshot_is_refused_when_nothing_older_is_left
+    writes_that_are_missing_at_the_end_of_a_segment_are_refused_there
+    a_missing_segment_is_refused
+    two_segments_that_were_swapped_are_refused
+    files_of_others_are_left_alone
+    a_state_that_cannot_be_is_refused_with_the_numbers
+}
+
 fn disk(number: u64) -> SimDisk {
     SimDisk::new(&Seed::from_u64(number))
 }
 
-fn open(disk: &SimDisk) -> Result<(Log<SimDisk>, Restored), OpenError> {
-    Log::open(disk.clone(), SMALL)
+fn open(layer: Layer, disk: &SimDisk) -> Result<(Log<LayerDisk>, Restored), OpenError> {
+    thread_local! {
+        static OPENED: Cell<u64> = const { Cell::new(0) };
+    }
+    let number = OPENED.replace(OPENED.get() + 1);
+    Log::open(layer.over(disk, &Seed::from_u64(number))?, SMALL)
 }
 
 fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
@@ -123,7 +164,7 @@ fn expected(count: usize) -> Restored {
 }
 
 /// Writes the whole script; returns how many writes were acknowledged.
-fn run(log: &mut Log<SimDisk>, from: usize) -> usize {
+fn run(log: &mut Log<LayerDisk>, from: usize) -> usize {
     let script = script();
     for (done, write) in script.iter().enumerate().skip(from) {
         if log.write(write).is_err() {
@@ -133,34 +174,32 @@ fn run(log: &mut Log<SimDisk>, from: usize) -> usize {
     script.len()
 }
 
-fn written() -> SimDisk {
+fn written(layer: Layer) -> SimDisk {
     let disk = disk(1);
-    let (mut log, restored) = open(&disk).unwrap();
+    let (mut log, restored) = open(layer, &disk).unwrap();
     assert!(restored.is_empty());
     assert_eq!(run(&mut log, 0), script().len());
     disk
 }
 
-#[test]
-fn what_was_written_is_restored_at_every_point() {
+fn what_was_written_is_restored_at_every_point(layer: Layer) {
     for count in 0..=script().len() {
         let disk = disk(1);
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = open(layer, &disk).unwrap();
         for write in &script()[..count] {
             log.write(write).unwrap();
         }
-        let (mut log, restored) = open(&disk).unwrap();
+        let (mut log, restored) = open(layer, &disk).unwrap();
         assert_eq!(restored, expected(count), "after {count} writes");
         run(&mut log, count);
-        let (_, restored) = open(&disk).unwrap();
+        let (_, restored) = open(layer, &disk).unwrap();
         assert_eq!(restored, expected(script().len()), "{count}, then the rest");
     }
 }
 
-#[test]
-fn older_segments_go_when_a_snapshot_replaces_them() {
+fn older_segments_go_when_a_snapshot_replaces_them(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     let mut most = 0;
     for write in &script() {
         log.write(write).unwrap();
@@ -175,9 +214,8 @@ fn older_segments_go_when_a_snapshot_replaces_them() {
 
 /// Crashes before and after each sync point, with everything that may remain of what was not synced; then crashes once
 /// more while the disk is opened; then goes on to the end.
-#[test]
-fn no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point() {
-    let points = written().sync_points();
+fn no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point(layer: Layer) {
+    let points = written(layer).sync_points();
     assert!(points > 20);
     let outcomes = [Unsynced::Lost, Unsynced::Kept, Unsynced::Random];
     for point in 1..=points {
@@ -189,15 +227,15 @@ fn no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point() {
                 let disk = disk(point * 10 + again);
                 disk.set_holes(300_000);
                 disk.crash_at_sync(point, side);
-                let acknowledged = match open(&disk) {
+                let acknowledged = match open(layer, &disk) {
                     Ok((mut log, _)) => run(&mut log, 0),
                     Err(_) => 0,
                 };
                 disk.crash_with(unsynced);
                 disk.crash_at_sync(again, side);
-                drop(open(&disk));
+                drop(open(layer, &disk));
                 disk.crash_with(unsynced);
-                let (mut log, restored) = open(&disk).unwrap();
+                let (mut log, restored) = open(layer, &disk).unwrap();
                 let found = (acknowledged..=acknowledged + 1)
                     .find(|count| *count <= script().len() && restored == expected(*count));
                 let Some(found) = found else {
@@ -207,7 +245,7 @@ fn no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point() {
                 };
                 run(&mut log, found);
                 disk.crash_with(Unsynced::Lost);
-                let (_, restored) = open(&disk).unwrap();
+                let (_, restored) = open(layer, &disk).unwrap();
                 assert_eq!(restored, expected(script().len()));
             }
         }
@@ -216,27 +254,25 @@ fn no_acknowledged_write_is_lost_by_a_crash_at_any_sync_point() {
 
 /// A process that was killed leaves octets that can be read and are not on the disk. Who opens and builds on them must
 /// make them durable first.
-#[test]
-fn what_a_killed_process_left_unsynced_is_durable_once_opened() {
-    for point in 1..=written().sync_points() {
+fn what_a_killed_process_left_unsynced_is_durable_once_opened(layer: Layer) {
+    for point in 1..=written(layer).sync_points() {
         let disk = disk(point);
         disk.crash_at_sync(point, CrashPoint::Before);
-        if let Ok((mut log, _)) = open(&disk) {
+        if let Ok((mut log, _)) = open(layer, &disk) {
             run(&mut log, 0);
         }
         disk.kill();
-        let (_, seen) = open(&disk).unwrap();
+        let (_, seen) = open(layer, &disk).unwrap();
         disk.crash_with(Unsynced::Lost);
-        let (_, restored) = open(&disk).unwrap();
+        let (_, restored) = open(layer, &disk).unwrap();
         assert_eq!(seen, restored, "sync point {point}");
     }
 }
 
-#[test]
-fn a_failed_write_stops_the_log() {
+fn a_failed_write_stops_the_log(layer: Layer) {
     for fail_append in [true, false] {
         let disk = disk(1);
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = open(layer, &disk).unwrap();
         let script = script();
         log.write(&script[0]).unwrap();
         log.write(&script[1]).unwrap();
@@ -252,7 +288,7 @@ fn a_failed_write_stops_the_log() {
             "{error}"
         );
         disk.kill();
-        let (mut log, restored) = open(&disk).unwrap();
+        let (mut log, restored) = open(layer, &disk).unwrap();
         let found = [2, 3]
             .into_iter()
             .find(|count| restored == expected(*count));
@@ -261,17 +297,16 @@ fn a_failed_write_stops_the_log() {
             found.expect("the last acknowledged, or the one that failed"),
         );
         disk.crash_with(Unsynced::Lost);
-        assert_eq!(open(&disk).unwrap().1, expected(script.len()));
+        assert_eq!(open(layer, &disk).unwrap().1, expected(script.len()));
     }
 }
 
 /// Also the sync of the directory after old segments were removed: files created later would not be durable.
-#[test]
-fn a_failed_sync_of_the_directory_stops_the_log() {
+fn a_failed_sync_of_the_directory_stops_the_log(layer: Layer) {
     let script = script();
     for nth in 1..=3 {
         let disk = disk(nth);
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = open(layer, &disk).unwrap();
         for write in &script[..7] {
             log.write(write).unwrap();
         }
@@ -284,11 +319,10 @@ fn a_failed_sync_of_the_directory_stops_the_log() {
     }
 }
 
-#[test]
-fn a_tail_torn_at_any_octet_is_cut() {
+fn a_tail_torn_at_any_octet_is_cut(layer: Layer) {
     for count in 1..=script().len() {
         let disk = disk(1);
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = open(layer, &disk).unwrap();
         for write in &script()[..count - 1] {
             log.write(write).unwrap();
         }
@@ -308,11 +342,17 @@ fn a_tail_torn_at_any_octet_is_cut() {
         };
         for end in start..bytes.len() {
             for zeroes in [0, 7] {
+                // The header of a sealed file is durable before anything follows.
+                let is_header = layer == Layer::Sealed && end < SEALED_HEADER_BYTES;
+                let zeroes = match is_header {
+                    true => zeroes.min(SEALED_HEADER_BYTES - end),
+                    false => zeroes,
+                };
                 let torn = old.copy(&Seed::from_u64(3));
                 let mut half = torn.clone();
                 half.append(&last, &bytes[start..end]).unwrap();
                 half.append(&last, &vec![0; zeroes]).unwrap();
-                let (mut log, restored) = open(&torn).unwrap();
+                let (mut log, restored) = open(layer, &torn).unwrap();
                 // What is missing may be zeroes itself.
                 let whole =
                     bytes.len() - end <= zeroes && bytes[end..].iter().all(|octet| *octet == 0);
@@ -320,7 +360,7 @@ fn a_tail_torn_at_any_octet_is_cut() {
                 assert_eq!(restored, expected(count), "torn at {end}, {zeroes} zeroes");
                 if end % 16 == 0 {
                     run(&mut log, count);
-                    assert_eq!(open(&torn).unwrap().1, expected(script().len()));
+                    assert_eq!(open(layer, &torn).unwrap().1, expected(script().len()));
                 }
             }
         }
@@ -328,10 +368,9 @@ fn a_tail_torn_at_any_octet_is_cut() {
 }
 
 /// Each single bit of the whole disk.
-#[test]
-fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut() {
+fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     let script = script();
     let mut lengths = Vec::new();
     for write in &script[..7] {
@@ -356,12 +395,20 @@ fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut() {
                 names.iter().map(|name| disk.read(name).unwrap()).collect()
             };
             let evidence = files(&damaged);
-            match open(&damaged) {
-                Err(OpenError::Damaged { file, offset, .. }) => {
+            match open(layer, &damaged) {
+                Err(
+                    OpenError::Damaged { file, offset, .. }
+                    | OpenError::Disk(DiskError::Damaged {
+                        name: file, offset, ..
+                    }),
+                ) => {
                     refused += 1;
                     assert_eq!(file, *name);
                     assert!(offset <= at as u64, "found at {offset}, flipped at {at}");
                     assert_eq!(files(&damaged), evidence, "nothing is removed or cut");
+                }
+                Err(OpenError::Disk(DiskError::NotSealed { name: file })) => {
+                    assert!(layer == Layer::Sealed && file == *name && at < 4);
                 }
                 Err(error) => panic!("{name} {at}: {error}"),
                 Ok((_, restored)) => {
@@ -375,10 +422,9 @@ fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut() {
     assert!(refused > 500 && cut > 40, "{refused} refused, {cut} cut");
 }
 
-#[test]
-fn a_damaged_snapshot_is_refused_when_nothing_older_is_left() {
+fn a_damaged_snapshot_is_refused_when_nothing_older_is_left(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     for write in &script()[..8] {
         log.write(write).unwrap();
     }
@@ -387,20 +433,45 @@ fn a_damaged_snapshot_is_refused_when_nothing_older_is_left() {
     for at in (0..disk.read(&names[0]).unwrap().len()).step_by(7) {
         let damaged = disk.copy(&Seed::from_u64(2));
         damaged.flip_bit(&names[0], at, 3);
-        let error = open(&damaged).map(|(_, restored)| restored).unwrap_err();
-        assert!(matches!(error, OpenError::Damaged { .. }), "{at}: {error}");
+        let error = open(layer, &damaged)
+            .map(|(_, restored)| restored)
+            .unwrap_err();
+        assert!(is_damage(&error), "{at}: {error}");
         damaged.edit(&names[0], |bytes| bytes.truncate(at));
-        let error = open(&damaged).map(|(_, restored)| restored).unwrap_err();
-        assert!(matches!(error, OpenError::Damaged { .. }), "{at}: {error}");
+        let error = open(layer, &damaged)
+            .map(|(_, restored)| restored)
+            .unwrap_err();
+        assert!(is_damage(&error), "{at}: {error}");
+    }
+}
+
+/// The disk below may have cut what it could not tell from a torn tail.
+fn writes_that_are_missing_at_the_end_of_a_segment_are_refused_there(layer: Layer) {
+    let disk = disk(1);
+    let (mut log, _) = open(layer, &disk).unwrap();
+    for write in &script()[..7] {
+        log.write(write).unwrap();
+    }
+    let first = disk.list().unwrap()[0].clone();
+    let lengths =
+        |disk: &SimDisk| open(layer, disk).map(|(log, _)| log.disk().read(&first).unwrap().len());
+    let whole = lengths(&disk).unwrap();
+    disk.edit(&first, |bytes| bytes.truncate(bytes.len() - 1));
+    match lengths(&disk).unwrap_err() {
+        OpenError::Damaged { file, offset, .. } => {
+            assert_eq!(file, first);
+            assert!(0 < offset && offset < whole as u64);
+        }
+        error => panic!("{error}"),
     }
 }
 
 #[test]
 fn an_error_says_where_what_and_what_next() {
-    let disk = written();
+    let disk = written(Layer::Plain);
     let name = disk.list().unwrap()[0].clone();
     disk.flip_bit(&name, 40, 0);
-    let error = open(&disk)
+    let error = open(Layer::Plain, &disk)
         .map(|(_, restored)| restored)
         .unwrap_err()
         .to_string();
@@ -411,10 +482,9 @@ fn an_error_says_where_what_and_what_next() {
     assert!(error.contains("join again"), "{error}");
 }
 
-#[test]
-fn a_missing_segment_is_refused() {
+fn a_missing_segment_is_refused(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     for write in &script()[..7] {
         log.write(write).unwrap();
     }
@@ -423,15 +493,16 @@ fn a_missing_segment_is_refused() {
     for name in &names[..names.len() - 1] {
         let mut damaged = disk.copy(&Seed::from_u64(2));
         damaged.remove(name).unwrap();
-        let error = open(&damaged).map(|(_, restored)| restored).unwrap_err();
+        let error = open(layer, &damaged)
+            .map(|(_, restored)| restored)
+            .unwrap_err();
         assert_eq!(error, OpenError::Missing { file: name.clone() });
     }
 }
 
-#[test]
-fn two_segments_that_were_swapped_are_refused() {
+fn two_segments_that_were_swapped_are_refused(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     for write in &script()[..7] {
         log.write(write).unwrap();
     }
@@ -439,29 +510,31 @@ fn two_segments_that_were_swapped_are_refused() {
     let (first, second) = (disk.read(&names[0]).unwrap(), disk.read(&names[1]).unwrap());
     disk.edit(&names[0], |bytes| *bytes = second);
     disk.edit(&names[1], |bytes| *bytes = first);
-    let error = open(&disk).map(|(_, restored)| restored).unwrap_err();
+    let error = open(layer, &disk)
+        .map(|(_, restored)| restored)
+        .unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
 
-#[test]
-fn files_of_others_are_left_alone() {
-    let mut disk = written();
+fn files_of_others_are_left_alone(layer: Layer) {
+    let mut disk = written(layer);
     disk.append("lock", b"1234").unwrap();
     disk.append("segment-1", b"not ours").unwrap();
-    let (_, restored) = open(&disk).unwrap();
+    let (_, restored) = open(layer, &disk).unwrap();
     assert_eq!(restored, expected(script().len()));
     assert_eq!(disk.read("lock").unwrap(), b"1234");
     assert_eq!(disk.read("segment-1").unwrap(), b"not ours");
 }
 
-#[test]
-fn a_state_that_cannot_be_is_refused_with_the_numbers() {
+fn a_state_that_cannot_be_is_refused_with_the_numbers(layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(layer, &disk).unwrap();
     log.write(&script()[0]).unwrap();
     log.write(&write(hard_state(1, None, 0), &[(1, 1), (3, 1)]))
         .unwrap();
-    let error = open(&disk).map(|(_, restored)| restored).unwrap_err();
+    let error = open(layer, &disk)
+        .map(|(_, restored)| restored)
+        .unwrap_err();
     let expected = RestoreError::Gap {
         expected: Index::new(2),
         found: Index::new(3),
@@ -519,7 +592,7 @@ fn check_refuses_every_contradiction() {
 #[test]
 fn a_disk_of_another_member_is_refused() {
     let start = |number: u64| {
-        let (_, restored) = open(&written()).unwrap();
+        let (_, restored) = open(Layer::Plain, &written(Layer::Plain)).unwrap();
         let config = cluster::config(number);
         overlay_raft::Raft::new(
             config,
@@ -539,7 +612,7 @@ fn a_disk_of_another_member_is_refused() {
 fn a_record_of_a_later_release_is_refused_not_cut() {
     // The same octets with another version and a checksum that fits.
     let disk = disk(1);
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = open(Layer::Plain, &disk).unwrap();
     log.write(&script()[0]).unwrap();
     log.write(&script()[1]).unwrap();
     let name = disk.list().unwrap()[0].clone();
@@ -549,7 +622,9 @@ fn a_record_of_a_later_release_is_refused_not_cut() {
         let sum = checksum(1, &bytes[start..]);
         bytes[start + 16..start + 20].copy_from_slice(&sum.to_le_bytes());
     });
-    let error = open(&disk).map(|(_, restored)| restored).unwrap_err();
+    let error = open(Layer::Plain, &disk)
+        .map(|(_, restored)| restored)
+        .unwrap_err();
     assert!(
         matches!(
             error,
@@ -560,6 +635,14 @@ fn a_record_of_a_later_release_is_refused_not_cut() {
         ),
         "{error}"
     );
+}
+
+fn is_damage(error: &OpenError) -> bool {
+    matches!(
+        error,
+        OpenError::Damaged { .. }
+            | OpenError::Disk(DiskError::Damaged { .. } | DiskError::NotSealed { .. })
+    )
 }
 
 /// Returns where the second write begins, by the lengths in the headers.

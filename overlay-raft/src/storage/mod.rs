@@ -26,15 +26,23 @@
 //! a later segment, the damage is no crash's doing, and [`Log::open`] refuses with the file and the offset: what is
 //! lost there may have been acknowledged, and the cluster counts on it. What a crash cannot be told from, and is
 //! therefore cut as well, is damage in the very last write.
+//!
+//! # Sealed at rest
+//!
+//! [`SealedDisk`] is a [`Disk`] over another one that encrypts and authenticates what it stores; the log does not see a
+//! difference.
 
 mod crc;
 mod record;
 mod recovery;
+mod sealed;
 #[cfg(test)]
 mod tests;
 
 use overlay_core::{Disk, DiskError};
 use thiserror::Error;
+
+pub use sealed::{DataKey, SealedDisk};
 
 use crate::{RestoreError, Restored, persist::Write};
 

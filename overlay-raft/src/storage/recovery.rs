@@ -221,6 +221,9 @@ impl Replay {
                         found: record.write,
                     }
                 };
+                if *offset == 0 && record.write > expected {
+                    return Err(self.lost_end(damage));
+                }
                 return Err(segment.damaged(*offset, damage));
             }
             if record.last {
@@ -238,6 +241,15 @@ impl Replay {
             return Ok(());
         }
         self.judge_tail(segment, is_last)
+    }
+
+    /// What is missing before the first write of a segment was at the end of the segment before.
+    fn lost_end(&self, damage: Damage) -> OpenError {
+        OpenError::Damaged {
+            file: name_of(self.end.segment),
+            offset: self.end.segment_bytes,
+            damage,
+        }
     }
 
     /// Tells a torn tail, which is cut, from damage, which is refused.

@@ -1,6 +1,8 @@
 //! Whole clusters on virtual time, with faults: Raft's promises over many seeds.
 
 mod checker;
+#[path = "../layer/mod.rs"]
+mod layer;
 mod member;
 mod operator;
 
@@ -19,6 +21,7 @@ use overlay_sim::{
 };
 
 use checker::Checker;
+use layer::Layer;
 use member::{Member, Setup, id_of};
 
 const MARKERS: [&str; 14] = [
@@ -41,8 +44,19 @@ const MARKERS: [&str; 14] = [
 #[test]
 fn clusters_survive_every_fault() {
     runner::seeds_reaching("clusters_survive_every_fault", 400, &MARKERS, |number| {
-        Cluster::new(number).run();
+        Cluster::new(number, Layer::Plain).run();
     });
+}
+
+/// What is asked of the plain disk is asked of the sealed one, too; a smaller number of seeds reaches what concerns it.
+#[test]
+fn clusters_survive_every_fault_on_sealed_disks() {
+    runner::seeds_reaching(
+        "clusters_survive_every_fault_on_sealed_disks",
+        100,
+        &["a snapshot is restored", "a write fails"],
+        |number| Cluster::new(number, Layer::Sealed).run(),
+    );
 }
 
 struct Cluster {
@@ -79,7 +93,7 @@ const SLICE: Duration = Duration::from_millis(20);
 const PROGRESS_MAX: Duration = Duration::from_secs(10);
 
 impl Cluster {
-    fn new(number: u64) -> Self {
+    fn new(number: u64, layer: Layer) -> Self {
         let seed = Seed::from_u64(number);
         let mut rng = seed.derive("test").rng();
         let kinds = [
@@ -110,6 +124,7 @@ impl Cluster {
             storage: StorageConfig {
                 segment_bytes_max: 256 + rng.below(4_096),
             },
+            layer,
             disk_delay: Duration::from_micros(100)..Duration::from_micros(200 + rng.below(slow)),
             stall_ppm: u32::try_from(rng.below(3_000)).expect("small"),
             compact_after: 5 + rng.below(60),

@@ -10,15 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use overlay_core::{Instant, Machine, Rng};
+use overlay_core::{DiskError, Instant, Machine, Rng};
 use overlay_raft::{
     Config, Event, Incarnation, Index, Output, ProposalId, Raft, RaftId, ReadId, Restored, Term,
     WriteBatch,
     storage::{Log, OpenError, StorageConfig},
 };
-use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk, runner::sometimes};
+use overlay_sim::{Boot, Channel, Host, HostId, Outbox, runner::sometimes};
 
-use crate::checker::{Checker, decode};
+use crate::{
+    checker::{Checker, decode},
+    layer::{Layer, LayerDisk},
+};
 
 /// How a member of one seed is set up.
 #[derive(Clone, Debug)]
@@ -27,6 +30,7 @@ pub(crate) struct Setup {
     /// Whose disk was lost: it must join then, not found.
     pub(crate) wiped: Rc<Cell<Option<HostId>>>,
     pub(crate) storage: StorageConfig,
+    pub(crate) layer: Layer,
     /// Whether all faults are over: disks are fast then.
     pub(crate) healed: Rc<Cell<bool>>,
     /// How long a write takes.
@@ -41,7 +45,7 @@ pub(crate) struct Setup {
 /// One life of one member.
 pub(crate) struct Member {
     pub(crate) raft: Option<Raft>,
-    log: Option<Log<SimDisk>>,
+    log: Option<Log<LayerDisk>>,
     writes: VecDeque<WriteBatch>,
     /// How many batches are written.
     written: u64,
@@ -75,8 +79,11 @@ impl Member {
             setup: setup.clone(),
             checker: Rc::clone(checker),
         };
-        let opened = Log::open(boot.disk.clone(), setup.storage);
-        if matches!(opened, Err(OpenError::Disk(_))) {
+        let layered = setup.layer.over(&boot.disk, &boot.seed.derive("layer"));
+        let opened = layered
+            .map_err(OpenError::Disk)
+            .and_then(|disk| Log::open(disk, setup.storage));
+        if matches!(opened, Err(OpenError::Disk(DiskError::Failed { .. }))) {
             boot.outbox.exit();
             return member;
         }

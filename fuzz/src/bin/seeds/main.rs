@@ -35,6 +35,7 @@ fn main() -> io::Result<()> {
         ("raft_log", raft::disks()),
         ("raft_machine", raft::scripts()),
         ("raft_message", raft::messages()),
+        ("raft_sealed", raft::sealed()),
         ("vxlan_headers", vxlan::headers()),
         ("vxlan_local", vxlan::local()),
         ("vxlan_outer", vxlan::outer()),

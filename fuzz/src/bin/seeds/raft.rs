@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use overlay_core::{Instant, Machine, Seed as Randomness};
-use overlay_fuzz::{MemoryDisk, Script, disk_script};
+use overlay_fuzz::{MemoryDisk, Script, disk_script, sealed_scripts};
 use overlay_raft::{
     Change, Config, Output, Raft, RaftId, Restored,
     storage::{Log, StorageConfig},
@@ -181,6 +181,12 @@ pub(crate) fn disks() -> Vec<Seed> {
         }
     });
     seeds
+}
+
+pub(crate) fn sealed() -> Vec<Seed> {
+    let names = ["synced", "batch", "cut", "empty", "long"];
+    let files = names.into_iter().zip(sealed_scripts());
+    files.map(|(name, bytes)| seed(name, bytes)).collect()
 }
 
 pub(crate) fn scripts() -> Vec<Seed> {
