@@ -11,7 +11,7 @@ use overlay_core::{
     plane::{DataPath, Namespace},
 };
 
-use crate::api::Resources;
+use crate::{api::Resources, secret::Secret};
 
 /// How a node takes part in its cluster.
 #[derive(Clone, Debug)]
@@ -20,6 +20,11 @@ pub struct Config {
     pub node: NodeId,
     /// Its host's name, for people.
     pub hostname: String,
+    /// The Ed25519 key by which it signs what it says of itself: the same in all its lives.
+    pub key: Secret<32>,
+    /// Which life of the node this is; higher than that of any life before. Others do not believe what an earlier life said once
+    /// they have heard of a later one. Default 0.
+    pub life: u64,
     /// The digest of the authority that signed its certificate; zero, which is the default, if it has none.
     pub issuer: [u8; 32],
     /// The address that others reach it at; also its VTEP.
@@ -32,6 +37,10 @@ pub struct Config {
     pub underlay_mtu: u16,
     /// Its port of VXLAN, and that of all other nodes. Default 4789.
     pub data_port: u16,
+    /// The port of UDP that carries encrypted networks, on all nodes. Default 4500 (RFC 3948).
+    pub esp_port: u16,
+    /// Why encrypted networks cannot be carried here; they can if `None`, which is the default.
+    pub unencrypted: Option<String>,
     /// By which plane it carries networks. One that asks for the other is not carried: a node has one of them, because a VXLAN
     /// device of the kernel has the data port for itself. Default: the one in user space.
     pub data_path: DataPath,
@@ -66,12 +75,16 @@ impl Config {
         Self {
             node,
             hostname: hostname.into(),
+            key: Secret::zero(),
+            life: 0,
             issuer: [0; 32],
             address,
             management_port: 2_377,
             gossip_port: 7_946,
             underlay_mtu: 1_500,
             data_port: 4_789,
+            esp_port: 4_500,
+            unencrypted: None,
             data_path: DataPath::User,
             unix_epoch: Duration::ZERO,
             timers: Timers::default(),

@@ -32,6 +32,11 @@ impl<const N: usize> Secret<N> {
         Self(bytes)
     }
 
+    /// Makes one of zeroes, which is no secret yet.
+    pub fn zero() -> Self {
+        Self(vec![0; N])
+    }
+
     /// Shows the octets.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -25,7 +25,7 @@ use overlay_node::{
         Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState, TaskStatus,
         UpdatePhase,
     },
-    identity::{LeaseSigner, NextAuthority},
+    identity::{LeaseSigner, NextAuthority, Pass},
     state::{
         AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, IssuedToken,
         NodeDescription, Proposal, RequestId, Secret, SharedKeys, TaskChange, TaskEndpoint,
@@ -547,6 +547,7 @@ fn add(number: u8, role: Role) -> AddNode {
         management_port: 2377,
         gossip_port: 7946,
         version: "0.1.0".to_owned(),
+        key: [number; 32],
     }
 }
 
@@ -586,10 +587,16 @@ fn assignment() -> Assignment {
             lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
                 .unwrap()
                 .public_key(),
+            pass: Pass {
+                number: 4,
+                key: [2; 32],
+                signature: Bytes::from_static(&[6; 64]),
+            },
             zone: "north".to_owned(),
         },
         networks: vec![AssignedNetwork {
             vlan_tags: false,
+            encrypted: true,
             id: network(1),
             name: "net".to_owned(),
             vni: Vni::new(4097).unwrap(),

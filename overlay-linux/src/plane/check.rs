@@ -180,6 +180,7 @@ fn sample() -> Desired {
     };
     let network = DesiredNetwork {
         vlan_tags: false,
+        encrypted: false,
         vni: Vni::from_octets([0xff; 3]),
         path: DataPath::Kernel,
         subnets: Vec::new(),

@@ -561,6 +561,7 @@ fn put(network: &mut DesiredNetwork, number: u8, place: u8) {
 fn bare() -> DesiredNetwork {
     DesiredNetwork {
         vlan_tags: false,
+        encrypted: false,
         vni: vni(),
         path: DataPath::Kernel,
         subnets: vec!["10.0.1.0/24".parse().unwrap()],

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{Balance, DesiredState, NamedPort, PublishedPort, Role, Slot, TaskSpec},
-    identity::LeaseKey,
+    identity::{LeaseKey, Pass},
     state::{EndpointRecord, SharedKeys},
     wire::ManagerAddress,
 };
@@ -70,8 +70,10 @@ pub struct Standing {
     pub issuer: [u8; 32],
     /// How long certificates are valid, in milliseconds.
     pub certificate_ms: u64,
-    /// Checks the signatures on leases.
+    /// Checks the signatures on leases and passes.
     pub lease_key: LeaseKey,
+    /// A manager's word that the node's key is its own.
+    pub pass: Pass,
 }
 
 /// A service that endpoints of the node reach by its names.
@@ -162,6 +164,8 @@ pub struct AssignedNetwork {
     pub path: Option<DataPath>,
     /// Whether frames of VLANs are carried on it.
     pub vlan_tags: bool,
+    /// Whether its frames are sealed between nodes.
+    pub encrypted: bool,
     /// Whether it has no way out.
     pub internal: bool,
     /// Whether it is the network of published ports, on which no frames travel and nobody has a name: what comes to a

@@ -326,6 +326,7 @@ impl Agent {
             underlay: Some(Underlay {
                 address: self.config.address,
                 port: self.config.data_port,
+                esp_port: self.config.esp_port,
                 mtu: self.config.underlay_mtu,
             }),
             ..Desired::default()
@@ -368,6 +369,7 @@ impl Agent {
             let (vni, subnets, mtu) = (network.vni, network.subnets.clone(), self.mtu(network));
             let network_plane = DesiredNetwork {
                 vlan_tags: network.vlan_tags,
+                encrypted: network.encrypted,
                 vni,
                 path,
                 subnets,

@@ -7,6 +7,8 @@ use overlay_core::{
     plane::{DataPath, PlatformError},
 };
 
+use overlay_vxlan::NetworkConfig;
+
 use super::{Agent, AssignedNetwork, Wish, readiness};
 
 impl Agent {
@@ -81,6 +83,9 @@ impl Agent {
         if network.ingress {
             return Ok(DataPath::User);
         }
+        if network.encrypted {
+            return self.sealed_path(network);
+        }
         match network.path {
             Some(wanted) if wanted != path => Err(PlatformError::Unsupported {
                 what: "a network whose data path is not this node's",
@@ -94,13 +99,29 @@ impl Agent {
         }
     }
 
-    /// The underlay's MTU less the encapsulation's octets: outer IP, UDP and VXLAN headers and the inner Ethernet header.
-    pub(super) fn mtu(&self, network: &AssignedNetwork) -> u16 {
-        let overhead = if self.config.address.is_ipv4() {
-            50
-        } else {
-            70
+    /// By which plane an encrypted network is carried here: in user space, on hosts of the kernel plane too, because it has a
+    /// port of its own.
+    fn sealed_path(&self, network: &AssignedNetwork) -> Result<DataPath, PlatformError> {
+        let reason = match (network.path, &self.config.unencrypted) {
+            (Some(DataPath::Kernel), _) => {
+                "the kernel plane does not seal: create the network with data-path=auto or user"
+            }
+            (_, Some(reason)) => reason,
+            (_, None) => return Ok(DataPath::User),
         };
+        Err(PlatformError::Unsupported {
+            what: "an encrypted network",
+            reason: format!("{} is not carried in clear, either: {reason}", network.name),
+        })
+    }
+
+    /// The underlay's MTU less the octets of outer IP, UDP and VXLAN headers and the inner Ethernet header, and of what seals.
+    pub(super) fn mtu(&self, network: &AssignedNetwork) -> u16 {
+        let carried = NetworkConfig {
+            encrypted: network.encrypted,
+            ..NetworkConfig::default()
+        };
+        let overhead = carried.underlay_bytes(self.config.address);
         let most = self.config.underlay_mtu.saturating_sub(overhead);
         network.mtu.map_or(most, |wanted| wanted.min(most))
     }

@@ -15,7 +15,7 @@ use crate::{
         Balance, DesiredState, Locality, Protocol, PublishMode, PublishedPort, Role, Slot,
         TaskSpec, TaskState,
     },
-    identity::LeaseSigner,
+    identity::{LeaseSigner, Pass},
     state::{EndpointRecord, Secret, SharedKeys, TaskEndpoint},
 };
 
@@ -432,6 +432,7 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                 .into_iter()
                 .map(|(number, internal)| AssignedNetwork {
                     vlan_tags: false,
+                    encrypted: false,
                     id: NetworkId::from_bytes([number; 16]),
                     name: format!("net{number}"),
                     vni: Vni::new(4_097).unwrap(),
@@ -452,6 +453,7 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
     let subnet = "10.0.1.0/24".parse().unwrap();
     let network = AssignedNetwork {
         vlan_tags: false,
+        encrypted: false,
         id: network(),
         name: "net".to_owned(),
         vni: Vni::new(4_097).unwrap(),
@@ -479,6 +481,11 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
             },
             authorities: Vec::new(),
             issuer: [0; 32],
+            pass: Pass {
+                number: 1,
+                key: [0; 32],
+                signature: Default::default(),
+            },
             certificate_ms: 0,
             lease_key: signer.public_key(),
             zone: String::new(),

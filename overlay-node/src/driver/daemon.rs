@@ -53,6 +53,9 @@ pub struct Options {
     pub gossip_port: u16,
     /// UDP port for VXLAN. Default 4789; all nodes use the same.
     pub data_port: u16,
+    /// The port of UDP that carries encrypted networks, the same on all nodes. Default 4500. Where it is not to be had, such
+    /// networks are refused, and all others are carried.
+    pub esp_port: u16,
     /// A socket that is bound to the data port already, in another network namespace for instance: so that a daemon without any
     /// right over the host's network has a way to other nodes. All frames leave by it. Default: the daemon opens one, and
     /// some more to send by.
@@ -88,6 +91,7 @@ impl Options {
             management_port: 2_377,
             gossip_port: 7_946,
             data_port: 4_789,
+            esp_port: 4_500,
             data_socket: None,
             data_path: DataPath::User,
             underlay_mtu: None,
@@ -178,8 +182,10 @@ impl Daemon {
             if let Some(address) = supervisor.options.advertise.filter(|_| !identity.is_fixed) {
                 // The host may have another address by now; the node tells the managers.
                 identity.address = address;
-                supervisor.store.save_identity(&identity)?;
             }
+            // Before anything is said in this life.
+            identity.life += 1;
+            supervisor.store.save_identity(&identity)?;
             let active = supervisor.activate(identity, Beginning::Resume).await?;
             supervisor.active = Some(Box::new(active));
         }

@@ -44,7 +44,9 @@ impl Supervisor {
             certificate::node_of(&request).map_err(invalid)?,
             Clock::unix_now(),
         );
-        let config = self.config(node, address);
+        let identity_key = Secret::random(&mut self.rng);
+        let mut config = self.config(node, address);
+        config.key = identity_key.clone();
         let mut seed = ClusterSeed::generate(&mut self.rng, &config, String::new(), String::new());
         let authority = Authority::generate(seed.id, unix_now).map_err(invalid)?;
         seed.ca_certificate = authority.certificate().to_owned();
@@ -75,6 +77,8 @@ impl Supervisor {
                 key,
                 issuer: ca_digest(authority.certificate()),
             },
+            key: identity_key,
+            life: 0,
             seeds: Vec::new(),
         };
         // Whatever an earlier attempt left half done.
@@ -108,7 +112,9 @@ impl Supervisor {
         });
         let (key, request, node) =
             made.map_err(|error| api::Error::new(ErrorKind::Platform, error.to_string()))?;
-        let config = self.config(node, address);
+        let identity_key = Secret::random(&mut self.rng);
+        let mut config = self.config(node, address);
+        config.key = identity_key.clone();
         let admission = bootstrap::join(
             &token,
             join.remote,
@@ -136,6 +142,8 @@ impl Supervisor {
                 key,
                 issuer: admission.issuer,
             },
+            key: identity_key,
+            life: 0,
             seeds: assignment
                 .standing
                 .managers
@@ -213,7 +221,11 @@ impl Supervisor {
         if init.advertise.is_some() {
             (identity.address, identity.is_fixed) = (self.address(init.advertise)?, true);
         }
+        identity.life += 1;
         let former = identity.clone();
+        self.store
+            .save_identity(&former)
+            .map_err(StartError::from)?;
         if let Some(active) = self.active.take() {
             active.stop().await;
         }

@@ -41,12 +41,21 @@ pub(super) enum DataSocket {
     Passed(UdpSocket),
 }
 
+/// The sockets of the frame path.
+pub(super) struct PlaneSockets {
+    /// None where the kernel has the data port.
+    pub(super) data: Option<DataSocket>,
+    /// None where the port of ESP is not to be had.
+    pub(super) esp: Option<DataSocket>,
+}
+
 /// The sockets that a node listens on.
 pub(super) struct Bound {
     pub(super) listener: tokio::net::TcpListener,
     pub(super) gossip: overlay_gossip::driver::Sockets,
-    /// None where the kernel has the data port.
-    pub(super) data: Option<DataSocket>,
+    pub(super) plane: PlaneSockets,
+    /// Why encrypted networks cannot be carried, if they cannot.
+    pub(super) unencrypted: Option<String>,
 }
 
 impl Bound {
@@ -77,12 +86,35 @@ impl Bound {
                 Some(made.map_err(refused)?)
             }
         };
+        let esp = esp_socket(options);
+        let unencrypted = esp.as_ref().err().cloned();
         Ok(Self {
             listener,
             gossip,
-            data,
+            plane: PlaneSockets {
+                data,
+                esp: esp.ok(),
+            },
+            unencrypted,
         })
     }
+}
+
+/// Opens the socket of ESP, or says why encrypted networks cannot be carried: all others can.
+fn esp_socket(options: &Options) -> Result<DataSocket, String> {
+    if options.data_socket.is_some() {
+        return Err(
+            "its daemon has but the one data socket that was passed: start it without".to_owned(),
+        );
+    }
+    let address = SocketAddr::new(options.listen, options.esp_port);
+    // Flows leave by it, too: RFC 3948 has one port for both.
+    data_socket(address).map(DataSocket::Passed).map_err(|error| {
+        format!(
+            "its daemon cannot listen on UDP {address} ({error}): is another IPsec program running there? \
+             Stop that one, or give all daemons another --esp-port"
+        )
+    })
 }
 
 /// Takes a socket that somebody else has opened.

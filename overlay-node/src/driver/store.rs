@@ -12,7 +12,7 @@ use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{agent::AgentMemory, identity::tls::Credentials};
+use crate::{agent::AgentMemory, identity::tls::Credentials, secret::Secret};
 
 /// The data directory cannot be used.
 #[derive(Debug, Error)]
@@ -63,6 +63,11 @@ pub(crate) struct Identity {
     #[serde(default)]
     pub(crate) is_fixed: bool,
     pub(crate) credentials: Credentials,
+    /// By which the node signs what it says of itself.
+    pub(crate) key: Secret<32>,
+    /// How many lives it has had, this one included.
+    #[serde(default)]
+    pub(crate) life: u64,
     /// Managers' addresses at the time of joining.
     pub(crate) seeds: Vec<(NodeId, std::net::SocketAddr)>,
 }

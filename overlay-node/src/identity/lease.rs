@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use overlay_core::NodeId;
 use overlay_gossip::{Lease, LeaseVerifier};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
+use super::Pass;
 use crate::secret::Secret;
 
 /// Signs leases with the cluster's Ed25519 key. Signatures are deterministic: any leader makes the same one.
@@ -21,6 +23,16 @@ impl LeaseSigner {
     /// Signs `lease`, replacing whatever signature it has.
     pub fn sign(&self, lease: &mut Lease) {
         lease.signature = self.0.sign(&lease.signed_bytes()).as_ref().to_vec().into();
+    }
+
+    /// Says that a key is a node's, who was let in at this index of the log.
+    pub fn pass(&self, cluster: NodeId, node: NodeId, number: u64, key: [u8; 32]) -> Pass {
+        let signature = self.0.sign(&Pass::text(cluster, node, number, &key));
+        Pass {
+            number,
+            key,
+            signature: signature.as_ref().to_vec().into(),
+        }
     }
 
     /// Returns the key that checks the signatures.
@@ -41,11 +53,22 @@ impl fmt::Debug for LeaseSigner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LeaseKey([u8; 32]);
 
+impl LeaseKey {
+    pub(super) const fn of(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// Returns whether the signature of a text is one of this key.
+    pub(super) fn checks(&self, text: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(text, signature)
+            .is_ok()
+    }
+}
+
 impl LeaseVerifier for LeaseKey {
     fn verify(&self, signed: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.0)
-            .verify(signed, signature)
-            .is_ok()
+        self.checks(signed, signature)
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod authority;
 pub mod cipher;
+mod claim;
 mod lease;
+mod pair;
 mod token;
 
 #[cfg(feature = "tokio")]
@@ -11,5 +13,8 @@ pub mod certificate;
 pub mod tls;
 
 pub use authority::NextAuthority;
+pub(crate) use claim::{Claims, Generation, Said, Signer};
+pub use claim::{NodeKey, Pass};
 pub use lease::{LeaseKey, LeaseSigner};
+pub(crate) use pair::Pairs;
 pub use token::{JoinToken, TokenError, ca_digest};

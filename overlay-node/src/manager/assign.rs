@@ -187,6 +187,10 @@ impl Manager {
             self.leases
                 .retain(|endpoint, _| endpoints.contains_key(endpoint));
         }
+        if self.passes.len() > self.state.nodes().len() {
+            let nodes = self.state.nodes();
+            self.passes.retain(|node, _| nodes.contains_key(node));
+        }
         let own: Vec<_> = self.state.endpoints_on(node).collect();
         let on: BTreeSet<_> = own.iter().map(|endpoint| endpoint.network).collect();
         let networks = on
@@ -215,6 +219,13 @@ impl Manager {
         let ports = self.assigned_ports(node);
         let (cluster, record) = (self.state.cluster()?, self.state.nodes().get(&node)?);
         let signer = self.signer.as_ref()?;
+        let known = self.passes.get(&node);
+        let known = known.filter(|pass| pass.number == record.admitted);
+        let pass = known.cloned().unwrap_or_else(|| {
+            let pass = signer.pass(cluster.id, node, record.admitted, record.key);
+            self.passes.insert(node, pass.clone());
+            pass
+        });
         Some(Assignment {
             version: self.state.applied(),
             cluster: cluster.id,
@@ -230,6 +241,7 @@ impl Manager {
                 issuer: self.state.issuer(),
                 certificate_ms: cluster.settings.certificate_ms,
                 lease_key: signer.public_key(),
+                pass,
             },
             networks,
             services,
@@ -395,6 +407,7 @@ fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
         mtu: network.mtu,
         path: network.data_path(),
         vlan_tags: network.carries_vlans(),
+        encrypted: network.is_encrypted(),
         internal: network.internal,
         ingress: network.ingress,
     })

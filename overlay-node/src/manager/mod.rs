@@ -33,7 +33,7 @@ use crate::{
     Config,
     agent::{AssignedPort, Assignment},
     api,
-    identity::LeaseSigner,
+    identity::{LeaseSigner, Pass},
     node::{ManagerBoot, group},
     state::{BRIDGE, Cluster, ClusterState, Command, Proposal, RequestId},
     wire::{Answer, Ask, Message},
@@ -122,6 +122,8 @@ pub(crate) struct Manager {
     signer: Option<LeaseSigner>,
     /// Leases that were signed: a signature costs more than all the rest of an assignment.
     leases: BTreeMap<EndpointId, Lease>,
+    /// Passes that were signed.
+    passes: BTreeMap<NodeId, Pass>,
     rng: Rng,
     proposals: BTreeMap<RequestId, NodeId>,
     reads: BTreeMap<ReadId, Read>,
@@ -171,6 +173,7 @@ impl Manager {
             state: ClusterState::new(),
             signer: None,
             leases: BTreeMap::new(),
+            passes: BTreeMap::new(),
             rng: seed.derive("manager").rng(),
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),

@@ -1,12 +1,12 @@
 //! What gossip says, turned into names and the data plane.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use overlay_core::NodeId;
+use overlay_core::{NodeId, plane::PeerKeys};
 use overlay_gossip::{
     Event as GossipEvent, Gossip, Keyring, Member, MemberState, Output as GossipOutput,
 };
@@ -14,7 +14,7 @@ use overlay_gossip::{
 use super::{Event, Node, Output};
 use crate::{
     agent::{self, Zone},
-    identity::cipher::Ciphers,
+    identity::{Claims, Generation, Said, Signer, cipher::Ciphers},
     manager::Manager,
     state::{NodeRecord, Secret, SharedKeys},
 };
@@ -25,6 +25,9 @@ impl Node {
         if self.gossip.is_some() {
             return;
         }
+        let Some(meta) = self.meta() else {
+            return;
+        };
         let Some(assignment) = self.agent.assignment() else {
             return;
         };
@@ -41,9 +44,13 @@ impl Node {
         config.timing.gossip_interval = timers.gossip_interval;
         config.timing.push_pull_interval = timers.push_pull_interval;
         config.timing.sync_interval = timers.sync_interval;
-        config.meta = self.meta();
+        config.meta = meta;
         config.keyring = Some(keyring);
         config.verifier = Some(Arc::new(assignment.standing.lease_key));
+        config.member_verifier = Some(Arc::new(Claims {
+            cluster: assignment.cluster,
+            managers: assignment.standing.lease_key,
+        }));
         let seeds: Vec<_> = assignment
             .standing
             .managers
@@ -66,7 +73,7 @@ impl Node {
     /// and its zone.
     pub(super) fn tell_standing(&mut self) {
         let (now, meta) = (self.now, self.meta());
-        if let Some(gossip) = &mut self.gossip {
+        if let (Some(gossip), Some(meta)) = (&mut self.gossip, meta) {
             // It is short enough.
             let _ = gossip.set_meta(now, meta);
         }
@@ -86,16 +93,29 @@ impl Node {
         let _ = gossip.set_keys(now, &all, sealing.expose());
     }
 
-    fn meta(&self) -> Vec<u8> {
-        let standing = self.agent.assignment().map(|all| &all.standing);
+    /// Signs what this node says of itself, which is later than all that it has said before; nothing without a pass.
+    fn meta(&mut self) -> Option<Vec<u8>> {
+        let assignment = self.agent.assignment()?;
+        let standing = &assignment.standing;
         let said = Said {
             management_port: self.manager.as_ref().map(|_| self.config.management_port),
             epoch: self.manager.as_ref().map_or(0, Manager::epoch),
-            zone: standing
-                .map(|standing| standing.zone.clone())
-                .unwrap_or_default(),
+            exchange: self.pairs.public(),
+            zone: standing.zone.clone(),
         };
-        said.encode()
+        self.said += 1;
+        let signer = Signer {
+            cluster: assignment.cluster,
+            node: self.config.node,
+            key: self.key.as_ref()?,
+            pass: &standing.pass,
+        };
+        let generation = Generation {
+            life: self.config.life,
+            number: self.said,
+        };
+        let address = (self.config.address, self.config.gossip_port).into();
+        Some(said.sign(&signer, address, generation))
     }
 
     /// Turns to a node that speaks to this leader and that gossip takes for absent: after a restart a manager knows no
@@ -144,7 +164,8 @@ impl Node {
                     .collect()
             })
         };
-        let desired = self.agent.desired(rows, members);
+        let mut desired = self.agent.desired(rows, members);
+        desired.peers = self.peers();
         if *self.plane != desired {
             self.plane = Arc::new(desired);
             self.ordered += 1;
@@ -161,6 +182,33 @@ impl Node {
             }
         }
         self.services = services;
+    }
+
+    /// Returns the keys with the members of encrypted networks, by their addresses.
+    fn peers(&mut self) -> BTreeMap<IpAddr, PeerKeys> {
+        let mut peers = BTreeMap::new();
+        let (Some(assignment), Some(gossip)) = (self.agent.assignment(), &self.gossip) else {
+            return peers;
+        };
+        let (cluster, own) = (assignment.cluster, self.config.node);
+        let mut named = BTreeSet::new();
+        for network in self.agent.carried().filter(|network| network.encrypted) {
+            for member in gossip.network_members(network.id) {
+                let Ok(node) = member.name.parse::<NodeId>() else {
+                    continue;
+                };
+                if node == own || !named.insert(node) {
+                    continue;
+                }
+                let public = Said::read(&member.meta).exchange;
+                let shared = &assignment.standing.keys;
+                if let Some(keys) = self.pairs.keys(cluster, own, (node, public), shared) {
+                    peers.insert(member.address.ip().to_canonical(), keys);
+                }
+            }
+        }
+        self.pairs.retain(|node| named.contains(&node));
+        peers
     }
 
     fn on_gossip_event(&mut self, event: GossipEvent) {
@@ -202,19 +250,26 @@ impl Node {
         }
     }
 
+    /// Notes a manager of a group that came after this one's.
+    pub(super) fn note_rebuilt(&mut self, node: NodeId) {
+        if self.rebuilt.len() < REBUILT_MAX {
+            self.rebuilt.insert(node);
+        }
+    }
+
     fn member(&mut self, member: &Member, state: &'static str) {
         self.plane_dirty = true;
         let node = member.name.to_string();
         if let Ok(id) = node.parse() {
-            let found = Said::of_manager(member);
+            let found = manager_at(member);
             self.session
                 .find(self.now, id, found.map(|(address, _)| address));
             let own = self.manager.as_ref().map(Manager::epoch);
             let later = own.zip(found).is_some_and(|(own, (_, epoch))| epoch > own);
             if !later {
                 self.rebuilt.remove(&id);
-            } else if self.rebuilt.len() < REBUILT_MAX {
-                self.rebuilt.insert(id);
+            } else {
+                self.note_rebuilt(id);
             }
         }
         self.outputs
@@ -222,50 +277,13 @@ impl Node {
     }
 }
 
-/// What a member says of itself.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
-    /// Where it takes management sessions, if it is a manager. Whoever dials it checks its certificate.
-    management_port: Option<u16>,
-    /// How often the cluster was rebuilt from a survivor.
-    epoch: u64,
-    /// The zone that it is in, empty for none.
-    zone: Zone,
+/// Returns where an alive manager is reached, and its epoch.
+fn manager_at(member: &Member) -> Option<(SocketAddr, u64)> {
+    let said = Said::read(&member.meta);
+    let address = SocketAddr::new(member.address.ip(), said.management_port?);
+    (member.state == MemberState::Alive).then_some((address, said.epoch))
 }
 
-impl Said {
-    fn encode(&self) -> Vec<u8> {
-        let mut meta = vec![META_VERSION];
-        meta.extend(self.management_port.unwrap_or_default().to_be_bytes());
-        meta.extend(self.epoch.to_be_bytes());
-        meta.extend(self.zone.bytes());
-        meta
-    }
-
-    /// Reads what a member says: nothing if it is of another version.
-    fn read(meta: &[u8]) -> Self {
-        let Some((&[META_VERSION, p0, p1, ref epoch @ ..], zone)) = meta.split_first_chunk::<11>()
-        else {
-            return Self::default();
-        };
-        let port = u16::from_be_bytes([p0, p1]);
-        Self {
-            management_port: (port != 0).then_some(port),
-            epoch: u64::from_be_bytes(*epoch),
-            zone: String::from_utf8_lossy(zone).into_owned(),
-        }
-    }
-
-    /// Reads what an alive manager says, and where it is reached.
-    fn of_manager(member: &Member) -> Option<(SocketAddr, u64)> {
-        let said = Self::read(&member.meta);
-        let address = SocketAddr::new(member.address.ip(), said.management_port?);
-        (member.state == MemberState::Alive).then_some((address, said.epoch))
-    }
-}
-
-/// Of what a member says of itself in gossip.
-const META_VERSION: u8 = 2;
 /// How many managers of a later group are asked at the most.
 const REBUILT_MAX: usize = 8;
 
@@ -277,34 +295,4 @@ fn keyring(keys: &SharedKeys) -> Option<Keyring> {
         ring.install(key.expose()).ok()?;
     }
     Some(ring)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_member_says_of_itself_is_read_back() {
-        for (port, epoch, zone) in [
-            (None, 0, ""),
-            (Some(2_377), 0, ""),
-            (Some(1), u64::MAX, "north-1"),
-            (None, 7, "süd"),
-        ] {
-            let said = Said {
-                management_port: port,
-                epoch,
-                zone: zone.to_owned(),
-            };
-            let meta = said.encode();
-            assert_eq!(Said::read(&meta), said);
-            for short in 0..11 {
-                assert_eq!(Said::read(&meta[..short]), Said::default());
-            }
-        }
-        let mut other = Said::default().encode();
-        other[0] = 1;
-        other.extend(b"zone");
-        assert_eq!(Said::read(&other), Said::default(), "of another version");
-    }
 }

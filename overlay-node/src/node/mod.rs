@@ -26,6 +26,7 @@ use crate::{
     Config,
     agent::{Agent, ServiceNames, Session},
     api::Role,
+    identity::{NodeKey, Pairs},
     manager::{Action, Manager},
     state::{Cluster, ClusterState, RequestId},
     wire::Message,
@@ -89,6 +90,11 @@ pub struct Node {
     reporting: Option<RequestId>,
     /// The endpoints here that take no new flows, and who may still have some to them.
     drains: Drains,
+    /// By which it signs what it says of itself, and how often it has done so in this life.
+    key: Option<NodeKey>,
+    said: u32,
+    /// The keys of encrypted networks.
+    pairs: Pairs,
     /// Flows that somebody wants counted, once the data plane is what it shall be.
     counts: Vec<(NodeId, EndpointId)>,
 }
@@ -113,6 +119,8 @@ impl Node {
             session.set_managers(&assignment.standing.managers);
         }
         let resolver = Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
+        let key = NodeKey::new(&config.key);
+        let pairs = Pairs::new(&seed.derive("exchange"));
         let mut node = Self {
             rng: seed.derive("node").rng(),
             config,
@@ -138,6 +146,9 @@ impl Node {
             reporting: None,
             drains: Drains::new(drain::CONFIG, now),
             counts: Vec::new(),
+            key,
+            said: 0,
+            pairs,
         };
         node.pace();
         // It may have stopped after its new role was written down and before its log was.

@@ -59,7 +59,7 @@ impl Node {
                 }
             }
             Message::Heartbeat { version, epoch } => {
-                self.on_heartbeat(peer.node, version, epoch);
+                self.on_heartbeat(peer, version, epoch);
             }
             Message::HeartbeatAck if from_manager => self.session.heard(now, peer.node),
             Message::Assignment(assignment) if from_manager => {
@@ -135,7 +135,11 @@ impl Node {
         let Some(manager) = &mut self.manager else {
             return;
         };
-        if to == manager.raft_id() && manager.may_speak_for(node, from) {
+        if !manager.may_speak_for(node, from) {
+            // Perhaps one of a group before this one's, which hears of it nowhere else: its gossip keys are outdated.
+            let (version, epoch) = (0, manager.epoch());
+            self.send(node, Message::Heartbeat { version, epoch });
+        } else if to == manager.raft_id() {
             manager.handle_raft(self.now, from, bytes);
         }
     }
@@ -150,14 +154,18 @@ impl Node {
         }
     }
 
-    fn on_heartbeat(&mut self, from: NodeId, version: u64, epoch: u64) {
+    fn on_heartbeat(&mut self, Peer { node: from, role }: Peer, version: u64, epoch: u64) {
         let now = self.now;
         if self
             .manager
             .as_ref()
             .is_some_and(|manager| manager.epoch() < epoch)
         {
-            // The cluster was rebuilt without this manager. It has nothing to say to whoever knows that.
+            // The cluster was rebuilt without this manager. It has nothing to say to whoever knows that, and asks managers of
+            // the later group whether it is still part of the cluster.
+            if role == Role::Manager {
+                self.note_rebuilt(from);
+            }
             let (request, leader, managers) = (None, None, Vec::new());
             return self.send(
                 from,
@@ -206,8 +214,11 @@ impl Node {
             .is_some_and(|present| present.is_newer(&assignment));
         let (raft, role) = (assignment.standing.raft, assignment.standing.role);
         let (cluster, epoch) = (assignment.cluster, assignment.epoch);
-        let zone = |agent: &Agent| agent.assignment().map(|all| all.standing.zone.clone());
-        let before = zone(&self.agent);
+        let said = |agent: &Agent| {
+            let standing = agent.assignment().map(|all| &all.standing);
+            standing.map(|standing| (standing.zone.clone(), standing.pass.clone()))
+        };
+        let before = said(&self.agent);
         self.agent.assign(self.now, assignment);
         self.take_keys();
         // How a service is balanced is said by the assignment alone.
@@ -216,7 +227,7 @@ impl Node {
             self.pace();
             self.take_role(role, raft, cluster, epoch);
         }
-        if zone(&self.agent) != before {
+        if said(&self.agent) != before {
             self.tell_standing();
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use overlay_core::{Instant, Vni};
 use overlay_vxlan::{
-    DropReason, Frame, Outer, PortId, Sink,
+    DropReason, Frame, Outer, PortId, Sink, Unsealed,
     pcapng::{Captured, Direction, InterfaceId, Writer},
     wire::vxlan,
 };
@@ -147,6 +147,24 @@ impl<S: Sink> Sink for Tap<'_, S> {
     }
 
     fn to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) {
+        self.capture(vtep, frame);
+        self.sink.to_vtep(vtep, outer, frame);
+    }
+
+    fn to_sealed_vtep(
+        &mut self,
+        vtep: IpAddr,
+        outer: Outer,
+        frame: &mut Frame,
+    ) -> Result<(), Unsealed> {
+        self.capture(vtep, frame);
+        self.sink.to_sealed_vtep(vtep, outer, frame)
+    }
+}
+
+impl<S> Tap<'_, S> {
+    /// Captures a frame that leaves for a VTEP.
+    fn capture(&mut self, vtep: IpAddr, frame: &Frame) {
         if !self.captures.is_idle()
             && let Ok(header) = vxlan::Packet::new_checked(frame.bytes())
         {
@@ -156,6 +174,5 @@ impl<S: Sink> Sink for Tap<'_, S> {
             let way = (Direction::Outbound, Some(vtep));
             self.captures.add(self.now, vni, way, None, &inner);
         }
-        self.sink.to_vtep(vtep, outer, frame);
     }
 }

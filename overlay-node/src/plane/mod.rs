@@ -1,12 +1,13 @@
 //! The frame path of one node: one value that one thread drives.
 //!
 //! Out of an endpoint: anti-spoof, balancer and switch (verdict), then encapsulation into the frame's headroom. Into one:
-//! decapsulate, member and anti-spoof checks, switch, balancer back. Policy and sealing take their places between these
-//! stages.
+//! decapsulate, member and anti-spoof checks, switch, balancer back. Frames of encrypted networks are sealed, and opened, by
+//! whoever has the sockets ([`Sealing`]): the switch hands them out, and takes them, as such only.
 
 mod capture;
 mod endpoint;
 mod lookup;
+mod sealing;
 mod services;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
 pub use capture::{CaptureId, CaptureSpec};
 pub use endpoint::{EchoReply, Endpoint};
 pub use lookup::{Address, Found, Place};
+pub use sealing::Sealing;
 
 /// The frame path of one node.
 #[derive(Debug)]
@@ -304,12 +306,14 @@ impl Plane {
             } else {
                 VlanTags::Drop
             },
+            encrypted: next.encrypted,
             ..NetworkConfig::default()
         };
         let made = match present {
             None => self.switch.add_network(next.vni, config),
             Some(present)
-                if (present.mtu, present.vlan_tags) != (next.mtu, next.vlan_tags)
+                if (present.mtu, present.vlan_tags, present.encrypted)
+                    != (next.mtu, next.vlan_tags, next.encrypted)
                     || present.subnets != next.subnets =>
             {
                 self.switch.set_network(next.vni, config)

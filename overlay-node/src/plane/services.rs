@@ -18,7 +18,7 @@ use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Config, Output, PartialChecksum, Protocol, Reset,
     Verdict, Vip,
 };
-use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch, wire};
+use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch, Unsealed, wire};
 
 /// The balancers of all networks.
 #[derive(Debug)]
@@ -360,6 +360,24 @@ impl<S: Sink> Sink for Delivery<'_, S> {
 
     fn copy_to_vtep(&mut self, vtep: IpAddr, outer: Outer, frame: &Frame) {
         self.sink.copy_to_vtep(vtep, outer, frame);
+    }
+
+    fn to_sealed_vtep(
+        &mut self,
+        vtep: IpAddr,
+        outer: Outer,
+        frame: &mut Frame,
+    ) -> Result<(), Unsealed> {
+        self.sink.to_sealed_vtep(vtep, outer, frame)
+    }
+
+    fn copy_to_sealed_vtep(
+        &mut self,
+        vtep: IpAddr,
+        outer: Outer,
+        frame: &Frame,
+    ) -> Result<(), Unsealed> {
+        self.sink.copy_to_sealed_vtep(vtep, outer, frame)
     }
 }
 

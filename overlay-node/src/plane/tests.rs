@@ -401,6 +401,7 @@ fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -
     };
     let network = DesiredNetwork {
         vlan_tags: false,
+        encrypted: false,
         vni: Vni::new(vni).unwrap(),
         path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse().unwrap()],
@@ -411,6 +412,7 @@ fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -
         services: BTreeMap::new(),
     };
     Desired {
+        peers: Default::default(),
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
     }

@@ -27,7 +27,7 @@ use crate::{
     Beginning, Event, Node, Output, Peer, Reply, RequestToken,
     agent::TaskReport,
     api,
-    plane::{EchoReply, Endpoint, Plane},
+    plane::{EchoReply, Endpoint, Plane, Sealing},
 };
 
 /// What a host does.
@@ -57,6 +57,7 @@ pub struct SimHost {
     node: Option<Node>,
     log: Option<Log<SimDisk>>,
     plane: Plane,
+    sealing: Sealing,
     endpoints: BTreeMap<EndpointId, Endpoint>,
     ports: BTreeMap<PortId, EndpointId>,
     lines: BTreeMap<NodeId, HostId>,
@@ -92,6 +93,7 @@ impl SimHost {
             host,
             options: options.clone(),
             plane: Plane::new(seed.derive("plane")),
+            sealing: Sealing::new(seed.derive("sealing")),
             seed,
             now,
             disk,
@@ -287,6 +289,7 @@ impl SimHost {
                 }
             }
             Output::Plane { desired, .. } => {
+                self.sealing.apply(&desired);
                 self.plane.apply(self.now, &desired);
                 self.connect();
             }

@@ -33,6 +33,8 @@ pub(super) enum Packet {
     },
     /// UDP 4789.
     Vxlan(Vec<u8>),
+    /// A datagram to the port of ESP.
+    Esp(Vec<u8>),
 }
 
 impl Packet {

@@ -102,6 +102,7 @@ impl ClusterState {
 
     pub(super) fn admit(
         &mut self,
+        index: u64,
         at_unix_ms: u64,
         node: AddNode,
         id: TokenId,
@@ -110,7 +111,7 @@ impl ClusterState {
         let token = cluster.tokens.get(&id);
         let token = token.filter(|token| token.is_valid(at_unix_ms));
         let role = token.ok_or(CommandError::TokenSpent)?.role;
-        let outcome = self.add_node(AddNode { role, ..node })?;
+        let outcome = self.add_node(index, AddNode { role, ..node })?;
         self.cluster.modify(&mut self.journal, (), |cluster| {
             let token = cluster.tokens.get_mut(&id);
             if let Some(left) = token.and_then(|token| token.uses_left.as_mut()) {

@@ -17,7 +17,7 @@ use crate::{
         ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
         TaskStatus,
     },
-    identity::NextAuthority,
+    identity::{NextAuthority, NodeKey},
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -305,6 +305,8 @@ pub struct AddNode {
     pub gossip_port: u16,
     /// Version of its program.
     pub version: String,
+    /// The public half of the key by which it signs what it says of itself.
+    pub key: [u8; 32],
 }
 
 impl AddNode {
@@ -318,6 +320,7 @@ impl AddNode {
             management_port: config.management_port,
             gossip_port: config.gossip_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            key: NodeKey::new(&config.key).map_or([0; 32], |key| key.public()),
         }
     }
 }

@@ -195,8 +195,8 @@ impl ClusterState {
         self.journal.begin(index, actor);
         let subject = self.subject(&command);
         let outcome = match command {
-            Command::InitCluster(seed) => self.init_cluster(*seed, at_unix_ms),
-            Command::AddNode(node) => self.add_node(node),
+            Command::InitCluster(seed) => self.init_cluster(index, *seed, at_unix_ms),
+            Command::AddNode(node) => self.add_node(index, node),
             Command::DescribeNode { node, description } => self.describe_node(node, description),
             Command::SetRole { node, role } => self.set_role(node, role),
             Command::RemoveNode { node } => self.remove_node(index, node, at_unix_ms),
@@ -206,7 +206,7 @@ impl ClusterState {
             }
             Command::IssueToken { id, token } => self.issue_token(at_unix_ms, id, token),
             Command::RevokeToken { id } => self.revoke_token(id),
-            Command::Admit { node, token } => self.admit(at_unix_ms, node, token),
+            Command::Admit { node, token } => self.admit(index, at_unix_ms, node, token),
             Command::BeginAuthority(next) => self.begin_authority(*next),
             Command::FinishAuthority { digest } => self.finish_authority(digest),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),

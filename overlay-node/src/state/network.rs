@@ -357,9 +357,10 @@ impl Options {
                 VLAN_TAGS => {
                     vlan_tags(&spec.options).map_err(|()| refuse("expected drop or carry"))?;
                 }
-                ENCRYPTED if value == "false" => {}
-                // Fail closed: a network that was asked to be encrypted is never carried in clear.
-                ENCRYPTED => return Err(refuse("encrypted networks are not offered yet")),
+                ENCRYPTED => {
+                    encrypted(&spec.options)
+                        .map_err(|()| refuse("expected true or false, or no value for true"))?;
+                }
                 _ => return Err(refuse("no such option")),
             }
         }
@@ -374,6 +375,12 @@ impl NetworkRecord {
         data_path(&self.options).unwrap_or_default()
     }
 
+    /// Returns whether its frames are sealed between nodes.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        // Fail closed: whatever is said and is not understood asks for it.
+        encrypted(&self.options).unwrap_or(true)
+    }
+
     /// Returns whether frames of VLANs are carried on it.
     pub(crate) fn carries_vlans(&self) -> bool {
         vlan_tags(&self.options).unwrap_or_default()
@@ -385,6 +392,14 @@ fn data_path(options: &BTreeMap<String, String>) -> Result<Option<DataPath>, ()>
         None | Some("auto") => Ok(None),
         Some("kernel") => Ok(Some(DataPath::Kernel)),
         Some("user") => Ok(Some(DataPath::User)),
+        Some(_) => Err(()),
+    }
+}
+
+fn encrypted(options: &BTreeMap<String, String>) -> Result<bool, ()> {
+    match options.get(ENCRYPTED).map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("" | "true") => Ok(true),
         Some(_) => Err(()),
     }
 }

@@ -17,6 +17,7 @@ use crate::api::{
 impl ClusterState {
     pub(super) fn init_cluster(
         &mut self,
+        index: u64,
         seed: ClusterSeed,
         at_unix_ms: u64,
     ) -> Result<Outcome, CommandError> {
@@ -60,12 +61,12 @@ impl ClusterState {
             ..NetworkCreate::default()
         };
         made.create_network(seed.ingress, ingress, seed.manager.id, at_unix_ms)?;
-        let outcome = made.add_node(seed.manager)?;
+        let outcome = made.add_node(index, seed.manager)?;
         *self = made;
         Ok(outcome)
     }
 
-    pub(super) fn add_node(&mut self, node: AddNode) -> Result<Outcome, CommandError> {
+    pub(super) fn add_node(&mut self, index: u64, node: AddNode) -> Result<Outcome, CommandError> {
         self.initialized()?;
         if !is_hostname(&node.hostname) {
             return Err(CommandError::InvalidName {
@@ -101,6 +102,8 @@ impl ClusterState {
             labels: BTreeMap::new(),
             resources: Resources::default(),
             routes: Vec::new(),
+            admitted: index,
+            key: node.key,
             issuer: [0; 32],
         };
         self.nodes.insert(&mut self.journal, id, record);

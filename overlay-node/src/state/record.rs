@@ -77,6 +77,10 @@ pub struct NodeRecord {
     pub resources: Resources,
     /// Where its host has routes to already: subnets that are chosen keep clear of them.
     pub routes: Vec<IpNet>,
+    /// The index of the log at which it was let in last.
+    pub admitted: u64,
+    /// The public half of the key by which it signs what it says of itself, since it was let in.
+    pub key: [u8; 32],
     /// The digest of the authority that signed its certificate, as it says; zero if it does not.
     pub issuer: [u8; 32],
 }

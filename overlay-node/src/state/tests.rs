@@ -1105,6 +1105,7 @@ fn add(number: u8, role: Role) -> AddNode {
         management_port: 2377,
         gossip_port: 7946,
         version: "0.1.0".to_owned(),
+        key: [0; 32],
     }
 }
 

@@ -355,6 +355,7 @@ fn add(number: u8, role: Role) -> AddNode {
         management_port: 2377,
         gossip_port: 7946,
         version: String::new(),
+        key: [0; 32],
     }
 }
 

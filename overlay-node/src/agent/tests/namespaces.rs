@@ -260,6 +260,7 @@ fn on_networks(version: u64, task: Option<TaskId>, endpoints: &[(EndpointId, u8)
         assignment.endpoints.push(one);
         assignment.networks.push(AssignedNetwork {
             vlan_tags: false,
+            encrypted: false,
             id: network_number(*number),
             name: format!("net{number}"),
             vni: Vni::new(4_096 + u32::from(*number)).unwrap(),

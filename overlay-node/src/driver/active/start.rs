@@ -18,7 +18,7 @@ use crate::{
         executor::Executor,
         ingress::Ingress,
         logs, names,
-        opening::{Bound, DataSocket, open_manager},
+        opening::{Bound, PlaneSockets, open_manager},
         plane::{Gone, PlaneThread},
         platform::{self, PlatformThread},
         renewal::Renewal,
@@ -41,7 +41,7 @@ impl Active {
     ) -> Result<Self, StartError> {
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let (log, manager) = open_manager(&store, &mut identity, beginning, &inputs)?;
-        let config = configure(options, &identity, clock, &platform).await;
+        let mut config = configure(options, &identity, clock, &platform).await;
         let (memory, seeds) = (store.memory()?, identity.seeds.clone());
         let boot = Boot {
             memory,
@@ -49,7 +49,8 @@ impl Active {
             seeds,
         };
         let bound = Bound::open(options).await?;
-        let plane = frame_path(options, clock, &seed, bound.data, &inputs)?;
+        config.unencrypted = bound.unencrypted;
+        let plane = frame_path(options, clock, &seed, bound.plane, &inputs)?;
 
         let underlay_mtu = config.underlay_mtu;
         let node = Node::new(config, seed, clock.now(), boot)?;
@@ -112,11 +113,11 @@ fn frame_path(
     options: &Options,
     clock: Clock,
     seed: &Seed,
-    data: Option<DataSocket>,
+    sockets: PlaneSockets,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<PlaneThread, StartError> {
     let (seed, gone) = (seed.derive("plane"), lost_ports(inputs.clone()));
-    let started = PlaneThread::start(data, clock, seed, options.busy_poll, gone);
+    let started = PlaneThread::start(sockets, clock, seed, options.busy_poll, gone);
     let what = "frame path";
     started.map_err(|error| StartError::Thread { what, error })
 }
@@ -145,9 +146,12 @@ async fn configure(
 ) -> Config {
     let mut config = Config::new(identity.node, &options.name, identity.address);
     config.issuer = identity.credentials.issuer;
+    config.key = identity.key.clone();
+    config.life = identity.life;
     config.management_port = options.management_port;
     config.gossip_port = options.gossip_port;
     config.data_port = options.data_port;
+    config.esp_port = options.esp_port;
     config.data_path = options.data_path;
     config.unix_epoch = clock.unix_epoch();
     config.timers = options.timers;

@@ -23,6 +23,7 @@ fn desired(path: DataPath) -> Desired {
     };
     let network = DesiredNetwork {
         vlan_tags: false,
+        encrypted: false,
         vni: Vni::new(4_097).unwrap(),
         path,
         subnets: Vec::new(),
@@ -33,6 +34,7 @@ fn desired(path: DataPath) -> Desired {
         services: BTreeMap::new(),
     };
     Desired {
+        peers: Default::default(),
         underlay: None,
         networks: [(NetworkId::from_bytes([1; 16]), network)].into(),
     }

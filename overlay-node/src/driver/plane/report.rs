@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use overlay_core::Vni;
 use overlay_vxlan::Drops;
 
-use super::FramePath;
+use super::path::FramePath;
 
 /// What the frame path has seen since it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub(crate) struct Report {
     pub(crate) not_written: u64,
     /// Datagrams that the underlay did not take.
     pub(crate) not_sent: u64,
+    /// Frames of encrypted networks that were not sent, because there were no keys for their VTEP.
+    pub(crate) not_sealed: u64,
+    /// Datagrams at the port of ESP that no peer had sealed, or that came again.
+    pub(crate) not_opened: u64,
 }
 
 /// What is known of the way to a VTEP.
@@ -36,6 +40,7 @@ impl FramePath {
             vtep,
             mtu: switch.path_mtu(vtep),
         });
+        let sealing = self.out.sealing.stats();
         let networks = plane.vnis().into_iter();
         let of = |vni| Some((Some(vni), switch.network_stats(vni)?.drops));
         let others = (None, switch.stats().drops);
@@ -44,7 +49,13 @@ impl FramePath {
             drops: networks.filter_map(of).chain([others]).collect(),
             refused: plane.refused(),
             not_written: self.out.lost,
-            not_sent: self.out.outbox.as_ref().map_or(0, |outbox| outbox.lost()),
+            not_sent: [&self.out.outbox, &self.out.esp_outbox]
+                .into_iter()
+                .flatten()
+                .map(|outbox| outbox.lost())
+                .sum(),
+            not_sealed: sealing.no_association + sealing.exhausted + sealing.unfit,
+            not_opened: sealing.received.refused(),
         }
     }
 }

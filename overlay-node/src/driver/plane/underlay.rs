@@ -51,7 +51,7 @@ struct Train {
     complete: bool,
 }
 
-/// Takes a socket that is bound to the data port, and opens those that flows leave by where it is possible: a socket that
+/// Takes a socket that is bound to the data port, or to that of ESP, and opens those that flows leave by where it is possible: a socket that
 /// was passed is where the others cannot be.
 pub(super) fn open(socket: DataSocket, seed: &Seed) -> io::Result<(Inbox, Outbox)> {
     let (socket, more) = match socket {

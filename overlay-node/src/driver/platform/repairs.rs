@@ -164,6 +164,7 @@ mod tests {
     fn desired(path: DataPath) -> Arc<Desired> {
         let network = DesiredNetwork {
             vlan_tags: false,
+            encrypted: false,
             vni: Vni::new(4_097).unwrap(),
             path,
             subnets: Vec::new(),
@@ -174,6 +175,7 @@ mod tests {
             services: BTreeMap::new(),
         };
         Arc::new(Desired {
+            peers: Default::default(),
             underlay: None,
             networks: [(NetworkId::from_bytes([1; 16]), network)].into(),
         })

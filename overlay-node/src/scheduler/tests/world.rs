@@ -58,6 +58,8 @@ impl World {
         let id = node(number);
         let [_, a, b, c] = number.to_be_bytes();
         let record = NodeRecord {
+            admitted: 0,
+            key: [0; 32],
             issuer: [0; 32],
             id,
             hostname: format!("host-{number}"),

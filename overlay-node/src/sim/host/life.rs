@@ -15,7 +15,7 @@ use crate::{
     Beginning, Boot as NodeBoot, Config, ManagerBoot, Node, RequestToken,
     agent::{AgentMemory, Assignment},
     api::Role,
-    state::{AddNode, ClusterSeed},
+    state::{AddNode, ClusterSeed, Secret},
 };
 
 /// Who a host is, as its disk holds it.
@@ -89,6 +89,10 @@ impl SimHost {
 
     pub(super) fn config(&self, node: NodeId) -> Config {
         let mut config = Config::new(node, format!("host{}", self.host.0), address(self.host));
+        let key = self.options.seed.derive(&format!("key of {node}"));
+        config.key = Secret::random(&mut key.rng());
+        // Time never goes back here.
+        config.life = self.now.as_nanos();
         config.timers = self.options.timers;
         config.snapshot_interval = self.options.snapshot_interval;
         config.task_namespace = Namespace::InProcess;

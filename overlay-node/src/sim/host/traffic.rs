@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use overlay_core::Instant;
 use overlay_gossip::{Output as GossipOutput, StreamId};
 use overlay_sim::{Channel, HostId};
-use overlay_vxlan::{Frame, Outer, PortId, Sink};
+use overlay_vxlan::{Frame, Outer, PortId, Received, Sink, Unsealed};
 
 use super::{super::packet::Packet, Effect, SimHost};
-use crate::{Peer, RequestToken, api::Role, state::AddNode};
+use crate::{Peer, RequestToken, api::Role, plane::Sealing, state::AddNode};
 
 impl SimHost {
     pub(super) fn send(&mut self, to: HostId, channel: Channel, packet: &Packet) {
@@ -40,10 +41,13 @@ impl SimHost {
             }
             Packet::Vxlan(bytes) => {
                 let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
-                let mut out = Out::default();
-                self.plane
-                    .handle_remote(now, address(from), &mut frame, &mut out);
-                self.forward(out);
+                self.take_frame(now, address(from).into(), &mut frame);
+            }
+            Packet::Esp(bytes) => {
+                let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
+                if let Some(received) = self.sealing.open(address(from).into(), &mut frame) {
+                    self.take_frame(now, received, &mut frame);
+                }
             }
             Packet::Open(id) => {
                 self.next += 1;
@@ -109,17 +113,25 @@ impl SimHost {
         }
     }
 
+    fn take_frame(&mut self, now: Instant, received: Received, frame: &mut Frame) {
+        let mut out = Out::new(&mut self.sealing);
+        self.plane.handle_remote(now, received, frame, &mut out);
+        let sent = out.sent;
+        self.forward(sent);
+    }
+
     pub(super) fn expire_flows(&mut self) {
-        let mut out = Out::default();
+        let mut out = Out::new(&mut self.sealing);
         self.plane.handle_timeout(self.now, &mut out);
-        self.forward(out);
+        let sent = out.sent;
+        self.forward(sent);
         self.pump();
     }
 
     /// Carries frames until every endpoint is quiet.
     pub(super) fn pump(&mut self) {
         loop {
-            let mut out = Out::default();
+            let mut out = Out::new(&mut self.sealing);
             let mut quiet = true;
             for (id, endpoint) in &mut self.endpoints {
                 while let Some(bytes) = endpoint.poll_frame() {
@@ -134,23 +146,24 @@ impl SimHost {
                     self.echoes.push_back(echo);
                 }
             }
-            self.forward(out);
+            let sent = out.sent;
+            self.forward(sent);
             if quiet {
                 return;
             }
         }
     }
 
-    pub(super) fn forward(&mut self, out: Out) {
-        for (port, bytes) in out.local {
+    fn forward(&mut self, sent: Sent) {
+        for (port, bytes) in sent.local {
             let endpoint = self.ports.get(&port).copied();
             if let Some(endpoint) = endpoint.and_then(|id| self.endpoints.get_mut(&id)) {
                 endpoint.handle_frame(&bytes);
             }
         }
-        for (vtep, bytes) in out.remote {
+        for (vtep, packet) in sent.remote {
             if let Some(to) = host(vtep) {
-                self.send(to, Channel::Datagram, &Packet::Vxlan(bytes));
+                self.send(to, Channel::Datagram, &packet);
             }
         }
     }
@@ -198,20 +211,46 @@ impl SimHost {
     }
 }
 
-/// Frames on their way out of the switch.
+/// Frames that have left the switch.
 #[derive(Default)]
-pub(super) struct Out {
-    pub(super) local: Vec<(PortId, Vec<u8>)>,
-    pub(super) remote: Vec<(IpAddr, Vec<u8>)>,
+struct Sent {
+    local: Vec<(PortId, Vec<u8>)>,
+    remote: Vec<(IpAddr, Packet)>,
 }
 
-impl Sink for Out {
+/// Where frames leave the switch.
+struct Out<'a> {
+    sent: Sent,
+    sealing: &'a mut Sealing,
+}
+
+impl<'a> Out<'a> {
+    fn new(sealing: &'a mut Sealing) -> Self {
+        let sent = Sent::default();
+        Self { sent, sealing }
+    }
+}
+
+impl Sink for Out<'_> {
     fn to_port(&mut self, port: PortId, frame: &mut Frame) {
-        self.local.push((port, frame.bytes().to_vec()));
+        self.sent.local.push((port, frame.bytes().to_vec()));
     }
 
     fn to_vtep(&mut self, vtep: IpAddr, _outer: Outer, frame: &mut Frame) {
-        self.remote.push((vtep, frame.bytes().to_vec()));
+        let packet = Packet::Vxlan(frame.bytes().to_vec());
+        self.sent.remote.push((vtep, packet));
+    }
+
+    fn to_sealed_vtep(
+        &mut self,
+        vtep: IpAddr,
+        outer: Outer,
+        frame: &mut Frame,
+    ) -> Result<(), Unsealed> {
+        self.sealing.seal(vtep, outer, frame)?;
+        let packet = Packet::Esp(frame.bytes().to_vec());
+        self.sent.remote.push((vtep, packet));
+        Ok(())
     }
 }
 
