@@ -157,15 +157,18 @@ impl Associations {
     }
 
     fn open_from(&mut self, from: Address, frame: &mut Frame) -> Result<Opened, OpenError> {
-        let spi = inbound::header(frame)?.spi;
+        let header = inbound::header(frame)?;
+        let spi = header.spi;
         let peer = self.peers.get_mut(&from);
         let inbound = peer.and_then(|peer| {
             let mut inbound = peer.inbound.iter_mut();
             inbound.find(|inbound| inbound.spi() == spi)
         });
-        inbound
-            .ok_or(OpenError::UnknownSpi { spi })?
-            .open(self.config.data_port, frame)
+        inbound.ok_or(OpenError::UnknownSpi { spi })?.open_behind(
+            &header,
+            self.config.data_port,
+            frame,
+        )
     }
 
     /// Makes associations of keys that may be a peer's.
