@@ -63,8 +63,8 @@ impl Outbound {
     /// Makes a VXLAN header and an inner frame the payload of a datagram to UDP port 4500, in place.
     ///
     /// `source_port` is that of the [`Outer`](crate::Outer), `data_port` that of VXLAN at the peer: those of the UDP header
-    /// within, which has no checksum. [`FRONT_BYTES`] are pushed and up to [`TAIL_BYTES_MAX`](super::TAIL_BYTES_MAX) appended; where the frame's
-    /// buffer has room for them nothing is allocated.
+    /// within, which has no checksum. [`FRONT_BYTES`] are pushed and up to [`TAIL_BYTES_MAX`](super::TAIL_BYTES_MAX)
+    /// appended; where the frame's buffer has room for them nothing is allocated.
     ///
     /// # Errors
     ///
