@@ -13,7 +13,8 @@
 //! ```
 //!
 //! It is transport mode: a kernel that has a VXLAN device, and states with `rfc4106(gcm(aes))`, an ICV of 128 bits,
-//! extended sequence numbers and `espinudp`, sends and takes the same.
+//! extended sequence numbers and `espinudp`, sends and takes the same. The UDP header within has no checksum; over IPv6 the
+//! kernel's VXLAN device has to be told to take that (`udp6zerocsumrx`).
 //!
 //! # What is promised
 //!
@@ -32,14 +33,13 @@
 //! # What the owner has to do
 //!
 //! * **Keys of their own** for each direction between two nodes, and new ones after each start: nothing here survives a restart,
-//!   sequence numbers least of all, and one nonce that is used twice gives away both texts and forgeries of any other. A key that
-//!   this node uses already for something else is refused ([`KeysError::KeyInUse`]); what other nodes do with it, it cannot
-//!   see.
+//!   sequence numbers least of all. One nonce that is used twice gives away what two texts differ in, and lets anybody forge
+//!   packets of that key. A key that this node uses already for something else is refused ([`KeysError::KeyInUse`]); what
+//!   other nodes do with it, it cannot see.
 //! * **New keys in time.** [`Outbound::sealed`] and [`Outbound::sequence`] say how far a key was used. The birthday bound of
 //!   blocks of 128 bits is the reason: packets of 1,500 octets are about 2^7 blocks, so that after 2^40 of them (half a
 //!   day at 25 million a second) an adversary tells the stream from noise with a probability of about 2^-35. New keys every 12
-//!   hours are far below that on any link of today; without forward secrecy elsewhere it is the life of a key that
-//!   matters more.
+//!   hours keep below that; what they do more is to bound how much traffic one stolen key opens.
 //! * **Room**: [`OVERHEAD_BYTES_MAX`] octets beside what VXLAN takes. The path MTUs of the [`Switch`](crate::Switch) include
 //!   them; [`NetworkConfig::mtu`](crate::NetworkConfig::mtu) is the owner's choice.
 //!

@@ -126,6 +126,17 @@ impl Frame {
         self.tail = tail;
     }
 
+    /// Appends `length` octets and returns them to be written; what is in there is unspecified. Allocates only while the
+    /// buffer grows.
+    pub fn push_trailer(&mut self, length: usize) -> &mut [u8] {
+        let begin = self.tail;
+        self.tail += length;
+        if self.buffer.len() < self.tail {
+            self.buffer.resize(self.tail, 0);
+        }
+        &mut self.buffer[begin..self.tail]
+    }
+
     /// Makes the frame what `other` is, headroom and offload included; allocates only while the buffer grows.
     pub fn copy_from(&mut self, other: &Self) {
         self.receive_buffer(other.head, other.len())

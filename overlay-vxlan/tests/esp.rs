@@ -1,5 +1,10 @@
 //! Sealing and opening: the packets, what is refused, and how keys are replaced.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "octets and halves of numbers are what is meant"
+)]
+
 mod cipher;
 
 use std::{

@@ -2,6 +2,11 @@
 //!
 //! Needs `python3` with scapy and cryptography (Debian: python3-scapy); without them it says so and passes.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "octets and halves of numbers are what is meant"
+)]
+
 mod cipher;
 
 use std::{

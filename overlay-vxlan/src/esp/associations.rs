@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    hash::{Hash, Hasher},
     net::IpAddr,
     sync::Arc,
 };
@@ -23,12 +24,16 @@ use crate::{frame::Frame, hash::HashKey, outer::Outer, wire::esp::Spi};
 pub struct Associations {
     config: Config,
     provider: Arc<dyn AeadProvider>,
-    peers: HashMap<IpAddr, Peer, HashKey>,
+    peers: HashMap<Address, Peer, HashKey>,
     /// Those of all peers. A key has one use.
     keys: BTreeSet<Fingerprint>,
     retired: Retired,
     stats: Stats,
 }
+
+/// An address that is hashed as a word or two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Address(IpAddr);
 
 struct Peer {
     outbound: Outbound,
@@ -60,7 +65,7 @@ impl Associations {
     ///
     /// [`KeysError`]; nothing changes.
     pub fn set_peer(&mut self, vtep: IpAddr, keys: &PeerKeys) -> Result<(), KeysError> {
-        let vtep = vtep.to_canonical();
+        let vtep = Address::of(vtep);
         let mut next = self.make(vtep, keys)?;
         // First what comes back: what goes may drive it out.
         if let Some(sequence) = self.retired.take(next.outbound.fingerprint()) {
@@ -81,7 +86,7 @@ impl Associations {
 
     /// Removes the associations with a peer; returns whether there were any.
     pub fn remove_peer(&mut self, vtep: IpAddr) -> bool {
-        let removed = self.peers.remove(&vtep.to_canonical());
+        let removed = self.peers.remove(&Address::of(vtep));
         let known = removed.is_some();
         if let Some(peer) = removed {
             self.retire(peer);
@@ -97,7 +102,7 @@ impl Associations {
     /// [`SealError`], counted; the frame is as it was, and must not be sent.
     pub fn seal(&mut self, vtep: IpAddr, outer: Outer, frame: &mut Frame) -> Result<(), SealError> {
         let octets = frame.len();
-        let sealed = match self.peers.get_mut(&vtep.to_canonical()) {
+        let sealed = match self.peers.get_mut(&Address::of(vtep)) {
             Some(peer) => peer
                 .outbound
                 .seal(outer.source_port, self.config.data_port, frame),
@@ -115,7 +120,7 @@ impl Associations {
     ///
     /// [`OpenError`], counted; what the frame holds is unspecified.
     pub fn open(&mut self, from: IpAddr, frame: &mut Frame) -> Result<Opened, OpenError> {
-        let opened = self.open_from(from.to_canonical(), frame);
+        let opened = self.open_from(Address::of(from), frame);
         self.stats.received.count(&opened, frame);
         opened
     }
@@ -129,13 +134,13 @@ impl Associations {
     /// Returns the association that frames to a VTEP are sent with.
     #[must_use]
     pub fn outbound(&self, vtep: IpAddr) -> Option<&Outbound> {
-        Some(&self.peers.get(&vtep.to_canonical())?.outbound)
+        Some(&self.peers.get(&Address::of(vtep))?.outbound)
     }
 
     /// Returns the associations that frames of a VTEP may come with; none if it is unknown.
     #[must_use]
     pub fn inbound(&self, vtep: IpAddr) -> &[Inbound] {
-        let peer = self.peers.get(&vtep.to_canonical());
+        let peer = self.peers.get(&Address::of(vtep));
         peer.map(|peer| &*peer.inbound).unwrap_or_default()
     }
 
@@ -151,20 +156,23 @@ impl Associations {
         self.peers.is_empty()
     }
 
-    fn open_from(&mut self, from: IpAddr, frame: &mut Frame) -> Result<Opened, OpenError> {
-        let spi = inbound::header(frame)?.spi;
+    fn open_from(&mut self, from: Address, frame: &mut Frame) -> Result<Opened, OpenError> {
+        let header = inbound::header(frame)?;
+        let spi = header.spi;
         let peer = self.peers.get_mut(&from);
         let inbound = peer.and_then(|peer| {
             let mut inbound = peer.inbound.iter_mut();
             inbound.find(|inbound| inbound.spi() == spi)
         });
-        inbound
-            .ok_or(OpenError::UnknownSpi { spi })?
-            .open(self.config.data_port, frame)
+        inbound.ok_or(OpenError::UnknownSpi { spi })?.open_behind(
+            &header,
+            self.config.data_port,
+            frame,
+        )
     }
 
     /// Makes associations of keys that may be a peer's.
-    fn make(&self, vtep: IpAddr, keys: &PeerKeys) -> Result<Peer, KeysError> {
+    fn make(&self, vtep: Address, keys: &PeerKeys) -> Result<Peer, KeysError> {
         let before = self.peers.get(&vtep);
         let (max, found) = (self.config.inbound_max, keys.inbound.len());
         if before.is_none() && self.peers.len() >= self.config.peers_max {
@@ -233,6 +241,29 @@ impl Associations {
                 Direction::Inbound,
                 inbound.sequence(),
             );
+        }
+    }
+}
+
+impl Address {
+    const fn of(address: IpAddr) -> Self {
+        Self(address.to_canonical())
+    }
+}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.0 {
+            IpAddr::V4(address) => state.write_u32(address.to_bits()),
+            IpAddr::V6(address) => {
+                let [high, low] = [64, 0].map(|shift| address.to_bits() >> shift);
+                let mask = u128::from(u64::MAX);
+                let words = [high, low].map(|word| u64::try_from(word & mask));
+                words
+                    .into_iter()
+                    .flatten()
+                    .for_each(|word| state.write_u64(word));
+            }
         }
     }
 }

@@ -60,21 +60,22 @@ impl Cipher {
 
     /// Returns salt and initialization vector (RFC 4106 §4).
     fn nonce(&self, iv: [u8; 8]) -> [u8; 12] {
-        let mut nonce = [0; 12];
-        let (salt, rest) = nonce.split_at_mut(4);
-        salt.copy_from_slice(&self.salt);
-        rest.copy_from_slice(&iv);
-        nonce
+        joined(u32::from_be_bytes(self.salt), u64::from_be_bytes(iv))
     }
 }
 
 /// Returns SPI and the whole sequence number (RFC 4106 §5, figure 3).
 fn associated(spi: Spi, sequence: u64) -> [u8; 12] {
-    let mut associated = [0; 12];
-    let (first, rest) = associated.split_at_mut(4);
-    first.copy_from_slice(&spi.0.to_be_bytes());
-    rest.copy_from_slice(&sequence.to_be_bytes());
-    associated
+    joined(spi.0, sequence)
+}
+
+/// Writes 4 octets and 8 as one word: what is read in other pieces than it was written in has to be waited for.
+fn joined(first: u32, rest: u64) -> [u8; 12] {
+    let word = u128::from(first) << 96 | u128::from(rest) << 32;
+    let octets = word.to_be_bytes();
+    *octets
+        .first_chunk()
+        .expect("a word of 16 octets has 12 in front")
 }
 
 impl fmt::Debug for Cipher {

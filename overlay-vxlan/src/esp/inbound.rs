@@ -79,7 +79,23 @@ impl Inbound {
     /// [`OpenError`], counted. The window is as it was, unless the packet is authentic but not what is expected; the frame is
     /// as long as it was, but what it holds is unspecified.
     pub fn open(&mut self, data_port: u16, frame: &mut Frame) -> Result<Opened, OpenError> {
-        let opened = header(frame).and_then(|header| self.open_with(&header, data_port, frame));
+        match header(frame) {
+            Ok(header) => self.open_behind(&header, data_port, frame),
+            Err(error) => {
+                self.stats.count(&Err(error), frame);
+                Err(error)
+            }
+        }
+    }
+
+    /// Does that for a packet whose header was read.
+    pub(super) fn open_behind(
+        &mut self,
+        header: &Repr,
+        data_port: u16,
+        frame: &mut Frame,
+    ) -> Result<Opened, OpenError> {
+        let opened = self.open_with(header, data_port, frame);
         self.stats.count(&opened, frame);
         opened
     }

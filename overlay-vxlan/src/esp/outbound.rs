@@ -4,7 +4,7 @@ use overlay_core::aead::{AeadError, AeadProvider};
 use thiserror::Error;
 
 use super::{
-    DATAGRAM_BYTES_MAX, FRONT_BYTES, TAIL_BYTES_MAX,
+    DATAGRAM_BYTES_MAX, FRONT_BYTES,
     cipher::{Cipher, Fingerprint},
     keys::SaKeys,
     overhead_bytes,
@@ -63,8 +63,8 @@ impl Outbound {
     /// Makes a VXLAN header and an inner frame the payload of a datagram to UDP port 4500, in place.
     ///
     /// `source_port` is that of the [`Outer`](crate::Outer), `data_port` that of VXLAN at the peer: those of the UDP header
-    /// within, which has no checksum. [`FRONT_BYTES`] are pushed and up to [`TAIL_BYTES_MAX`] appended; where the frame's
-    /// buffer has room for them nothing is allocated.
+    /// within, which has no checksum. [`FRONT_BYTES`] are pushed and up to [`TAIL_BYTES_MAX`](super::TAIL_BYTES_MAX)
+    /// appended; where the frame's buffer has room for them nothing is allocated.
     ///
     /// # Errors
     ///
@@ -75,23 +75,19 @@ impl Outbound {
         data_port: u16,
         frame: &mut Frame,
     ) -> Result<(), SealError> {
-        let plain_bytes = frame.len();
+        let (plain_bytes, headroom) = (frame.len(), frame.headroom());
         let sequence = self.sequence.checked_add(1).ok_or(SealError::Exhausted)?;
         let around = self.prepare(sequence, (source_port, data_port), frame)?;
-        frame.append(around.tail.get(..around.tail_bytes).unwrap_or_default());
-        if let Some(place) = frame.push_header(FRONT_BYTES) {
-            place.copy_from_slice(&around.front);
-        }
-        let sealed = frame
-            .bytes_mut()
-            .get_mut(HEADER_BYTES..)
-            .and_then(|rest| rest.split_last_chunk_mut())
-            .and_then(|(text, icv)| {
-                *icv = self.cipher.seal(self.spi, sequence, text).ok()?;
-                Some(())
-            });
+        // Written where they belong: what is built elsewhere and copied has to be waited for.
+        let sealed = around.write(frame).and_then(|()| {
+            let rest = frame.bytes_mut().get_mut(HEADER_BYTES..)?;
+            let (text, icv) = rest.split_last_chunk_mut()?;
+            *icv = self.cipher.seal(self.spi, sequence, text).ok()?;
+            Some(())
+        });
         if sealed.is_none() {
-            let pulled = frame.pull_header(FRONT_BYTES);
+            let pushed = headroom.saturating_sub(frame.headroom());
+            let pulled = frame.pull_header(pushed);
             debug_assert_eq!(pulled, Some(()), "it was just pushed");
             frame.truncate(plain_bytes);
             return Err(SealError::Length { found: plain_bytes });
@@ -154,40 +150,42 @@ impl Outbound {
         if found.saturating_add(overhead_bytes(found)) > DATAGRAM_BYTES_MAX {
             return Err(SealError::Length { found });
         }
-        let mut front = [0; FRONT_BYTES];
-        let (header, datagram) = front.split_at_mut(HEADER_BYTES);
         let iv = sequence.to_be_bytes();
         let [.., a, b, c, d] = iv;
-        let header_repr = Repr {
-            spi: self.spi,
-            sequence_low: u32::from_be_bytes([a, b, c, d]),
-            iv,
-        };
-        let datagram_repr = udp::Repr {
-            source_port,
-            destination_port,
-            payload_bytes,
-        };
-        let trailer = Trailer::behind(udp::HEADER_BYTES.saturating_add(found), Protocol::UDP);
-        let mut tail = [0; TAIL_BYTES_MAX];
-        header_repr
-            .emit(header)
-            .and_then(|()| datagram_repr.emit(datagram))
-            .and_then(|()| trailer.emit(&mut tail))
-            .map_err(|_| SealError::Length { found })?;
         Ok(Around {
-            front,
-            tail,
-            tail_bytes: trailer.bytes().saturating_add(ICV_BYTES),
+            header: Repr {
+                spi: self.spi,
+                sequence_low: u32::from_be_bytes([a, b, c, d]),
+                iv,
+            },
+            datagram: udp::Repr {
+                source_port,
+                destination_port,
+                payload_bytes,
+            },
+            trailer: Trailer::behind(udp::HEADER_BYTES.saturating_add(found), Protocol::UDP),
         })
     }
 }
 
-/// What goes around VXLAN header and inner frame; the ICV is zero yet.
+/// What goes around VXLAN header and inner frame.
 struct Around {
-    front: [u8; FRONT_BYTES],
-    tail: [u8; TAIL_BYTES_MAX],
-    tail_bytes: usize,
+    header: Repr,
+    datagram: udp::Repr,
+    trailer: Trailer,
+}
+
+impl Around {
+    /// Writes it around a frame, with room for the ICV.
+    #[inline]
+    fn write(&self, frame: &mut Frame) -> Option<()> {
+        let tail_bytes = self.trailer.bytes().saturating_add(ICV_BYTES);
+        self.trailer.emit(frame.push_trailer(tail_bytes)).ok()?;
+        let front = frame.push_header(FRONT_BYTES)?;
+        let (header, datagram) = front.split_at_mut_checked(HEADER_BYTES)?;
+        self.header.emit(header).ok()?;
+        self.datagram.emit(datagram).ok()
+    }
 }
 
 /// A frame was not sealed; it is as it was.

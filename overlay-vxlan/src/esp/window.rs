@@ -96,6 +96,11 @@ impl<const BLOCKS: usize> Window<BLOCKS> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::cast_possible_truncation,
+        reason = "the halves of a number are what is meant"
+    )]
+
     use std::collections::BTreeSet;
 
     use overlay_core::Seed;
