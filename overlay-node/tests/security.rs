@@ -3,17 +3,24 @@
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use overlay_core::{NodeId, Seed};
 use overlay_gossip::MemberState;
 use overlay_node::{
-    api::{ClusterUpdate, IssuedTokenInfo, Request, Response, TokenCreate},
+    api::{
+        ClusterUpdate, EndpointInfo, IssuedTokenInfo, NetworkCreate, Request, Response, TokenCreate,
+    },
     identity::{NextAuthority, ca_digest},
     sim::{Cluster, Options},
     state::{Secret, SharedKeys},
 };
-use overlay_sim::{HostId, NetworkConfig};
+use overlay_sim::{HostId, NetworkConfig, TraceKind};
 
 #[test]
 fn keys_change_by_their_age_whoever_leads_and_nobody_is_left_behind() {
@@ -165,6 +172,88 @@ fn an_authority_is_dropped_once_every_node_has_a_certificate_of_the_next_one() {
     assert!(state.authorities().eq(["the next one"]));
     assert_eq!(state.cluster().unwrap().ca_key.expose(), b"its key");
     cluster.ask(0, rotate(&other)).unwrap();
+}
+
+#[test]
+fn an_encrypted_network_shows_nothing_and_loses_nothing_while_keys_change() {
+    let mut cluster = made(5, 3, 3);
+    for (name, encrypted) in [("secret", "true"), ("open", "false")] {
+        let spec = NetworkCreate {
+            name: name.to_owned(),
+            attachable: true,
+            options: BTreeMap::from([("encrypted".to_owned(), encrypted.to_owned())]),
+            ..NetworkCreate::default()
+        };
+        cluster.ask(0, Request::NetworkCreate(spec)).unwrap();
+    }
+    let mut attach = |name| -> Vec<_> {
+        let attached = (0..3).map(|host| cluster.attach(host, name, &format!("{name}{host}")));
+        attached.map(Result::unwrap).collect()
+    };
+    let (secret, open) = (attach("secret"), attach("open"));
+    cluster.run_for(Duration::from_secs(1));
+    // Who sees what is on the wire sees both MAC addresses of a frame beside each other.
+    let pairs = |endpoints: &[EndpointInfo]| -> Vec<Vec<u8>> {
+        let macs = endpoints.iter().map(|endpoint| endpoint.mac.octets());
+        let macs: Vec<_> = macs.collect();
+        let each = macs
+            .iter()
+            .flat_map(|to| macs.iter().map(move |from| (to, from)));
+        each.filter(|(to, from)| to != from)
+            .map(|(to, from)| [*to, *from].concat())
+            .collect()
+    };
+    let patterns = [pairs(&secret), pairs(&open)];
+    let seen = Rc::new(RefCell::new([0, 0]));
+    let counts = Rc::clone(&seen);
+    cluster.world().observe(move |event| {
+        if let TraceKind::Deliver { bytes, .. } = &event.kind {
+            for (patterns, count) in patterns.iter().zip(counts.borrow_mut().iter_mut()) {
+                let shows = |pattern: &Vec<u8>| bytes.windows(12).any(|part| part == pattern);
+                *count += usize::from(patterns.iter().any(shows));
+            }
+        }
+    });
+    rotate_every(&mut cluster, 10);
+    let before = keys(&cluster).generation;
+    for round in 0..200 {
+        for endpoints in [&secret, &open] {
+            let (from, to) = (round % 3, (round + 1) % 3);
+            let began = cluster.now();
+            let address = endpoints[to].addresses[0].addr();
+            assert!(cluster.ping(from, endpoints[from].id, address));
+            let took = cluster.now().duration_since(began);
+            assert!(took < Duration::from_millis(500), "round {round}: {took:?}");
+        }
+        cluster.run_for(Duration::from_millis(300));
+    }
+    assert!(keys(&cluster).generation >= before + 5);
+    let [secret, open] = *seen.borrow();
+    assert_eq!(secret, 0, "of {open} that show something");
+    assert!(open >= 400, "{open}");
+}
+
+#[test]
+fn a_network_that_shall_be_encrypted_is_refused_where_it_cannot_be() {
+    let mut cluster = made(6, 1, 1);
+    let create = |cluster: &mut Cluster, name: &str, options: &[(&str, &str)]| {
+        let options = options.iter();
+        let options = options.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let spec = NetworkCreate {
+            name: name.to_owned(),
+            attachable: true,
+            options: options.collect(),
+            ..NetworkCreate::default()
+        };
+        cluster.ask(0, Request::NetworkCreate(spec))
+    };
+    for wrong in ["yes", "1", "TRUE", "off"] {
+        create(&mut cluster, "wrong", &[("encrypted", wrong)]).unwrap_err();
+    }
+    let kernel = [("encrypted", ""), ("data-path", "kernel")];
+    create(&mut cluster, "kernel", &kernel).unwrap();
+    let refused = cluster.attach(0, "kernel", "one").unwrap_err();
+    assert!(refused.message.contains("does not seal"), "{refused}");
 }
 
 fn made(seed: u64, hosts: usize, managers: usize) -> Cluster {

@@ -48,6 +48,7 @@ pub(super) async fn start(
     options.management_port = args.management_port;
     options.gossip_port = args.gossip_port;
     options.data_port = args.data_port;
+    options.esp_port = args.esp_port;
     options.data_socket = data_socket;
     options.data_path = args.data_path.into();
     options.underlay_mtu = args.underlay_mtu;

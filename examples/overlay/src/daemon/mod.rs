@@ -64,6 +64,9 @@ pub(crate) struct DaemonArgs {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = 4789)]
     pub(crate) data_port: u16,
+    /// UDP port of encrypted networks (ESP)
+    #[arg(long, value_name = "PORT", default_value_t = 4500)]
+    pub(crate) esp_port: u16,
     /// Carry frames by a UDP socket that was passed by socket activation (systemd's `ListenDatagram=`), bound to the data port
     #[arg(long)]
     pub(crate) data_socket: bool,
