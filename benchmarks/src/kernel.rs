@@ -306,6 +306,7 @@ fn desired(near: u8) -> Outcome<Desired> {
         services: BTreeMap::new(),
     };
     Ok(Desired {
+        peers: BTreeMap::new(),
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
     })

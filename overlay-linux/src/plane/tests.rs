@@ -581,6 +581,7 @@ fn desired() -> Desired {
     }
     network.vteps.insert("192.0.2.3".parse().unwrap());
     Desired {
+        peers: BTreeMap::new(),
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([1; 16]), network)]),
     }

@@ -333,6 +333,7 @@ fn readdress(bench: &mut Bench, network: &mut DesiredNetwork) -> Outcome<()> {
 
 fn desired(network: &DesiredNetwork) -> Desired {
     Desired {
+        peers: BTreeMap::new(),
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([9; 16]), network.clone())]),
     }

@@ -233,6 +233,7 @@ pub(crate) fn desired(host: u8, v6: bool) -> Outcome<Desired> {
     };
     let id = NetworkId::from_bytes([1; 16]);
     Ok(Desired {
+        peers: BTreeMap::new(),
         underlay: None,
         networks: BTreeMap::from([(id, network)]),
     })

@@ -499,14 +499,19 @@ fn a_network_has_16_subnets_at_the_most() {
 #[test]
 fn an_encrypted_network_is_refused_rather_than_carried_in_clear() {
     let mut lab = Lab::new();
-    for value in ["", "true", "yes"] {
+    for value in ["yes", "1", "TRUE", "aes"] {
         let error = lab.create_option("a", "encrypted", value).unwrap_err();
         assert!(
             matches!(error, CommandError::InvalidOption { .. }),
             "{error}"
         );
     }
-    lab.create_option("a", "encrypted", "false").unwrap();
+    for (name, value, encrypted) in [("a", "false", false), ("b", "", true), ("c", "true", true)] {
+        lab.create_option(name, "encrypted", value).unwrap();
+        let mut networks = lab.state.networks().values();
+        let made = networks.find(|network| network.name == name).unwrap();
+        assert_eq!(made.is_encrypted(), encrypted);
+    }
 }
 
 #[test]
