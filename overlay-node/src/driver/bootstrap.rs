@@ -135,6 +135,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         .await
         .map_err(invalid)?;
     let answer: Answer = answer.await.map_err(invalid)?;
+    if peer.is_none()
+        && answer
+            .as_ref()
+            .is_err_and(|error| error.kind == ErrorKind::Untrusted)
+    {
+        // Whoever tries many tokens waits for each, in a place of which an address has few.
+        tokio::time::sleep(PENALTY).await;
+    }
     stream.write_all(&wire::encode_body(KIND, &answer)).await?;
     stream.flush().await?;
     stream.shutdown().await
@@ -157,6 +165,8 @@ pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(
 }
 
 pub(crate) const KIND: u8 = b'B';
+/// How long a token that is not valid waits for its answer.
+const PENALTY: Duration = Duration::from_secs(1);
 /// How long a join may take, finding the leader included.
 const PATIENCE: Duration = Duration::from_secs(20);
 

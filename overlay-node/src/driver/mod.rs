@@ -80,6 +80,7 @@ mod clock;
 mod daemon;
 mod diagnosis;
 mod disk;
+mod doorstep;
 mod error;
 mod executor;
 mod ingress;

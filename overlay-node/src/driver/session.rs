@@ -15,7 +15,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use super::{active::Input, bootstrap, ingress, logs, platform::PlatformThread};
+use super::{
+    active::Input,
+    bootstrap,
+    doorstep::{Bounds, Doorstep, Guest},
+    ingress, logs,
+    platform::PlatformThread,
+};
 use crate::{
     Peer,
     api::{Protocol, Role},
@@ -41,11 +47,26 @@ pub(crate) async fn listen(
     inputs: mpsc::Sender<Input>,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doorstep = Doorstep::new(Bounds::default());
+    let mut told = 0;
+    let mut tell = tokio::time::interval(TELL);
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
+        let accepted = tokio::select! {
+            _ = tell.tick() => {
+                let (waiting, sent_away) = doorstep.counts();
+                if sent_away > told {
+                    let new = sent_away - told;
+                    tracing::warn!(
+                        new, waiting,
+                        "management connections that showed no certificate made way for others: somebody opens many"
+                    );
+                    told = sent_away;
+                }
+                continue;
+            }
+            accepted = listener.accept() => accepted,
         };
-        let (stream, from) = match listener.accept().await {
+        let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a management connection could not be accepted");
@@ -55,12 +76,12 @@ pub(crate) async fn listen(
         };
         let (server, inputs) = (Arc::clone(&sides.borrow().server), inputs.clone());
         let (platform, outputs) = (platform.clone(), outputs.clone());
+        let (guest, room) = (doorstep.enter(from.ip()), Arc::clone(&room));
         tokio::spawn(async move {
-            let accepted = accept(stream, server, &platform, &outputs, inputs).await;
-            if let Err(error) = accepted {
+            let accepted = accept(stream, server, guest, room, &platform, &outputs, inputs);
+            if let Err(error) = accepted.await {
                 tracing::debug!(%from, %error, "a management connection ended");
             }
-            drop(permit);
         });
     }
 }
@@ -127,13 +148,15 @@ pub(crate) fn peer_of(stream: &TlsStream<TcpStream>) -> std::io::Result<Peer> {
 async fn accept(
     stream: TcpStream,
     server: Arc<ServerConfig>,
+    mut guest: Guest,
+    room: Arc<Semaphore>,
     platform: &PlatformThread,
     outputs: &logs::Room,
     inputs: mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let acceptor = TlsAcceptor::from(server);
-    let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    let stream = guest.within(HANDSHAKE, acceptor.accept(stream)).await?;
     let leaf = stream
         .get_ref()
         .1
@@ -141,11 +164,17 @@ async fn accept(
         .and_then(|chain| chain.first());
     let Some(leaf) = leaf else {
         // No certificate: it can only ask to join.
-        return timeout(HANDSHAKE, bootstrap::serve(stream, None, &inputs)).await?;
+        let serve = bootstrap::serve(stream, None, &inputs);
+        return guest.within(HANDSHAKE, serve).await;
     };
     let peer = certificate::peer(leaf).map_err(invalid)?;
     let mut stream = stream;
-    let kind = stream.read_u8().await?;
+    let kind = guest.within(HANDSHAKE, stream.read_u8()).await?;
+    // It is one of the cluster's, and means something.
+    drop(guest);
+    let _place = room
+        .try_acquire_owned()
+        .map_err(|_| invalid("there are too many connections of nodes"))?;
     let first = Some(kind);
     let stream = Prefixed { first, stream };
     match kind {
@@ -288,8 +317,10 @@ pub(crate) fn invalid(reason: impl std::fmt::Display) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string())
 }
 
-/// How many connections are taken at a time, before it is known whose they are.
+/// How many connections of nodes there are at a time.
 const CONNECTIONS_MAX: usize = 4_096;
+/// How often it is told that connections made way.
+const TELL: Duration = Duration::from_secs(10);
 /// How many frames may wait for a peer; more are dropped.
 pub(crate) const FRAMES_MAX: usize = 1_024;
 /// How long dialling, a handshake or joining may take.

@@ -240,3 +240,143 @@ impl ServerCertVerifier for Pinned {
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use overlay_core::NodeId;
+    use rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+    use crate::identity::certificate::{self, Authority, Subject, peer};
+
+    const CLUSTER: NodeId = NodeId::from_bytes([9; 16]);
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn now() -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "TLS looks at the clock, too")]
+        let now = std::time::SystemTime::now();
+        now.duration_since(std::time::UNIX_EPOCH).unwrap()
+    }
+
+    /// Credentials of a node whose certificate begins at a time, by an authority.
+    fn node(authority: &Authority, role: Role, from: Duration) -> Credentials {
+        let (key, request) = certificate::request().unwrap();
+        let subject = Subject {
+            cluster: CLUSTER,
+            node: certificate::node_of(&request).unwrap(),
+            role,
+        };
+        Credentials {
+            authority: authority.certificate().to_owned(),
+            certificate: authority.issue(&request, subject, from, HOUR).unwrap(),
+            key,
+            issuer: [0; 32],
+        }
+    }
+
+    /// Lets both sides speak until neither has anything to say; returns the role that the server sees.
+    fn speak(server: &Credentials, client: ClientConfig) -> Result<Option<Role>, io::Error> {
+        let mut server = ServerConnection::new(Arc::new(server.server().unwrap())).unwrap();
+        let name = node_name(Role::Manager);
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        for _ in 0..10 {
+            let mut octets = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut octets)?;
+            }
+            server.read_tls(&mut &octets[..])?;
+            server.process_new_packets().map_err(io::Error::other)?;
+            octets.clear();
+            while server.wants_write() {
+                server.write_tls(&mut octets)?;
+            }
+            client.read_tls(&mut &octets[..])?;
+            client.process_new_packets().map_err(io::Error::other)?;
+        }
+        assert!(!server.is_handshaking() && !client.is_handshaking());
+        let leaf = server.peer_certificates().and_then(|chain| chain.first());
+        Ok(leaf.map(|leaf| peer(leaf).unwrap().role))
+    }
+
+    #[test]
+    fn only_certificates_of_the_cluster_are_taken_while_they_are_valid() {
+        let own = Authority::generate(CLUSTER, now()).unwrap();
+        let foreign = Authority::generate(CLUSTER, now()).unwrap();
+        let server = node(&own, Role::Manager, now());
+        for role in [Role::Manager, Role::Worker] {
+            let client = node(&own, role, now()).client().unwrap();
+            assert_eq!(speak(&server, client).unwrap(), Some(role));
+        }
+        // None at all: it may ask to join, and nothing else.
+        let token = ca_digest(own.certificate());
+        let joining = || joining_client(token).unwrap();
+        assert_eq!(speak(&server, joining()).unwrap(), None);
+        let trusting = |client: &Credentials| {
+            // It trusts the server whatever it is itself.
+            let client = Credentials {
+                authority: own.certificate().to_owned(),
+                ..client.clone()
+            };
+            client.client().unwrap()
+        };
+        let past = now() - 2 * HOUR;
+        let future = now() + 2 * HOUR;
+        for (what, client, said) in [
+            (
+                "foreign",
+                node(&foreign, Role::Manager, now()),
+                "UnknownIssuer",
+            ),
+            ("expired", node(&own, Role::Manager, past), "xpired"),
+            ("early", node(&own, Role::Manager, future), "not valid yet"),
+        ] {
+            let refused = speak(&server, trusting(&client)).unwrap_err().to_string();
+            assert!(refused.contains(said), "{what}: {refused}");
+        }
+        let selfmade = Credentials {
+            certificate: foreign.certificate().to_owned(),
+            key: Secret::any(foreign.key().as_bytes().to_vec()),
+            ..node(&own, Role::Manager, now())
+        };
+        speak(&server, selfmade.client().unwrap()).unwrap_err();
+        // And nobody takes a worker, or a stranger, for a manager.
+        let client = node(&own, Role::Worker, now()).client().unwrap();
+        let worker = node(&own, Role::Worker, now());
+        let refused = speak(&worker, client.clone()).unwrap_err().to_string();
+        assert!(refused.contains("not valid for name"), "{refused}");
+        speak(&node(&foreign, Role::Manager, now()), client).unwrap_err();
+        speak(&node(&foreign, Role::Manager, now()), joining()).unwrap_err();
+    }
+
+    #[test]
+    fn both_authorities_are_taken_while_one_takes_over() {
+        let first = Authority::generate(CLUSTER, now()).unwrap();
+        let next = Authority::next(&first.succeed(CLUSTER, now()).unwrap());
+        let both = first.certificate().to_owned() + next.certificate();
+        let with = |authority: &Authority, trusted: &str| Credentials {
+            authority: trusted.to_owned(),
+            ..node(authority, Role::Manager, now())
+        };
+        let stages = [
+            with(&first, first.certificate()),
+            with(&first, &both),
+            with(&next, &both),
+        ];
+        for server in &stages {
+            for client in &stages {
+                let seen = speak(server, client.client().unwrap());
+                assert_eq!(seen.unwrap(), Some(Role::Manager));
+            }
+            let old = joining_client(ca_digest(first.certificate())).unwrap();
+            assert_eq!(speak(server, old).unwrap(), None);
+        }
+        let new = || joining_client(ca_digest(next.certificate())).unwrap();
+        assert_eq!(speak(&stages[2], new()).unwrap(), None);
+        // Once the former one is gone, it is of no use.
+        let after = with(&next, next.certificate());
+        assert_eq!(speak(&after, new()).unwrap(), None);
+        speak(&after, stages[0].client().unwrap()).unwrap_err();
+    }
+}

@@ -1,6 +1,9 @@
 //! Who is let in, and certificates that are replaced: real TLS, real clocks.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use overlay_core::plane::Namespace;
 use overlay_node::{
@@ -10,6 +13,11 @@ use overlay_node::{
         NetworkCreate, Request, Response, Role, TokenCreate,
     },
     identity::certificate::{self, Own},
+};
+
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::host::{Host, Scratch, cluster, eventually};
@@ -182,6 +190,71 @@ async fn an_authority_is_replaced_while_all_go_on() {
     })
     .await;
     for mut host in hosts {
+        host.stop().await;
+    }
+}
+
+/// Connects from an address of loopback, of which everybody has many.
+async fn knock(from: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((IpAddr::from(from), 0).into())?;
+    socket.connect(to).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let scratch = Scratch::new("silent");
+    let mut first = Host::start(&scratch, 24, 1).await;
+    let init = Request::Init(InitRequest::default());
+    first.ask(init).await.unwrap();
+    let to = SocketAddr::new(first.address, 2_377);
+    // Many of one address, and one each of many.
+    let mut silent = Vec::new();
+    for _ in 0..150 {
+        silent.push(knock([127, 90, 24, 66], to).await.unwrap());
+    }
+    for number in 0..200 {
+        silent.push(knock([127, 90, 25, number], to).await.unwrap());
+    }
+    // Those of one address were too many: the first of them made way.
+    let mut octets = [0; 1];
+    let ended = silent[0].read(&mut octets);
+    let ended = tokio::time::timeout(Duration::from_secs(4), ended).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    let one = tokio::time::timeout(Duration::from_millis(50), silent[200].read(&mut octets));
+    assert!(one.await.is_err(), "it is left alone");
+    let mut second = Host::start(&scratch, 24, 2).await;
+    second.join(&first, Role::Worker).await;
+    drop(silent);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_waits_while_a_right_one_lets_in() {
+    let scratch = Scratch::new("guesses");
+    let mut first = Host::start(&scratch, 26, 1).await;
+    let init = Request::Init(InitRequest::default());
+    first.ask(init).await.unwrap();
+    let right = made(&first, TokenCreate::default()).await;
+    let (front, _) = right.token.rsplit_once('-').unwrap();
+    let wrong = IssuedTokenInfo {
+        token: format!("{front}-{:0>25}", 1),
+        ..right.clone()
+    };
+    let guesser = Host::start(&scratch, 26, 3).await;
+    let began = tokio::time::Instant::now();
+    let guess = async {
+        let refused = join(&guesser, &wrong).await.unwrap_err();
+        (refused, began.elapsed())
+    };
+    let mut second = Host::start(&scratch, 26, 2).await;
+    let ((refused, took), joined) = tokio::join!(guess, join(&second, &right));
+    joined.unwrap();
+    assert_eq!(refused.kind, ErrorKind::Untrusted, "{refused}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert_eq!(inspect(&first).await.nodes, 2);
+    for host in [&mut first, &mut second] {
         host.stop().await;
     }
 }
