@@ -36,6 +36,8 @@ mod programs;
 mod refusals;
 #[path = "walk/roles.rs"]
 mod roles;
+#[path = "walk/security.rs"]
+mod security;
 #[path = "walk/services.rs"]
 mod services;
 mod support;
@@ -70,6 +72,7 @@ const STORIES: &[&[Story]] = &[
     names::STORIES,
     balance::STORIES,
     outputs::STORIES,
+    security::STORIES,
 ];
 
 fn main() {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Beginning, Config,
-    agent::AgentMemory,
+    agent::{AgentMemory, Assignment},
     api::{
         self, ClusterSettings, ErrorKind, InitRequest, JoinRequest, Joined, Recovered, Request,
         Response, Role,
@@ -152,10 +152,19 @@ impl Supervisor {
                 .map(|manager| (manager.node, manager.management))
                 .collect(),
         };
-        let role = assignment.standing.role;
+        self.begin(identity, *assignment).await
+    }
+
+    /// Begins the node's life in a cluster that let it in.
+    async fn begin(
+        &mut self,
+        identity: Identity,
+        assignment: Assignment,
+    ) -> Result<Response, api::Error> {
+        let (node, role) = (identity.node, assignment.standing.role);
         self.store.clear().map_err(StartError::from)?;
         let memory = AgentMemory {
-            assignment: Some(*assignment),
+            assignment: Some(assignment),
             ..AgentMemory::default()
         };
         self.store.save_memory(&memory).map_err(StartError::from)?;

@@ -187,34 +187,13 @@ impl ClusterState {
             }
             Command::RemoveNode { node: id } => ("node", "remove", self.named_node(*id)),
             Command::UpdateNode { node: id, .. } => ("node", "update", self.named_node(*id)),
-            Command::RotateToken { role, .. } => (
-                "cluster",
-                "rotate",
-                (Id::Text(String::new()), format!("{role} join token")),
-            ),
-            Command::IssueToken { id, token } => (
-                "token",
-                "create",
-                (
-                    Id::Text(id.to_string()),
-                    format!("{} join token", token.role),
-                ),
-            ),
-            Command::RevokeToken { id } => {
-                ("token", "remove", (Id::Text(id.to_string()), String::new()))
-            }
-            Command::Admit { node, .. } => (
-                "node",
-                "create",
-                (octets(node.id.as_bytes()), node.hostname.clone()),
-            ),
-            Command::BeginAuthority(_) => ("cluster", "rotate", authority()),
-            Command::FinishAuthority { .. } => ("cluster", "rotated", authority()),
-            Command::RotateKeys { .. } => (
-                "cluster",
-                "rotate",
-                (Id::Text(String::new()), "shared keys".to_owned()),
-            ),
+            Command::IssueToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::Admit { .. }
+            | Command::BeginAuthority(_)
+            | Command::FinishAuthority { .. }
+            | Command::RotateToken { .. }
+            | Command::RotateKeys { .. } => return security(command),
             Command::CreateNetwork { id, spec } => (
                 "network",
                 "create",
@@ -288,6 +267,47 @@ impl ClusterState {
             self.audit.add(kind.into(), action.into(), id, name);
         }
     }
+}
+
+/// Describes a command about who may join, and with which keys.
+fn security(command: &Command) -> Option<Subject> {
+    let (kind, action, (id, name)) = match command {
+        Command::RotateToken { role, .. } => (
+            "cluster",
+            "rotate",
+            (Id::Text(String::new()), format!("{role} join token")),
+        ),
+        Command::IssueToken { id, token } => (
+            "token",
+            "create",
+            (
+                Id::Text(id.to_string()),
+                format!("{} join token", token.role),
+            ),
+        ),
+        Command::RevokeToken { id } => {
+            ("token", "remove", (Id::Text(id.to_string()), String::new()))
+        }
+        Command::Admit { node, .. } => (
+            "node",
+            "create",
+            (octets(node.id.as_bytes()), node.hostname.clone()),
+        ),
+        Command::BeginAuthority(_) => ("cluster", "rotate", authority()),
+        Command::FinishAuthority { .. } => ("cluster", "rotated", authority()),
+        Command::RotateKeys { .. } => (
+            "cluster",
+            "rotate",
+            (Id::Text(String::new()), "shared keys".to_owned()),
+        ),
+        _ => return None,
+    };
+    Some(Subject {
+        kind,
+        action,
+        id,
+        name,
+    })
 }
 
 /// The cluster itself: there is no other.

@@ -79,13 +79,16 @@ impl ClusterState {
     /// Has all keys replaced, because somebody has them who shall not.
     pub(super) fn outdate_keys(&mut self) {
         self.cluster.modify(&mut self.journal, (), |cluster| {
-            cluster.keys.due = GENERATIONS as u8;
+            cluster.keys.due = DUE;
         });
     }
 }
 
 /// How many generations of keys are kept.
 const GENERATIONS: usize = 3;
+/// How many changes there are until none of them is left.
+const DUE: u8 = 3;
+const _: () = assert!(DUE as usize == GENERATIONS);
 
 #[cfg(test)]
 mod tests {

@@ -159,6 +159,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// Returns the process of a host's daemon.
+    pub(crate) fn pid(&self, host: usize) -> anyhow::Result<u32> {
+        let daemon = self.daemons[host].as_ref().context("it has no daemon")?;
+        Ok(daemon.id())
+    }
+
     /// Asks the daemon of a host for what must succeed.
     pub(crate) fn ask(&self, host: usize, words: &[&str]) -> anyhow::Result<String> {
         let output = self.run(host, words)?;
