@@ -30,16 +30,18 @@ pub(crate) async fn run(client: &Client, args: CaArgs) -> Result<Report, Failure
         Response::Done => {}
         other => return Err(unexpected(&other)),
     }
-    while !args.detach {
+    if args.detach {
+        return Ok(Report::line(
+            "The certificate authority is being replaced: `overlay cluster inspect` tells when it is done.",
+        ));
+    }
+    loop {
         let info = inspect(client).await?;
         if info.next_authority.is_none() {
             return Ok(Report::text(info.ca_certificate));
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok(Report::line(
-        "The certificate authority is being replaced: `overlay cluster inspect` tells when it is done.",
-    ))
 }
 
 async fn inspect(client: &Client) -> Result<ClusterInfo, Failure> {
