@@ -186,14 +186,6 @@ fn commands() -> Vec<Command> {
             manager: node(1),
             epoch: 300,
         },
-        Command::UpdateCluster {
-            change: ClusterUpdate {
-                task_history_limit: Some(3),
-                heartbeat_ms: Some(300),
-                certificate_ms: Some(86_400_000),
-                key_rotation_ms: Some(3_600_000),
-            },
-        },
     ];
     commands.extend(security_commands());
     commands.extend(service_commands());
@@ -204,6 +196,14 @@ fn commands() -> Vec<Command> {
 fn security_commands() -> Vec<Command> {
     let token = TokenId::from_bytes([7; 8]);
     vec![
+        Command::UpdateCluster {
+            change: ClusterUpdate {
+                task_history_limit: Some(3),
+                heartbeat_ms: Some(300),
+                certificate_ms: Some(86_400_000),
+                key_rotation_ms: Some(3_600_000),
+            },
+        },
         Command::RotateKeys {
             generation: 300,
             gossip: Secret::new(vec![36; 16]).unwrap(),
@@ -564,36 +564,40 @@ fn assignment_change() -> AssignmentChange {
     base.difference(&next)
 }
 
+fn standing() -> Standing {
+    Standing {
+        heartbeat_ms: Some(300),
+        role: Role::Manager,
+        raft: Some(raft(2)),
+        managers: managers(),
+        keys: SharedKeys {
+            generation: 9,
+            gossip: vec![Secret::new(vec![6; 16]).unwrap()],
+            rotated_unix_ms: 300,
+            rotated_at: 299,
+            due: 1,
+        },
+        authorities: vec!["certificate".to_owned()],
+        issuer: [7; 32],
+        certificate_ms: 86_400_000,
+        lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
+            .unwrap()
+            .public_key(),
+        pass: Pass {
+            number: 4,
+            key: [2; 32],
+            signature: Bytes::from_static(&[6; 64]),
+        },
+        zone: "north".to_owned(),
+    }
+}
+
 fn assignment() -> Assignment {
     Assignment {
         version: 300,
         cluster: node(200),
         epoch: 1,
-        standing: Standing {
-            heartbeat_ms: Some(300),
-            role: Role::Manager,
-            raft: Some(raft(2)),
-            managers: managers(),
-            keys: SharedKeys {
-                generation: 9,
-                gossip: vec![Secret::new(vec![6; 16]).unwrap()],
-                rotated_unix_ms: 300,
-                rotated_at: 299,
-                due: 1,
-            },
-            authorities: vec!["certificate".to_owned()],
-            issuer: [7; 32],
-            certificate_ms: 86_400_000,
-            lease_key: LeaseSigner::new(&Secret::new(vec![5; 32]).unwrap())
-                .unwrap()
-                .public_key(),
-            pass: Pass {
-                number: 4,
-                key: [2; 32],
-                signature: Bytes::from_static(&[6; 64]),
-            },
-            zone: "north".to_owned(),
-        },
+        standing: standing(),
         networks: vec![AssignedNetwork {
             vlan_tags: false,
             encrypted: true,

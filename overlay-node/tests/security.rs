@@ -1,7 +1,7 @@
 //! What is secret changes in time, and whoever is removed is out.
 
 #![cfg(feature = "sim")]
-#![expect(clippy::panic, reason = "a failed test panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     cell::RefCell,

@@ -1,4 +1,4 @@
-//! The frame path's thread: it owns the [`Plane`], the ports and the socket of UDP 4789, and waits on all of them.
+//! The frame path's thread: it owns the [`Plane`](crate::plane::Plane), the ports and the socket of UDP 4789, and waits on all of them.
 
 use std::{
     io,
