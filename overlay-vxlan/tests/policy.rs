@@ -457,7 +457,10 @@ fn a_flood_of_openings_takes_no_more_than_its_room_and_ends_no_flow_that_was_ans
         flows_max: 100,
         ..Config::default()
     };
-    let mut stage = Stage::with(config, &closed([allow("*", "*", TrafficMatch::Any)]));
+    let mut stage = Stage::with(
+        config,
+        &closed([allow("10.0.1.2/32,10.0.1.4/32", "*", TrafficMatch::Any)]),
+    );
     for port in 0..10 {
         stage.send(A, B, Load::Tcp(port, 80, SYN)).unwrap();
         stage.send(B, A, Load::Tcp(80, port, SYN | ACK)).unwrap();
