@@ -161,7 +161,7 @@ impl Policy {
         self.settled = until;
     }
 
-    /// Decides about a frame, which is not changed. It allocates at most for a new flow.
+    /// Decides about a frame, which is not changed. It allocates for new flows, and for new packets in fragments.
     ///
     /// `frame`: an Ethernet II frame without FCS, as the switch has admitted it.
     #[inline]
