@@ -112,11 +112,14 @@ fn rules_of(count: u16) -> NetworkPolicy {
         traffic: vec![port(number)],
         verdict: Verdict::Allow,
     });
-    let [from, to] = ["10.0.0.0/16", "10.1.0.1/32"].map(|net| net.parse().expect("a subnet"));
+    let [from, to]: [AddressMatch; 2] = ["10.0.0.0/16", "10.1.0.1/32"].map(|net| {
+        let net: ipnet::IpNet = net.parse().expect("a subnet");
+        [net].into_iter().collect()
+    });
     let last = PolicyRule {
         name: "last".into(),
-        from: [from].into_iter().collect::<AddressMatch>(),
-        to: [to].into_iter().collect::<AddressMatch>(),
+        from,
+        to,
         traffic: vec![port(80)],
         verdict: Verdict::Allow,
     };

@@ -189,8 +189,10 @@ fn errors_about_a_flow_pass_from_who_got_its_packets_to_who_sent_them() {
                 assert_eq!(stage.try_it(&request).map(|_| ()), Ok(()));
                 assert_eq!(stage.try_it(&told), Ok(Reason::Related));
             }
-            let short = error(b, a, kind, &request, header + 7);
-            assert_eq!(stage.try_it(&short), Err(Reason::Default));
+            for octets in 0..header + 8 {
+                let short = error(b, a, kind, &request, octets);
+                assert_eq!(stage.try_it(&short), Err(Reason::Default), "{octets}");
+            }
             // From somebody else, to somebody else, about another flow, and redirects.
             let others = if a == A { C } else { "fd00::4" };
             let forged = error(others, a, kind, &request, 500);

@@ -27,7 +27,7 @@ const ADDRESSES: [&str; 7] = [
     "ff02::1",
 ];
 const V4: usize = 4;
-const FRAGMENTS_MAX: usize = 3;
+const FRAGMENTS_MAX: u32 = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -311,7 +311,7 @@ impl Model {
                     Some(at) => self.fragments[at] = note,
                     None => self.fragments.push(note),
                 }
-                if self.fragments.len() > FRAGMENTS_MAX {
+                if self.fragments.len() > FRAGMENTS_MAX as usize {
                     self.fragments.remove(0);
                 }
             }
@@ -470,7 +470,7 @@ fn run(policy: &mut Policy, model: &mut Model, op: &Op) -> Option<(Decided, Deci
             return None;
         }
         Op::Set(rules) => {
-            policy.set(model.now, rules).unwrap();
+            policy.set(model.now, rules).expect("few rules");
             model.set(rules);
             return None;
         }
@@ -489,7 +489,7 @@ proptest! {
 
     #[test]
     fn it_decides_as_a_naive_one_does(rules in policy(), ops in vec(op(), 1..120)) {
-        let config = Config { fragments_max: FRAGMENTS_MAX as u32, ..Config::default() };
+        let config = Config { fragments_max: FRAGMENTS_MAX, ..Config::default() };
         let mut policy = Policy::new(config, &Seed::from_u64(7));
         let now = Instant::from_millis(1);
         let mut model = Model {

@@ -7,15 +7,15 @@ use thiserror::Error;
 /// The bounds of a [`Policy`](super::Policy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Flows at once. Default 65,536, about 12 MB when they are all there. Too low: under load new flows push out those that
+    /// Flows at once. Default 65,536, about 11 MB when they are all there. Too low: under load new flows push out those that
     /// nobody has answered yet, and are refused if there are none. What is refused and pushed out is counted.
     pub flows_max: u32,
     /// Packets in fragments at once; the oldest are forgotten, and what still comes of them is dropped. Default 1,024.
     pub fragments_max: u32,
     /// Rules. Default 4,096.
     pub rules_max: usize,
-    /// Addresses, subnets and kinds of traffic in all rules together. Default 16,384. With as many rules as may be, and no two
-    /// addresses in the same rules, a policy takes up to 32 MB.
+    /// Addresses, subnets and kinds of traffic in all rules together. Default 65,536. With as many rules as may be, and no two
+    /// addresses in the same rules, a policy takes up to 64 MB.
     pub matches_max: usize,
     /// For how long a flow without packets is known.
     pub timeouts: Timeouts,
@@ -27,7 +27,7 @@ impl Default for Config {
             flows_max: 65_536,
             fragments_max: 1_024,
             rules_max: 4_096,
-            matches_max: 16_384,
+            matches_max: 65_536,
             timeouts: Timeouts::default(),
         }
     }

@@ -192,22 +192,22 @@ fn ports(upper: &[u8]) -> Option<[u16; 2]> {
 fn about(error: &Ip, quoted: &[u8]) -> Option<Oriented> {
     let (from, to, protocol, upper) = match error.source {
         IpAddr::V4(_) => {
+            if quoted.len() < ipv4::HEADER_BYTES || quoted.first()? >> 4 != 4 {
+                return None;
+            }
             let packet = ipv4::Packet::new_unchecked(quoted);
             let header = packet.header_bytes();
-            if quoted.first()? >> 4 != 4
-                || header < ipv4::HEADER_BYTES
-                || packet.fragment_offset() != 0
-            {
+            if header < ipv4::HEADER_BYTES || packet.fragment_offset() != 0 {
                 return None;
             }
             let (from, to) = (packet.source().into(), packet.destination().into());
             (from, to, packet.protocol(), quoted.get(header..)?)
         }
         IpAddr::V6(_) => {
-            let packet = ipv6::Packet::new_unchecked(quoted);
-            if quoted.first()? >> 4 != 6 || quoted.len() < ipv6::HEADER_BYTES {
+            if quoted.len() < ipv6::HEADER_BYTES || quoted.first()? >> 4 != 6 {
                 return None;
             }
+            let packet = ipv6::Packet::new_unchecked(quoted);
             let upper = packet.upper().ok()?;
             if upper.fragment.is_some_and(|fragment| fragment.offset != 0) {
                 return None;

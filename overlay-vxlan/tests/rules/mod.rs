@@ -149,7 +149,7 @@ pub(crate) fn packet(from: IpAddr, to: IpAddr, load: &Load) -> Vec<u8> {
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             around_v6(&ipv6_packet(from, to, protocol, 64, &octets))
         }
-        _ => panic!("one family"),
+        _ => unreachable!("one family"),
     }
 }
 
@@ -182,7 +182,7 @@ pub(crate) fn fragments(from: &str, to: &str, load: Load, id: u16, first: usize)
             inner.extend_from_slice(part);
             around_v6(&ipv6_packet(from, to, Protocol(44), 64, &inner))
         }
-        _ => panic!("one family"),
+        _ => unreachable!("one family"),
     })
 }
 
