@@ -37,7 +37,7 @@ impl Stage {
     fn with(config: Config, rules: &NetworkPolicy) -> Self {
         let mut policy = Policy::new(config, &Seed::from_u64(1));
         let now = Instant::from_millis(1);
-        policy.set(now, rules).unwrap();
+        policy.set(now, rules).expect("few rules");
         Self { policy, now }
     }
 
@@ -59,7 +59,7 @@ impl Stage {
     }
 
     fn set(&mut self, rules: &NetworkPolicy) {
-        self.policy.set(self.now, rules).unwrap();
+        self.policy.set(self.now, rules).expect("few rules");
     }
 }
 

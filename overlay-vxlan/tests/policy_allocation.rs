@@ -23,7 +23,7 @@ fn policy(flows_max: u32) -> Policy {
     };
     let mut policy = Policy::new(config, &Seed::from_u64(1));
     let rules = closed([allow("10.0.1.2/32,fd00::2/128", "*", TrafficMatch::Any)]);
-    policy.set(Instant::EPOCH, &rules).unwrap();
+    policy.set(Instant::EPOCH, &rules).expect("few rules");
     policy
 }
 
@@ -73,7 +73,7 @@ fn flood(flows: u16) -> isize {
         assert!(policy.decide(now, Direction::Egress, &bytes).is_allowed());
     }
     let change = region.change();
-    let held = |bytes: usize| isize::try_from(bytes).unwrap();
+    let held = |bytes: usize| isize::try_from(bytes).expect("not so much");
     held(change.bytes_allocated) - held(change.bytes_deallocated)
 }
 
