@@ -296,6 +296,7 @@ fn desired(near: u8) -> Outcome<Desired> {
     let network = DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: Vni::new(4097).ok_or("no VNI")?,
         path: DataPath::Kernel,
         subnets: vec!["10.0.1.0/24".parse()?],

@@ -9,6 +9,7 @@ mod kernel;
 mod lb;
 mod mix;
 mod plane;
+mod policy;
 mod schedule;
 mod state;
 mod vxlan;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
         (Some("esp"), Ok(rounds)) => esp::run(rounds.unwrap_or(9).max(1)),
+        (Some("policy"), Ok(rounds)) => policy::run(rounds.unwrap_or(9).max(1)),
         (Some("plane"), Ok(rounds)) => {
             return said("plane", plane::run(rounds.unwrap_or(plane::ROUNDS).max(1)));
         }
@@ -78,7 +80,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | policy [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

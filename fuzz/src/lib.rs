@@ -21,6 +21,7 @@ mod input;
 mod ipam;
 mod lb;
 mod node;
+mod policy;
 mod raft;
 mod raft_disk;
 mod raft_sealed;
@@ -33,6 +34,7 @@ pub use input::Script;
 pub use ipam::ipam_snapshot;
 pub use lb::{lb_frames, lb_proxy};
 pub use node::{node_frame, node_peer, node_state, node_token};
+pub use policy::vxlan_policy;
 pub use raft::{raft_machine, raft_message};
 pub use raft_disk::{MemoryDisk, disk_script, raft_log};
 pub use raft_sealed::{raft_sealed, sealed_scripts};
@@ -65,6 +67,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vxlan_local", vxlan_local),
     ("vxlan_outer", vxlan_outer),
     ("vxlan_path", vxlan_path),
+    ("vxlan_policy", vxlan_policy),
     ("vxlan_remote", vxlan_remote),
     ("vxlan_switch", vxlan_switch),
 ];

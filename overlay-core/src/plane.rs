@@ -18,11 +18,13 @@ use thiserror::Error;
 use crate::{EndpointId, MacAddr, NetworkId, ServiceId, Vni};
 
 mod balance;
+mod policy;
 mod sealing;
 mod source;
 mod way_out;
 
 pub use balance::{Distance, Locality, Policy, VipConfig};
+pub use policy::{AddressMatch, FlowMatch, NetworkPolicy, PolicyRule, TrafficMatch, Verdict};
 pub use sealing::{PeerKeys, SaKeys};
 pub use source::{NoSource, SourceKind};
 pub use way_out::{NoWayOut, WayOut, WayOutState};
@@ -77,6 +79,9 @@ pub struct DesiredNetwork {
     /// comes in clear is taken.
     #[serde(default)]
     pub encrypted: bool,
+    /// Who may reach whom.
+    #[serde(default)]
+    pub policy: NetworkPolicy,
     /// The endpoints that run here.
     pub ports: BTreeMap<EndpointId, DesiredPort>,
     /// The endpoints that run elsewhere: one FDB and one neighbour row each.

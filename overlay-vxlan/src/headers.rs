@@ -49,6 +49,10 @@ pub(crate) struct Ip {
     /// Where the packet ends; padding may follow.
     pub(crate) end: usize,
     pub(crate) fragment: Option<Fragment>,
+    /// Where the fragment belongs, in units of 8 octets.
+    pub(crate) fragment_offset: u16,
+    /// What the fragments of a packet share; zero for a whole packet of IPv6.
+    pub(crate) identification: u32,
     pub(crate) dont_fragment: bool,
     /// DSCP and ECN.
     pub(crate) traffic_class: u8,
@@ -145,6 +149,8 @@ impl Ip {
             upper_at: at + packet.header_bytes(),
             end: at + packet.total_bytes(),
             fragment,
+            fragment_offset: packet.fragment_offset(),
+            identification: packet.identification().into(),
             dont_fragment: packet.dont_fragment(),
             traffic_class: packet.traffic_class(),
             flow_label: 0,
@@ -164,6 +170,8 @@ impl Ip {
             upper_at: at + upper.offset,
             end: at + packet.total_bytes(),
             fragment,
+            fragment_offset: upper.fragment.map_or(0, |fragment| fragment.offset),
+            identification: upper.fragment.map_or(0, |fragment| fragment.identification),
             dont_fragment: true,
             traffic_class: packet.traffic_class(),
             flow_label: packet.flow_label(),

@@ -93,7 +93,7 @@
 //! |---|---|---|
 //! | open | – | (the driver opens what is sealed) VXLAN header, network, sealed if it is encrypted, member VTEP |
 //! | admit | MAC, ARP, IP and ND source are the port's | MAC source is known behind that VTEP; subnets |
-//! | *between* | [`Switch::admit_local`] and [`Switch::forward_local`] leave room | [`Switch::admit_remote`], [`Switch::forward_remote`] |
+//! | *between* | [`Switch::admit_local`] and [`Switch::forward_local`] leave room, for a [`policy`] and a balancer | [`Switch::admit_remote`], [`Switch::forward_remote`] |
 //! | decide | answer, too big, one next hop, flood, drop | one port, flood to ports, drop |
 //! | carry out | segment, complete checksum, encapsulate (the sink seals) | – |
 //!
@@ -120,6 +120,7 @@
 //! | [`frame`], [`offload`] | [`Frame`] with headroom, [`Offload`] with the meaning of virtio-net |
 //! | [`encap`], [`decap`] | all outer headers from Ethernet on, for backends without a UDP socket |
 //! | [`esp`] | encrypted networks: sealing and opening |
+//! | [`policy`] | who on a network may reach whom: rules, and the flows that they allow |
 //! | [`segment`](mod@segment), [`coalesce`] | segmentation in software, and its inverse |
 //! | [`arrival`] | what a socket with receive offload returned, as datagrams again |
 //! | [`fdb`] | the forwarding database |
@@ -159,6 +160,7 @@ pub mod outer;
 mod path;
 pub mod pcapng;
 pub mod pmtu;
+pub mod policy;
 pub mod probing;
 mod reply;
 pub mod segment;

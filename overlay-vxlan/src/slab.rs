@@ -46,6 +46,11 @@ impl<T> Slab<T> {
         slots.filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
     }
 
+    /// Returns how many numbers were given away so far; some may be free again.
+    pub(crate) fn numbers(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("2^32 values do not fit into memory")
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -36,6 +36,8 @@ pub enum DropReason {
     PathPacket,
     /// A group address that bridges keep to themselves (IEEE 802.1Q table 8-1), such as that of spanning tree.
     ReservedGroup,
+    /// The network's policy does not let it pass.
+    Policy,
     /// The partial checksum or the kind of super-frame does not fit the frame.
     Offload,
     /// The underlay marked congestion, which the transport of the inner packet does not understand (RFC 6040 §4.2).
@@ -61,7 +63,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the stages.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::UnknownPort,
         Self::UnknownNetwork,
         Self::VxlanHeader,
@@ -77,6 +79,7 @@ impl DropReason {
         Self::VlanTag,
         Self::PathPacket,
         Self::ReservedGroup,
+        Self::Policy,
         Self::Offload,
         Self::Congestion,
         Self::FloodRate,
@@ -108,6 +111,7 @@ impl DropReason {
             Self::VlanTag => "vlan_tag",
             Self::PathPacket => "path_packet",
             Self::ReservedGroup => "reserved_group",
+            Self::Policy => "policy",
             Self::Offload => "offload",
             Self::Congestion => "congestion",
             Self::FloodRate => "flood_rate",

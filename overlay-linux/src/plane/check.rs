@@ -181,6 +181,7 @@ fn sample() -> Desired {
     let network = DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: Vni::from_octets([0xff; 3]),
         path: DataPath::Kernel,
         subnets: Vec::new(),

@@ -562,6 +562,7 @@ fn bare() -> DesiredNetwork {
     DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: vni(),
         path: DataPath::Kernel,
         subnets: vec!["10.0.1.0/24".parse().unwrap()],

@@ -301,6 +301,7 @@ fn network(spec: &PortSpec) -> Outcome<DesiredNetwork> {
     Ok(DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: Vni::new(4097).ok_or("no VNI")?,
         path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse()?],

@@ -370,6 +370,7 @@ impl Agent {
             let network_plane = DesiredNetwork {
                 vlan_tags: network.vlan_tags,
                 encrypted: network.encrypted,
+                policy: Default::default(),
                 vni,
                 path,
                 subnets,

@@ -402,6 +402,7 @@ fn desired(vni: u32, ports: &[(EndpointId, u8)], remotes: &[(EndpointId, u8)]) -
     let network = DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: Vni::new(vni).unwrap(),
         path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse().unwrap()],

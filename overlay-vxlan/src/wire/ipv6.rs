@@ -125,18 +125,15 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Walks the extension headers to the upper layer.
     ///
     /// Hop-by-hop and destination options, routing and fragment headers are stepped over; any other next header *is*
-    /// the upper layer.
+    /// the upper layer. Of a packet that was cut short, such as an error quotes, what is there is walked.
     ///
     /// # Errors
     ///
     /// [`DecodeError::Truncated`] if a header ends behind the packet, [`DecodeError::Field`] behind
     /// [`EXTENSIONS_MAX`] headers.
     pub fn upper(&self) -> Result<Upper, DecodeError> {
-        let bytes = self
-            .0
-            .as_ref()
-            .get(..self.total_bytes())
-            .unwrap_or_default();
+        let bytes = self.0.as_ref();
+        let bytes = bytes.get(..self.total_bytes()).unwrap_or(bytes);
         let (mut protocol, mut offset) = (self.next_header(), HEADER_BYTES);
         let mut fragment = None;
         for _ in 0..=EXTENSIONS_MAX {
@@ -156,6 +153,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
                         fragment = Some(Fragment {
                             offset: field >> 3,
                             more,
+                            identification: read_u32(header, 4),
                         });
                     }
                     8
@@ -221,6 +219,8 @@ pub struct Fragment {
     pub offset: u16,
     /// Whether more fragments follow.
     pub more: bool,
+    /// What the fragments of a packet share.
+    pub identification: u32,
 }
 
 /// The header as a value.
@@ -381,7 +381,8 @@ mod tests {
             upper.fragment,
             Some(Fragment {
                 offset: 0,
-                more: true
+                more: true,
+                identification: 1
             })
         );
     }
@@ -396,7 +397,8 @@ mod tests {
             upper.fragment,
             Some(Fragment {
                 offset: 1,
-                more: false
+                more: false,
+                identification: 1
             })
         );
     }

@@ -76,7 +76,7 @@ pub(super) fn scripts() -> Vec<Seed> {
 }
 
 /// An IPv4 packet in a frame, with right checksums; that of the upper protocol is `field` octets into it.
-fn packet(from: [u8; 4], to: [u8; 4], proto: u8, upper: &[u8], field: usize) -> Vec<u8> {
+pub(super) fn packet(from: [u8; 4], to: [u8; 4], proto: u8, upper: &[u8], field: usize) -> Vec<u8> {
     let total = u16::try_from(20 + upper.len()).unwrap_or(u16::MAX);
     let [high, low] = total.to_be_bytes();
     let head = [0x45, 0, high, low, 0, 5, 0, 0, 64, proto, 0, 0];

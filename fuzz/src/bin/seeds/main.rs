@@ -8,6 +8,7 @@ mod gossip;
 mod ipam;
 mod lb;
 mod node;
+mod policy;
 mod raft;
 mod vxlan;
 
@@ -40,6 +41,7 @@ fn main() -> io::Result<()> {
         ("vxlan_local", vxlan::local()),
         ("vxlan_outer", vxlan::outer()),
         ("vxlan_path", vxlan::paths()),
+        ("vxlan_policy", policy::scripts()),
         ("vxlan_remote", vxlan::remote()),
         ("vxlan_switch", vxlan::scripts()),
     ] {

@@ -24,6 +24,7 @@ fn desired(path: DataPath) -> Desired {
     let network = DesiredNetwork {
         vlan_tags: false,
         encrypted: false,
+        policy: Default::default(),
         vni: Vni::new(4_097).unwrap(),
         path,
         subnets: Vec::new(),

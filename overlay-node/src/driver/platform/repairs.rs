@@ -165,6 +165,7 @@ mod tests {
         let network = DesiredNetwork {
             vlan_tags: false,
             encrypted: false,
+            policy: Default::default(),
             vni: Vni::new(4_097).unwrap(),
             path,
             subnets: Vec::new(),
