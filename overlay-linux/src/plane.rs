@@ -50,7 +50,8 @@
 //!     for operation in &report.operations {
 //!         println!("{operation}");
 //!     }
-//!     let mut watched = watch.descriptors().map(|one| PollFd::new(one, PollFlags::POLLIN));
+//!     let watched = watch.descriptors().into_iter();
+//!     let mut watched: Vec<_> = watched.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
 //!     // Now and then also without being told.
 //!     poll(&mut watched, PollTimeout::try_from(Duration::from_secs(10))?)?;
 //!     watch.is_due()?;
@@ -68,6 +69,7 @@ mod check;
 mod compile;
 mod devices;
 mod filter;
+mod fitness;
 mod guard;
 mod host;
 mod kernel;
@@ -75,6 +77,8 @@ mod namespace;
 mod plan;
 mod reconciler;
 mod rows;
+mod sealer;
+mod sealing;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -82,11 +86,13 @@ mod watch;
 
 pub use check::{Obstacle, check};
 pub use compile::{Refused, Underlay, Wanted, compile};
+pub use fitness::{NoSealing, can_seal};
 pub use host::{Drops, Host};
 pub use kernel::Kernel;
 pub use namespace::SwitchNamespace;
 pub use plan::{About, Operation, missing, plan};
 pub use reconciler::{Reconciler, Report, Stats};
+pub use sealing::{Sealing, SealingStep};
 pub use tables::{
     Device, Hop, Kind, Membership, Place, Rules, Tables, Tunnel, bridge_name, port_name, vxlan_name,
 };

@@ -18,6 +18,8 @@ mod net;
 mod reach;
 #[path = "plane/repair.rs"]
 mod repair;
+#[path = "plane/seal.rs"]
+mod seal;
 
 use net::{Folder, Outcome, say};
 
@@ -38,6 +40,9 @@ const STORIES: &[(&str, Story)] = &[
     ("nothing_is_left_behind", repair::removal),
     ("a_flow_outlives_its_daemon", repair::kill),
     ("damage_is_heard_of", repair::watched),
+    ("what_cannot_be_sealed_is_refused", seal::refused),
+    ("each_layer_holds_back_what_is_in_clear", seal::layers),
+    ("encrypted_networks_are_in_nobodys_way", seal::beside),
     ("holders_make_ports", holders::life),
     ("holders_endpoints_reach_services", holders::services),
     ("there_are_no_ports_without_a_switch", holders::refused),

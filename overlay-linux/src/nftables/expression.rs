@@ -25,6 +25,14 @@ pub(crate) enum Expression {
     OutputName,
     /// Loads the family: 2 for IPv4, 10 for IPv6.
     Family,
+    /// Loads whether the packet will be sealed as it leaves: 1, else 0.
+    IsSealed,
+    /// Loads the `reqid` of the association that opened the packet last; goes on only if one did.
+    OpenedBy,
+    /// Loads this.
+    Constant(Vec<u8>),
+    /// Gives the packet the mark in the register.
+    SetMark,
     /// Loads to whom a frame is: 1 to all, 2 to a group.
     PacketKind,
     /// Loads the transport protocol's number.
@@ -186,7 +194,10 @@ impl Expression {
             | Self::OutputName
             | Self::Family
             | Self::PacketKind
+            | Self::SetMark
             | Self::Protocol => "meta",
+            Self::IsSealed => "rt",
+            Self::OpenedBy => "xfrm",
             Self::Load(..) => "payload",
             Self::Above { .. } => "limit",
             Self::Counter => "counter",
@@ -197,7 +208,7 @@ impl Expression {
             Self::State => "ct",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
-            Self::Verdict(_) => "immediate",
+            Self::Verdict(_) | Self::Constant(_) => "immediate",
             Self::Masquerade => "masq",
             Self::Other(name) => name,
         }
@@ -216,6 +227,18 @@ impl Expression {
             Self::Family => meta(META_NFPROTO),
             Self::PacketKind => meta(META_PKTTYPE),
             Self::Protocol => meta(META_L4PROTO),
+            Self::IsSealed => empty.number(RT_DREG, REG_1).number(RT_KEY, RT_XFRM),
+            Self::OpenedBy => empty
+                .number(XFRM_DREG, REG_1)
+                .number(XFRM_KEY, XFRM_REQID)
+                .value(XFRM_DIRECTION, &[XFRM_IN])
+                .number(XFRM_PLACE, 0),
+            Self::Constant(octets) => {
+                let data = Attributes::default().value(DATA_VALUE, octets);
+                let place = empty.number(IMMEDIATE_DREG, REG_1);
+                place.nest(IMMEDIATE_DATA, &data)
+            }
+            Self::SetMark => empty.number(META_KEY, META_MARK).number(META_SREG, REG_1),
             Self::Load(field, register) => empty
                 .number(PAYLOAD_DREG, register.0)
                 .number(PAYLOAD_BASE, field.header)
@@ -277,6 +300,7 @@ impl Expression {
                 META_OIFNAME => Self::OutputName,
                 META_NFPROTO => Self::Family,
                 META_PKTTYPE => Self::PacketKind,
+                META_MARK => Self::SetMark,
                 META_L4PROTO => Self::Protocol,
                 _ => return None,
             },
@@ -323,9 +347,14 @@ impl Expression {
                 equal: data.number(CMP_OP)? == CMP_EQ,
                 with: data.nested(CMP_DATA)?.value(DATA_VALUE)?.to_vec(),
             },
+            "rt" => Self::IsSealed,
+            "xfrm" => Self::OpenedBy,
             "immediate" => {
-                let verdict = data.nested(IMMEDIATE_DATA)?.nested(DATA_VERDICT)?;
-                Self::Verdict(Verdict::parse(verdict)?)
+                let inner = data.nested(IMMEDIATE_DATA)?;
+                match inner.value(DATA_VALUE) {
+                    Some(octets) => Self::Constant(octets.to_vec()),
+                    None => Self::Verdict(Verdict::parse(inner.nested(DATA_VERDICT)?)?),
+                }
             }
             "masq" => Self::Masquerade,
             _ => return None,
@@ -411,11 +440,23 @@ const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
+const META_SREG: u16 = 3;
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_PKTTYPE: u32 = 19;
+const RT_DREG: u16 = 1;
+const RT_KEY: u16 = 2;
+/// Since Linux 5.0.
+const RT_XFRM: u32 = 4;
+const XFRM_DREG: u16 = 1;
+const XFRM_KEY: u16 = 2;
+const XFRM_DIRECTION: u16 = 3;
+const XFRM_PLACE: u16 = 4;
+const XFRM_REQID: u32 = 5;
+const XFRM_IN: u8 = 0;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;

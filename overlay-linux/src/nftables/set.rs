@@ -67,6 +67,14 @@ impl SetKind {
         data: None,
     };
 
+    /// Numbers of four octets.
+    pub(crate) const NUMBERS: Self = Self {
+        flags: 0,
+        key: MARK,
+        key_octets: 4,
+        data: None,
+    };
+
     /// Numbers of four octets with addresses after them.
     pub(crate) fn numbered_addresses(v6: bool) -> Self {
         let (_, octets) = address(v6);

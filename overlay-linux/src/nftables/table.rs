@@ -80,6 +80,23 @@ impl Hook {
         }
     }
 
+    /// For frames that are about to leave a bridge, after all others.
+    pub(crate) fn bridge_postrouting() -> Self {
+        Self {
+            number: HOOK_POSTROUTING,
+            priority: PRIORITY_LAST,
+            ..Self::forward()
+        }
+    }
+
+    /// For packets of programs on this host, after all others.
+    pub(crate) fn output_last() -> Self {
+        Self {
+            priority: PRIORITY_LAST,
+            ..Self::output()
+        }
+    }
+
     /// For packets that are about to leave, when their connection's address is chosen.
     pub(crate) fn source_nat() -> Self {
         Self {
@@ -172,3 +189,5 @@ const PRIORITY_BRIDGED: i32 = -200;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
+/// After what is usual, and after what changes addresses.
+const PRIORITY_LAST: i32 = 300;

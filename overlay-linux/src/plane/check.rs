@@ -180,6 +180,7 @@ fn sample() -> Desired {
     };
     let network = DesiredNetwork {
         vlan_tags: false,
+        encrypted: false,
         vni: Vni::from_octets([0xff; 3]),
         path: DataPath::Kernel,
         subnets: Vec::new(),
@@ -192,6 +193,7 @@ fn sample() -> Desired {
     Desired {
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([0; 16]), network)]),
+        peers: BTreeMap::new(),
     }
 }
 

@@ -301,6 +301,7 @@ fn network(spec: &PortSpec) -> Outcome<DesiredNetwork> {
     Ok(DesiredNetwork {
         vlan_tags: false,
         vni: Vni::new(4097).ok_or("no VNI")?,
+        encrypted: false,
         path: DataPath::User,
         subnets: vec!["10.0.1.0/24".parse()?],
         mtu: 1450,
@@ -334,6 +335,7 @@ fn desired(network: &DesiredNetwork) -> Desired {
     Desired {
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([9; 16]), network.clone())]),
+        peers: BTreeMap::new(),
     }
 }
 

@@ -222,6 +222,7 @@ pub(crate) fn desired(host: u8, v6: bool) -> Outcome<Desired> {
     let network = DesiredNetwork {
         vlan_tags: false,
         vni: Vni::new(4097).ok_or("no VNI")?,
+        encrypted: false,
         path: DataPath::Kernel,
         subnets: vec!["10.0.1.0/24".parse()?, "fd00:1::/64".parse()?],
         mtu: mtu(v6),
@@ -234,6 +235,7 @@ pub(crate) fn desired(host: u8, v6: bool) -> Outcome<Desired> {
     Ok(Desired {
         underlay: None,
         networks: BTreeMap::from([(id, network)]),
+        peers: BTreeMap::new(),
     })
 }
 

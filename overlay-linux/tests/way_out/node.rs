@@ -81,6 +81,7 @@ impl Node {
         let network = DesiredNetwork {
             vlan_tags: false,
             vni: Vni::new(4097).ok_or("no VNI")?,
+            encrypted: false,
             path: DataPath::User,
             subnets: vec!["10.0.1.0/24".parse()?],
             mtu: spec.mtu,
