@@ -6,6 +6,8 @@ use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, p
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "plane/cipher.rs"]
+mod cipher;
 #[path = "plane/frames.rs"]
 mod frames;
 #[path = "plane/guard.rs"]
@@ -20,6 +22,10 @@ mod reach;
 mod repair;
 #[path = "plane/seal.rs"]
 mod seal;
+#[path = "plane/sealed.rs"]
+mod sealed;
+#[path = "plane/uml.rs"]
+mod uml;
 
 use net::{Folder, Outcome, say};
 
@@ -52,6 +58,13 @@ const STORIES: &[(&str, Story)] = &[
     ),
 ];
 
+/// Those that take a kernel that can seal.
+const SEALED: &[(&str, Story)] = &[
+    ("sealed_over_ipv4", sealed::over_ipv4),
+    ("sealed_over_ipv6", sealed::over_ipv6),
+    ("sealed_with_the_user_plane", sealed::with_user),
+];
+
 fn main() -> ExitCode {
     overlay_linux::holder::main_if_holder();
     let arguments: Vec<String> = env::args().collect();
@@ -81,7 +94,8 @@ fn main() -> ExitCode {
 }
 
 fn tell(name: &str) -> ExitCode {
-    let story = STORIES.iter().find(|(known, _)| *known == name);
+    let mut stories = STORIES.iter().chain(SEALED);
+    let story = stories.find(|(known, _)| *known == name);
     let told = match story {
         Some((_, story)) => story(),
         None => Err("no such story".into()),
@@ -112,6 +126,11 @@ fn trials(copy: &Path) -> Vec<Trial> {
             }));
         }
     }
+    let binary = copy.join("plane");
+    trials.push(Trial::test("sealed_in_user_mode_linux", move || {
+        let names: Vec<&str> = SEALED.iter().map(|(name, _)| *name).collect();
+        uml::tell(&binary, &names)
+    }));
     trials
 }
 
