@@ -86,11 +86,7 @@ pub enum Refused {
 }
 
 /// Compiles the networks whose path is the kernel; encrypted ones as far as it can seal.
-pub fn compile(
-    desired: &Desired,
-    underlay: &Underlay,
-    can_seal: &Result<(), NoSealing>,
-) -> Wanted {
+pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoSealing>) -> Wanted {
     let mut wanted = Wanted::default();
     let mut carried: BTreeMap<_, (NetworkId, &DesiredNetwork)> = BTreeMap::new();
     let mut closed: BTreeMap<_, NetworkId> = BTreeMap::new();
@@ -135,7 +131,9 @@ pub fn compile(
         let (sealing, clashes) = sealing::compile(desired, underlay);
         wanted.tables.sealing = sealing;
         for (id, network) in carried.values().filter(|(_, network)| network.encrypted) {
-            let own = clashes.iter().filter(|one| network.vteps.contains(&one.peer));
+            let own = clashes
+                .iter()
+                .filter(|one| network.vteps.contains(&one.peer));
             let own = own.map(|Clash { peer, spi }| Refused::Spi {
                 vtep: *peer,
                 spi: *spi,

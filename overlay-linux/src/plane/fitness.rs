@@ -89,8 +89,7 @@ fn try_here(v6: bool) -> Result<(), NoSealing> {
     let (desired, underlay) = sample(v6);
     let (wanted, _) = sealing::compile(&desired, &underlay);
     let xfrm = Xfrm::open().doing(|| "open an XFRM socket".into());
-    let mut xfrm =
-        xfrm.map_err(|failure| privilege(failure, |error| NoSealing::Xfrm { error }))?;
+    let mut xfrm = xfrm.map_err(|failure| privilege(failure, |error| NoSealing::Xfrm { error }))?;
     for (id, association) in &wanted.associations {
         let Some(association) = association else {
             continue;

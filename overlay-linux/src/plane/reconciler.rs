@@ -127,7 +127,11 @@ impl<K: Kernel> Reconciler<K> {
         let seals = |network: &DesiredNetwork| network.encrypted;
         let asked = !desired.peers.is_empty() || desired.networks.values().any(seals);
         // Of no matter to others, and not for nothing.
-        let can_seal = if asked { self.kernel.can_seal() } else { Ok(()) };
+        let can_seal = if asked {
+            self.kernel.can_seal()
+        } else {
+            Ok(())
+        };
         compile(desired, &self.underlay, &can_seal)
     }
 
@@ -189,7 +193,8 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 Err(error) => {
                     if let Operation::Guard { from, to } = &operation {
-                        let (is, shall) = (guard::sealed(from.as_ref()), guard::sealed(to.as_ref()));
+                        let (is, shall) =
+                            (guard::sealed(from.as_ref()), guard::sealed(to.as_ref()));
                         unguarded.extend(shall.difference(&is));
                         self.take_down(&unguarded);
                     }

@@ -138,7 +138,9 @@ fn beyond(association: &Association, number: u64) -> u64 {
 fn is_absent(error: &io::Error) -> bool {
     let codes = [Errno::EPROTONOSUPPORT, Errno::EAFNOSUPPORT];
     let codes = codes.map(|code| code as i32);
-    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
 }
 
 /// A minute at 17 million packets a second.

@@ -134,7 +134,8 @@ impl Association {
         };
         let own = Parsed(made.get(INFO_BYTES..)?);
         let name = |algorithm: &[u8]| algorithm.get(..ALGORITHM_BYTES).map(<[u8]>::to_vec);
-        let window = |replay: &[u8]| Some((replay.get(..4)?.to_vec(), replay.get(20..24)?.to_vec()));
+        let window =
+            |replay: &[u8]| Some((replay.get(..4)?.to_vec(), replay.get(20..24)?.to_vec()));
         let same = body.get(..Selector::BYTES) == made.get(..Selector::BYTES)
             && body.get(MODE) == made.get(MODE)
             && body.get(FLAGS) == made.get(FLAGS)

@@ -89,7 +89,10 @@ fn a_policy_is_read_as_it_was_made() {
     let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|one| one.parse().unwrap());
     let selector = Selector::udp(one, other);
     let policy = Policy::new(one, other, 0x1001);
-    assert_eq!((policy.spi(), selector.destination()), (Some(0x1001), Some(other)));
+    assert_eq!(
+        (policy.spi(), selector.destination()),
+        (Some(0x1001), Some(other))
+    );
     let body = policy.emit(&selector);
     assert_eq!(Policy::parse(&body), Some((selector, policy.clone())));
     // Direction, `reqid`, mark.

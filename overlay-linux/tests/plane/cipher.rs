@@ -29,7 +29,9 @@ impl Aead for AesGcm {
     ) -> Result<(), AeadError> {
         let (nonce, found) = (Nonce::assume_unique_for_key(nonce), buffer.len());
         let text = &mut buffer[from..];
-        let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::from(associated), text);
+        let sealed = self
+            .0
+            .seal_in_place_separate_tag(nonce, Aad::from(associated), text);
         let tag = sealed.map_err(|_| AeadError::TooLong { found })?;
         buffer.extend_from_slice(tag.as_ref());
         Ok(())

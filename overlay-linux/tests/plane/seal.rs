@@ -110,7 +110,10 @@ pub(crate) fn layers() -> Outcome<()> {
     world.outside(0, foreign)?;
     plane.apply(&overlay_core::plane::Desired::default())?;
     let policies = world.outside(0, "ip xfrm policy")?;
-    assert!(policies.contains("reqid 7 ") && !policies.contains("0x6f766c79"), "{policies}");
+    assert!(
+        policies.contains("reqid 7 ") && !policies.contains("0x6f766c79"),
+        "{policies}"
+    );
     assert!(world.outside(0, "nft list tables")?.is_empty());
     Ok(())
 }
@@ -181,7 +184,9 @@ fn is_association(step: &SealingStep) -> bool {
 /// What is done but for associations, which are tried again each time.
 fn done(report: &Report) -> Vec<String> {
     let words = report.operations.iter().map(ToString::to_string);
-    words.filter(|words| !words.starts_with("associate")).collect()
+    words
+        .filter(|words| !words.starts_with("associate"))
+        .collect()
 }
 
 /// Opens a plane of a host, as [`crate::net::open`].
@@ -243,7 +248,9 @@ fn by_hand(world: &World) -> Outcome<()> {
     for (host, peer) in [(0, 2), (1, 1)] {
         let own = 3 - peer;
         for words in [
-            format!("ip link add vx0 type vxlan id 4097 dstport 4789 local 192.0.2.{own} remote 192.0.2.{peer}"),
+            format!(
+                "ip link add vx0 type vxlan id 4097 dstport 4789 local 192.0.2.{own} remote 192.0.2.{peer}"
+            ),
             format!("ip addr add 10.9.9.{own}/24 dev vx0"),
             "ip link set vx0 up".to_owned(),
         ] {
