@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use super::{
     attribute::{Attributes, Parsed},
     field::{Field, REG_1, REG_2, Register},
+    verdict::Verdict,
 };
 
 /// The expressions of a rule; the first that does not match ends it.
@@ -78,16 +79,6 @@ pub(crate) enum Found {
     Decides,
     /// What is there comes into the register.
     Loads,
-}
-
-/// How a rule ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Accept,
-    Drop,
-    Jump(String),
-    /// As a jump, but never back.
-    Goto(String),
 }
 
 impl Rule {
@@ -228,16 +219,8 @@ impl Expression {
             Self::PacketKind => meta(META_PKTTYPE),
             Self::Protocol => meta(META_L4PROTO),
             Self::IsSealed => empty.number(RT_DREG, REG_1).number(RT_KEY, RT_XFRM),
-            Self::OpenedBy => empty
-                .number(XFRM_DREG, REG_1)
-                .number(XFRM_KEY, XFRM_REQID)
-                .value(XFRM_DIRECTION, &[XFRM_IN])
-                .number(XFRM_PLACE, 0),
-            Self::Constant(octets) => {
-                let data = Attributes::default().value(DATA_VALUE, octets);
-                let place = empty.number(IMMEDIATE_DREG, REG_1);
-                place.nest(IMMEDIATE_DATA, &data)
-            }
+            Self::OpenedBy => opened_by(),
+            Self::Constant(octets) => constant(octets),
             Self::SetMark => empty.number(META_KEY, META_MARK).number(META_SREG, REG_1),
             Self::Load(field, register) => empty
                 .number(PAYLOAD_DREG, register.0)
@@ -269,16 +252,7 @@ impl Expression {
                 .number(REJECT_TYPE, REJECT_UNREACHABLE)
                 .value(REJECT_CODE, &[PORT_UNREACHABLE]),
             Self::State => empty.number(CT_DREG, REG_1).number(CT_KEY, CT_STATE),
-            Self::Mask(mask) => empty
-                .number(BITWISE_SREG, REG_1)
-                .number(BITWISE_DREG, REG_1)
-                .number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX))
-                .number(BITWISE_OP, MASK_XOR)
-                .nest(BITWISE_MASK, &Attributes::default().value(DATA_VALUE, mask))
-                .nest(
-                    BITWISE_XOR,
-                    &Attributes::default().value(DATA_VALUE, &vec![0; mask.len()]),
-                ),
+            Self::Mask(mask) => masked(mask),
             Self::Compare { equal, with } => empty
                 .number(CMP_SREG, REG_1)
                 .number(CMP_OP, if *equal { CMP_EQ } else { CMP_NEQ })
@@ -366,6 +340,33 @@ impl Expression {
     }
 }
 
+fn opened_by() -> Attributes {
+    Attributes::default()
+        .number(XFRM_DREG, REG_1)
+        .number(XFRM_KEY, XFRM_REQID)
+        .value(XFRM_DIRECTION, &[XFRM_IN])
+        .number(XFRM_PLACE, 0)
+}
+
+fn constant(octets: &[u8]) -> Attributes {
+    let data = Attributes::default().value(DATA_VALUE, octets);
+    let place = Attributes::default().number(IMMEDIATE_DREG, REG_1);
+    place.nest(IMMEDIATE_DATA, &data)
+}
+
+fn masked(mask: &[u8]) -> Attributes {
+    Attributes::default()
+        .number(BITWISE_SREG, REG_1)
+        .number(BITWISE_DREG, REG_1)
+        .number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX))
+        .number(BITWISE_OP, MASK_XOR)
+        .nest(BITWISE_MASK, &Attributes::default().value(DATA_VALUE, mask))
+        .nest(
+            BITWISE_XOR,
+            &Attributes::default().value(DATA_VALUE, &vec![0; mask.len()]),
+        )
+}
+
 fn lookup(set: &str, found: Found) -> Attributes {
     let about = Attributes::default().text(LOOKUP_SET, set);
     let about = about.number(LOOKUP_SREG, REG_1);
@@ -399,28 +400,6 @@ fn plain<'a>(name: &str, data: Parsed<'a>) -> BTreeMap<u16, &'a [u8]> {
     said.collect()
 }
 
-impl Verdict {
-    pub(super) fn emit(&self) -> Attributes {
-        let empty = Attributes::default();
-        match self {
-            Self::Drop => empty.number(VERDICT_CODE, DROP),
-            Self::Accept => empty.number(VERDICT_CODE, ACCEPT),
-            Self::Jump(chain) => empty.number(VERDICT_CODE, JUMP).text(VERDICT_CHAIN, chain),
-            Self::Goto(chain) => empty.number(VERDICT_CODE, GOTO).text(VERDICT_CHAIN, chain),
-        }
-    }
-
-    pub(super) fn parse(data: Parsed<'_>) -> Option<Self> {
-        match data.number(VERDICT_CODE)? {
-            DROP => Some(Self::Drop),
-            ACCEPT => Some(Self::Accept),
-            JUMP => Some(Self::Jump(data.text(VERDICT_CHAIN)?)),
-            GOTO => Some(Self::Goto(data.text(VERDICT_CHAIN)?)),
-            _ => None,
-        }
-    }
-}
-
 /// The kernel compares the whole field of a name.
 pub(crate) fn name_value(name: &str) -> [u8; 16] {
     let mut value = [0; 16];
@@ -436,8 +415,6 @@ const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
 pub(super) const DATA_VALUE: u16 = 1;
 pub(super) const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
 const META_SREG: u16 = 3;
@@ -481,12 +458,6 @@ const RELATED: u32 = 4;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 const REG_VERDICT: u32 = 0;
-pub(super) const DROP: u32 = 0;
-pub(super) const ACCEPT: u32 = 1;
-/// -3.
-const JUMP: u32 = 0xffff_fffd;
-/// -4.
-const GOTO: u32 = 0xffff_fffc;
 const HASH_SREG: u16 = 1;
 const HASH_DREG: u16 = 2;
 const HASH_LEN: u16 = 3;

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     attribute::{Attributes, Parsed},
-    expression::{DATA_VALUE, DATA_VERDICT, LIST_ELEM, Verdict},
+    expression::{DATA_VALUE, DATA_VERDICT, LIST_ELEM},
+    verdict::Verdict,
 };
 
 /// A set of keys, or a map of them to values.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     attribute::{Attributes, Parsed},
-    expression::{ACCEPT, DROP, Rule},
+    expression::Rule,
     set::Set,
+    verdict::{ACCEPT, DROP},
 };
 
 /// A table.

@@ -105,7 +105,7 @@ impl Association {
             .value(ATTRIBUTE_ALGORITHM, &algorithm)
             .value(ATTRIBUTE_ENCAPSULATION, &self.encapsulation())
             .value(ATTRIBUTE_REPLAY, &self.replay(after));
-        algorithm.fill(0);
+        super::wipe(&mut algorithm);
         body.extend_from_slice(attributes.octets());
         let mut octets = attributes.into_octets();
         super::wipe(&mut octets);
@@ -129,9 +129,7 @@ impl Association {
             inner_port: u16::from_be_bytes(*inner_port),
         };
         // Whatever is said otherwise means something else.
-        let Some(made) = found.emit(id, 0).get(..).map(<[u8]>::to_vec) else {
-            return None;
-        };
+        let mut made = found.emit(id, 0);
         let own = Parsed(made.get(INFO_BYTES..)?);
         let name = |algorithm: &[u8]| algorithm.get(..ALGORITHM_BYTES).map(<[u8]>::to_vec);
         let window =
@@ -143,6 +141,7 @@ impl Association {
             && Some(port) == own.value(ATTRIBUTE_ENCAPSULATION)
             && window(replay) == own.value(ATTRIBUTE_REPLAY).and_then(window)
             && attributes.value(super::ATTRIBUTE_MARK).is_none();
+        super::wipe(&mut made);
         same.then_some(found)
     }
 

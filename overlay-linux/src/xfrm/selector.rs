@@ -12,8 +12,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use nix::libc;
-
 /// Which packets are meant, as the kernel has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Selector([u8; Self::BYTES]);
@@ -115,7 +113,7 @@ const FAMILY: usize = 40;
 const LENGTHS: usize = 42;
 const PROTOCOL: usize = 44;
 const UDP: u8 = 17;
-#[expect(clippy::as_conversions, reason = "small constants")]
-const FAMILY_IPV4: u16 = libc::AF_INET as u16;
-#[expect(clippy::as_conversions, reason = "small constants")]
-const FAMILY_IPV6: u16 = libc::AF_INET6 as u16;
+/// `AF_INET`.
+const FAMILY_IPV4: u16 = 2;
+/// `AF_INET6`.
+const FAMILY_IPV6: u16 = 10;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use overlay_core::plane::{DesiredNetwork, PeerKeys, PlatformError, SaKeys};
 use overlay_linux::plane::{
     Host, Kernel, NoSealing, Operation, Reconciler, Refused, Report, Rules, SealingStep,
-    SwitchNamespace, Tables, Underlay, can_seal,
+    SwitchNamespace, Tables, Underlay, Watch, can_seal,
 };
 
 use crate::net::{Node, Outcome, World, inside_of, say};
@@ -82,7 +82,10 @@ pub(crate) fn layers() -> Outcome<()> {
     silent(&world, "policies");
     let before = clear(&mut plane)?;
     // No policy: the guard.
+    let switch = SwitchNamespace::open(&world.hosts[0].switch)?;
+    let mut watch = inside_of(&world.hosts[0].outside, move || Ok(Watch::open(&switch)?))?;
     world.outside(0, "ip xfrm policy flush")?;
+    assert!(watch.is_due()?, "a flush is heard of");
     silent(&world, "no policies");
     let dropped = clear(&mut plane)?;
     assert!(dropped > before);

@@ -46,7 +46,7 @@ fn between_kernels(v6: bool) -> Outcome<()> {
     let Some(mut world) = sealing_world(v6)? else {
         return Ok(());
     };
-    let mut planes = [planned(&mut world, 0)?, planned(&mut world, 1)?];
+    let mut planes = [planned(&world, 0)?, planned(&world, 1)?];
     for (host, plane) in planes.iter_mut().enumerate() {
         let plan = plane.plan(&world.hosts[host].desired)?;
         assert_eq!(plan.operations, [], "all is read back as it was made");
@@ -97,18 +97,18 @@ fn between_kernels(v6: bool) -> Outcome<()> {
 
 /// A kernel and the user plane's own sealing understand each other.
 pub(crate) fn with_user() -> Outcome<()> {
-    let Some(mut world) = sealing_world(false)? else {
+    let Some(world) = sealing_world(false)? else {
         return Ok(());
     };
-    let mut plane = planned(&mut world, 0)?;
+    let mut plane = planned(&world, 0)?;
     let stop = Arc::new(AtomicBool::new(false));
     let user = {
         let (here, there, stop) = (world.hosts[1].address, world.hosts[0].address, stop.clone());
         let outside = world.hosts[1].outside.path().to_owned();
-        thread::spawn(move || {
+        thread::Builder::new().spawn(move || {
             let outside = overlay_linux::plane::SwitchNamespace::open(outside)?;
             inside_of(&outside, move || answer(here, there, &stop))
-        })
+        })?
     };
     let capture = Capture::start(&world, 0)?;
     let mut reached = Ok(());
@@ -178,7 +178,7 @@ fn answer(here: IpAddr, there: IpAddr, stop: &AtomicBool) -> Outcome<u32> {
 /// New keys are taken first, then sent with, and then the old ones go.
 fn rotate(world: &mut World, planes: &mut [Reconciler<Partial>; 2]) -> Outcome<()> {
     for step in 0..3 {
-        for host in 0..2 {
+        for (host, plane) in planes.iter_mut().enumerate() {
             pause(250);
             let desired = &mut world.hosts[host].desired;
             for peer in desired.peers.values_mut() {
@@ -188,7 +188,7 @@ fn rotate(world: &mut World, planes: &mut [Reconciler<Partial>; 2]) -> Outcome<(
                     _ => drop(peer.inbound.remove(0)),
                 }
             }
-            let report = planes[host].apply(desired)?;
+            let report = plane.apply(desired)?;
             let expected = [1, 3, 1][step];
             assert_eq!(report.operations.len(), expected, "{:?}", report.operations);
         }
@@ -243,7 +243,7 @@ fn sealing_world(v6: bool) -> Outcome<Option<World>> {
     Ok(Some(world))
 }
 
-fn planned(world: &mut World, host: usize) -> Outcome<Reconciler<Partial>> {
+fn planned(world: &World, host: usize) -> Outcome<Reconciler<Partial>> {
     let node = &world.hosts[host];
     let mut plane = open(node, Without::Guard)?;
     let report = plane.apply(&node.desired)?;
@@ -273,7 +273,7 @@ impl Capture {
         })?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = thread::spawn(move || hear(&socket, &stopped));
+        let thread = thread::Builder::new().spawn(move || hear(&socket, &stopped))?;
         Ok(Self { stop, thread })
     }
 

@@ -92,6 +92,7 @@ impl Node {
         };
         let networks = BTreeMap::from([(NetworkId::from_bytes([9; 16]), network)]);
         Ok(self.linux.apply(&Desired {
+            peers: BTreeMap::new(),
             underlay: None,
             networks,
         })?)
