@@ -102,6 +102,7 @@ pub mod services;
 mod sys;
 mod transparent;
 mod way_out;
+mod xfrm;
 
 pub use overlay_vxlan::{Frame, Offload, PortCapabilities};
 

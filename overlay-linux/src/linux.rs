@@ -126,6 +126,20 @@ impl Linux {
         self
     }
 
+    /// Says whether this kernel can seal what encrypted networks of the kernel plane send; by trying it, in a namespace that
+    /// ends with it. Without this the plane refuses them.
+    ///
+    /// # Errors
+    ///
+    /// [`PlatformError::Unsupported`] with what is missing and what to do about it; see
+    /// [`NoSealing`](crate::plane::NoSealing).
+    pub fn can_seal(&self) -> Result<(), PlatformError> {
+        crate::plane::can_seal(false).map_err(|reason| PlatformError::Unsupported {
+            what: "an encrypted network in the kernel",
+            reason: reason.to_string(),
+        })
+    }
+
     /// Starts the endpoint's main program: with it all others of the endpoint end, and its output is kept.
     ///
     /// # Errors

@@ -18,15 +18,17 @@ pub(crate) mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use attribute::{Attributes, Parsed};
 pub(crate) use batch::Batch;
 pub(crate) use difference::{Difference, difference};
-pub(crate) use expression::{Expression, Found, Rule, Verdict, name_value};
+pub(crate) use expression::{Expression, Found, Rule, name_value};
 pub(crate) use field::{Field, Register};
 pub(crate) use set::{Element, Set, SetKind, octets};
 use socket::{Message, Socket};
 pub(crate) use table::{Chain, Hook, Table};
+pub(crate) use verdict::Verdict;
 
 /// A netfilter socket of the namespace in which it was opened, for tables of one family.
 #[derive(Debug)]

@@ -26,6 +26,23 @@
 //! which VTEP a known MAC address came from is not looked at, as long as it is a member; questions for addresses that nobody
 //! has count as broadcast, and have no rate of their own; and no port is told that a packet is too big.
 //!
+//! # Encrypted networks
+//!
+//! What a network with [`DesiredNetwork::encrypted`](overlay_core::plane::DesiredNetwork::encrypted) sends is sealed by the
+//! kernel: ESP in transport mode (RFC 4303) with AES-GCM and an ICV of 128 bits (RFC 4106), extended sequence numbers, a
+//! window of 2,048 packets, in UDP (RFC 3948). Those are the very packets of `overlay_vxlan::esp`, so that peers may be of
+//! either plane. [`can_seal()`] says whether the kernel can; where not, such a network is [`Refused`], and closed: its VNI
+//! neither leaves nor enters. It is guarded before its device is made, and without a guard it has none.
+//!
+//! Keys are [`Desired::peers`](overlay_core::plane::Desired::peers). To replace them without losing a packet, all nodes get
+//! the new inbound ones first, then send with the new ones, then forget the old. Keys of a former life of the daemon are as
+//! good as new ones: an association that is there is left as it is. A key that was taken away must not come back.
+//!
+//! Sealed datagrams come by a UDP socket of the [`Host`]: [`Host::sealed_socket`]. As long as a copy of it is open somewhere,
+//! they come also while no daemon is there; [`Host::take_sealed_socket`] takes such a copy up again. Without one, peers are
+//! not heard until the next life opens it. There is one for the node, so while an encrypted network has the user data path,
+//! which needs the same port and the same keys, none has the kernel's.
+//!
 //! # How it is used
 //!
 //! [`compile()`] and [`plan()`] are pure: what shall be done is a value, whatever the [`Kernel`], and reads as
@@ -50,7 +67,8 @@
 //!     for operation in &report.operations {
 //!         println!("{operation}");
 //!     }
-//!     let mut watched = watch.descriptors().map(|one| PollFd::new(one, PollFlags::POLLIN));
+//!     let watched = watch.descriptors().into_iter();
+//!     let mut watched: Vec<_> = watched.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
 //!     // Now and then also without being told.
 //!     poll(&mut watched, PollTimeout::try_from(Duration::from_secs(10))?)?;
 //!     watch.is_due()?;
@@ -61,13 +79,14 @@
 //! # What is left alone
 //!
 //! Devices under other names than ours, whatever they are, with their rows; other tables than `bridge overlay_plane` and
-//! `inet overlay_guard`; VNIs that are not ours. A device of somebody's that is made a member of one of our bridges is taken
+//! `inet overlay_guard`; associations and policies with other numbers than ours (`reqid` 0x6f766c79); VNIs that are not ours. A device of somebody's that is made a member of one of our bridges is taken
 //! out of it. A VXLAN device owns its UDP port: no program of the underlay's namespace can have it as well.
 
 mod check;
 mod compile;
 mod devices;
 mod filter;
+mod fitness;
 mod guard;
 mod host;
 mod kernel;
@@ -75,6 +94,8 @@ mod namespace;
 mod plan;
 mod reconciler;
 mod rows;
+mod sealer;
+mod sealing;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -82,11 +103,13 @@ mod watch;
 
 pub use check::{Obstacle, check};
 pub use compile::{Refused, Underlay, Wanted, compile};
+pub use fitness::{NoSealing, can_seal};
 pub use host::{Drops, Host};
 pub use kernel::Kernel;
 pub use namespace::SwitchNamespace;
 pub use plan::{About, Operation, missing, plan};
 pub use reconciler::{Reconciler, Report, Stats};
+pub use sealing::{Sealing, SealingStep};
 pub use tables::{
     Device, Hop, Kind, Membership, Place, Rules, Tables, Tunnel, bridge_name, port_name, vxlan_name,
 };

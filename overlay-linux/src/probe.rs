@@ -19,6 +19,7 @@ use crate::{
     failure::{Doing, Failure},
     namespace::{self, Privilege},
     netlink::Netlink,
+    plane,
     port::{self, PortKind},
 };
 
@@ -33,6 +34,8 @@ pub struct Capabilities {
     pub tap: Verdict,
     /// A port of a veth pair and a packet socket, likewise.
     pub packet: Verdict,
+    /// Encrypted networks that the kernel carries, likewise; see [`NoSealing`](crate::plane::NoSealing).
+    pub sealing: Verdict,
 }
 
 /// Whether something is possible.
@@ -96,6 +99,7 @@ pub fn capabilities(helper: &Path) -> Result<Capabilities, PlatformError> {
         user_namespace,
         tap: ask(helper, TAP)?,
         packet: ask(helper, PACKET)?,
+        sealing: ask(helper, SEALING)?,
     })
 }
 
@@ -129,6 +133,7 @@ pub(crate) fn run(what: &str) -> Result<(), Failure> {
         USER => namespace::make_user().and_then(|()| namespace::make(all).map(drop)),
         TAP => make_port(PortKind::Tap),
         PACKET => make_port(PortKind::Packet),
+        SEALING => seal(),
         _ => Err(Failure::new(
             "probe",
             &io::Error::from(io::ErrorKind::InvalidInput),
@@ -140,6 +145,14 @@ pub(crate) fn run(what: &str) -> Result<(), Failure> {
     io::stdout()
         .write_all(&octets)
         .doing(|| "write the verdict".into())
+}
+
+/// In a namespace that ends with this process, as an ordinary user may have it.
+fn seal() -> Result<(), Failure> {
+    namespace::make(CloneFlags::CLONE_NEWNET)?;
+    plane::can_seal(false)
+        .map_err(io::Error::other)
+        .doing(|| "seal in the kernel".into())
 }
 
 fn make_port(kind: PortKind) -> Result<(), Failure> {
@@ -169,3 +182,4 @@ const PRIVILEGED: &str = "privileged";
 const USER: &str = "user";
 const TAP: &str = "tap";
 const PACKET: &str = "packet";
+const SEALING: &str = "sealing";

@@ -127,6 +127,28 @@ fn set_option(
     check(unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), length) })
 }
 
+/// Opens a netlink socket of the calling thread's network namespace, of a protocol that has no name in `nix`.
+pub(crate) fn open_netlink(protocol: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: socket takes its arguments by value.
+    let opened = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
+    check(opened)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+}
+
+/// Of `linux/netlink.h`.
+pub(crate) const NETLINK_XFRM: libc::c_int = 6;
+
+/// Lets the kernel open what comes to a UDP socket as ESP (RFC 3948).
+pub(crate) fn open_esp(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+}
+
+// `linux/udp.h`.
+const UDP_ENCAP: libc::c_int = 100;
+const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
+
 /// Lets a socket have addresses that its namespace has not.
 pub(crate) fn set_transparent(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     if v6 {

@@ -6,6 +6,8 @@ use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, p
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "plane/cipher.rs"]
+mod cipher;
 #[path = "plane/frames.rs"]
 mod frames;
 #[path = "plane/guard.rs"]
@@ -18,6 +20,12 @@ mod net;
 mod reach;
 #[path = "plane/repair.rs"]
 mod repair;
+#[path = "plane/seal.rs"]
+mod seal;
+#[path = "plane/sealed.rs"]
+mod sealed;
+#[path = "plane/uml.rs"]
+mod uml;
 
 use net::{Folder, Outcome, say};
 
@@ -38,6 +46,9 @@ const STORIES: &[(&str, Story)] = &[
     ("nothing_is_left_behind", repair::removal),
     ("a_flow_outlives_its_daemon", repair::kill),
     ("damage_is_heard_of", repair::watched),
+    ("what_cannot_be_sealed_is_refused", seal::refused),
+    ("each_layer_holds_back_what_is_in_clear", seal::layers),
+    ("encrypted_networks_are_in_nobodys_way", seal::beside),
     ("holders_make_ports", holders::life),
     ("holders_endpoints_reach_services", holders::services),
     ("there_are_no_ports_without_a_switch", holders::refused),
@@ -45,6 +56,13 @@ const STORIES: &[(&str, Story)] = &[
         "the_ends_of_a_pair_have_different_indices",
         holders::indices,
     ),
+];
+
+/// Those that take a kernel that can seal.
+const SEALED: &[(&str, Story)] = &[
+    ("sealed_over_ipv4", sealed::over_ipv4),
+    ("sealed_over_ipv6", sealed::over_ipv6),
+    ("sealed_with_the_user_plane", sealed::with_user),
 ];
 
 fn main() -> ExitCode {
@@ -76,7 +94,8 @@ fn main() -> ExitCode {
 }
 
 fn tell(name: &str) -> ExitCode {
-    let story = STORIES.iter().find(|(known, _)| *known == name);
+    let mut stories = STORIES.iter().chain(SEALED);
+    let story = stories.find(|(known, _)| *known == name);
     let told = match story {
         Some((_, story)) => story(),
         None => Err("no such story".into()),
@@ -107,6 +126,11 @@ fn trials(copy: &Path) -> Vec<Trial> {
             }));
         }
     }
+    let binary = copy.join("plane");
+    trials.push(Trial::test("sealed_in_user_mode_linux", move || {
+        let names: Vec<&str> = SEALED.iter().map(|(name, _)| *name).collect();
+        uml::tell(&binary, &names)
+    }));
     trials
 }
 

@@ -17,6 +17,10 @@ impl Attributes {
         &self.0
     }
 
+    pub(crate) fn into_octets(self) -> Vec<u8> {
+        self.0
+    }
+
     pub(crate) fn value(mut self, kind: u16, value: &[u8]) -> Self {
         // The kernel refuses what is longer; nothing here comes near.
         let length = u16::try_from(HEADER_BYTES + value.len()).unwrap_or(u16::MAX);

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use super::{
     attribute::{Attributes, Parsed},
     field::{Field, REG_1, REG_2, Register},
+    verdict::Verdict,
 };
 
 /// The expressions of a rule; the first that does not match ends it.
@@ -25,6 +26,14 @@ pub(crate) enum Expression {
     OutputName,
     /// Loads the family: 2 for IPv4, 10 for IPv6.
     Family,
+    /// Loads whether the packet will be sealed as it leaves: 1, else 0.
+    IsSealed,
+    /// Loads the `reqid` of the association that opened the packet last; goes on only if one did.
+    OpenedBy,
+    /// Loads this.
+    Constant(Vec<u8>),
+    /// Gives the packet the mark in the register.
+    SetMark,
     /// Loads to whom a frame is: 1 to all, 2 to a group.
     PacketKind,
     /// Loads the transport protocol's number.
@@ -70,16 +79,6 @@ pub(crate) enum Found {
     Decides,
     /// What is there comes into the register.
     Loads,
-}
-
-/// How a rule ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Accept,
-    Drop,
-    Jump(String),
-    /// As a jump, but never back.
-    Goto(String),
 }
 
 impl Rule {
@@ -186,7 +185,10 @@ impl Expression {
             | Self::OutputName
             | Self::Family
             | Self::PacketKind
+            | Self::SetMark
             | Self::Protocol => "meta",
+            Self::IsSealed => "rt",
+            Self::OpenedBy => "xfrm",
             Self::Load(..) => "payload",
             Self::Above { .. } => "limit",
             Self::Counter => "counter",
@@ -197,7 +199,7 @@ impl Expression {
             Self::State => "ct",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
-            Self::Verdict(_) => "immediate",
+            Self::Verdict(_) | Self::Constant(_) => "immediate",
             Self::Masquerade => "masq",
             Self::Other(name) => name,
         }
@@ -216,6 +218,10 @@ impl Expression {
             Self::Family => meta(META_NFPROTO),
             Self::PacketKind => meta(META_PKTTYPE),
             Self::Protocol => meta(META_L4PROTO),
+            Self::IsSealed => empty.number(RT_DREG, REG_1).number(RT_KEY, RT_XFRM),
+            Self::OpenedBy => opened_by(),
+            Self::Constant(octets) => constant(octets),
+            Self::SetMark => empty.number(META_KEY, META_MARK).number(META_SREG, REG_1),
             Self::Load(field, register) => empty
                 .number(PAYLOAD_DREG, register.0)
                 .number(PAYLOAD_BASE, field.header)
@@ -246,16 +252,7 @@ impl Expression {
                 .number(REJECT_TYPE, REJECT_UNREACHABLE)
                 .value(REJECT_CODE, &[PORT_UNREACHABLE]),
             Self::State => empty.number(CT_DREG, REG_1).number(CT_KEY, CT_STATE),
-            Self::Mask(mask) => empty
-                .number(BITWISE_SREG, REG_1)
-                .number(BITWISE_DREG, REG_1)
-                .number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX))
-                .number(BITWISE_OP, MASK_XOR)
-                .nest(BITWISE_MASK, &Attributes::default().value(DATA_VALUE, mask))
-                .nest(
-                    BITWISE_XOR,
-                    &Attributes::default().value(DATA_VALUE, &vec![0; mask.len()]),
-                ),
+            Self::Mask(mask) => masked(mask),
             Self::Compare { equal, with } => empty
                 .number(CMP_SREG, REG_1)
                 .number(CMP_OP, if *equal { CMP_EQ } else { CMP_NEQ })
@@ -277,6 +274,7 @@ impl Expression {
                 META_OIFNAME => Self::OutputName,
                 META_NFPROTO => Self::Family,
                 META_PKTTYPE => Self::PacketKind,
+                META_MARK => Self::SetMark,
                 META_L4PROTO => Self::Protocol,
                 _ => return None,
             },
@@ -323,9 +321,14 @@ impl Expression {
                 equal: data.number(CMP_OP)? == CMP_EQ,
                 with: data.nested(CMP_DATA)?.value(DATA_VALUE)?.to_vec(),
             },
+            "rt" => Self::IsSealed,
+            "xfrm" => Self::OpenedBy,
             "immediate" => {
-                let verdict = data.nested(IMMEDIATE_DATA)?.nested(DATA_VERDICT)?;
-                Self::Verdict(Verdict::parse(verdict)?)
+                let inner = data.nested(IMMEDIATE_DATA)?;
+                match inner.value(DATA_VALUE) {
+                    Some(octets) => Self::Constant(octets.to_vec()),
+                    None => Self::Verdict(Verdict::parse(inner.nested(DATA_VERDICT)?)?),
+                }
             }
             "masq" => Self::Masquerade,
             _ => return None,
@@ -335,6 +338,33 @@ impl Expression {
         let same = plain(name, data) == plain(name, Parsed(emitted.octets()));
         same.then_some(known)
     }
+}
+
+fn opened_by() -> Attributes {
+    Attributes::default()
+        .number(XFRM_DREG, REG_1)
+        .number(XFRM_KEY, XFRM_REQID)
+        .value(XFRM_DIRECTION, &[XFRM_IN])
+        .number(XFRM_PLACE, 0)
+}
+
+fn constant(octets: &[u8]) -> Attributes {
+    let data = Attributes::default().value(DATA_VALUE, octets);
+    let place = Attributes::default().number(IMMEDIATE_DREG, REG_1);
+    place.nest(IMMEDIATE_DATA, &data)
+}
+
+fn masked(mask: &[u8]) -> Attributes {
+    Attributes::default()
+        .number(BITWISE_SREG, REG_1)
+        .number(BITWISE_DREG, REG_1)
+        .number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX))
+        .number(BITWISE_OP, MASK_XOR)
+        .nest(BITWISE_MASK, &Attributes::default().value(DATA_VALUE, mask))
+        .nest(
+            BITWISE_XOR,
+            &Attributes::default().value(DATA_VALUE, &vec![0; mask.len()]),
+        )
 }
 
 fn lookup(set: &str, found: Found) -> Attributes {
@@ -370,28 +400,6 @@ fn plain<'a>(name: &str, data: Parsed<'a>) -> BTreeMap<u16, &'a [u8]> {
     said.collect()
 }
 
-impl Verdict {
-    pub(super) fn emit(&self) -> Attributes {
-        let empty = Attributes::default();
-        match self {
-            Self::Drop => empty.number(VERDICT_CODE, DROP),
-            Self::Accept => empty.number(VERDICT_CODE, ACCEPT),
-            Self::Jump(chain) => empty.number(VERDICT_CODE, JUMP).text(VERDICT_CHAIN, chain),
-            Self::Goto(chain) => empty.number(VERDICT_CODE, GOTO).text(VERDICT_CHAIN, chain),
-        }
-    }
-
-    pub(super) fn parse(data: Parsed<'_>) -> Option<Self> {
-        match data.number(VERDICT_CODE)? {
-            DROP => Some(Self::Drop),
-            ACCEPT => Some(Self::Accept),
-            JUMP => Some(Self::Jump(data.text(VERDICT_CHAIN)?)),
-            GOTO => Some(Self::Goto(data.text(VERDICT_CHAIN)?)),
-            _ => None,
-        }
-    }
-}
-
 /// The kernel compares the whole field of a name.
 pub(crate) fn name_value(name: &str) -> [u8; 16] {
     let mut value = [0; 16];
@@ -407,15 +415,25 @@ const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
 pub(super) const DATA_VALUE: u16 = 1;
 pub(super) const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
+const META_SREG: u16 = 3;
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_PKTTYPE: u32 = 19;
+const RT_DREG: u16 = 1;
+const RT_KEY: u16 = 2;
+/// Since Linux 5.0.
+const RT_XFRM: u32 = 4;
+const XFRM_DREG: u16 = 1;
+const XFRM_KEY: u16 = 2;
+const XFRM_DIRECTION: u16 = 3;
+const XFRM_PLACE: u16 = 4;
+const XFRM_REQID: u32 = 5;
+const XFRM_IN: u8 = 0;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;
@@ -440,12 +458,6 @@ const RELATED: u32 = 4;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 const REG_VERDICT: u32 = 0;
-pub(super) const DROP: u32 = 0;
-pub(super) const ACCEPT: u32 = 1;
-/// -3.
-const JUMP: u32 = 0xffff_fffd;
-/// -4.
-const GOTO: u32 = 0xffff_fffc;
 const HASH_SREG: u16 = 1;
 const HASH_DREG: u16 = 2;
 const HASH_LEN: u16 = 3;

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     attribute::{Attributes, Parsed},
-    expression::{DATA_VALUE, DATA_VERDICT, LIST_ELEM, Verdict},
+    expression::{DATA_VALUE, DATA_VERDICT, LIST_ELEM},
+    verdict::Verdict,
 };
 
 /// A set of keys, or a map of them to values.
@@ -64,6 +65,14 @@ impl SetKind {
         flags: 0,
         key: MAC,
         key_octets: 6,
+        data: None,
+    };
+
+    /// Numbers of four octets.
+    pub(crate) const NUMBERS: Self = Self {
+        flags: 0,
+        key: MARK,
+        key_octets: 4,
         data: None,
     };
 

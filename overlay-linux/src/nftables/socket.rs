@@ -186,7 +186,7 @@ impl Socket {
 }
 
 /// Splits the first message off: its kind, its number, what is in it, and what comes after it.
-pub(super) fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
+pub(crate) fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let header = octets.first_chunk::<HEADER_BYTES>()?;
     let [a, b, c, d, e, f, _, _, i, j, k, l, ..] = *header;
     let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
@@ -196,7 +196,7 @@ pub(super) fn split(octets: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     Some((kind, sequence, body, after))
 }
 
-pub(super) fn refusal(body: &[u8]) -> io::Result<()> {
+pub(crate) fn refusal(body: &[u8]) -> io::Result<()> {
     match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(code.wrapping_neg())),

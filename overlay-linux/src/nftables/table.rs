@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     attribute::{Attributes, Parsed},
-    expression::{ACCEPT, DROP, Rule},
+    expression::Rule,
     set::Set,
+    verdict::{ACCEPT, DROP},
 };
 
 /// A table.
@@ -77,6 +78,23 @@ impl Hook {
         Self {
             number: HOOK_OUTPUT,
             ..Self::bridge_prerouting()
+        }
+    }
+
+    /// For frames that are about to leave a bridge, after all others.
+    pub(crate) fn bridge_postrouting() -> Self {
+        Self {
+            number: HOOK_POSTROUTING,
+            priority: PRIORITY_LAST,
+            ..Self::forward()
+        }
+    }
+
+    /// For packets of programs on this host, after all others.
+    pub(crate) fn output_last() -> Self {
+        Self {
+            priority: PRIORITY_LAST,
+            ..Self::output()
         }
     }
 
@@ -172,3 +190,5 @@ const PRIORITY_BRIDGED: i32 = -200;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
+/// After what is usual, and after what changes addresses.
+const PRIORITY_LAST: i32 = 300;

@@ -192,9 +192,9 @@ fn sample() -> Desired {
         services: BTreeMap::new(),
     };
     Desired {
-        peers: BTreeMap::new(),
         underlay: None,
         networks: BTreeMap::from([(NetworkId::from_bytes([0; 16]), network)]),
+        peers: BTreeMap::new(),
     }
 }
 

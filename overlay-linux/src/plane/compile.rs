@@ -12,7 +12,10 @@ use overlay_core::{
 use thiserror::Error;
 
 use super::{
-    filter, guard,
+    filter,
+    fitness::NoSealing,
+    guard,
+    sealing::{self, Clash},
     tables::{Device, Hop, Place, Tables, Tunnel, bridge_name, port_name, vxlan_name},
 };
 
@@ -52,6 +55,28 @@ pub enum Refused {
         /// This node's.
         local: IpAddr,
     },
+    /// It is encrypted, and the kernel cannot seal. Nothing of it passes.
+    #[error("its packets cannot be sealed, and nothing of it passes: {reason}")]
+    Sealing {
+        /// Why not.
+        reason: NoSealing,
+    },
+    /// It is encrypted, and so is one that the user plane carries: two would seal with one key. Nothing of it passes.
+    #[error(
+        "the encrypted network {other} has the user data path, and one key cannot be used by both: give both the same path"
+    )]
+    Paths {
+        /// The other one.
+        other: NetworkId,
+    },
+    /// Another peer's association has the SPI of this one's: what it sends cannot be opened.
+    #[error("the SPI {spi:#010x} of the VTEP {vtep} is another one's")]
+    Spi {
+        /// The VTEP that is not heard.
+        vtep: IpAddr,
+        /// The SPI.
+        spi: u32,
+    },
     /// Two of its endpoints have one address, and a table has one row for it.
     #[error("the MAC address {mac} is more than one endpoint's")]
     Shared {
@@ -60,16 +85,23 @@ pub enum Refused {
     },
 }
 
-/// Compiles the networks whose path is the kernel.
-pub fn compile(desired: &Desired, underlay: &Underlay) -> Wanted {
+/// Compiles the networks whose path is the kernel; encrypted ones as far as it can seal.
+pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoSealing>) -> Wanted {
     let mut wanted = Wanted::default();
     let mut carried: BTreeMap<_, (NetworkId, &DesiredNetwork)> = BTreeMap::new();
+    let mut closed: BTreeMap<_, NetworkId> = BTreeMap::new();
     for (id, network) in &desired.networks {
         if network.path != DataPath::Kernel {
             continue;
         }
-        if let Some((other, _)) = carried.get(&network.vni) {
-            let reason = Refused::Number { other: *other };
+        let other = carried.get(&network.vni).map(|(other, _)| *other);
+        if let Some(other) = other.or_else(|| closed.get(&network.vni).copied()) {
+            let reason = Refused::Number { other };
+            wanted.refused.push((*id, reason));
+            continue;
+        }
+        if let Some(reason) = unsealed(desired, network, can_seal) {
+            closed.insert(network.vni, *id);
             wanted.refused.push((*id, reason));
             continue;
         }
@@ -90,9 +122,49 @@ pub fn compile(desired: &Desired, underlay: &Underlay) -> Wanted {
     let networks: Vec<&DesiredNetwork> = carried.values().map(|(_, network)| *network).collect();
     if !networks.is_empty() {
         wanted.tables.filter = Some(filter::compile(&networks));
-        wanted.tables.guard = Some(guard::compile(&networks, underlay));
+    }
+    if !networks.is_empty() || !closed.is_empty() {
+        let closed = closed.into_keys().collect();
+        wanted.tables.guard = Some(guard::compile(&networks, &closed, underlay));
+    }
+    if can_seal.is_ok() && users(desired).is_none() {
+        let (sealing, clashes) = sealing::compile(desired, underlay);
+        wanted.tables.sealing = sealing;
+        for (id, network) in carried.values().filter(|(_, network)| network.encrypted) {
+            let own = clashes
+                .iter()
+                .filter(|one| network.vteps.contains(&one.peer));
+            let own = own.map(|Clash { peer, spi }| Refused::Spi {
+                vtep: *peer,
+                spi: *spi,
+            });
+            wanted.refused.extend(own.map(|reason| (*id, reason)));
+        }
     }
     wanted
+}
+
+/// Why an encrypted network cannot be carried; none if it can, or is not encrypted.
+fn unsealed(
+    desired: &Desired,
+    network: &DesiredNetwork,
+    can_seal: &Result<(), NoSealing>,
+) -> Option<Refused> {
+    if !network.encrypted {
+        return None;
+    }
+    if let Err(reason) = can_seal {
+        let reason = reason.clone();
+        return Some(Refused::Sealing { reason });
+    }
+    users(desired).map(|other| Refused::Paths { other })
+}
+
+/// The encrypted network that the user plane carries, if it does: it seals with the same keys.
+fn users(desired: &Desired) -> Option<NetworkId> {
+    let mut networks = desired.networks.iter();
+    let found = networks.find(|(_, one)| one.encrypted && one.path == DataPath::User);
+    found.map(|(id, _)| *id)
 }
 
 struct Compiler<'a> {

@@ -16,6 +16,7 @@
 //!         ether saddr != 02:42:0a:00:01:02 goto drop_source_mac
 //!         ether type { 8021q, 8021ad } goto drop_vlan_tag    # or goto vlan, where VLANs are carried
 //!     }
+//!     chain postrouting { type filter hook postrouting priority 300; oifname @sealed meta mark set 0x6f766c79 }
 //!     chain in_4097 { ether saddr != @remotes_4097 goto drop_source_mac; … }  # what a VXLAN device brings
 //! }
 //! ```
@@ -36,6 +37,7 @@ use crate::nftables::{
     Chain, Element, Expression, Field, Found, Hook, Register, Rule, Set, SetKind, Table, Verdict,
     name_value, octets,
 };
+use crate::xfrm::MARK;
 
 /// Compiles the filter of these networks.
 pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
@@ -60,6 +62,7 @@ pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
     for network in networks {
         filter.network(network);
     }
+    filter.marks(networks);
     Rules(filter.0)
 }
 
@@ -90,6 +93,27 @@ impl Filter {
         for (endpoint, port) in &network.ports {
             self.port(network, &port_name(*endpoint), port, &vni);
         }
+    }
+
+    /// Marks what has to be sealed.
+    fn marks(&mut self, networks: &[&DesiredNetwork]) {
+        let sealed = networks.iter().filter(|network| network.encrypted);
+        let sealed = sealed.map(|network| {
+            let device = name_value(&vxlan_name(network.vni));
+            (device.to_vec(), Element::Present)
+        });
+        let sealed: BTreeMap<_, _> = sealed.collect();
+        if sealed.is_empty() {
+            return;
+        }
+        let marked = Rule::new()
+            .load(Expression::OutputName)
+            .load(Expression::Lookup(SEALED.to_owned(), Found::Matches))
+            .load(Expression::Constant(MARK.to_ne_bytes().to_vec()))
+            .load(Expression::SetMark);
+        let hook = Some(Hook::bridge_postrouting());
+        self.chain("postrouting", hook, vec![marked]);
+        self.set(SEALED, SetKind::NAMES, sealed);
     }
 
     /// What a port may send.
@@ -402,6 +426,7 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
 pub(super) const TABLE: &str = "overlay_plane";
 const PORTS: &str = "ports";
 const DEVICES: &str = "devices";
+const SEALED: &str = "sealed";
 const VLAN: &str = "vlan";
 const DROP: &str = "drop_";
 /// In the words of `overlay-vxlan`.

@@ -1,16 +1,22 @@
-//! The kernel itself: rtnetlink and nf_tables of the switch namespace and of the underlay's.
+//! The kernel itself: rtnetlink and nf_tables of the switch namespace and of the underlay's, and XFRM of the latter.
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use nix::errno::Errno;
 use overlay_core::plane::PlatformError;
 
 use super::{
-    devices, filter, guard,
+    devices, filter,
+    fitness::NoSealing,
+    guard,
     kernel::Kernel,
     namespace::SwitchNamespace,
     plan::Operation,
     rows,
+    sealer::Sealer,
     tables::{Device, Kind, Rules, Tables},
 };
 use crate::{
@@ -23,7 +29,8 @@ use crate::{
 /// The kernel, by way of a switch namespace and of the underlay's: the one in which this was opened.
 ///
 /// It needs `CAP_NET_ADMIN` over both. It touches the devices of its own names in the switch namespace, the tables
-/// `bridge overlay_plane` in there and `inet overlay_guard` in the underlay's, and nothing else.
+/// `bridge overlay_plane` in there and `inet overlay_guard` in the underlay's, associations and policies of its own `reqid`
+/// there, and nothing else.
 #[derive(Debug)]
 pub struct Host {
     namespace: SwitchNamespace,
@@ -31,6 +38,7 @@ pub struct Host {
     underlay: Netlink,
     filter: Nftables,
     guard: Nftables,
+    sealer: Sealer,
     /// The devices' numbers, as they were read back or made last.
     indices: BTreeMap<String, u32>,
 }
@@ -59,8 +67,25 @@ impl Host {
             underlay,
             filter,
             guard,
+            sealer: Sealer::open()?,
             indices: BTreeMap::new(),
         })
+    }
+
+    /// With the socket that opens sealed datagrams, as an earlier life of the daemon had it: see
+    /// [`sealed_socket`](Self::sealed_socket).
+    ///
+    /// # Errors
+    ///
+    /// If it is no UDP socket, or the kernel opens no ESP; the host is as before.
+    pub fn take_sealed_socket(&mut self, socket: OwnedFd) -> Result<(), PlatformError> {
+        Ok(self.sealer.take(socket.into())?)
+    }
+
+    /// Returns the socket by which sealed datagrams come, if there is one. The kernel opens them for as long as any copy of
+    /// it is open: whoever keeps one lets encrypted networks go on while no daemon is there.
+    pub fn sealed_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.sealer.socket()
     }
 
     /// Returns the switch namespace.
@@ -92,6 +117,8 @@ impl Host {
         let strangers = counted.iter().filter(|(chain, _)| guard::drops(chain));
         let strangers = strangers.map(|(_, packets)| packets).sum();
         drops.insert("unknown_vtep", strangers);
+        let clear = counted.iter().filter(|(chain, _)| guard::is_clear(chain));
+        drops.insert("in_clear", clear.map(|(_, packets)| packets).sum());
         Ok(drops)
     }
 
@@ -175,6 +202,10 @@ fn taken(error: &std::io::Error, port: u16) -> Option<std::io::Error> {
 }
 
 impl Kernel for Host {
+    fn can_seal(&mut self) -> Result<(), NoSealing> {
+        self.sealer.can_seal()
+    }
+
     fn read(&mut self) -> Result<Tables, PlatformError> {
         let mut tables = Tables::default();
         let links = devices::read(&mut self.switch).doing(|| "list interfaces".into())?;
@@ -188,6 +219,7 @@ impl Kernel for Host {
         let guard = self.guard.read(guard::TABLE);
         let doing = || format!("read the table {}", guard::TABLE);
         tables.guard = guard.doing(doing)?.map(Rules);
+        tables.sealing = self.sealer.read()?;
         Ok(tables)
     }
 
@@ -199,6 +231,7 @@ impl Kernel for Host {
             Operation::Guard { from, to } => {
                 Self::filters(&mut self.guard, guard::TABLE, from.as_ref(), to.as_ref())?;
             }
+            Operation::Sealing(step) => self.sealer.carry_out(step)?,
             Operation::Make { name, device } => self.make(name, device)?,
             Operation::Set { name, from, to } => self.set(name, from, to)?,
             Operation::Expel { name, .. } => {

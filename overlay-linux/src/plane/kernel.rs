@@ -3,10 +3,17 @@
 use nix::errno::Errno;
 use overlay_core::plane::PlatformError;
 
-use super::{plan::Operation, tables::Tables};
+use super::{fitness::NoSealing, plan::Operation, tables::Tables};
 
 /// What carries the plan out.
 pub trait Kernel {
+    /// Says whether it can seal what encrypted networks send.
+    ///
+    /// # Errors
+    ///
+    /// What is missing.
+    fn can_seal(&mut self) -> Result<(), NoSealing>;
+
     /// Reads back what is there of the plane's making.
     ///
     /// # Errors

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use overlay_core::MacAddr;
 
-use super::tables::{Device, Hop, Kind, Place, Rules, Tables, Tunnel};
+use super::{
+    sealing::SealingStep,
+    tables::{Device, Hop, Kind, Place, Rules, Tables, Tunnel},
+};
 use crate::nftables::{self, Difference};
 
 /// One step towards what is wanted.
@@ -24,6 +27,8 @@ pub enum Operation {
         /// None takes it away.
         to: Option<Rules>,
     },
+    /// Do something about what encrypted networks are sealed with.
+    Sealing(SealingStep),
     /// Make a bridge or a VXLAN device.
     Make {
         /// Its name.
@@ -108,6 +113,8 @@ pub enum Operation {
 pub enum About {
     /// A filter.
     Filter,
+    /// What encrypted networks are sealed with.
+    Sealing,
     /// A device.
     Device,
     /// A bridge's row.
@@ -123,6 +130,7 @@ impl Operation {
     pub fn about(&self) -> About {
         match self {
             Self::Filter { .. } | Self::Guard { .. } => About::Filter,
+            Self::Sealing(_) => About::Sealing,
             Self::Make { .. } | Self::Set { .. } | Self::Delete { .. } | Self::Expel { .. } => {
                 About::Device
             }
@@ -138,6 +146,7 @@ impl fmt::Display for Operation {
         match self {
             Self::Filter { from, to } => rules(f, "filter", from.as_ref(), to.as_ref()),
             Self::Guard { from, to } => rules(f, "guard", from.as_ref(), to.as_ref()),
+            Self::Sealing(step) => step.fmt(f),
             Self::Make { name, device } => match device.kind {
                 Kind::Vxlan(Tunnel {
                     vni, local, port, ..
@@ -218,7 +227,7 @@ fn changes(from: &Device, to: &Device) -> String {
 /// Plans what has to be done, in order; nothing if everything is as it shall be.
 ///
 /// What has no part in a network leaves it first; then come filters, so that nothing passes unchecked; then what is added or
-/// replaced; then what is removed. A port that is not there is not made here, and rows that lead to it wait: see
+/// replaced; then what is removed. What may come sealed is there before anything is sealed with its like. A port that is not there is not made here, and rows that lead to it wait: see
 /// [`missing`].
 pub fn plan(wanted: &Tables, actual: &Tables) -> Vec<Operation> {
     let mut planner = Planner {
@@ -229,9 +238,11 @@ pub fn plan(wanted: &Tables, actual: &Tables) -> Vec<Operation> {
     };
     planner.strangers();
     planner.filters(true);
+    planner.sealing(wanted.sealing.additions(&actual.sealing));
     planner.devices();
     planner.rows();
     planner.removals();
+    planner.sealing(wanted.sealing.removals(&actual.sealing));
     planner.filters(false);
     planner.operations
 }
@@ -289,6 +300,11 @@ impl<'a> Planner<'a> {
             let (from, to) = (theirs.clone(), ours.clone());
             self.operations.push(Operation::Guard { from, to });
         }
+    }
+
+    fn sealing(&mut self, steps: Vec<SealingStep>) {
+        self.operations
+            .extend(steps.into_iter().map(Operation::Sealing));
     }
 
     fn devices(&mut self) {

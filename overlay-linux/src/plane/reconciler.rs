@@ -1,17 +1,18 @@
 //! Makes the kernel hold what is wanted, and goes on doing so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
-    NetworkId,
-    plane::{Desired, PlatformError},
+    NetworkId, Vni,
+    plane::{Desired, DesiredNetwork, PlatformError},
 };
 
 use super::{
-    compile::{Refused, Underlay, compile},
+    compile::{Refused, Underlay, Wanted, compile},
+    guard,
     kernel::{Kernel, passes},
     plan::{About, Operation, missing, plan},
-    tables::Tables,
+    tables::{Kind, Tables, vxlan_name},
 };
 
 /// Keeps a kernel at what is wanted: reads back, plans, carries out.
@@ -66,7 +67,8 @@ impl<K: Kernel> Reconciler<K> {
     /// Makes the kernel hold these networks, as far as their path is the kernel, and no others. To be called when they
     /// change, when a [`Watch`](super::Watch) says so, and now and then.
     ///
-    /// What changes meanwhile is looked at again, a few times. An operation that fails is in the way of no other.
+    /// What changes meanwhile is looked at again, a few times. An operation that fails is in the way of no other; but where
+    /// the guard of an encrypted network cannot be made, its device is not made either, or deleted.
     ///
     /// # Errors
     ///
@@ -89,7 +91,7 @@ impl<K: Kernel> Reconciler<K> {
     ///
     /// See [`PlatformError`].
     pub fn plan(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
-        let wanted = compile(desired, &self.underlay);
+        let wanted = self.compile(desired);
         let actual = self.kernel.read()?;
         let operations = plan(&wanted.tables, &actual);
         let repairs = self.repairs(&wanted.tables, operations.len());
@@ -121,8 +123,20 @@ impl<K: Kernel> Reconciler<K> {
         self.underlay = underlay;
     }
 
+    fn compile(&mut self, desired: &Desired) -> Wanted {
+        let seals = |network: &DesiredNetwork| network.encrypted;
+        let asked = !desired.peers.is_empty() || desired.networks.values().any(seals);
+        // Of no matter to others, and not for nothing.
+        let can_seal = if asked {
+            self.kernel.can_seal()
+        } else {
+            Ok(())
+        };
+        compile(desired, &self.underlay, &can_seal)
+    }
+
     fn try_apply(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
-        let wanted = compile(desired, &self.underlay);
+        let wanted = self.compile(desired);
         let mut report = Report {
             refused: wanted.refused,
             ..Report::default()
@@ -162,7 +176,11 @@ impl<K: Kernel> Reconciler<K> {
     ) -> (bool, Option<PlatformError>) {
         let (mut done, mut failure) = (0, None::<PlatformError>);
         let is_repair = self.last.as_ref() == Some(wanted);
+        let mut unguarded = BTreeSet::new();
         for operation in operations {
+            if leaks(&operation, &unguarded) {
+                continue;
+            }
             match self.kernel.carry_out(&operation) {
                 Ok(()) => {
                     done += 1;
@@ -174,6 +192,12 @@ impl<K: Kernel> Reconciler<K> {
                     report.operations.push(operation);
                 }
                 Err(error) => {
+                    if let Operation::Guard { from, to } = &operation {
+                        let (is, shall) =
+                            (guard::sealed(from.as_ref()), guard::sealed(to.as_ref()));
+                        unguarded.extend(shall.difference(&is));
+                        self.take_down(&unguarded);
+                    }
                     // What does not pass says more than what does.
                     if failure.as_ref().is_none_or(passes) {
                         failure = Some(error);
@@ -185,10 +209,27 @@ impl<K: Kernel> Reconciler<K> {
         (done > 0 || failure.as_ref().is_some_and(passes), failure)
     }
 
+    /// Where what is not sealed cannot be held back, there is no device to send it.
+    fn take_down(&mut self, unguarded: &BTreeSet<Vni>) {
+        for vni in unguarded {
+            let name = vxlan_name(*vni);
+            // Mostly there is none, and the failure of the guard is told.
+            let _ = self.kernel.carry_out(&Operation::Delete { name });
+        }
+    }
+
     fn repairs(&self, wanted: &Tables, operations: usize) -> u64 {
         let same = self.last.as_ref() == Some(wanted);
         if same { operations as u64 } else { 0 }
     }
+}
+
+/// Whether an operation makes or raises a device whose network nothing guards.
+fn leaks(operation: &Operation, unguarded: &BTreeSet<Vni>) -> bool {
+    let (Operation::Make { device, .. } | Operation::Set { to: device, .. }) = operation else {
+        return false;
+    };
+    matches!(device.kind, Kind::Vxlan(tunnel) if unguarded.contains(&tunnel.vni))
 }
 
 fn names(names: Vec<&str>) -> Vec<String> {

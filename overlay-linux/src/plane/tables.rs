@@ -7,7 +7,7 @@ use std::{
 
 use overlay_core::{EndpointId, MacAddr, Vni};
 
-use super::compile::Underlay;
+use super::{compile::Underlay, sealing::Sealing};
 use crate::nftables::Table;
 
 /// All that the plane makes, or what of it is there. Devices go by their names in the switch namespace.
@@ -28,6 +28,8 @@ pub struct Tables {
     pub filter: Option<Rules>,
     /// The filter before the VXLAN devices, in the underlay's namespace.
     pub guard: Option<Rules>,
+    /// What encrypted networks are sealed with, in the underlay's namespace.
+    pub sealing: Sealing,
 }
 
 /// One device.

@@ -11,7 +11,9 @@ use overlay_core::{
 use proptest::prelude::*;
 
 use super::{plan::can_become, tables::is_ours, *};
-use crate::nftables::Chain;
+use crate::{nftables::Chain, plane::sealing::Act};
+
+mod sealing;
 
 /// A kernel in memory: what it holds, what was done to it, and what it refuses.
 #[derive(Debug, Default)]
@@ -23,11 +25,20 @@ struct Fake {
     refusals: Vec<Option<Errno>>,
     /// The next reads.
     overruns: usize,
+    /// Why it cannot seal.
+    unfit: Option<NoSealing>,
     /// Pairs of ports and MAC addresses that must be led to a proper end after each operation.
     flows: Vec<(String, MacAddr)>,
 }
 
 impl Kernel for Fake {
+    fn can_seal(&mut self) -> Result<(), NoSealing> {
+        match &self.unfit {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
     fn read(&mut self) -> Result<Tables, PlatformError> {
         if self.overruns > 0 {
             self.overruns -= 1;
@@ -69,6 +80,7 @@ impl Fake {
         match operation.clone() {
             Operation::Filter { to, .. } => tables.filter = to,
             Operation::Guard { to, .. } => tables.guard = to,
+            Operation::Sealing(step) => seal(&mut tables.sealing, step.0)?,
             Operation::Make { name, device } => {
                 if tables.devices.contains_key(&name) {
                     return Err(error(Errno::EEXIST));
@@ -184,6 +196,36 @@ impl Fake {
     }
 }
 
+/// As the kernel does: nothing is made twice.
+fn seal(sealing: &mut Sealing, act: Act) -> Result<(), PlatformError> {
+    match act {
+        Act::Listen(at) => sealing.socket = Some(at),
+        Act::Close(at) => assert_eq!(sealing.socket.take(), Some(at)),
+        Act::Associate(id, association) => {
+            if sealing.associations.contains_key(&id) {
+                return Err(error(Errno::EEXIST));
+            }
+            sealing.associations.insert(id, Some(association));
+        }
+        Act::Dissociate(id) => {
+            let used = sealing.policies.values();
+            let mut used = used.filter_map(|policy| policy.spi());
+            assert!(!used.any(|spi| spi == id.spi), "{id:?} is in use");
+            sealing.associations.remove(&id);
+        }
+        Act::Seal(selector, policy) => {
+            let spi = policy.spi().unwrap();
+            let mut ids = sealing.associations.keys();
+            assert!(ids.any(|id| id.spi == spi), "{policy:?} seals with nothing");
+            sealing.policies.insert(selector, policy);
+        }
+        Act::Unseal(selector) => {
+            sealing.policies.remove(&selector);
+        }
+    }
+    Ok(())
+}
+
 fn error(code: Errno) -> PlatformError {
     PlatformError::system("try", &std::io::Error::from_raw_os_error(code as i32))
 }
@@ -262,7 +304,7 @@ fn a_plan_is_readable() {
 fn a_network_that_the_user_plane_carries_is_not_this_ones_matter() {
     let mut desired = desired();
     network(&mut desired).path = DataPath::User;
-    assert_eq!(compile(&desired, &underlay()), Wanted::default());
+    assert_eq!(compile(&desired, &underlay(), &Ok(())), Wanted::default());
 }
 
 #[test]
@@ -278,7 +320,7 @@ fn what_cannot_be_is_said() {
     desired
         .networks
         .insert(NetworkId::from_bytes([2; 16]), twin);
-    let refused = compile(&desired, &underlay()).refused;
+    let refused = compile(&desired, &underlay(), &Ok(())).refused;
     let (first, second) = (
         NetworkId::from_bytes([1; 16]),
         NetworkId::from_bytes([2; 16]),
@@ -380,8 +422,8 @@ proptest! {
         for (kind, which) in damages {
             damage(&mut plane.kernel().tables, kind, which);
         }
-        let wanted = compile(&after, &underlay()).tables;
-        let mut whole = Fake { tables: compile(&after, &underlay()).tables, ..Fake::default() };
+        let wanted = compile(&after, &underlay(), &Ok(())).tables;
+        let mut whole = Fake { tables: compile(&after, &underlay(), &Ok(())).tables, ..Fake::default() };
         with_ports(&mut whole.tables);
         let kernel = plane.kernel();
         let ports: Vec<String> = kernel.tables.devices.keys().cloned().collect();
@@ -411,7 +453,7 @@ fn is_whole(kernel: &Fake, desired: &Desired) -> bool {
     let mut there = kernel.tables.clone();
     let devices = &mut there.devices;
     devices.retain(|_, device| device.kind != Kind::Port || device.member.is_some());
-    there == compile(desired, &underlay()).tables
+    there == compile(desired, &underlay(), &Ok(())).tables
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of damage")]

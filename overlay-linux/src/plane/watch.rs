@@ -7,22 +7,26 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType},
+    libc,
+    sys::socket::{self, MsgFlags, NetlinkAddr},
 };
 use overlay_core::plane::PlatformError;
 
 use super::namespace::SwitchNamespace;
-use crate::failure::{Doing, Failure};
+use crate::{
+    failure::{Doing, Failure},
+    sys,
+};
 
-/// Says when to look at the kernel again: links, rows or rules of the switch namespace, or rules of the underlay's, have
-/// changed, perhaps by our own hand.
+/// Says when to look at the kernel again: links, rows or rules of the switch namespace, or rules, associations or policies of
+/// the underlay's, have changed, perhaps by our own hand.
 ///
 /// To be polled for readability, all of [`descriptors`](Self::descriptors); then [`is_due`](Self::is_due) takes away what
 /// there is to read. Whoever changes is not told apart, and of too many changes the kernel drops some: each is a reason to
 /// look, and none says what to look at.
 #[derive(Debug)]
 pub struct Watch {
-    sockets: [OwnedFd; 3],
+    sockets: Vec<OwnedFd>,
 }
 
 impl Watch {
@@ -32,20 +36,25 @@ impl Watch {
     ///
     /// See [`PlatformError`].
     pub fn open(namespace: &SwitchNamespace) -> Result<Self, PlatformError> {
-        let guard = hear(SockProtocol::NetlinkNetFilter, RULES)?;
-        let [routes, rules] = namespace.within(|| {
+        let hear_rules = || hear(libc::NETLINK_NETFILTER, RULES);
+        let mut sockets = vec![hear_rules()?];
+        match hear(sys::NETLINK_XFRM, SEALING) {
+            // A kernel without IPsec.
+            Err(failure) if failure.is_one_of(&[Errno::EPROTONOSUPPORT]) => {}
+            heard => sockets.push(heard?),
+        }
+        sockets.extend(namespace.within(|| {
             Ok([
-                hear(SockProtocol::NetlinkRoute, LINKS | NEIGHBOURS)?,
-                hear(SockProtocol::NetlinkNetFilter, RULES)?,
+                hear(libc::NETLINK_ROUTE, LINKS | NEIGHBOURS)?,
+                hear_rules()?,
             ])
-        })?;
-        let sockets = [routes, rules, guard];
+        })?);
         Ok(Self { sockets })
     }
 
     /// Returns what to poll.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        self.sockets.each_ref().map(AsFd::as_fd)
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd).collect()
     }
 
     /// Returns whether anything has changed since it was asked last. Never blocks.
@@ -71,11 +80,9 @@ impl Watch {
     }
 }
 
-fn hear(protocol: SockProtocol, groups: u32) -> Result<OwnedFd, Failure> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+fn hear(protocol: libc::c_int, groups: u32) -> Result<OwnedFd, Failure> {
     let doing = || "hear of changes by netlink".to_owned();
-    let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol);
-    let socket = socket.doing(doing)?;
+    let socket = sys::open_netlink(protocol).doing(doing)?;
     let address = NetlinkAddr::new(0, groups);
     socket::bind(socket.as_raw_fd(), &address).doing(doing)?;
     Ok(socket)
@@ -86,5 +93,7 @@ fn hear(protocol: SockProtocol, groups: u32) -> Result<OwnedFd, Failure> {
 const LINKS: u32 = 1;
 /// `RTMGRP_NEIGH`: rows of bridges and VXLAN devices are neighbours, too.
 const NEIGHBOURS: u32 = 4;
+/// Of `linux/xfrm.h`, by bits: `XFRMNLGRP_SA`, `XFRMNLGRP_POLICY`.
+const SEALING: u32 = 1 << 2 | 1 << 3;
 /// The bit of `NFNLGRP_NFTABLES`, of `linux/netfilter/nfnetlink.h`.
 const RULES: u32 = 1 << 6;

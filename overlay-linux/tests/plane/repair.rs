@@ -331,9 +331,10 @@ pub(crate) fn watched() -> Outcome<()> {
         } else {
             world.outside(0, &damage)?;
         }
-        let mut polled = watch
-            .descriptors()
-            .map(|one| PollFd::new(one, PollFlags::POLLIN));
+        let polled = watch.descriptors().into_iter();
+        let mut polled: Vec<_> = polled
+            .map(|one| PollFd::new(one, PollFlags::POLLIN))
+            .collect();
         poll(&mut polled, PollTimeout::from(2_000_u16))?;
         assert!(watch.is_due()?, "{damage} is not heard of");
         assert!(world.apply(0)?.repairs > 0, "{damage}");

@@ -1,8 +1,8 @@
 //! `overlay-linux` with the types that the driver asks for: ports of endpoints, and the kernel plane.
 
 use std::{
-    collections::BTreeMap,
-    collections::BTreeSet,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
@@ -11,7 +11,9 @@ use std::{
 
 use overlay_core::{
     EndpointId, NetworkId, ServiceId,
-    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
+    plane::{
+        ActualPort, Change, DataPath, Desired, Platform, PlatformError, PortSpec, WayOutState,
+    },
 };
 use overlay_linux::{
     EndpointServices, Linux, Offload, Port, PortCapabilities, Sockets,
@@ -88,7 +90,7 @@ impl KernelPlane {
         let Some(reconciler) = self.reconciler(desired)? else {
             return Ok(Vec::new());
         };
-        let report = reconciler.apply(desired)?;
+        let report = reconciler.apply(&of_kernel(desired))?;
         if report.refused != self.refused {
             for (network, reason) in &report.refused {
                 tracing::warn!(%network, %reason, "the kernel cannot carry all of a network");
@@ -119,9 +121,22 @@ impl KernelPlane {
     fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
         match self.reconciler(desired)? {
             None => Ok(Vec::new()),
-            Some(reconciler) => Ok(changes(&reconciler.plan(desired)?)),
+            Some(reconciler) => Ok(changes(&reconciler.plan(&of_kernel(desired))?)),
         }
     }
+}
+
+/// Leaves out the keys of networks that the daemon seals itself: the kernel must not have them, too, because both would count
+/// packets of one key.
+fn of_kernel(desired: &Desired) -> Cow<'_, Desired> {
+    let mut networks = desired.networks.values();
+    let kernel = networks.any(|network| network.encrypted && network.path == DataPath::Kernel);
+    if kernel || desired.peers.is_empty() {
+        return Cow::Borrowed(desired);
+    }
+    let mut desired = desired.clone();
+    desired.peers.clear();
+    Cow::Owned(desired)
 }
 
 fn changes(report: &Report) -> Vec<Change> {
