@@ -195,6 +195,7 @@ impl Mix {
                     version: "0.1.0".to_owned(),
                     resources: Resources::default(),
                     routes: Vec::new(),
+                    issuer: [0; 32],
                 };
                 (kind, Command::DescribeNode { node, description })
             }
@@ -426,6 +427,7 @@ impl Mix {
         self.nodes.push(id);
         AddNode {
             id,
+            key: [0; 32],
             hostname: format!("host-{number}.example.net"),
             role: Role::Worker,
             address: [10, 1, 0, self.octet()].into(),

@@ -182,6 +182,7 @@ impl World {
         self.nodes.push(id);
         AddNode {
             id,
+            key: [0; 32],
             hostname: format!("host-{number}"),
             role,
             address: [10, a, b, c].into(),

@@ -101,6 +101,8 @@ fn commands() -> Vec<(&'static str, Command)> {
                 change: ClusterUpdate {
                     task_history_limit: Some(2),
                     heartbeat_ms: Some(500),
+                    certificate_ms: Some(60_000),
+                    key_rotation_ms: Some(60_000),
                 },
             },
         ),
