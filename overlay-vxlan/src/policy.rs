@@ -16,10 +16,11 @@
 //! use overlay_core::{Instant, Seed, plane::{AddressMatch, NetworkPolicy, PolicyRule, TrafficMatch, Verdict}};
 //! use overlay_vxlan::{Frame, policy::{Config, Direction, Policy}, stats::DropReason};
 //!
+//! let web: ipnet::IpNet = "10.0.1.9/32".parse().unwrap();
 //! let web = PolicyRule {
 //!     name: "all to web".into(),
 //!     from: AddressMatch::Any,
-//!     to: ["10.0.1.9/32".parse().unwrap()].into_iter().collect(),
+//!     to: [web].into_iter().collect(),
 //!     traffic: vec![TrafficMatch::Tcp { first: 80, last: 80 }],
 //!     verdict: Verdict::Allow,
 //! };
