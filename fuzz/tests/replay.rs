@@ -128,5 +128,5 @@ replays! {
     lb_frames lb_proxy
     node_frame node_peer node_state node_token
     raft_log raft_machine raft_message raft_sealed
-    vxlan_headers vxlan_local vxlan_outer vxlan_path vxlan_remote vxlan_switch
+    vxlan_headers vxlan_local vxlan_outer vxlan_path vxlan_policy vxlan_remote vxlan_switch
 }
