@@ -193,11 +193,14 @@ impl Node {
         let (cluster, own) = (assignment.cluster, self.config.node);
         let mut named = BTreeSet::new();
         for network in self.agent.carried().filter(|network| network.encrypted) {
+            // Whoever says that it is on a network and has no endpoint there that a manager knows of gets no keys.
+            let rows = gossip.rows(network.id);
+            let leased: BTreeSet<_> = rows.map(|(_, row)| row.lease.node).collect();
             for member in gossip.network_members(network.id) {
                 let Ok(node) = member.name.parse::<NodeId>() else {
                     continue;
                 };
-                if node == own || !named.insert(node) {
+                if node == own || !leased.contains(&node) || !named.insert(node) {
                     continue;
                 }
                 let public = Said::read(&member.meta).exchange;
