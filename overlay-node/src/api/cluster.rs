@@ -63,6 +63,8 @@ pub struct ClusterInfo {
     pub ca_certificate: String,
     /// The authority that takes over, if one does.
     pub next_authority: Option<NextAuthorityInfo>,
+    /// Whether managers' data directories are locked.
+    pub autolock: bool,
     /// The number of the newest shared key.
     pub key_generation: u64,
     /// When it was added, in milliseconds since 1970.

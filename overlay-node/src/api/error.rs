@@ -60,4 +60,6 @@ pub enum ErrorKind {
     Storage,
     /// A limit was reached.
     Limit,
+    /// The daemon waits for the unlock key.
+    Locked,
 }

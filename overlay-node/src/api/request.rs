@@ -155,6 +155,21 @@ pub enum Request {
         /// request makes one if `None`.
         next: Option<Box<NextAuthority>>,
     },
+    /// Has the data directories of managers locked, so that a daemon that starts waits for [`Request::Unlock`]; or open.
+    Autolock {
+        /// Whether they are locked.
+        on: bool,
+    },
+    /// Reads the unlock key of managers.
+    UnlockKey {
+        /// Replace it first. A manager that is down has the one that was valid when it went.
+        rotate: bool,
+    },
+    /// Opens the data directory of a daemon that was started locked, and has it go on as what it was.
+    Unlock {
+        /// The unlock key.
+        key: String,
+    },
 }
 
 /// See [`Request::Init`].

@@ -42,6 +42,8 @@ pub enum Response {
     Stale(Box<Self>),
     /// To `TokenCreate` and `TokenList`.
     Tokens(Vec<IssuedTokenInfo>),
+    /// To `UnlockKey` and `Autolock`; none if managers are not locked.
+    UnlockKey(Option<String>),
 }
 
 /// The membership of this node.
@@ -54,6 +56,8 @@ pub enum LocalState {
     Active,
     /// Stopped after a failure of its disk: restart it.
     Failed,
+    /// Waiting for the unlock key.
+    Locked,
 }
 
 /// Describes a node to its own user.

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::{EndpointId, Instant, Machine as _, NodeId, plane::PlatformError};
-use overlay_raft::{PersistTicket, RaftId};
+use overlay_core::{DiskError, EndpointId, Instant, Machine as _, NodeId, plane::PlatformError};
+use overlay_raft::PersistTicket;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -71,6 +71,8 @@ pub(crate) enum Input {
         endpoint: EndpointId,
         result: Result<MadePort, PlatformError>,
     },
+    /// The log is under another key, by this identity.
+    Rekeyed(Result<u64, DiskError>),
     /// The system carries what it can of the data plane with this number.
     Plane {
         number: u64,
@@ -106,7 +108,7 @@ pub(crate) struct Active {
     pub(super) store: Arc<Store>,
     pub(super) inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
-    log: Option<LogWriter>,
+    pub(super) log: Option<LogWriter>,
     pub(super) plane: PlaneThread,
     pub(super) platform: PlatformThread,
     pub(super) executor: Arc<dyn Executor>,
@@ -123,6 +125,8 @@ pub(crate) struct Active {
     pub(super) renewal: Renewal,
     /// When the node's certificate is looked at next.
     pub(super) certificate_check: Instant,
+    /// Whether the log is being put under another key.
+    pub(super) rekeying: bool,
     /// Why the daemon has to stop.
     failed: Option<StopError>,
 }
@@ -242,7 +246,7 @@ impl Active {
         self.failed.as_ref()
     }
 
-    fn fail(&mut self, reason: &dyn std::fmt::Display) {
+    pub(super) fn fail(&mut self, reason: &dyn std::fmt::Display) {
         let reason = reason.to_string();
         tracing::error!(%reason, "this node cannot go on");
         self.failed.get_or_insert(StopError::Storage { reason });
@@ -296,6 +300,7 @@ impl Active {
             } => {
                 self.node.handle_persist_failed(now, ticket);
             }
+            Input::Rekeyed(result) => self.on_rekeyed(result),
             Input::Plane { number } => self.node.handle_plane(now, number),
             Input::UnderlayMtu(mtu) => self.node.handle_underlay_mtu(now, mtu),
             Input::Port { endpoint, result } => self.on_port(endpoint, result),
@@ -363,6 +368,7 @@ impl Active {
 
     /// Carries out everything that the node asked for.
     fn carry_out(&mut self) {
+        self.keep_keys();
         let mut names = Vec::new();
         while let Some(output) = self.node.poll_output() {
             match output {
@@ -434,35 +440,6 @@ impl Active {
         let (client, inputs) = (Arc::clone(&self.sides.borrow().client), self.inputs.clone());
         self.tasks
             .spawn(session::dial(to, address, id, client, receiver, inputs));
-    }
-
-    fn open_log(&mut self, raft: RaftId, epoch: u64) {
-        (self.identity.raft, self.identity.epoch) = (Some(raft), epoch);
-        let opened = self
-            .store
-            .clear_raft()
-            .and_then(|()| self.store.save_identity(&self.identity))
-            .map_err(|error| error.to_string())
-            .and_then(|()| {
-                LogWriter::open(&self.store.raft(), self.inputs.clone())
-                    .map_err(|error| error.to_string())
-            });
-        match opened {
-            Ok((log, _)) => self.log = Some(log),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn close_log(&mut self) {
-        self.log = None;
-        self.identity.raft = None;
-        let closed = self
-            .store
-            .save_identity(&self.identity)
-            .and_then(|()| self.store.clear_raft());
-        if let Err(error) = closed {
-            self.fail(&error);
-        }
     }
 
     fn on_event(&mut self, event: Event) {

@@ -31,7 +31,7 @@ use super::{
     store::Store,
 };
 use crate::{
-    Beginning, Timers, WayOutConfig,
+    Timers, WayOutConfig,
     api::{self, ErrorKind, Info, LocalState, Request, Resources, Response},
     plane::Found,
 };
@@ -132,8 +132,8 @@ pub struct Daemon {
 pub struct Handle(mpsc::Sender<Call>);
 
 impl Daemon {
-    /// Opens the data directory and goes on as what it says; on an empty one, waits for `init` or `join`. The node runs no
-    /// tasks.
+    /// Opens the data directory and goes on as what it says; on an empty one, waits for `init` or `join`, and on a locked one
+    /// for `unlock`. The node runs no tasks.
     ///
     /// # Errors
     ///
@@ -172,22 +172,19 @@ impl Daemon {
         let mut supervisor = Supervisor {
             rng: seed.derive("daemon").rng(),
             options,
+            locked: store.is_locked(),
             store,
             platform,
             executor,
             clock,
             active: None,
         };
-        if let Some(mut identity) = supervisor.store.identity()? {
-            if let Some(address) = supervisor.options.advertise.filter(|_| !identity.is_fixed) {
-                // The host may have another address by now; the node tells the managers.
-                identity.address = address;
-            }
-            // Before anything is said in this life.
-            identity.life += 1;
-            supervisor.store.save_identity(&identity)?;
-            let active = supervisor.activate(identity, Beginning::Resume).await?;
-            supervisor.active = Some(Box::new(active));
+        if supervisor.locked {
+            tracing::warn!(
+                "the data directory is locked: run `unlock` with the cluster's unlock key"
+            );
+        } else {
+            supervisor.resume().await?;
         }
         let (calls, received) = mpsc::channel(CALLS_MAX);
         let task = tokio::spawn(supervisor.run(received));
@@ -325,6 +322,8 @@ pub(super) struct Supervisor {
     pub(super) clock: Clock,
     pub(super) rng: Rng,
     pub(super) active: Option<Box<Active>>,
+    /// Whether there is a node to go on as, once the unlock key is given.
+    pub(super) locked: bool,
 }
 
 impl Supervisor {
@@ -360,7 +359,7 @@ impl Supervisor {
                 Some(Call::Capture(options, reply)) => {
                     let begun = match &self.active {
                         Some(active) => active.capture(&options),
-                        None => Err(not_a_member()),
+                        None => Err(self.not_active()),
                     };
                     // Whoever asked may have gone away.
                     let _ = reply.send(begun);
@@ -368,10 +367,11 @@ impl Supervisor {
                 Some(Call::Plan(reply)) => self.plan(reply),
                 Some(Call::Diagnose(reply)) => {
                     let patient = self.active.as_ref().map(|active| active.diagnosis());
+                    let patient = patient.ok_or_else(|| self.not_active());
                     tokio::spawn(async move {
                         let findings = match patient {
-                            Some(patient) => Ok(patient.examine().await),
-                            None => Err(not_a_member()),
+                            Ok(patient) => Ok(patient.examine().await),
+                            Err(error) => Err(error),
                         };
                         // Whoever asked may have gone away.
                         let _ = reply.send(findings);
@@ -380,7 +380,7 @@ impl Supervisor {
                 Some(Call::Lookup(options, reply)) => {
                     let asked = match &self.active {
                         Some(active) => active.lookup(options),
-                        None => Err(not_a_member()),
+                        None => Err(self.not_active()),
                     };
                     // Whoever asked may have gone away.
                     let _ = reply.send(asked);
@@ -388,7 +388,7 @@ impl Supervisor {
                 Some(Call::Logs(ask, reply)) => {
                     let found = match &self.active {
                         Some(active) => active.logs(ask),
-                        None => Err(not_a_member()),
+                        None => Err(self.not_active()),
                     };
                     // Whoever asked may have gone away.
                     let _ = reply.send(found);
@@ -406,7 +406,7 @@ impl Supervisor {
             }
             None => {
                 // Whoever asked may have gone away.
-                let _ = reply.send(Err(not_a_member()));
+                let _ = reply.send(Err(self.not_active()));
             }
         }
     }
@@ -417,10 +417,14 @@ impl Supervisor {
         reply: oneshot::Sender<Result<Response, api::Error>>,
     ) {
         let result = match (request, &mut self.active) {
+            (Request::Unlock { key }, None) => self.unlock(&key).await,
+            (Request::Unlock { .. }, Some(_)) => Ok(Response::Done),
+            (Request::Leave { force: true }, None) if self.locked => self.forget(),
+            (Request::Info, None) => Ok(Response::Info(Box::new(self.info()))),
+            (_, None) if self.locked => Err(self.not_active()),
             (Request::Leave { force }, Some(_)) => self.leave(force).await,
             (Request::Init(init), Some(_)) if init.force_new_cluster => self.recover(init).await,
             (request, Some(active)) => return active.request(request, reply),
-            (Request::Info, None) => Ok(Response::Info(Box::new(self.info()))),
             (Request::Init(init), None) => self.init(init).await,
             (Request::Join(join), None) => self.join(join).await,
             (_, None) => Err(not_a_member()),
@@ -429,9 +433,20 @@ impl Supervisor {
         let _ = reply.send(result);
     }
 
+    /// Says why there is no node that could do what was asked.
+    fn not_active(&self) -> api::Error {
+        match self.locked {
+            true => locked(),
+            false => not_a_member(),
+        }
+    }
+
     fn info(&self) -> Info {
         Info {
-            state: LocalState::Inactive,
+            state: match self.locked {
+                true => LocalState::Locked,
+                false => LocalState::Inactive,
+            },
             name: self.options.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: None,
@@ -446,6 +461,12 @@ impl Supervisor {
             warnings: Vec::new(),
         }
     }
+}
+
+fn locked() -> api::Error {
+    let text = "this manager is locked since its daemon was started: run `unlock` with the key that `unlock-key` shows on another \
+                manager; if the key is lost, `leave --force` erases what this node knows";
+    api::Error::new(ErrorKind::Locked, text)
 }
 
 fn not_a_member() -> api::Error {

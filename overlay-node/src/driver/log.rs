@@ -1,14 +1,14 @@
 //! The log on disk, in a thread of its own: syncing blocks.
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc as sync},
     thread,
 };
 
+use overlay_core::DiskError;
 use overlay_raft::{
     PersistTicket, Restored, WriteBatch,
-    storage::{Log, OpenError, StorageConfig},
+    storage::{DataKey, Log, OpenError, SealedDisk, StorageConfig},
 };
 use tokio::sync::mpsc;
 
@@ -17,55 +17,54 @@ use super::{FileDisk, active::Input};
 /// Where writes go in; the thread ends with it, and nothing is written any more once it is dropped.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
-    batches: sync::Sender<WriteBatch>,
+    orders: sync::Sender<Order>,
     /// Held during a write.
     closed: Arc<Mutex<bool>>,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Order {
+    Write(WriteBatch),
+    Rekey(DataKey),
 }
 
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
-    #[error("the log's directory cannot be used: {0}")]
-    Directory(#[from] std::io::Error),
+    #[error("the thread of the log could not be started: {0}")]
+    Thread(#[from] std::io::Error),
     #[error(transparent)]
     Open(#[from] OpenError),
 }
 
 impl LogWriter {
-    /// Opens the log in `directory` and returns what it holds.
+    /// Opens the log on `disk` and returns what it holds.
     pub(crate) fn open(
-        directory: &Path,
+        disk: SealedDisk<FileDisk>,
         inputs: mpsc::Sender<Input>,
     ) -> Result<(Self, Restored), LogError> {
-        let disk = FileDisk::open(directory)?;
         let (mut log, restored) = Log::open(disk, StorageConfig::default())?;
-        let (sender, batches) = sync::channel::<WriteBatch>();
+        let (sender, orders) = sync::channel();
         let closed = Arc::new(Mutex::new(false));
         let is_closed = Arc::clone(&closed);
         thread::Builder::new()
             .name("overlay-log".to_owned())
             .spawn(move || {
-                while let Ok(batch) = batches.recv() {
-                    let (write, ticket) = batch.into_parts();
+                while let Ok(order) = orders.recv() {
                     let closed = is_closed.lock().unwrap_or_else(PoisonError::into_inner);
                     if *closed {
                         return;
                     }
-                    let written = log.write(&write);
+                    let done = carry_out(&mut log, order);
                     drop(closed);
-                    if let Err(error) = &written {
-                        tracing::error!(%error, "the log could not be written");
-                    }
-                    if inputs
-                        .blocking_send(persisted(ticket, written.is_ok()))
-                        .is_err()
-                    {
+                    if inputs.blocking_send(done).is_err() {
                         return;
                     }
                 }
             })?;
         let writer = Self {
-            batches: sender,
+            orders: sender,
             closed,
         };
         Ok((writer, restored))
@@ -74,7 +73,13 @@ impl LogWriter {
     /// Writes a batch; how it went comes back as an input.
     pub(crate) fn write(&self, batch: WriteBatch) {
         // The thread ends only with the node that owns this end.
-        let _ = self.batches.send(batch);
+        let _ = self.orders.send(Order::Write(batch));
+    }
+
+    /// Puts another key in the place of the present one; how it went comes back as an input.
+    pub(crate) fn rekey(&self, key: DataKey) {
+        // As above.
+        let _ = self.orders.send(Order::Rekey(key));
     }
 }
 
@@ -85,8 +90,22 @@ impl Drop for LogWriter {
     }
 }
 
-fn persisted(ticket: PersistTicket, durable: bool) -> Input {
-    Input::Persisted { ticket, durable }
+fn carry_out(log: &mut Log<SealedDisk<FileDisk>>, order: Order) -> Input {
+    match order {
+        Order::Write(batch) => {
+            let (write, ticket): (_, PersistTicket) = batch.into_parts();
+            let written = log.write(&write);
+            if let Err(error) = &written {
+                tracing::error!(%error, "the log could not be written");
+            }
+            let durable = written.is_ok();
+            Input::Persisted { ticket, durable }
+        }
+        Order::Rekey(key) => {
+            let rekeyed: Result<(), DiskError> = log.disk_mut().rekey(&key);
+            Input::Rekeyed(rekeyed.map(|()| log.disk().key_id()))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,11 +114,13 @@ mod tests {
     use overlay_raft::{Config, Output, Raft, RaftId};
 
     use super::*;
+    use crate::driver::store::Store;
 
     #[test]
     fn what_waits_when_the_log_is_given_up_is_not_written() {
         let name = format!("overlay-log-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
+        let store = Store::open(&directory).unwrap();
         let batches = batches();
         let terms: Vec<_> = batches
             .iter()
@@ -108,7 +129,7 @@ mod tests {
         // Nobody takes what the thread says after the first write: it waits there.
         let (inputs, mut received) = mpsc::channel(1);
         inputs.try_send(any()).unwrap();
-        let (log, found) = LogWriter::open(&directory, inputs).unwrap();
+        let (log, found) = LogWriter::open(store.raft().unwrap(), inputs).unwrap();
         assert!(found.is_empty());
         for batch in batches {
             log.write(batch);
@@ -116,7 +137,7 @@ mod tests {
         drop(log);
         while received.blocking_recv().is_some() {}
         let (inputs, _received) = mpsc::channel(1);
-        let (log, found) = LogWriter::open(&directory, inputs).unwrap();
+        let (log, found) = LogWriter::open(store.raft().unwrap(), inputs).unwrap();
         let written = found.hard_state().map(|hard_state| hard_state.term);
         assert!(written < terms.last().copied(), "{written:?} of {terms:?}");
         drop(log);

@@ -1,7 +1,7 @@
 //! How a node comes to be in a cluster, and how it ceases to be: `init`, `join`, `leave`, removal, and rebuilding a
 //! cluster from a survivor.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use overlay_core::{NodeId, Seed};
 use overlay_raft::RaftId;
@@ -23,7 +23,7 @@ use crate::{
         Response, Role,
     },
     identity::{
-        JoinToken, ca_digest,
+        JoinToken, UnlockKey, UnlockKeyError, ca_digest,
         certificate::{self, Authority, Subject},
         tls::Credentials,
     },
@@ -181,6 +181,46 @@ impl Supervisor {
             }
         }
         self.joined(node, role).await
+    }
+
+    /// Goes on as what the data directory says, if it says anything.
+    pub(super) async fn resume(&mut self) -> Result<(), StartError> {
+        let Some(mut identity) = self.store.identity()? else {
+            return Ok(());
+        };
+        if let Some(address) = self.options.advertise.filter(|_| !identity.is_fixed) {
+            // The host may have another address by now; the node tells the managers.
+            identity.address = address;
+        }
+        // Before anything is said in this life.
+        identity.life += 1;
+        self.store.save_identity(&identity)?;
+        let active = self.activate(identity, Beginning::Resume).await?;
+        self.active = Some(Box::new(active));
+        Ok(())
+    }
+
+    /// Opens a data directory that is locked, and goes on.
+    pub(super) async fn unlock(&mut self, key: &str) -> Result<Response, api::Error> {
+        let key: UnlockKey = key.parse().map_err(|error: UnlockKeyError| {
+            api::Error::new(ErrorKind::Invalid, error.to_string())
+        })?;
+        if !self.store.unlock(&key).map_err(StartError::from)? {
+            let text = "this is not the unlock key of this manager: give the one that was valid when its daemon stopped, \
+                        or let it leave with --force and join again";
+            return Err(api::Error::new(ErrorKind::Untrusted, text));
+        }
+        self.resume().await?;
+        self.locked = false;
+        Ok(Response::Done)
+    }
+
+    /// Erases a data directory that is locked.
+    pub(super) fn forget(&mut self) -> Result<Response, api::Error> {
+        self.store.clear().map_err(StartError::from)?;
+        self.locked = false;
+        self.platform.retain(BTreeSet::new());
+        Ok(Response::Done)
     }
 
     pub(super) async fn leave(&mut self, force: bool) -> Result<Response, api::Error> {

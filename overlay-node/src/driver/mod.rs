@@ -85,6 +85,7 @@ mod error;
 mod executor;
 mod ingress;
 mod inprocess;
+mod keeping;
 mod log;
 mod logs;
 mod lookup;

@@ -27,7 +27,7 @@ pub(super) fn open_manager(
     let Some(raft) = identity.raft else {
         return Ok((None, None));
     };
-    let (log, found) = LogWriter::open(&store.raft(), inputs.clone())?;
+    let (log, found) = LogWriter::open(store.raft()?, inputs.clone())?;
     let boot = ManagerBoot::new(raft, identity.cluster, identity.epoch, found, beginning);
     identity.epoch = boot.epoch;
     Ok((Some(log), Some(boot)))

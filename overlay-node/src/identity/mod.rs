@@ -1,4 +1,4 @@
-//! Who is who: join tokens, address leases, and behind the feature `tokio` certificates and TLS.
+//! Who is who: join tokens, unlock keys, address leases, and behind the feature `tokio` certificates and TLS.
 
 mod authority;
 pub mod cipher;
@@ -6,6 +6,7 @@ mod claim;
 mod lease;
 mod pair;
 mod token;
+mod unlock;
 
 #[cfg(feature = "tokio")]
 pub mod certificate;
@@ -18,3 +19,4 @@ pub use claim::{NodeKey, Pass};
 pub use lease::{LeaseKey, LeaseSigner};
 pub(crate) use pair::Pairs;
 pub use token::{JoinToken, TokenError, ca_digest};
+pub use unlock::{UnlockKey, UnlockKeyError};

@@ -1,4 +1,4 @@
-//! Who may join: tokens, and the authority that signs.
+//! Who may join: tokens, and the authority that signs; and what managers open with.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use overlay_core::Instant;
 use super::{Manager, query::not_a_cluster};
 use crate::{
     api::{self, ErrorKind, IssuedTokenInfo, Request, Response, Role, TokenCreate, TokenInfo},
-    identity::{JoinToken, ca_digest},
+    identity::{JoinToken, UnlockKey, ca_digest},
     state::{Cluster, Command, CommandError, IssuedToken, Secret, TokenId},
 };
 
@@ -22,6 +22,14 @@ impl Manager {
             Request::TokenCreate(wanted) => self.issue(now, wanted)?,
             Request::TokenRemove { token } => Command::RevokeToken {
                 id: find_token(token)?,
+            },
+            Request::Autolock { on } => Command::LockManagers {
+                unlock: on.then(|| UnlockKey::random(&mut self.rng)),
+                rotate: false,
+            },
+            Request::UnlockKey { .. } => Command::LockManagers {
+                unlock: Some(UnlockKey::random(&mut self.rng)),
+                rotate: true,
             },
             Request::AuthorityRotate { next: Some(next) } => Command::BeginAuthority(next.clone()),
             _ => {
@@ -86,6 +94,13 @@ impl Manager {
         let cluster = self.state.cluster().ok_or_else(not_a_cluster)?;
         let tokens = cluster.tokens.keys().map(|id| self.describe_token(*id));
         Ok(Response::Tokens(tokens.collect::<Result<_, _>>()?))
+    }
+
+    /// Returns what managers open with.
+    pub(super) fn unlock_key(&self) -> Result<Response, api::Error> {
+        let cluster = self.state.cluster().ok_or_else(not_a_cluster)?;
+        let key = cluster.unlock_key.as_ref().map(ToString::to_string);
+        Ok(Response::UnlockKey(key))
     }
 
     /// Returns where nodes may join: at this manager.

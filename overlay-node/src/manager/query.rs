@@ -48,6 +48,7 @@ impl Manager {
             }
             Request::ClusterInspect => self.describe_cluster(),
             Request::TokenList => self.describe_tokens(),
+            Request::UnlockKey { .. } => self.unlock_key(),
             Request::Events { after } => {
                 Ok(Response::Events(self.state.events_after(*after).collect()))
             }
@@ -66,6 +67,7 @@ impl Manager {
             epoch: cluster.epoch,
             settings: cluster.settings,
             ca_certificate: cluster.ca_certificate.clone(),
+            autolock: cluster.unlock_key.is_some(),
             next_authority: cluster
                 .next_authority
                 .as_ref()

@@ -116,6 +116,7 @@ impl Manager {
                 Response::Services(vec![self.describe_service(record)])
             }
             Outcome::Token(role) => Response::Token(self.token(role)?),
+            Outcome::UnlockKey => self.unlock_key()?,
             Outcome::Issued(id) => Response::Tokens(vec![self.describe_token(id)?]),
             Outcome::Node(node, _) => {
                 let assignment = self
@@ -228,8 +229,13 @@ impl Manager {
             | Request::Events { .. }
             | Request::ClusterInspect
             | Request::TokenList
+            | Request::UnlockKey { rotate: false }
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
-            Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
+            Request::Info
+            | Request::Init(_)
+            | Request::Join(_)
+            | Request::Unlock { .. }
+            | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
                 return Err(api::Error::new(ErrorKind::Invalid, text));
             }
@@ -238,7 +244,9 @@ impl Manager {
                 secret: Secret::random(&mut self.rng),
             },
             Request::ClusterUpdate(change) => Command::UpdateCluster { change: *change },
-            Request::TokenCreate(_)
+            Request::Autolock { .. }
+            | Request::UnlockKey { rotate: true }
+            | Request::TokenCreate(_)
             | Request::TokenRemove { .. }
             | Request::AuthorityRotate { .. } => self.admission_command(now, request)?,
             Request::Leave { force } => self.leave(origin, *force)?,
@@ -397,6 +405,7 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::Events { .. }
             | Request::ClusterInspect
             | Request::TokenList
+            | Request::UnlockKey { rotate: false }
     )
 }
 

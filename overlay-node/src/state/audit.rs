@@ -192,6 +192,7 @@ impl ClusterState {
             | Command::Admit { .. }
             | Command::BeginAuthority(_)
             | Command::FinishAuthority { .. }
+            | Command::LockManagers { .. }
             | Command::RotateToken { .. }
             | Command::RotateKeys { .. } => return security(command),
             Command::CreateNetwork { id, spec } => (
@@ -300,6 +301,14 @@ fn security(command: &Command) -> Option<Subject> {
             "rotate",
             (Id::Text(String::new()), "shared keys".to_owned()),
         ),
+        Command::LockManagers { unlock, .. } => {
+            let action = if unlock.is_some() { "lock" } else { "unlock" };
+            (
+                "cluster",
+                action,
+                (Id::Text(String::new()), "managers".to_owned()),
+            )
+        }
         _ => return None,
     };
     Some(Subject {

@@ -17,7 +17,7 @@ use crate::{
         ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
         TaskStatus,
     },
-    identity::{NextAuthority, NodeKey},
+    identity::{NextAuthority, NodeKey, UnlockKey},
 };
 
 /// Identifies a request over all its retries, so that it is applied once.
@@ -235,6 +235,13 @@ pub enum Command {
         /// The digest of the new authority's certificate; nothing happens if it is not the next one.
         digest: [u8; 32],
     },
+    /// Has managers' data directories locked, or open.
+    LockManagers {
+        /// What they open with; `None` leaves them open.
+        unlock: Option<UnlockKey>,
+        /// Whether it takes the place of a key that there is, and only of one.
+        rotate: bool,
+    },
 }
 
 /// See [`Command::InitCluster`].
@@ -420,6 +427,8 @@ pub enum Outcome {
     Taken,
     /// The join token that was made.
     Issued(TokenId),
+    /// Managers are locked by this unlock key or open: the one that the state has.
+    UnlockKey,
 }
 
 /// What is remembered of a request.

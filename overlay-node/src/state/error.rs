@@ -308,6 +308,11 @@ pub enum CommandError {
         /// The limit.
         limit: u64,
     },
+    /// Managers are not locked, so there is no unlock key.
+    #[error(
+        "managers are not locked, so there is no unlock key: `cluster update --autolock` makes one"
+    )]
+    NotLocked,
     /// There is no such join token.
     #[error("no join token {token}: `token ls` shows them")]
     UnknownToken {
@@ -345,7 +350,8 @@ impl From<CommandError> for api::Error {
             | E::AuthorityChanging
             | E::Predefined { .. } => ErrorKind::InUse,
             E::TokenSpent => ErrorKind::Untrusted,
-            E::InvalidName { .. }
+            E::NotLocked
+            | E::InvalidName { .. }
             | E::UnknownDriver { .. }
             | E::InvalidOption { .. }
             | E::HostBits { .. }

@@ -13,6 +13,7 @@ mod endpoint;
 mod error;
 mod index;
 mod keys;
+mod locking;
 mod needs;
 mod network;
 mod node;
@@ -209,6 +210,7 @@ impl ClusterState {
             Command::Admit { node, token } => self.admit(index, at_unix_ms, node, token),
             Command::BeginAuthority(next) => self.begin_authority(*next),
             Command::FinishAuthority { digest } => self.finish_authority(digest),
+            Command::LockManagers { unlock, rotate } => self.lock_managers(unlock, rotate),
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::ExtendNetwork { network, subnets } => self.extend_network(network, &subnets),

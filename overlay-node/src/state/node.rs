@@ -44,6 +44,7 @@ impl ClusterState {
             ca_certificate: seed.ca_certificate,
             ca_key: seed.ca_key,
             next_authority: None,
+            unlock_key: None,
             lease_key: seed.lease_key,
             keys: SharedKeys::new(seed.gossip_keys.into(), at_unix_ms),
             worker_token: seed.worker_token,

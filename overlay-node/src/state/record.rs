@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{Availability, ClusterSettings, Resources, Role},
-    identity::NextAuthority,
+    identity::{NextAuthority, UnlockKey},
     secret::Secret,
 };
 
@@ -42,6 +42,8 @@ pub struct Cluster {
     pub manager_token: Secret<16>,
     /// Join tokens that expire, or that let a certain number of nodes in.
     pub tokens: BTreeMap<TokenId, IssuedToken>,
+    /// What managers' data directories open with after a restart; with nothing if `None`.
+    pub unlock_key: Option<UnlockKey>,
     /// When it was made, in milliseconds since 1970.
     pub created_unix_ms: u64,
     /// How often it was rebuilt from a survivor after its quorum was lost. Each time begins a new consensus group.

@@ -20,7 +20,10 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::host::{Host, Scratch, cluster, eventually};
+use super::{
+    at_rest::opened,
+    host::{Host, Scratch, cluster, eventually},
+};
 
 async fn made(host: &Host, wanted: TokenCreate) -> IssuedTokenInfo {
     match host.ask(Request::TokenCreate(wanted)).await {
@@ -47,7 +50,7 @@ async fn inspect(host: &Host) -> ClusterInfo {
 
 /// Reads what a host's certificate says, and with which authorities it goes.
 fn certificate_of(host: &Host) -> (Own, String) {
-    let identity = std::fs::read(host.directory.join("identity.json")).unwrap();
+    let identity = opened(&host.directory, "identity.json");
     let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
     let text = |part: &str| identity["credentials"][part].as_str().unwrap().to_owned();
     (Own::read(&text("certificate")).unwrap(), text("authority"))

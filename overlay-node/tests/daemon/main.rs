@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod at_rest;
 mod host;
 
 use std::{
@@ -351,7 +352,7 @@ async fn a_daemon_whose_disk_fails_stops_and_goes_on_once_it_is_mended() {
     .await
     .unwrap();
     // A directory where a file is to be made fails for root too.
-    let obstacle = host.directory.join("agent.new");
+    let obstacle = host.directory.join("node/agent.new");
     std::fs::create_dir(&obstacle).unwrap();
     let refused = host.attach("one").await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");

@@ -115,6 +115,12 @@ impl<D: Disk> Log<D> {
         &self.disk
     }
 
+    /// Returns the disk, for what is no business of the log: a [`SealedDisk`] takes another key by it. Files that change
+    /// under the log are damage.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
     /// Gives the disk back.
     pub fn into_disk(self) -> D {
         self.disk

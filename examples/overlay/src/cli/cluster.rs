@@ -1,6 +1,7 @@
-//! `init`, `join`, `leave`, `join-token`, `token`, `ca`, `info`, `cluster`.
+//! `init`, `join`, `leave`, `join-token`, `token`, `ca`, `unlock`, `unlock-key`, `info`, `cluster`.
 
 pub(super) mod authority;
+pub(super) mod locking;
 pub(super) mod settings;
 pub(super) mod token;
 
@@ -34,6 +35,9 @@ pub(crate) struct InitArgs {
     /// Prefix length of the subnets that are cut from the pools [default: 24]
     #[arg(long, value_name = "LENGTH")]
     default_addr_pool_mask_length: Option<u8>,
+    /// Lock the data directories of managers: one that is restarted waits for `unlock`
+    #[arg(long, conflicts_with = "force_new_cluster")]
+    autolock: bool,
     /// Rebuild the cluster of this manager with it as the only one, after the quorum was lost for good
     #[arg(long)]
     force_new_cluster: bool,
@@ -151,6 +155,9 @@ pub(super) async fn init(client: &Client, args: InitArgs) -> Result<Report, Fail
     text.push_str(
         "To add a manager to this cluster, run 'overlay join-token manager' and follow the instructions.\n\n",
     );
+    if args.autolock {
+        text.push_str(locking::autolock(client, true).await?.trim_start());
+    }
     Ok(Report::text(text))
 }
 
@@ -273,7 +280,7 @@ fn info_text(info: &Info) -> String {
     if let Some(cluster) = info.cluster {
         line(1, "ClusterID", &cluster);
     }
-    if info.state != LocalState::Inactive {
+    if !matches!(info.state, LocalState::Inactive | LocalState::Locked) {
         line(1, "Managers", &info.managers.len());
         line(1, "Nodes Alive", &info.nodes_alive);
         line(
@@ -308,6 +315,7 @@ const fn state_word(state: LocalState) -> &'static str {
         LocalState::Inactive => "inactive",
         LocalState::Active => "active",
         LocalState::Failed => "failed",
+        LocalState::Locked => "locked",
     }
 }
 

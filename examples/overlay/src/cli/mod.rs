@@ -80,6 +80,10 @@ pub(crate) enum AskCommand {
     Token(cluster::token::TokenCommand),
     /// Print the certificate of the cluster's authority, or replace the authority
     Ca(cluster::authority::CaArgs),
+    /// Open this manager after a restart, with the unlock key from standard input
+    Unlock,
+    /// Print the key that managers open with after a restart
+    UnlockKey(cluster::locking::UnlockKeyArgs),
     /// Describe this node
     Info(cluster::InfoArgs),
     /// Manage the cluster as a whole
@@ -136,6 +140,8 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::JoinToken(args) => cluster::join_token(client, args).await,
         AskCommand::Token(command) => cluster::token::run(client, command).await,
         AskCommand::Ca(args) => cluster::authority::run(client, args).await,
+        AskCommand::Unlock => cluster::locking::unlock(client).await,
+        AskCommand::UnlockKey(args) => cluster::locking::unlock_key(client, args).await,
         AskCommand::Info(args) => cluster::info(client, args).await,
         AskCommand::Cluster(command) => cluster::settings::run(client, command).await,
         AskCommand::Node(command) => node::run(client, command).await,

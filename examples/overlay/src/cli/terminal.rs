@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 
-use rustix::termios::{self, OptionalActions, Termios};
+use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 
 use crate::wire::WindowSize;
 
@@ -30,6 +30,31 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that went away.
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Keeps the terminal at standard input from showing what is typed, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    /// Changes the mode.
+    pub(super) fn enter() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let before = termios::tcgetattr(&stdin)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        termios::tcsetattr(&stdin, OptionalActions::Flush, &hidden)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // As above.
         let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }

@@ -100,6 +100,7 @@ impl Active {
             tasks,
             renewal: Renewal::default(),
             certificate_check: clock.now(),
+            rekeying: false,
             failed: None,
         };
         let upstreams = names::host_upstreams();

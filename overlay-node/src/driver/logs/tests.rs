@@ -135,8 +135,7 @@ impl Lab {
     }
 
     fn credentials(&self, host: usize) -> watch::Receiver<Sides> {
-        let identity = std::fs::read(self.daemons[host].1.join("identity.json")).unwrap();
-        let identity: Identity = serde_json::from_slice(&identity).unwrap();
+        let identity = Identity::of_running(&self.daemons[host].1);
         watch::channel(Sides::new(&identity.credentials).unwrap()).1
     }
 

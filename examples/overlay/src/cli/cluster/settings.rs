@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use crate::{
     api::{ClusterInfo, ClusterUpdate, Request, Response},
-    cli::{Failure, Report, listing::FormatArgs, service::duration_ms, unexpected},
+    cli::{
+        Failure, Report, cluster::locking::autolock, listing::FormatArgs, service::duration_ms,
+        unexpected,
+    },
     client::Client,
     time,
 };
@@ -43,6 +46,9 @@ pub(crate) struct UpdateArgs {
     /// How long a key that all nodes share is in use, such as 12h
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     key_rotation: Option<u64>,
+    /// Whether the data directories of managers are locked: one that is restarted waits for `unlock`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    autolock: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +77,13 @@ struct SpecJson {
     ca_config: CaJson,
     /// In nanoseconds.
     key_rotation_period: u64,
+    encryption_config: EncryptionJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EncryptionJson {
+    auto_lock_managers: bool,
 }
 
 #[derive(Serialize)]
@@ -126,6 +139,9 @@ impl ClusterJson {
                     node_cert_expiry: settings.certificate_ms.saturating_mul(1_000_000),
                 },
                 key_rotation_period: settings.key_rotation_ms.saturating_mul(1_000_000),
+                encryption_config: EncryptionJson {
+                    auto_lock_managers: info.autolock,
+                },
             },
             tls_info: TlsJson {
                 trust_root: info.ca_certificate,
@@ -157,9 +173,14 @@ pub(crate) async fn run(client: &Client, command: ClusterCommand) -> Result<Repo
                 key_rotation_ms: args.key_rotation,
             });
             match client.request(&update).await? {
-                Response::Done => Ok(Report::line("Cluster updated.")),
-                other => Err(unexpected(&other)),
+                Response::Done => {}
+                other => return Err(unexpected(&other)),
             }
+            let mut text = "Cluster updated.\n".to_owned();
+            if let Some(on) = args.autolock {
+                text.push_str(&autolock(client, on).await?);
+            }
+            Ok(Report::text(text))
         }
     }
 }

@@ -356,6 +356,7 @@ fn cluster(heartbeat_ms: Option<u64>) -> ClusterInfo {
             heartbeat_ms,
             ..ClusterSettings::default()
         },
+        autolock: heartbeat_ms.is_some(),
         ca_certificate: "-----BEGIN CERTIFICATE-----".to_owned(),
         next_authority: None,
         key_generation: 3,
