@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Debug, fs, net::IpAddr, path::PathBuf};
 
 use bytes::Bytes;
 use overlay_core::{
-    EndpointId, MacAddr, NetworkId, NodeId, ServiceId, TaskId, Vni, plane::Namespace,
+    EndpointId, MacAddr, NetworkId, NodeId, Seed, ServiceId, TaskId, Vni, plane::Namespace,
 };
 use overlay_gossip::Lease;
 use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
@@ -25,7 +25,7 @@ use overlay_node::{
         Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState, TaskStatus,
         UpdatePhase,
     },
-    identity::{LeaseSigner, NextAuthority, Pass},
+    identity::{LeaseSigner, NextAuthority, Pass, UnlockKey},
     state::{
         AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, EndpointRecord, IssuedToken,
         NodeDescription, Proposal, RequestId, Secret, SharedKeys, TaskChange, TaskEndpoint,
@@ -229,6 +229,10 @@ fn security_commands() -> Vec<Command> {
             cross: "cross".to_owned(),
         })),
         Command::FinishAuthority { digest: [3; 32] },
+        Command::LockManagers {
+            unlock: Some(UnlockKey::random(&mut Seed::from_u64(7).rng())),
+            rotate: false,
+        },
     ]
 }
 
@@ -304,6 +308,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Admit { .. } => "Admit",
         Command::BeginAuthority(_) => "BeginAuthority",
         Command::FinishAuthority { .. } => "FinishAuthority",
+        Command::LockManagers { .. } => "LockManagers",
     }
 }
 

@@ -71,8 +71,11 @@ fn who_is_removed_knows_no_key_that_is_left_within_seconds() {
     let removed = HostId(4);
     // It hears nothing of it, and goes on as before.
     cluster.world().partition(&[removed]);
-    let node = cluster.world().host(removed).unwrap().node().unwrap();
-    let node = node.config().node;
+    let node = node_of(&mut cluster, removed.0);
+    let members: Vec<_> = (0..5).map(|host| node_of(&mut cluster, host)).collect();
+    for host in 0..4 {
+        assert!(is_member(&mut cluster, host, node), "host{host}");
+    }
     let remove = Request::NodeRemove {
         node: node.to_string(),
         force: true,
@@ -87,12 +90,28 @@ fn who_is_removed_knows_no_key_that_is_left_within_seconds() {
     let after = keys(&cluster);
     assert!(after.gossip.iter().all(|key| !before.gossip.contains(key)));
     assert_eq!(after.due, 0);
+    cluster.run_for(Duration::from_secs(5));
+    for host in 0..4 {
+        let members = members.iter().copied();
+        let of: Vec<_> = members.map(|node| is_member(&mut cluster, host, node)).collect();
+        assert_eq!(of, [true, true, true, true, false], "host{host}");
+    }
     cluster.run_for(Duration::from_secs(20));
     assert_eq!(keys(&cluster), after, "that was it");
     // The others were at one all along.
     for host in 0..4 {
         assert!(!heard_gone(&mut cluster, host, node), "host{host}");
     }
+}
+
+fn node_of(cluster: &mut Cluster, host: usize) -> NodeId {
+    let host = cluster.world().host(HostId(host)).unwrap();
+    host.node().unwrap().config().node
+}
+
+fn is_member(cluster: &mut Cluster, host: usize, node: NodeId) -> bool {
+    let host = cluster.world().host(HostId(host)).unwrap();
+    host.node().unwrap().is_member(node)
 }
 
 #[test]

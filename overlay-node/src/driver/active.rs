@@ -315,7 +315,10 @@ impl Active {
                 flows,
             } => self.node.handle_flows(now, asker, endpoint, flows),
             Input::Forward(ask) => {
-                let local = self.ingress.local(ask.forward, ask.protocol);
+                // A certificate is good for longer than a membership.
+                let is_member = self.node.is_member(ask.asker);
+                let local = is_member.then(|| self.ingress.local(ask.forward, ask.protocol));
+                let local = local.flatten();
                 let connections = self.ingress.connections().clone();
                 // Whoever asked may have gone away.
                 let _ = ask.reply.send(local.map(|target| (target, connections)));

@@ -52,6 +52,7 @@ pub(crate) struct Forward {
 /// A request for a connection, to be answered by the node's loop.
 #[derive(Debug)]
 pub(crate) struct Ask {
+    pub(crate) asker: NodeId,
     pub(crate) forward: Forward,
     pub(crate) protocol: Protocol,
     pub(crate) reply: oneshot::Sender<Option<(Target, Connections)>>,

@@ -182,11 +182,11 @@ async fn accept(
             timeout(HANDSHAKE, bootstrap::serve(stream, Some(peer), &inputs)).await?
         }
         ingress::KIND => {
-            let ask = async |forward| ask(&inputs, Protocol::Tcp, forward).await;
+            let ask = async |forward| ask(&inputs, peer.node, Protocol::Tcp, forward).await;
             ingress::serve(stream, platform, ask).await
         }
         ingress::DATAGRAMS => {
-            let ask = async |forward| ask(&inputs, Protocol::Udp, forward).await;
+            let ask = async |forward| ask(&inputs, peer.node, Protocol::Udp, forward).await;
             ingress::serve_datagrams(stream, platform, ask).await
         }
         logs::KIND => logs::serve(stream, peer, &inputs, outputs).await,
@@ -212,11 +212,13 @@ async fn accept(
 /// Asks the node's loop where a task of this node answers.
 async fn ask(
     inputs: &mpsc::Sender<Input>,
+    asker: NodeId,
     protocol: Protocol,
     forward: ingress::Forward,
 ) -> Option<(ingress::Target, ingress::Connections)> {
     let (reply, answer) = oneshot::channel();
     let ask = ingress::Ask {
+        asker,
         forward,
         protocol,
         reply,

@@ -17,7 +17,7 @@ use std::{
 
 use overlay_core::{EndpointId, Instant, Machine, NodeId, Rng, Seed, plane::Desired};
 use overlay_dns::Resolver;
-use overlay_gossip::Gossip;
+use overlay_gossip::{Gossip, Member, MemberState};
 use overlay_lb::Drains;
 use overlay_raft::RestoreError;
 use thiserror::Error;
@@ -182,6 +182,21 @@ impl Node {
             Some(manager) => manager.leader(),
             None => self.session.target(),
         }
+    }
+
+    /// Returns whether a node is one of the cluster's: by the state, where this node has it, and else by gossip, of whose keys
+    /// a node that was removed has none after seconds.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        if let Some(state) = self.state().filter(|state| state.cluster().is_some()) {
+            return state.nodes().contains_key(&node);
+        }
+        let mut managers = self.session.managers().iter();
+        let is_there = |member: &Member| {
+            matches!(member.state, MemberState::Alive | MemberState::Suspect)
+                && member.name.parse() == Ok(node)
+        };
+        let mut members = self.gossip.iter().flat_map(Gossip::members);
+        managers.any(|manager| manager.node == node) || members.any(is_there)
     }
 
     /// Returns whether this node leads.

@@ -1,4 +1,5 @@
 mod addressing;
+mod locking;
 mod services;
 mod tables;
 mod watch;

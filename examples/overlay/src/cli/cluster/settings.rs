@@ -34,6 +34,9 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub(crate) struct UpdateArgs {
+    /// Whether the data directories of managers are locked: one that is restarted waits for `unlock`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    autolock: Option<bool>,
     /// How many tasks of a slot are remembered after they have ended
     #[arg(long, value_name = "NUMBER")]
     task_history_limit: Option<u32>,
@@ -46,9 +49,6 @@ pub(crate) struct UpdateArgs {
     /// How long a key that all nodes share is in use, such as 12h
     #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     key_rotation: Option<u64>,
-    /// Whether the data directories of managers are locked: one that is restarted waits for `unlock`
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    autolock: Option<bool>,
 }
 
 #[derive(Serialize)]
