@@ -14,8 +14,8 @@ use super::{
 use crate::{
     Config,
     api::{
-        ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
-        TaskStatus,
+        ClusterUpdate, NetworkCreate, NodeUpdate, PolicyChange, Resources, Role, ServiceSpec,
+        SubnetSpec, TaskStatus,
     },
     identity::{NextAuthority, NodeKey},
 };
@@ -234,6 +234,13 @@ pub enum Command {
     FinishAuthority {
         /// The digest of the new authority's certificate; nothing happens if it is not the next one.
         digest: [u8; 32],
+    },
+    /// Changes who on a network may reach whom.
+    ChangePolicy {
+        /// The network.
+        network: NetworkId,
+        /// What to change.
+        change: Box<PolicyChange>,
     },
 }
 

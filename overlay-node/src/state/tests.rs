@@ -1,4 +1,5 @@
 mod addressing;
+mod policy;
 mod services;
 mod tables;
 mod watch;
