@@ -228,6 +228,8 @@ impl Manager {
             | Request::Events { .. }
             | Request::ClusterInspect
             | Request::TokenList
+            | Request::PolicyInspect { .. }
+            | Request::PolicyExplain(_)
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info | Request::Init(_) | Request::Join(_) | Request::EndpointList => {
                 let text = "this request is for the local node, not for the leader";
@@ -275,6 +277,10 @@ impl Manager {
             Request::NetworkExtend { network, subnets } => Command::ExtendNetwork {
                 network: self.find_network(network)?,
                 subnets: subnets.clone(),
+            },
+            Request::PolicyChange { network, change } => Command::ChangePolicy {
+                network: self.find_network(network)?,
+                change: change.clone(),
             },
             Request::NetworkRemove { network } => {
                 let network = self.removable_network(origin, network)?;
@@ -397,6 +403,8 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::Events { .. }
             | Request::ClusterInspect
             | Request::TokenList
+            | Request::PolicyInspect { .. }
+            | Request::PolicyExplain(_)
     )
 }
 
