@@ -8,8 +8,10 @@
 use std::{collections::BTreeMap, fmt::Debug, fs, net::IpAddr, path::PathBuf};
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use overlay_core::{
-    EndpointId, MacAddr, NetworkId, NodeId, Seed, ServiceId, TaskId, Vni, plane::Namespace,
+    EndpointId, MacAddr, NetworkId, NodeId, Seed, ServiceId, TaskId, Vni,
+    plane::{AddressMatch, Namespace, NetworkPolicy, PolicyRule, Verdict},
 };
 use overlay_gossip::Lease;
 use overlay_ipam::{OwnerId, Subnet, SubnetConfig};
@@ -21,9 +23,9 @@ use overlay_node::{
     api::{
         self, AttachRequest, Availability, Balance, ClientAddress, ClusterUpdate, DesiredState,
         ErrorKind, Locality, NamedPort, NetworkChoice, NetworkCreate, NodeUpdate, PendingReason,
-        Placement, Policy, Protocol, PublishMode, PublishedPort, Request, Resources, Response,
-        Role, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState, TaskStatus,
-        UpdatePhase,
+        Placement, Policy, PolicyChange, Protocol, PublishMode, PublishedPort, Request, Resources,
+        Response, Role, RuleSpec, ServiceMode, ServiceSpec, Slot, SubnetSpec, TaskSpec, TaskState,
+        TaskStatus, UpdatePhase,
     },
     identity::{LeaseSigner, NextAuthority, Pass, UnlockKey},
     state::{
@@ -179,6 +181,20 @@ fn commands() -> Vec<Command> {
                 ..SubnetSpec::default()
             }],
         },
+        Command::ChangePolicy {
+            network: network(1),
+            change: Box::new(PolicyChange::Default {
+                verdict: Verdict::Deny,
+            }),
+        },
+        Command::ChangePolicy {
+            network: network(1),
+            change: Box::new(PolicyChange::Add {
+                rule: rule(),
+                before: None,
+                replace: true,
+            }),
+        },
         Command::RetireParts {
             parts: vec![raft(2)],
         },
@@ -309,6 +325,11 @@ fn command_name(command: &Command) -> &'static str {
         Command::BeginAuthority(_) => "BeginAuthority",
         Command::FinishAuthority { .. } => "FinishAuthority",
         Command::LockManagers { .. } => "LockManagers",
+        Command::ChangePolicy { change, .. } => match **change {
+            PolicyChange::Add { .. } => "ChangePolicyAdd",
+            PolicyChange::Remove { .. } => "ChangePolicyRemove",
+            PolicyChange::Default { .. } => "ChangePolicyDefault",
+        },
     }
 }
 
@@ -614,6 +635,8 @@ fn assignment() -> Assignment {
             path: None,
             internal: true,
             ingress: false,
+            policy: policy(),
+            hides_names: true,
         }],
         services: vec![AssignedService {
             id: service(1),
@@ -651,6 +674,31 @@ fn assignment() -> Assignment {
                 addresses: vec!["10.99.0.35".parse().unwrap()],
             }],
         }],
+    }
+}
+
+fn policy() -> NetworkPolicy {
+    let to: IpNet = "fd00::9/128".parse().unwrap();
+    NetworkPolicy {
+        default: Verdict::Deny,
+        rules: vec![PolicyRule {
+            name: "web".to_owned(),
+            from: AddressMatch::Any,
+            to: [to].into_iter().collect(),
+            traffic: rule().traffic.iter().map(|traffic| traffic.0).collect(),
+            verdict: Verdict::Allow,
+        }],
+    }
+}
+
+fn rule() -> RuleSpec {
+    let traffic = ["tcp/80-81", "udp/53", "icmp", "protocol/47", "any"];
+    RuleSpec {
+        name: "web".to_owned(),
+        from: "label:tier=front".parse().unwrap(),
+        to: "service:web".parse().unwrap(),
+        traffic: traffic.map(|traffic| traffic.parse().unwrap()).to_vec(),
+        verdict: Verdict::Allow,
     }
 }
 

@@ -14,7 +14,8 @@ use overlay_core::{NodeId, Seed};
 use overlay_gossip::MemberState;
 use overlay_node::{
     api::{
-        ClusterUpdate, EndpointInfo, IssuedTokenInfo, NetworkCreate, Request, Response, TokenCreate,
+        ClusterUpdate, EndpointInfo, IssuedTokenInfo, NetworkCreate, PolicyChange, Request,
+        Response, RuleSpec, TokenCreate, Verdict,
     },
     identity::{NextAuthority, ca_digest},
     sim::{Cluster, Options},
@@ -273,6 +274,164 @@ fn a_network_that_shall_be_encrypted_is_refused_where_it_cannot_be() {
     create(&mut cluster, "kernel", &kernel).unwrap();
     let refused = cluster.attach(0, "kernel", "one").unwrap_err();
     assert!(refused.message.contains("does not seal"), "{refused}");
+}
+
+#[test]
+fn only_who_a_rule_allows_is_reached_and_only_as_long_as_it_is_there() {
+    let mut cluster = made(7, 3, 3);
+    closed_network(&mut cluster, "show");
+    let ends = attach_all(
+        &mut cluster,
+        &[("one", 0), ("two", 1), ("three", 2), ("near", 0)],
+    );
+    let pings = |cluster: &mut Cluster, from: usize, to: usize| {
+        let (host, from) = &ends[from];
+        cluster.ping(*host, from.id, ends[to].1.addresses[0].addr())
+    };
+    for (from, to) in [(0, 1), (1, 0), (0, 3)] {
+        assert!(!pings(&mut cluster, from, to), "{from} to {to}");
+    }
+    allow(&mut cluster, "forth", "endpoint:one", "endpoint:two");
+    allow(&mut cluster, "near", "endpoint:one", "endpoint:near");
+    assert!(pings(&mut cluster, 0, 1), "and the answer comes back");
+    assert!(pings(&mut cluster, 0, 3), "on one and the same node");
+    for (from, to) in [(1, 0), (3, 0), (0, 2), (2, 1)] {
+        assert!(!pings(&mut cluster, from, to), "{from} to {to}");
+    }
+    // Names are found all the same.
+    let found = cluster.resolve(1, ends[1].1.id, "one");
+    assert_eq!(found, [ends[0].1.addresses[0].addr()]);
+    change(
+        &mut cluster,
+        PolicyChange::Remove {
+            name: "forth".to_owned(),
+        },
+    );
+    assert!(!pings(&mut cluster, 0, 1));
+    assert!(pings(&mut cluster, 0, 3));
+    let verdict = Verdict::Allow;
+    change(&mut cluster, PolicyChange::Default { verdict });
+    assert!(pings(&mut cluster, 2, 1));
+    cluster.run_for(Duration::from_secs(3));
+    assert_eq!(cluster.quiet_violations(), []);
+}
+
+#[test]
+fn a_node_that_restarts_without_managers_lets_pass_what_it_let_pass() {
+    let mut cluster = made(8, 4, 3);
+    closed_network(&mut cluster, "hide");
+    let ends = attach_all(&mut cluster, &[("one", 3), ("two", 3), ("three", 3)]);
+    allow(&mut cluster, "forth", "endpoint:one", "endpoint:two");
+    cluster.run_for(Duration::from_secs(1));
+    let alone = HostId(3);
+    cluster.world().partition(&[alone]);
+    cluster.world().crash(alone);
+    cluster.world().restart(alone);
+    cluster.run_for(Duration::from_secs(2));
+    let address = |to: usize| ends[to].1.addresses[0].addr();
+    for (from, to, reached) in [(0, 1, true), (1, 0, false), (0, 2, false)] {
+        let from = ends[from].1.id;
+        assert_eq!(cluster.ping(3, from, address(to)), reached, "to {to}");
+    }
+    assert_eq!(cluster.resolve(3, ends[0].1.id, "two"), [address(1)]);
+    assert!(cluster.resolve(3, ends[1].1.id, "one").is_empty());
+}
+
+#[test]
+fn names_that_may_not_be_reached_do_not_resolve_if_so_asked() {
+    let mut cluster = made(9, 3, 3);
+    closed_network(&mut cluster, "hide");
+    let ends = attach_all(&mut cluster, &[("one", 0), ("two", 1), ("three", 2)]);
+    cluster.run_for(Duration::from_secs(1));
+    let finds = |cluster: &mut Cluster, from: usize, name: &str| {
+        let (host, from) = &ends[from];
+        !cluster.resolve(*host, from.id, name).is_empty()
+    };
+    let seen = |cluster: &mut Cluster, expected: &[(usize, &str)]| {
+        for from in 0..3 {
+            for name in ["one", "two", "three", "none", "two.my-net"] {
+                let own = ends[from].1.name == name.trim_end_matches(".my-net");
+                let is_seen = own || expected.contains(&(from, name));
+                assert_eq!(finds(cluster, from, name), is_seen, "{from}: {name}");
+            }
+        }
+    };
+    seen(&mut cluster, &[]);
+    allow(&mut cluster, "forth", "endpoint:one", "endpoint:two");
+    cluster.run_for(Duration::from_secs(1));
+    seen(&mut cluster, &[(0, "two"), (0, "two.my-net")]);
+    // Who comes later is seen, or not, from the start.
+    allow(&mut cluster, "late", "endpoint:three", "endpoint:late");
+    let late = cluster.attach(1, "my-net", "late").unwrap();
+    cluster.run_for(Duration::from_secs(1));
+    assert!(finds(&mut cluster, 2, "late"));
+    assert!(!finds(&mut cluster, 0, "late"));
+    assert!(cluster.resolve(1, late.id, "three").is_empty());
+    let detach = Request::Detach {
+        endpoint: "late".to_owned(),
+    };
+    cluster.ask(1, detach).unwrap();
+    cluster.run_for(Duration::from_secs(1));
+    assert!(!finds(&mut cluster, 2, "late"));
+    for name in ["forth", "late"] {
+        let name = name.to_owned();
+        change(&mut cluster, PolicyChange::Remove { name });
+    }
+    cluster.run_for(Duration::from_secs(1));
+    seen(&mut cluster, &[]);
+    let verdict = Verdict::Allow;
+    change(&mut cluster, PolicyChange::Default { verdict });
+    cluster.run_for(Duration::from_secs(1));
+    for (from, name) in [(0, "three"), (1, "one"), (2, "two.my-net")] {
+        assert!(finds(&mut cluster, from, name), "{from}: {name}");
+    }
+}
+
+/// Creates a network on which nobody reaches anybody.
+fn closed_network(cluster: &mut Cluster, names: &str) {
+    let options = [("policy", "deny"), ("policy-names", names)];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let spec = NetworkCreate {
+        name: "my-net".to_owned(),
+        attachable: true,
+        options: options.into(),
+        ..NetworkCreate::default()
+    };
+    cluster.ask(0, Request::NetworkCreate(spec)).unwrap();
+}
+
+/// Attaches endpoints to hosts.
+fn attach_all(cluster: &mut Cluster, ends: &[(&str, usize)]) -> Vec<(usize, EndpointInfo)> {
+    let mut attach = |(name, host): &(&str, usize)| {
+        let attached = cluster.attach(*host, "my-net", name);
+        (*host, attached.unwrap())
+    };
+    ends.iter().map(&mut attach).collect()
+}
+
+fn allow(cluster: &mut Cluster, name: &str, from: &str, to: &str) {
+    let rule = RuleSpec {
+        name: name.to_owned(),
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        traffic: vec!["icmp".parse().unwrap()],
+        verdict: Verdict::Allow,
+    };
+    let add = PolicyChange::Add {
+        rule,
+        before: None,
+        replace: false,
+    };
+    change(cluster, add);
+}
+
+/// Changes the policy, and lets every node hear of it.
+fn change(cluster: &mut Cluster, change: PolicyChange) {
+    let network = "my-net".to_owned();
+    let change = Box::new(change);
+    let request = Request::PolicyChange { network, change };
+    cluster.ask(0, request).unwrap();
+    cluster.run_for(Duration::from_millis(500));
 }
 
 fn made(seed: u64, hosts: usize, managers: usize) -> Cluster {

@@ -12,8 +12,9 @@ use std::{
 use overlay_core::{EndpointId, NodeId, Rng, Seed, TaskId};
 use overlay_node::{
     api::{
-        Availability, NetworkCreate, NodeUpdate, Request, Response, RestartPolicy, ServiceInfo,
-        ServiceMode, ServiceSpec, TaskInfo, TaskSpec, TaskState,
+        Availability, NetworkCreate, NodeUpdate, PolicyChange, Request, Response, RestartPolicy,
+        RuleSpec, Selector, ServiceInfo, ServiceMode, ServiceSpec, TaskInfo, TaskSpec, TaskState,
+        Verdict,
     },
     sim::{Cluster, Options},
     state::TaskRecord,
@@ -404,6 +405,7 @@ fn services_survive_faults() {
             "a service was changed under faults",
             "a service was removed under faults",
             "a host was drained",
+            "a policy was changed under faults",
         ],
         survive,
     );
@@ -444,6 +446,7 @@ fn survive(number: u64) {
                     Request::ServiceScale { .. } => "a service was changed under faults",
                     Request::ServiceRemove { .. } => "a service was removed under faults",
                     Request::NodeUpdate(_) => "a host was drained",
+                    Request::PolicyChange { .. } => "a policy was changed under faults",
                     _ => return false,
                 };
                 sometimes(what, true);
@@ -478,7 +481,8 @@ fn survive(number: u64) {
 
 fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
     let service = format!("service{}", rng.below(5));
-    match rng.below(20) {
+    match rng.below(22) {
+        20 | 21 => policy_change(rng, service),
         0..=5 => {
             let mode = match rng.below(4) {
                 0 => ServiceMode::Global,
@@ -487,6 +491,9 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
             let mut created = spec(&service, mode, "run");
             if step.is_multiple_of(2) {
                 created.networks.push("other".into());
+            }
+            if step.is_multiple_of(3) {
+                created.labels.insert("tier".to_owned(), "front".to_owned());
             }
             Request::ServiceCreate(Box::new(created))
         }
@@ -521,6 +528,33 @@ fn request(rng: &mut Rng, hosts: usize, step: u32) -> Request {
         }),
         _ => Request::ServiceList,
     }
+}
+
+/// A rule about a service, or about those with a label, on one of the two networks.
+fn policy_change(rng: &mut Rng, service: String) -> Request {
+    let network = ["my-net", "other"][rng.index(2).unwrap_or_default()].to_owned();
+    let label = "label:tier=front".parse().unwrap();
+    let from = if rng.chance(500_000) {
+        label
+    } else {
+        Selector::Any
+    };
+    let change = match rng.below(4) {
+        0 => PolicyChange::Remove { name: service },
+        _ => PolicyChange::Add {
+            rule: RuleSpec {
+                name: service.clone(),
+                from,
+                to: Selector::Service(service),
+                traffic: vec!["tcp/80".parse().unwrap()],
+                verdict: Verdict::Deny,
+            },
+            before: None,
+            replace: true,
+        },
+    };
+    let change = Box::new(change);
+    Request::PolicyChange { network, change }
 }
 
 /// Each service has the tasks that it shall have, by the hosts' own word, and no host runs anything else.

@@ -12,7 +12,8 @@ use overlay_core::{EndpointId, Rng, Seed, plane::Namespace};
 use overlay_node::{
     Peer, Reply, Timers,
     api::{
-        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, NodeStatus, Request, Response, Role,
+        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, NodeStatus, PolicyChange, Request,
+        Response, Role, RuleSpec, Selector, Verdict,
     },
     sim::{Cluster, Options, SimHost},
     state::RequestId,
@@ -700,6 +701,7 @@ fn survive(number: u64, roles: bool) {
     sometimes("a request was refused", churn.refused > 0);
     sometimes("a network was created under faults", churn.networks > 1);
     sometimes("a role was changed", churn.roles > 0);
+    sometimes("a policy was changed under faults", churn.policies > 0);
     sometimes("a host left", cluster.nodes() != founders);
     let errors = (0..hosts).map(|host| cluster.world().disk(HostId(host)).injected_errors());
     sometimes(
@@ -735,12 +737,51 @@ fn reach_each_other(cluster: &mut Cluster) {
             let address = to.addresses[0].addr();
             let resolved = cluster.resolve(*host, from.id, &to.name);
             assert_eq!(resolved, [address], "{} of {}", to.name, from.name);
-            assert!(
+            let may = cluster.may_ping(from.network, from.addresses[0].addr(), address);
+            sometimes("an endpoint may not reach another one", !may);
+            assert_eq!(
                 cluster.ping(*host, from.id, address),
+                may,
                 "{} to {}",
                 from.name,
                 to.name
             );
+        }
+    }
+}
+
+/// Rules about endpoints that may be there, or not, or not any more.
+fn policy_change(rng: &mut Rng, step: u32) -> PolicyChange {
+    let verdict = |deny| if deny { Verdict::Deny } else { Verdict::Allow };
+    let name = |rng: &mut Rng| format!("rule{}", rng.below(4));
+    match rng.below(8) {
+        0 => PolicyChange::Default {
+            verdict: verdict(rng.chance(300_000)),
+        },
+        1 => PolicyChange::Remove { name: name(rng) },
+        _ => {
+            let mut selector = || match rng.below(4) {
+                0 => Selector::Any,
+                _ => Selector::Endpoint(format!("Endpoint{}", rng.below(u64::from(step) + 10))),
+            };
+            let (from, to) = (selector(), selector());
+            let traffic = match rng.below(3) {
+                0 => "any",
+                1 => "icmp,tcp/80",
+                _ => "udp",
+            };
+            let traffic = traffic.split(',').map(|text| text.parse().unwrap());
+            PolicyChange::Add {
+                rule: RuleSpec {
+                    name: name(rng),
+                    from,
+                    to,
+                    traffic: traffic.collect(),
+                    verdict: verdict(rng.chance(500_000)),
+                },
+                before: rng.chance(300_000).then(|| name(rng)),
+                replace: rng.chance(500_000),
+            }
         }
     }
 }
@@ -754,6 +795,8 @@ fn a_cluster_survives_faults_and_keeps_what_it_acknowledged() {
             "an attach was acknowledged under faults",
             "a request was refused",
             "a network was created under faults",
+            "a policy was changed under faults",
+            "an endpoint may not reach another one",
             "a disk failed",
         ],
         |number| survive(number, false),
@@ -800,6 +843,7 @@ struct Churn {
     refused: u32,
     networks: usize,
     roles: u32,
+    policies: u32,
     with_roles: bool,
 }
 
@@ -852,12 +896,17 @@ impl Churn {
                     force: rng.chance(500_000),
                 }
             }
+            37..=39 if !self.with_roles => Request::PolicyChange {
+                network: format!("net{}", rng.below(self.networks as u64 + 1)),
+                change: Box::new(policy_change(rng, step)),
+            },
             _ => Request::NodeList,
         };
         let name = match &request {
             Request::Attach(attach) => attach.name.clone(),
             Request::NetworkCreate(create) => create.name.clone(),
             Request::NodeSetRole { .. } => "role".to_owned(),
+            Request::PolicyChange { .. } => "policy".to_owned(),
             _ => String::new(),
         };
         let id = HostId(host);
@@ -885,6 +934,9 @@ impl Churn {
                     self.networks += 1;
                 }
                 Some(Some(Ok(Reply::Admitted(_)))) if name == "role" => self.roles += 1,
+                Some(Some(Ok(Reply::Api(Response::Done)))) if name == "policy" => {
+                    self.policies += 1
+                }
                 Some(Some(Err(_))) => self.refused += 1,
                 Some(None) => self.waiting.push((host, token, name)),
                 // Answered otherwise, or the host that was asked is no more.

@@ -28,6 +28,8 @@ mod networks;
 mod outputs;
 #[path = "walk/planes.rs"]
 mod planes;
+#[path = "walk/policy.rs"]
+mod policy;
 #[path = "walk/ports.rs"]
 mod ports;
 #[path = "walk/programs.rs"]
@@ -73,6 +75,7 @@ const STORIES: &[&[Story]] = &[
     balance::STORIES,
     outputs::STORIES,
     security::STORIES,
+    policy::STORIES,
 ];
 
 fn main() {

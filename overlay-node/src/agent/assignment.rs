@@ -6,7 +6,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId, Vni, plane::DataPath};
+use overlay_core::{
+    EndpointId, NetworkId, NodeId, ServiceId, TaskId, Vni,
+    plane::{DataPath, NetworkPolicy},
+};
 use overlay_gossip::Lease;
 use overlay_raft::RaftId;
 use serde::{Deserialize, Serialize};
@@ -171,6 +174,10 @@ pub struct AssignedNetwork {
     /// Whether it is the network of published ports, on which no frames travel and nobody has a name: what comes to a
     /// published port is carried by the daemons.
     pub ingress: bool,
+    /// Who on it may reach whom, by the addresses of all its endpoints and services.
+    pub policy: NetworkPolicy,
+    /// Whether endpoints do not find the names of whom they may not reach.
+    pub hides_names: bool,
 }
 
 /// An endpoint that the node runs.

@@ -71,10 +71,10 @@ pub(crate) enum Wish {
     LeaveNetwork(NetworkId),
     PutRow(NetworkId, Box<Row>),
     DeleteRow(NetworkId, EndpointId),
-    SetZone(NetworkId, String, Vec<IpNet>),
+    SetZone(Box<AssignedNetwork>),
     RemoveZone(NetworkId),
-    /// What whoever asks in the namespace that is named after the endpoint sees.
-    SetClient(EndpointId, View),
+    /// What whoever asks in the namespace that is named after the endpoint sees, and the addresses of the endpoints in there.
+    SetClient(EndpointId, View, BTreeMap<NetworkId, Vec<IpAddr>>),
     /// The namespace that is named after the endpoint is gone.
     RemoveClient(EndpointId),
     CreatePort(Box<PortSpec>),
@@ -370,7 +370,7 @@ impl Agent {
             let network_plane = DesiredNetwork {
                 vlan_tags: network.vlan_tags,
                 encrypted: network.encrypted,
-                policy: Default::default(),
+                policy: network.policy.clone(),
                 vni,
                 path,
                 subnets,

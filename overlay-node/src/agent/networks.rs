@@ -28,9 +28,8 @@ impl Agent {
             .filter(|network| !network.ingress)
         {
             if !self.joined.contains(&network.id) {
-                let (name, subnets) = (network.name.clone(), network.subnets.clone());
                 self.wishes
-                    .push_back(Wish::SetZone(network.id, name, subnets));
+                    .push_back(Wish::SetZone(Box::new(network.clone())));
                 self.wishes.push_back(Wish::JoinNetwork(network.id));
                 self.fetching.insert(network.id, now + readiness::FETCHING);
             }
@@ -49,8 +48,7 @@ impl Agent {
             let locals = self.endpoints.values();
             let on = locals.filter(|local| local.assigned.record.network == network.id);
             let endpoints: Vec<_> = on.map(|local| local.assigned.record.id).collect();
-            let (id, name, subnets) = (network.id, network.name, network.subnets);
-            self.wishes.push_back(Wish::SetZone(id, name, subnets));
+            self.wishes.push_back(Wish::SetZone(Box::new(network)));
             for endpoint in endpoints {
                 // It is told what is new; whatever runs behind it goes on.
                 self.create_port(endpoint);

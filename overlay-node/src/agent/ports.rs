@@ -192,11 +192,16 @@ impl Agent {
         let Some(shared) = self.shared.get(&name) else {
             return;
         };
-        let networks = shared.members.iter().filter_map(|(_, endpoint)| {
-            let local = self.endpoints.get(endpoint)?;
-            Some(local.assigned.record.network)
-        });
-        let networks: Vec<_> = networks.collect();
+        let members = shared.members.iter();
+        let members = members.filter_map(|(_, endpoint)| self.endpoints.get(endpoint));
+        let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut networks = Vec::new();
+        for local in members {
+            let record = &local.assigned.record;
+            let own = record.addresses.iter().map(IpNet::addr);
+            addresses.entry(record.network).or_default().extend(own);
+            networks.push(record.network);
+        }
         let leads_out = networks.iter().any(|network| self.has_way_out(*network));
         let (first, led_out) = (shared.members.first().copied(), shared.leads_out);
         let Some((_, first)) = first else {
@@ -212,7 +217,8 @@ impl Agent {
             networks: networks.iter().copied().filter(named).collect(),
             forward: leads_out,
         };
-        self.wishes.push_back(Wish::SetClient(name, view));
+        self.wishes
+            .push_back(Wish::SetClient(name, view, addresses));
         if led_out && !leads_out {
             self.close_way_out(name);
             if fresh.is_empty() {

@@ -441,6 +441,8 @@ fn some_assignment() -> impl Strategy<Value = Assignment> {
                     path: None,
                     internal,
                     ingress: false,
+                    policy: Default::default(),
+                    hides_names: false,
                 })
                 .collect();
             some
@@ -462,6 +464,8 @@ fn assignment(version: u64, endpoints: &[EndpointId]) -> Assignment {
         path: None,
         internal: false,
         ingress: false,
+        policy: Default::default(),
+        hides_names: false,
     };
     Assignment {
         version,

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod error;
+mod policy;
 mod request;
 mod response;
 mod service;
@@ -14,6 +15,10 @@ pub use cluster::{
     ClusterInfo, ClusterSettings, ClusterUpdate, IssuedTokenInfo, NextAuthorityInfo, TokenCreate,
 };
 pub use error::{Error, ErrorKind};
+pub use policy::{
+    PAIRS_MAX, PolicyAnswer, PolicyChange, PolicyInfo, PolicyQuestion, RuleInfo, RuleSpec,
+    Selector, SelectorError, Traffic, TrafficError, TrafficMatch, Verdict,
+};
 pub use request::{
     AttachRequest, Availability, InitRequest, JoinRequest, NetworkCreate, NodeUpdate, Request,
     Role, SubnetSpec,

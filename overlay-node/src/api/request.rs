@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterUpdate, ServiceSpec, TokenCreate};
+use super::{ClusterUpdate, PolicyChange, PolicyQuestion, ServiceSpec, TokenCreate};
 use crate::identity::NextAuthority;
 
 /// What a local client asks for.
@@ -170,6 +170,20 @@ pub enum Request {
         /// The unlock key.
         key: String,
     },
+    /// Changes who on a network may reach whom.
+    PolicyChange {
+        /// The network.
+        network: String,
+        /// What to change.
+        change: Box<PolicyChange>,
+    },
+    /// Describes who on a network may reach whom.
+    PolicyInspect {
+        /// The network.
+        network: String,
+    },
+    /// Says which rule decides about a flow.
+    PolicyExplain(PolicyQuestion),
 }
 
 /// See [`Request::Init`].

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, MacAddr, NetworkId, NodeId, Vni, plane::Namespace};
 use serde::{Deserialize, Serialize};
 
-use super::{Availability, ClusterInfo, IssuedTokenInfo, Resources, Role, ServiceInfo, TaskInfo};
+use super::{
+    Availability, ClusterInfo, IssuedTokenInfo, PolicyAnswer, PolicyInfo, Resources, Role,
+    ServiceInfo, TaskInfo,
+};
 
 /// The answer to a [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,10 @@ pub enum Response {
     Tokens(Vec<IssuedTokenInfo>),
     /// To `UnlockKey` and `Autolock`; none if managers are not locked.
     UnlockKey(Option<String>),
+    /// To `PolicyInspect`.
+    Policy(Box<PolicyInfo>),
+    /// To `PolicyExplain`: one answer for each network and each decision.
+    PolicyAnswers(Vec<PolicyAnswer>),
 }
 
 /// The membership of this node.

@@ -7,8 +7,12 @@ use std::{
     time::Duration,
 };
 
-use overlay_core::plane::{DataPath, Desired};
+use overlay_core::{
+    Vni,
+    plane::{DataPath, Desired, Verdict},
+};
 use overlay_gossip::{Member, MemberState};
+use overlay_vxlan::policy;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -322,6 +326,9 @@ fn frames_lost(report: &Report) -> Vec<Finding> {
             findings.push(Finding::good("frames", about, found));
         }
     }
+    for (network, stats) in &report.policies {
+        findings.extend(policy(*network, stats));
+    }
     for (count, about, advice) in [
         (
             report.not_written,
@@ -335,8 +342,8 @@ fn frames_lost(report: &Report) -> Vec<Finding> {
         ),
         (
             report.refused,
-            "rows and ports beyond a bound of the switch",
-            "fewer endpoints on this node, or on its networks",
+            "rows, ports and policies beyond a bound of the switch",
+            "fewer endpoints on this node, or on its networks; a network whose policy is one of them carries nothing",
         ),
     ] {
         if count > 0 {
@@ -345,6 +352,37 @@ fn frames_lost(report: &Report) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What the policy of a network has dropped, and whether it has room for all flows.
+fn policy(network: Vni, stats: &policy::Stats) -> Option<Finding> {
+    let denied = |decided: &policy::Decided| decided.total(Verdict::Deny);
+    let (out, into) = (denied(&stats.egress), denied(&stats.ingress));
+    if out + into == 0 && stats.flows_evicted == 0 {
+        return None;
+    }
+    let reasons = policy::Reason::ALL.into_iter().filter_map(|reason| {
+        let of = |decided: &policy::Decided| decided.of(Verdict::Deny, reason);
+        let count = of(&stats.egress) + of(&stats.ingress);
+        (count > 0).then(|| format!("{reason} {count}"))
+    });
+    let reasons: Vec<_> = reasons.collect();
+    let found = format!(
+        "frames dropped by the policy: {out} out of endpoints, {into} into them ({}); {} flows are known",
+        reasons.join(", "),
+        stats.flows
+    );
+    let about = format!("VNI {network}");
+    let full = policy::Reason::Full;
+    let full = stats.egress.of(Verdict::Deny, full) + stats.ingress.of(Verdict::Deny, full);
+    if full + stats.flows_evicted == 0 {
+        return Some(Finding::good("frames", about, found));
+    }
+    let advice = format!(
+        "{full} flows had no room, and {} that nobody had answered made room for others: spread what runs here over more nodes, or look for who floods",
+        stats.flows_evicted
+    );
+    Some(Finding::bad("frames", about, found, advice).as_warning())
 }
 
 /// The path to a peer, as the switch's probes have found it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use overlay_core::{Instant, NetworkId, NodeId};
+use overlay_core::{Instant, NetworkId, NodeId, plane::NetworkPolicy};
 use overlay_gossip::Lease;
 
 use super::{Action, AgentSession, Manager, Read, TICK, touched::answers};
@@ -181,7 +181,6 @@ impl Manager {
 
     /// Computes the assignment of a node, `None` if it is none of the cluster.
     pub(super) fn assignment(&mut self, node: NodeId) -> Option<Assignment> {
-        let signer = self.signer.as_ref()?;
         let endpoints = self.state.endpoints();
         if self.leases.len() > endpoints.len() {
             self.leases
@@ -191,15 +190,12 @@ impl Manager {
             let nodes = self.state.nodes();
             self.passes.retain(|node, _| nodes.contains_key(node));
         }
-        let own: Vec<_> = self.state.endpoints_on(node).collect();
-        let on: BTreeSet<_> = own.iter().map(|endpoint| endpoint.network).collect();
-        let networks = on
-            .iter()
-            .filter_map(|network| assigned_network(self.state.networks().get(network)?))
-            .collect();
+        let own = self.state.endpoints_on(node);
+        let on: BTreeSet<_> = own.map(|endpoint| endpoint.network).collect();
+        let networks = self.assigned_networks(&on);
+        let (signer, own) = (self.signer.as_ref()?, self.state.endpoints_on(node));
         let services = self.assigned_services(&on);
         let endpoints = own
-            .into_iter()
             .map(|record| {
                 let known = self.leases.get(&record.id);
                 let known = known.filter(|lease| lease.generation == record.generation);
@@ -249,6 +245,14 @@ impl Manager {
             tasks,
             ports,
         })
+    }
+
+    fn assigned_networks(&mut self, on: &BTreeSet<NetworkId>) -> Vec<AssignedNetwork> {
+        let networks = on.iter().filter_map(|network| {
+            let policy = self.policy(*network);
+            assigned_network(self.state.networks().get(network)?, policy)
+        });
+        networks.collect()
     }
 
     /// Returns the services on any of these networks.
@@ -396,7 +400,7 @@ pub(super) fn named_networks(
     })
 }
 
-fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
+fn assigned_network(network: &NetworkRecord, policy: NetworkPolicy) -> Option<AssignedNetwork> {
     // One VNI carries all subnets of a network: they share one broadcast domain.
     let vni = network.subnets.first()?.vni;
     Some(AssignedNetwork {
@@ -410,6 +414,8 @@ fn assigned_network(network: &NetworkRecord) -> Option<AssignedNetwork> {
         encrypted: network.is_encrypted(),
         internal: network.internal,
         ingress: network.ingress,
+        policy,
+        hides_names: network.hides_names(),
     })
 }
 

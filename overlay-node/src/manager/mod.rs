@@ -3,6 +3,7 @@
 mod admission;
 mod assign;
 mod orchestrate;
+mod policy;
 mod query;
 mod rotation;
 mod serve;
@@ -27,6 +28,7 @@ use overlay_raft::{
 
 use self::{
     orchestrate::Orchestration,
+    policy::Policies,
     touched::{CHANGES_MIN, Compared},
 };
 use crate::{
@@ -131,6 +133,7 @@ pub(crate) struct Manager {
     compared: Compared,
     /// All ports that services publish, and the index that this is true of.
     published: (u64, Vec<AssignedPort>),
+    policies: Policies,
     /// The request that retires former parts, while it is under way.
     retiring: Option<RequestId>,
     /// The request that makes this manager the only one, while it is under way.
@@ -180,6 +183,7 @@ impl Manager {
             sessions: BTreeMap::new(),
             compared: Compared::default(),
             published: Default::default(),
+            policies: Policies::default(),
             retiring: None,
             recovering: None,
             rotating: None,

@@ -46,6 +46,11 @@ impl Manager {
             Request::ServiceList | Request::ServiceInspect { .. } | Request::TaskList { .. } => {
                 self.query_services(request)
             }
+            Request::PolicyInspect { network } => {
+                let policy = self.describe_policy(network)?;
+                Ok(Response::Policy(Box::new(policy)))
+            }
+            Request::PolicyExplain(question) => self.explain(question).map(Response::PolicyAnswers),
             Request::ClusterInspect => self.describe_cluster(),
             Request::TokenList => self.describe_tokens(),
             Request::UnlockKey { .. } => self.unlock_key(),

@@ -230,6 +230,8 @@ impl Manager {
             | Request::ClusterInspect
             | Request::TokenList
             | Request::UnlockKey { rotate: false }
+            | Request::PolicyInspect { .. }
+            | Request::PolicyExplain(_)
             | Request::JoinToken { rotate: false, .. } => return Ok(Job::Read),
             Request::Info
             | Request::Init(_)
@@ -283,6 +285,10 @@ impl Manager {
             Request::NetworkExtend { network, subnets } => Command::ExtendNetwork {
                 network: self.find_network(network)?,
                 subnets: subnets.clone(),
+            },
+            Request::PolicyChange { network, change } => Command::ChangePolicy {
+                network: self.find_network(network)?,
+                change: change.clone(),
             },
             Request::NetworkRemove { network } => {
                 let network = self.removable_network(origin, network)?;
@@ -406,6 +412,8 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::ClusterInspect
             | Request::TokenList
             | Request::UnlockKey { rotate: false }
+            | Request::PolicyInspect { .. }
+            | Request::PolicyExplain(_)
     )
 }
 

@@ -1,3 +1,5 @@
+mod policy;
+
 use std::collections::VecDeque;
 
 use overlay_core::{EndpointId, TaskId};

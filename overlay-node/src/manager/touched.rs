@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use overlay_core::{NodeId, ServiceId};
+use overlay_core::{NetworkId, NodeId, ServiceId};
 
 use super::{Manager, assign::named_networks};
 use crate::{
@@ -56,12 +56,18 @@ impl Touched {
             Changed::Endpoint { previous, new } => {
                 for endpoint in previous.iter().chain(new) {
                     self.nodes.insert(endpoint.node);
+                    self.note_policy(state, endpoint.network);
                     let owner = endpoint.task.as_ref();
                     self.all |= owner.is_some_and(|owner| publishes(state, owner.service));
                 }
             }
             Changed::Service { previous, new } => {
                 self.all |= reached_by(previous.as_deref()) != reached_by(new.as_deref());
+                if labels(previous.as_deref()) != labels(new.as_deref()) {
+                    let records = previous.iter().chain(new);
+                    let networks = records.flat_map(|service| &service.networks);
+                    networks.for_each(|network| self.note_policy(state, *network));
+                }
             }
             Changed::Task { previous, new } => {
                 for task in previous.iter().chain(new) {
@@ -72,6 +78,15 @@ impl Touched {
                 }
             }
             _ => self.all = true,
+        }
+    }
+
+    /// Notes that other addresses fit the rules of a network: if it has any, all its nodes are told.
+    fn note_policy(&mut self, state: &ClusterState, network: NetworkId) {
+        let record = state.networks().get(&network);
+        if record.is_some_and(|record| !record.rules.is_empty()) {
+            let endpoints = state.endpoints_of(network);
+            self.nodes.extend(endpoints.map(|endpoint| endpoint.node));
         }
     }
 }
@@ -112,6 +127,10 @@ fn reached_by(service: Option<&ServiceRecord>) -> impl PartialEq {
         let networks: Vec<_> = named_networks(service).collect();
         (service.ports.clone(), networks, named)
     })
+}
+
+fn labels(service: Option<&ServiceRecord>) -> impl PartialEq + '_ {
+    service.map(|service| &service.spec().labels)
 }
 
 fn publishes(state: &ClusterState, service: ServiceId) -> bool {

@@ -175,10 +175,11 @@ impl Node {
             });
         }
         let (now, services) = (self.now, self.agent.service_names());
+        self.names.set_policies(now, self.agent.carried());
         for (network, service, records) in agent::changes(&self.services, &services) {
             match records {
-                Some(records) => self.resolver.set_service(now, network, service, records),
-                None => self.resolver.remove_service(now, network, service),
+                Some(records) => self.names.set_service(now, network, service, records),
+                None => self.names.remove_service(now, network, service),
             }
         }
         self.services = services;
@@ -225,10 +226,9 @@ impl Node {
                 match row {
                     Some(row) => {
                         let records = agent::records(&row);
-                        self.resolver
-                            .set_records(self.now, network, endpoint, records);
+                        self.names.set_records(self.now, network, endpoint, records);
                     }
-                    None => self.resolver.remove_records(self.now, network, endpoint),
+                    None => self.names.remove_records(self.now, network, endpoint),
                 }
                 self.plane_dirty = true;
             }

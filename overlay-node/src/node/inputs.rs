@@ -109,7 +109,8 @@ impl Node {
         bytes: &[u8],
     ) -> Result<(), QueryError> {
         self.advance(now);
-        self.resolver
+        self.names
+            .resolver
             .handle_query(self.now, client, token, transport, bytes)?;
         self.settle();
         Ok(())
@@ -125,6 +126,7 @@ impl Node {
     ) {
         self.advance(now);
         let _ = self
+            .names
             .resolver
             .handle_upstream(self.now, upstream, from, bytes);
         self.settle();
@@ -133,14 +135,17 @@ impl Node {
     /// Takes the driver's word that an upstream server could not be asked.
     pub fn handle_upstream_failed(&mut self, now: Instant, upstream: UpstreamToken) {
         self.advance(now);
-        let _ = self.resolver.handle_upstream_failed(self.now, upstream);
+        let _ = self
+            .names
+            .resolver
+            .handle_upstream_failed(self.now, upstream);
         self.settle();
     }
 
     /// Says which servers know foreign names.
     pub fn set_upstreams(&mut self, now: Instant, upstreams: Vec<SocketAddr>) {
         self.advance(now);
-        self.resolver.set_upstreams(self.now, upstreams);
+        self.names.resolver.set_upstreams(self.now, upstreams);
         self.settle();
     }
 

@@ -4,6 +4,7 @@ mod boot;
 mod drain;
 mod gossip;
 mod inputs;
+mod names;
 mod networks;
 mod output;
 mod peers;
@@ -32,6 +33,7 @@ use crate::{
     wire::Message,
 };
 pub use boot::{Beginning, Boot, ManagerBoot};
+use names::Names;
 pub use output::{Event, Output, Reply};
 pub use peers::group;
 use requests::{Attaching, Pending};
@@ -69,7 +71,7 @@ pub struct Node {
     agent: Agent,
     session: Session,
     gossip: Option<Gossip>,
-    resolver: Resolver,
+    names: Names,
     pending: BTreeMap<RequestId, Pending>,
     attaching: BTreeMap<EndpointId, Attaching>,
     loopback: VecDeque<Message>,
@@ -119,6 +121,7 @@ impl Node {
             session.set_managers(&assignment.standing.managers);
         }
         let resolver = Resolver::new(overlay_dns::Config::default(), seed.derive("dns"), now);
+        let names = Names::new(resolver, &seed.derive("names"));
         let key = NodeKey::new(&config.key);
         let pairs = Pairs::new(&seed.derive("exchange"));
         let mut node = Self {
@@ -130,7 +133,7 @@ impl Node {
             agent,
             session,
             gossip: None,
-            resolver,
+            names,
             pending: BTreeMap::new(),
             attaching: BTreeMap::new(),
             loopback: VecDeque::new(),
@@ -298,7 +301,7 @@ impl Node {
                 quiet = false;
                 self.on_drain(output);
             }
-            while let Some(output) = self.resolver.poll_output() {
+            while let Some(output) = self.names.resolver.poll_output() {
                 self.outputs.push_back(Output::Dns(output));
             }
             self.report_tasks();
@@ -370,7 +373,7 @@ impl Machine for Node {
         if let Some(gossip) = &mut self.gossip {
             gossip.handle_timeout(now);
         }
-        self.resolver.handle_timeout(now);
+        self.names.resolver.handle_timeout(now);
         self.drains.handle_timeout(now);
         self.settle();
     }
@@ -383,7 +386,7 @@ impl Machine for Node {
             self.manager.as_ref().and_then(Manager::poll_timeout),
             self.agent.poll_timeout(),
             self.gossip.as_ref().and_then(Machine::poll_timeout),
-            self.resolver.poll_timeout(),
+            self.names.resolver.poll_timeout(),
             self.drains.poll_timeout(),
             Some(self.session.poll_timeout()),
             self.next_retry(),

@@ -15,28 +15,26 @@ impl Node {
             }
             Wish::PutRow(network, row) => {
                 let records = agent::records(&row);
-                self.resolver
-                    .set_records(now, network, row.endpoint, records);
+                self.names.set_records(now, network, row.endpoint, records);
                 self.gossip_do(|gossip| {
                     // Names and addresses were bounded when the endpoint was attached; the row fits.
                     let _ = gossip.put_row(now, network, *row);
                 });
             }
             Wish::DeleteRow(network, endpoint) => {
-                self.resolver.remove_records(now, network, endpoint);
+                self.names.remove_records(now, network, endpoint);
                 self.gossip_do(|gossip| {
                     gossip.delete_row(now, network, endpoint);
                 });
                 self.drains.cancel(now, endpoint.into());
             }
-            Wish::SetZone(network, name, subnets) => {
-                self.resolver.set_network(now, network, &name);
-                self.resolver.set_subnets(now, network, &subnets);
+            Wish::SetZone(network) => self.names.set_network(now, &network),
+            Wish::RemoveZone(network) => self.names.remove_network(now, network),
+            Wish::SetClient(client, view, addresses) => {
+                self.names.set_client(now, client, view, &addresses);
             }
-            Wish::RemoveZone(network) => self.resolver.remove_network(now, network),
-            Wish::SetClient(endpoint, view) => self.resolver.set_client(now, endpoint, view),
             Wish::RemoveClient(endpoint) => {
-                self.resolver.remove_client(now, endpoint);
+                self.names.remove_client(now, endpoint);
                 self.outputs.push_back(Output::CloseResolver(endpoint));
             }
             Wish::CreatePort(spec) => self.outputs.push_back(Output::CreatePort(spec)),

@@ -162,6 +162,23 @@ impl<S: Sink> Sink for Tap<'_, S> {
     }
 }
 
+/// A sink that hears of what does not reach a port.
+pub(super) trait Hears: Sink {
+    /// A frame that was for a port was dropped.
+    fn dropped(&mut self, port: PortId, reason: DropReason, frame: &Frame);
+}
+
+impl<S: Sink> Hears for Tap<'_, S> {
+    fn dropped(&mut self, port: PortId, reason: DropReason, frame: &Frame) {
+        if !self.captures.is_idle()
+            && let Some(vni) = self.captures.vni_of(port)
+        {
+            let way = (Direction::Inbound, self.peer);
+            self.captures.add(self.now, vni, way, Some(reason), frame);
+        }
+    }
+}
+
 impl<S> Tap<'_, S> {
     /// Captures a frame that leaves for a VTEP.
     fn capture(&mut self, vtep: IpAddr, frame: &Frame) {

@@ -1,12 +1,13 @@
 //! The frame path of one node: one value that one thread drives.
 //!
-//! Out of an endpoint: anti-spoof, balancer and switch (verdict), then encapsulation into the frame's headroom. Into one:
-//! decapsulate, member and anti-spoof checks, switch, balancer back. Frames of encrypted networks are sealed, and opened, by
+//! Out of an endpoint: anti-spoof, policy, balancer and switch (verdict), then encapsulation into the frame's headroom. Into
+//! one: decapsulate, member and anti-spoof checks, switch, balancer back, policy. Frames of encrypted networks are sealed, and opened, by
 //! whoever has the sockets ([`Sealing`]): the switch hands them out, and takes them, as such only.
 
 mod capture;
 mod endpoint;
 mod lookup;
+mod policy;
 mod sealing;
 mod services;
 
@@ -21,11 +22,12 @@ use overlay_core::{
 };
 use overlay_vxlan::{
     Config, DropReason, Frame, NetworkConfig, Outcome, Output, PortCapabilities, PortId, Received,
-    Sink, Switch, VlanTags, pcapng::Direction, wire::vxlan,
+    Sink, Switch, VlanTags, pcapng::Direction, policy as stage, wire::vxlan,
 };
 
 use self::{
     capture::Captures,
+    policy::Policies,
     services::{Services, Way},
 };
 
@@ -39,6 +41,7 @@ pub use sealing::Sealing;
 pub struct Plane {
     switch: Switch,
     services: Services,
+    policies: Policies,
     captures: Captures,
     applied: Desired,
     ports: BTreeMap<EndpointId, PortId>,
@@ -55,6 +58,7 @@ impl Plane {
     pub fn new(seed: Seed) -> Self {
         Self {
             services: Services::new(seed.derive("services")),
+            policies: Policies::new(seed.derive("policies")),
             captures: Captures::default(),
             switch: Switch::new(Config::default(), seed),
             applied: Desired::default(),
@@ -89,6 +93,7 @@ impl Plane {
                 .is_some_and(|next| next.vni == present.vni);
             if !kept {
                 self.services.remove_network(*network);
+                self.policies.remove_network(*network);
                 self.remove_network(present);
             }
         }
@@ -101,6 +106,7 @@ impl Plane {
                 self.set_network(present, next);
                 self.probe(now, [next], carried.underlay);
                 let (ports, switch) = (&self.ports, &mut self.switch);
+                self.policies.set_network(now, *network, next, ports);
                 self.services
                     .set_network(now, *network, next, ports, switch);
             }
@@ -150,17 +156,24 @@ impl Plane {
         sink: &mut impl Sink,
     ) -> Option<DropReason> {
         let sink = &mut self.captures.tap(now, None, sink);
-        if !self.services.concerns(port) {
-            let mut delivery = self.services.delivery(now, sink);
+        let policies = &mut self.policies;
+        let is_judged = policies.concerns(port);
+        if !is_judged && !self.services.concerns(port) {
+            let mut delivery = self.services.delivery(now, policies, sink);
             let outcome = self.switch.handle_local(now, port, frame, &mut delivery);
             return dropped(outcome);
         }
         if let Err(reason) = self.switch.admit_local(now, port, frame) {
             return Some(reason);
         }
+        if is_judged
+            && let Some(reason) = policies.judge(now, stage::Direction::Egress, port, frame)
+        {
+            return Some(reason);
+        }
         match self.services.outbound(now, port, frame) {
             Way::On => {
-                let mut delivery = self.services.delivery(now, sink);
+                let mut delivery = self.services.delivery(now, policies, sink);
                 return dropped(self.switch.forward_local(now, port, frame, &mut delivery));
             }
             Way::Back => sink.to_port(port, frame),
@@ -180,7 +193,7 @@ impl Plane {
         let from = from.into();
         let before = self.before(frame);
         let sink = &mut self.captures.tap(now, Some(from.from), sink);
-        let mut delivery = self.services.delivery(now, sink);
+        let mut delivery = self.services.delivery(now, &mut self.policies, sink);
         let outcome = self.switch.handle_remote(now, from, frame, &mut delivery);
         if let (Some(mut before), Some(reason)) = (before, dropped(outcome))
             && let Ok(vni) = vxlan::Packet::new_checked(before.bytes()).map(|header| header.vni())
@@ -214,12 +227,16 @@ impl Plane {
     /// Lets time pass: idle flows are forgotten, and who has lost a connection, or has to know that an address moved, hears
     /// of it.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut impl Sink) {
-        self.services.handle_timeout(now, &mut self.switch, sink);
+        let (switch, policies) = (&mut self.switch, &mut self.policies);
+        let tap = &mut self.captures.tap(now, None, sink);
+        self.services.handle_timeout(now, switch, policies, tap);
+        self.policies.handle_timeout(now);
         self.switch.handle_timeout(now);
         while let Some(output) = self.switch.poll_output() {
             match output {
                 Output::Announce(announcement) => {
-                    let mut delivery = self.services.delivery(now, sink);
+                    let tap = &mut self.captures.tap(now, None, sink);
+                    let mut delivery = self.services.delivery(now, &mut self.policies, tap);
                     self.switch.announce(now, &announcement, &mut delivery);
                 }
                 Output::PathPacket(packet) => {
@@ -232,7 +249,11 @@ impl Plane {
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = [self.services.poll_timeout(), self.switch.poll_timeout()];
+        let due = [
+            self.services.poll_timeout(),
+            self.policies.poll_timeout(),
+            self.switch.poll_timeout(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -269,9 +290,14 @@ impl Plane {
         &self.switch
     }
 
-    /// Returns how many rows, ports, virtual addresses and backends were refused.
+    /// Returns what the policies of the networks that have one have counted.
+    pub fn policy_stats(&self) -> impl Iterator<Item = (Vni, stage::Stats)> + '_ {
+        self.policies.stats()
+    }
+
+    /// Returns how many rows, ports, virtual addresses, backends and policies were refused.
     pub fn refused(&self) -> u64 {
-        self.refused + self.services.refused()
+        self.refused + self.services.refused() + self.policies.refused()
     }
 
     /// Looks for the largest size of datagrams to all VTEPs of these networks.

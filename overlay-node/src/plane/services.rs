@@ -18,7 +18,9 @@ use overlay_lb::{
     Backend, BackendId, BackendState, Balancer, Config, Output, PartialChecksum, Protocol, Reset,
     Verdict, Vip,
 };
-use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch, Unsealed, wire};
+use overlay_vxlan::{Frame, Outer, PortId, Sink, Switch, Unsealed, policy::Direction, wire};
+
+use super::{capture::Hears, policy::Policies};
 
 /// The balancers of all networks.
 #[derive(Debug)]
@@ -196,7 +198,8 @@ impl Services {
         &mut self,
         now: Instant,
         switch: &mut Switch,
-        sink: &mut impl Sink,
+        policies: &mut Policies,
+        sink: &mut impl Hears,
     ) {
         let (mut resets, mut again) = (Vec::new(), Vec::new());
         for (id, network) in &mut self.networks {
@@ -210,10 +213,10 @@ impl Services {
             }
         }
         for (network, reset) in resets {
-            self.reset(now, network, &reset, switch, sink);
+            self.reset(now, network, &reset, switch, policies, sink);
         }
         for (network, bytes) in again {
-            self.send_again(now, network, &bytes, switch, sink);
+            self.send_again(now, network, &bytes, switch, policies, sink);
         }
     }
 
@@ -224,7 +227,8 @@ impl Services {
         network: NetworkId,
         bytes: &[u8],
         switch: &mut Switch,
-        sink: &mut impl Sink,
+        policies: &mut Policies,
+        sink: &mut impl Hears,
     ) {
         let clients = self.networks.get(&network).map(|network| &network.clients);
         let mut clients = clients.into_iter().flatten();
@@ -236,7 +240,7 @@ impl Services {
         let mut frame = Frame::with_headroom(Frame::HEADROOM, bytes);
         match self.outbound(now, port, &mut frame) {
             Way::On => {
-                let mut delivery = self.delivery(now, sink);
+                let mut delivery = self.delivery(now, policies, sink);
                 switch.forward_local(now, port, &mut frame, &mut delivery);
             }
             Way::Back => sink.to_port(port, &mut frame),
@@ -250,7 +254,8 @@ impl Services {
         network: NetworkId,
         reset: &Reset,
         switch: &mut Switch,
-        sink: &mut impl Sink,
+        policies: &mut Policies,
+        sink: &mut impl Hears,
     ) {
         let Some(network) = self.networks.get(&network) else {
             return;
@@ -269,19 +274,22 @@ impl Services {
         let backend = reset.mac.and_then(|mac| reset.to_backend(client, mac));
         if let Some(bytes) = backend {
             let mut frame = Frame::with_headroom(Frame::HEADROOM, &bytes);
-            switch.forward_local(now, port, &mut frame, &mut self.delivery(now, sink));
+            let mut delivery = self.delivery(now, policies, sink);
+            switch.forward_local(now, port, &mut frame, &mut delivery);
         }
     }
 
-    /// Puts the way of replies behind a sink.
-    pub(super) fn delivery<'a, S: Sink>(
+    /// Puts the way of replies, and the policies, before a sink.
+    pub(super) fn delivery<'a, S: Hears>(
         &'a mut self,
         now: Instant,
+        policies: &'a mut Policies,
         sink: &'a mut S,
     ) -> Delivery<'a, S> {
         Delivery {
             now,
             services: self,
+            policies,
             sink,
         }
     }
@@ -340,17 +348,25 @@ impl Balanced {
     }
 }
 
-/// A sink behind which replies come from the virtual address.
+/// A sink to which replies come from the virtual address, and only what may come.
 pub(super) struct Delivery<'a, S> {
     now: Instant,
     services: &'a mut Services,
+    policies: &'a mut Policies,
     sink: &'a mut S,
 }
 
-impl<S: Sink> Sink for Delivery<'_, S> {
+impl<S: Hears> Sink for Delivery<'_, S> {
     fn to_port(&mut self, port: PortId, frame: &mut Frame) {
-        if self.services.inbound(self.now, port, frame) {
-            self.sink.to_port(port, frame);
+        if !self.services.inbound(self.now, port, frame) {
+            return;
+        }
+        match self
+            .policies
+            .judge(self.now, Direction::Ingress, port, frame)
+        {
+            None => self.sink.to_port(port, frame),
+            Some(reason) => self.sink.dropped(port, reason, frame),
         }
     }
 

@@ -13,6 +13,8 @@ use overlay_vxlan::{
 
 use super::*;
 
+mod policy;
+
 #[test]
 fn what_is_not_desired_any_more_is_in_no_table() {
     let mut plane = Plane::new(Seed::from_u64(1));
@@ -295,9 +297,13 @@ fn served(backends: &[u8]) -> Desired {
 
 /// Lets an endpoint send a frame; returns what came of it.
 fn send(plane: &mut Plane, from: EndpointId, bytes: &[u8]) -> Sent {
+    send_at(plane, Instant::EPOCH, from, bytes)
+}
+
+fn send_at(plane: &mut Plane, now: Instant, from: EndpointId, bytes: &[u8]) -> Sent {
     let mut frame = Frame::with_headroom(Frame::HEADROOM, bytes);
     let (mut sent, port) = (Sent::default(), plane.port(from).unwrap());
-    plane.handle_local(Instant::EPOCH, port, &mut frame, &mut sent);
+    plane.handle_local(now, port, &mut frame, &mut sent);
     sent
 }
 

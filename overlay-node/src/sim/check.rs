@@ -98,6 +98,14 @@ pub enum Violation {
         /// The rows that no endpoint stands behind, with their owners.
         strange: String,
     },
+    /// A node has another policy than the state says, and nothing is under way.
+    #[error("host {host} has another policy of network {network} than the leader's state says")]
+    PolicyMismatch {
+        /// The host.
+        host: usize,
+        /// The network.
+        network: NetworkId,
+    },
 }
 
 /// What was seen of a cluster so far, so that lives and leaders are compared over time, and nothing is looked at twice.
@@ -144,7 +152,8 @@ impl Cluster {
         found
     }
 
-    /// Returns what is wrong once everything was quiet for a while: tables that differ, rows that lack or are too many.
+    /// Returns what is wrong once everything was quiet for a while: tables that differ, rows that lack or are too many,
+    /// policies that are not what the rules say.
     pub fn quiet_violations(&mut self) -> Vec<Violation> {
         let mut found = self.violations();
         let mut tables: BTreeMap<NetworkId, (usize, Table)> = BTreeMap::new();
@@ -153,6 +162,7 @@ impl Cluster {
             let (Some(gossip), Some(assignment)) = (node.gossip(), node.assignment()) else {
                 continue;
             };
+            self.compare_policies(id.0, node, &mut found);
             for network in assignment.networks.iter().map(|network| network.id) {
                 let rows = gossip.rows(network);
                 let table = Table {

@@ -20,6 +20,7 @@ mod check;
 mod cluster;
 mod host;
 mod packet;
+mod policy;
 
 pub use check::Violation;
 pub use cluster::{Cluster, Options};

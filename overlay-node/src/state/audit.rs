@@ -203,7 +203,7 @@ impl ClusterState {
             Command::RemoveNetwork { network } => {
                 ("network", "remove", self.named_network(*network))
             }
-            Command::ExtendNetwork { network, .. } => {
+            Command::ExtendNetwork { network, .. } | Command::ChangePolicy { network, .. } => {
                 ("network", "update", self.named_network(*network))
             }
             Command::AttachEndpoint(attach) => (

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     Config,
     api::{
-        ClusterUpdate, NetworkCreate, NodeUpdate, Resources, Role, ServiceSpec, SubnetSpec,
-        TaskStatus,
+        ClusterUpdate, NetworkCreate, NodeUpdate, PolicyChange, Resources, Role, ServiceSpec,
+        SubnetSpec, TaskStatus,
     },
     identity::{NextAuthority, NodeKey, UnlockKey},
 };
@@ -241,6 +241,13 @@ pub enum Command {
         unlock: Option<UnlockKey>,
         /// Whether it takes the place of a key that there is, and only of one.
         rotate: bool,
+    },
+    /// Changes who on a network may reach whom.
+    ChangePolicy {
+        /// The network.
+        network: NetworkId,
+        /// What to change.
+        change: Box<PolicyChange>,
     },
 }
 

@@ -329,6 +329,32 @@ pub enum CommandError {
         "the certificate authority is being replaced already: `ca` shows which nodes are waited for"
     )]
     AuthorityChanging,
+    /// A network has no rule of this name.
+    #[error("network {network:?} has no rule {name:?}: `policy ls` shows them")]
+    UnknownRule {
+        /// The network.
+        network: String,
+        /// The name.
+        name: String,
+    },
+    /// A network has a rule of this name.
+    #[error(
+        "network {network:?} has a rule {name:?} already: choose another name, remove it or replace it"
+    )]
+    RuleExists {
+        /// The network.
+        network: String,
+        /// The name.
+        name: String,
+    },
+    /// A network's policy cannot be what was asked for.
+    #[error("the policy of network {network:?} cannot be so: {reason}")]
+    InvalidPolicy {
+        /// The network.
+        network: String,
+        /// Why, and what was expected.
+        reason: String,
+    },
 }
 
 impl From<CommandError> for api::Error {
@@ -342,6 +368,7 @@ impl From<CommandError> for api::Error {
             | E::UnknownEndpoint { .. }
             | E::UnknownService { .. }
             | E::UnknownToken { .. }
+            | E::UnknownRule { .. }
             | E::NoSuchNetwork { .. } => ErrorKind::NotFound,
             E::LastManager { .. } => ErrorKind::QuorumLoss,
             E::IsManager { .. }
@@ -357,11 +384,13 @@ impl From<CommandError> for api::Error {
             | E::HostBits { .. }
             | E::InvalidSubnet { .. }
             | E::InvalidNetwork { .. }
+            | E::InvalidPolicy { .. }
             | E::NoIngress
             | E::InvalidService { .. }
             | E::NoPrevious { .. }
             | E::AddressUnusable { .. } => ErrorKind::Invalid,
             E::NetworkExists { .. }
+            | E::RuleExists { .. }
             | E::ServiceExists { .. }
             | E::Outdated { .. }
             | E::PortInUse { .. }

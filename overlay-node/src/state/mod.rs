@@ -17,6 +17,7 @@ mod locking;
 mod needs;
 mod network;
 mod node;
+mod policy;
 mod record;
 mod requests;
 mod ring;
@@ -214,6 +215,7 @@ impl ClusterState {
             Command::CreateNetwork { id, spec } => self.create_network(id, spec, actor, at_unix_ms),
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::ExtendNetwork { network, subnets } => self.extend_network(network, &subnets),
+            Command::ChangePolicy { network, change } => self.change_policy(network, *change),
             Command::AttachEndpoint(attach) => self.attach_endpoint(index, attach),
             Command::DetachEndpoint { endpoint, node } => {
                 self.detach_endpoint(index, endpoint, node)

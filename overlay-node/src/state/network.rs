@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, Vni, plane::DataPath};
+use overlay_core::{
+    NetworkId, NodeId, Vni,
+    plane::{DataPath, Verdict},
+};
 use overlay_ipam::{
     NetworkAddresses, PoolError, Subnet, SubnetConfig, SubnetRequest, VniAllocator,
 };
@@ -54,6 +57,7 @@ impl ClusterState {
             labels: spec.labels,
             created_unix_ms: at_unix_ms,
             node: is_local.then_some(actor),
+            rules: Vec::new(),
         };
         self.networks.insert(&mut self.journal, id, record);
         Ok(Outcome::Network(id))
@@ -361,6 +365,13 @@ impl Options {
                     encrypted(&spec.options)
                         .map_err(|()| refuse("expected true or false, or no value for true"))?;
                 }
+                POLICY if spec.ingress => return Err(refuse(NO_POLICY)),
+                POLICY => {
+                    policy(&spec.options).map_err(|()| refuse("expected allow or deny"))?;
+                }
+                POLICY_NAMES => {
+                    hides_names(&spec.options).map_err(|()| refuse("expected show or hide"))?;
+                }
                 _ => return Err(refuse("no such option")),
             }
         }
@@ -379,6 +390,22 @@ impl NetworkRecord {
     pub(crate) fn is_encrypted(&self) -> bool {
         // Fail closed: whatever is said and is not understood asks for it.
         encrypted(&self.options).unwrap_or(true)
+    }
+
+    /// Returns what becomes of flows on it that no rule matches.
+    pub fn policy_default(&self) -> Verdict {
+        // Fail closed: whatever is said and is not understood asks for it.
+        policy(&self.options).unwrap_or(Verdict::Deny)
+    }
+
+    /// Returns whether endpoints on it do not find the names of whom they may not reach.
+    pub(crate) fn hides_names(&self) -> bool {
+        hides_names(&self.options).unwrap_or(true)
+    }
+
+    /// Returns whether there is anything that not everybody may.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy_default() == Verdict::Deny || !self.rules.is_empty()
     }
 
     /// Returns whether frames of VLANs are carried on it.
@@ -400,6 +427,22 @@ fn encrypted(options: &BTreeMap<String, String>) -> Result<bool, ()> {
     match options.get(ENCRYPTED).map(String::as_str) {
         None | Some("false") => Ok(false),
         Some("" | "true") => Ok(true),
+        Some(_) => Err(()),
+    }
+}
+
+fn policy(options: &BTreeMap<String, String>) -> Result<Verdict, ()> {
+    match options.get(POLICY).map(String::as_str) {
+        None | Some(ALLOW) => Ok(Verdict::Allow),
+        Some(DENY) => Ok(Verdict::Deny),
+        Some(_) => Err(()),
+    }
+}
+
+fn hides_names(options: &BTreeMap<String, String>) -> Result<bool, ()> {
+    match options.get(POLICY_NAMES).map(String::as_str) {
+        None | Some("show") => Ok(false),
+        Some("hide") => Ok(true),
         Some(_) => Err(()),
     }
 }
@@ -446,6 +489,15 @@ const DATA_PATH: &str = "data-path";
 /// What becomes of frames with a VLAN tag.
 const VLAN_TAGS: &str = "vlan-tags";
 const ENCRYPTED: &str = "encrypted";
+/// What becomes of flows that no rule matches.
+pub(super) const POLICY: &str = "policy";
+/// Whether endpoints find the names of whom they may not reach.
+const POLICY_NAMES: &str = "policy-names";
+pub(super) const ALLOW: &str = "allow";
+pub(super) const DENY: &str = "deny";
+/// Why the network of published ports has no policy.
+pub(super) const NO_POLICY: &str =
+    "no frames travel on the network of published ports, so it has no policy";
 /// Smallest MTU: every IPv4 host takes datagrams of this size (RFC 791 §3.1).
 const MTU_MIN: u16 = 576;
 /// Largest MTU: jumbo frames.

@@ -16,7 +16,7 @@ use super::{
     keys::SharedKeys,
 };
 use crate::{
-    api::{Availability, ClusterSettings, Resources, Role},
+    api::{Availability, ClusterSettings, Resources, Role, RuleSpec},
     identity::{NextAuthority, UnlockKey},
     secret::Secret,
 };
@@ -139,6 +139,8 @@ pub struct NetworkRecord {
     pub created_unix_ms: u64,
     /// The one node that it is on, if its scope is local; on all nodes if `None`.
     pub node: Option<NodeId>,
+    /// Who on it may reach whom: the first rule that matches decides, else the default of its options.
+    pub rules: Vec<RuleSpec>,
 }
 
 /// One subnet of a network.

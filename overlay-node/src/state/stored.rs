@@ -54,10 +54,11 @@ record!(NetworkRecord, NetworkId, NetworkIndex, 3, Network, {
             labels,
             created_unix_ms,
             node,
+            rules,
         } = self;
         let names = (Octets(id.as_bytes()), name, driver, options, labels);
         let rest = (attachable, internal, ingress, mtu, created_unix_ms, node);
-        (names, rest, subnets)
+        (names, rest, subnets, rules)
     }
 
     /// The addresses keep a hash of their own: there may be millions.

@@ -1,5 +1,6 @@
 mod addressing;
 mod locking;
+mod policy;
 mod services;
 mod tables;
 mod watch;

@@ -6,8 +6,8 @@ use overlay_core::{EndpointId, NetworkId, NodeId, ServiceId, TaskId};
 use overlay_node::{
     api::{
         Availability, DesiredState, EndpointMode, NetworkCreate, NodeUpdate, PendingReason,
-        PublishMode, PublishedPort, Resources, Role, ServiceSpec, Slot, SubnetSpec, TaskStatus,
-        UpdatePhase,
+        PolicyChange, PublishMode, PublishedPort, Resources, Role, RuleSpec, Selector, ServiceSpec,
+        Slot, SubnetSpec, TaskStatus, Traffic, TrafficMatch, UpdatePhase, Verdict,
     },
     state::{
         AddNode, AttachEndpoint, ClusterSeed, ClusterState, Command, NodeDescription, Proposal,
@@ -23,6 +23,7 @@ pub(crate) fn command(op: &Op, state: &ClusterState) -> Command {
         Op::Create { .. } | Op::Remove { .. } | Op::Attach { .. } | Op::Detach { .. } => {
             network_command(op, state)
         }
+        Op::AddRule { .. } | Op::RemoveRule { .. } | Op::SetDefault { .. } => policy_command(op),
         Op::AddNode { .. }
         | Op::SetRole { .. }
         | Op::SetAddress { .. }
@@ -204,6 +205,53 @@ fn network_command(op: &Op, state: &ClusterState) -> Command {
         },
         _ => unreachable!("{op:?} is not about networks"),
     }
+}
+
+fn policy_command(op: &Op) -> Command {
+    let (network, change) = match *op {
+        Op::AddRule {
+            network,
+            rule,
+            before,
+            replace,
+        } => {
+            let rule = RuleSpec {
+                name: rule_name(rule),
+                from: Selector::Any,
+                to: Selector::Service(service_name(rule)),
+                traffic: vec![Traffic(TrafficMatch::Any)],
+                verdict: Verdict::Allow,
+            };
+            let before = before.map(rule_name);
+            let add = PolicyChange::Add {
+                rule,
+                before,
+                replace,
+            };
+            (network, add)
+        }
+        Op::RemoveRule { network, rule } => {
+            let name = rule_name(rule);
+            (network, PolicyChange::Remove { name })
+        }
+        Op::SetDefault { network, deny } => {
+            let verdict = verdict(deny);
+            (network, PolicyChange::Default { verdict })
+        }
+        _ => unreachable!("{op:?} is not about policies"),
+    };
+    Command::ChangePolicy {
+        network: network_id(network),
+        change: Box::new(change),
+    }
+}
+
+pub(crate) fn verdict(deny: bool) -> Verdict {
+    if deny { Verdict::Deny } else { Verdict::Allow }
+}
+
+pub(crate) fn rule_name(number: u8) -> String {
+    format!("r{number}")
 }
 
 fn change(task: &Task, state: &ClusterState) -> TaskChange {

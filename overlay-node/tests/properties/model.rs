@@ -11,7 +11,7 @@ use overlay_node::{
 };
 
 use crate::{
-    command::{availability, network_name, node_address},
+    command::{availability, network_name, node_address, rule_name, verdict},
     op::Op,
     services::{Service, TaskModel},
 };
@@ -21,6 +21,8 @@ pub(crate) struct Model {
     pub(crate) nodes: BTreeMap<u8, Node>,
     /// Name, whether it is attachable, and how many addresses it has.
     pub(crate) networks: BTreeMap<u8, (u8, bool, usize)>,
+    /// Whether a network denies by default, and its rules in order.
+    pub(crate) policies: BTreeMap<u8, (bool, Vec<u8>)>,
     /// Node, network and name of each endpoint that stands alone.
     pub(crate) endpoints: BTreeMap<u8, (u8, u8, u8)>,
     pub(crate) services: BTreeMap<u8, Service>,
@@ -120,9 +122,56 @@ impl Model {
             Op::Create { .. } | Op::Remove { .. } | Op::Attach { .. } | Op::Detach { .. } => {
                 return self.run_network(op);
             }
+            Op::AddRule { network, .. }
+            | Op::RemoveRule { network, .. }
+            | Op::SetDefault { network, .. } => return Some(self.run_policy(network, op)),
             _ => return Some(self.run_service(index, op)),
         }
         Some(true)
+    }
+
+    fn run_policy(&mut self, network: u8, op: &Op) -> bool {
+        if !self.networks.contains_key(&network) {
+            return false;
+        }
+        let (denies, rules) = self.policies.entry(network).or_default();
+        match *op {
+            Op::SetDefault { deny, .. } => *denies = deny,
+            Op::RemoveRule { rule, .. } => {
+                if !rules.contains(&rule) {
+                    return false;
+                }
+                rules.retain(|other| *other != rule);
+            }
+            Op::AddRule {
+                rule,
+                before,
+                replace,
+                ..
+            } => {
+                let is_known = rules.contains(&rule);
+                let lost = before.is_some_and(|before| !rules.contains(&before));
+                if lost || (is_known && !replace) {
+                    return false;
+                }
+                match before.filter(|before| *before != rule) {
+                    // It stays where it is.
+                    None if is_known => {}
+                    None => rules.push(rule),
+                    Some(before) => {
+                        let others = rules.iter().filter(|other| **other != rule);
+                        *rules = others
+                            .flat_map(|other| {
+                                let first = (*other == before).then_some(rule);
+                                first.into_iter().chain([*other])
+                            })
+                            .collect();
+                    }
+                }
+            }
+            _ => unreachable!("{op:?} is not about policies"),
+        }
+        true
     }
 
     fn run_network(&mut self, op: &Op) -> Option<bool> {
@@ -153,6 +202,7 @@ impl Model {
                 {
                     return Some(false);
                 }
+                self.policies.remove(&network);
             }
             Op::Attach {
                 endpoint,
@@ -248,6 +298,13 @@ impl Model {
         let names = self.networks.iter();
         let names = names.map(|(network, (name, _, _))| (*network, network_name(*name)));
         assert_eq!(networks, names.collect());
+        for network in state.networks().values().filter(|network| !network.ingress) {
+            let number = network.id.as_bytes()[0];
+            let (denies, rules) = self.policies.get(&number).cloned().unwrap_or_default();
+            assert_eq!(network.policy_default(), verdict(denies));
+            let names = network.rules.iter().map(|rule| rule.name.clone());
+            assert!(names.eq(rules.into_iter().map(rule_name)));
+        }
         self.check_services(state);
         check_addresses(state);
         check_subnets(state);

@@ -49,6 +49,20 @@ pub(crate) enum Op {
         endpoint: u8,
         node: Option<u8>,
     },
+    AddRule {
+        network: u8,
+        rule: u8,
+        before: Option<u8>,
+        replace: bool,
+    },
+    RemoveRule {
+        network: u8,
+        rule: u8,
+    },
+    SetDefault {
+        network: u8,
+        deny: bool,
+    },
     /// Detaches the endpoint of a task on a network.
     DetachTask {
         task: u8,
@@ -157,6 +171,10 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         8 => (0..20_u8, n(), n(), 0..20_u8, prop::option::weighted(0.3, 0..16_u8))
             .prop_map(|(endpoint, node, network, name, address)| Op::Attach { endpoint, node, network, name, address }),
         4 => (0..20_u8, prop::option::of(n())).prop_map(|(endpoint, node)| Op::Detach { endpoint, node }),
+        4 => (n(), n(), prop::option::of(n()), any::<bool>())
+            .prop_map(|(network, rule, before, replace)| Op::AddRule { network, rule, before, replace }),
+        2 => (n(), n()).prop_map(|(network, rule)| Op::RemoveRule { network, rule }),
+        1 => (n(), any::<bool>()).prop_map(|(network, deny)| Op::SetDefault { network, deny }),
         1 => (0..8_u8, 0..2_u8, prop::option::of(n()))
             .prop_map(|(task, network, node)| Op::DetachTask { task, network, node }),
         5 => (n(), n(), spec()).prop_map(|(service, name, spec)| Op::CreateService { service, name, spec }),

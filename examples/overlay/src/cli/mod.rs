@@ -10,6 +10,7 @@ mod listing;
 mod logs;
 mod network;
 mod node;
+mod policy;
 mod program;
 mod report;
 mod service;
@@ -95,6 +96,9 @@ pub(crate) enum AskCommand {
     /// Manage networks
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Manage who on a network may reach whom
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Manage services
     #[command(subcommand)]
     Service(service::ServiceCommand),
@@ -146,6 +150,7 @@ pub(crate) async fn ask(client: &Client, command: AskCommand) -> Result<Report, 
         AskCommand::Cluster(command) => cluster::settings::run(client, command).await,
         AskCommand::Node(command) => node::run(client, command).await,
         AskCommand::Network(command) => network::run(client, command).await,
+        AskCommand::Policy(command) => policy::run(client, command).await,
         AskCommand::Service(command) => service::run(client, command).await,
         AskCommand::Capture(args) => capture::run(client, args).await,
         AskCommand::Doctor(args) => doctor::run(client, args).await,

@@ -3,6 +3,7 @@
 mod listings;
 mod networks;
 mod outputs;
+mod policy;
 mod schema;
 mod services;
 

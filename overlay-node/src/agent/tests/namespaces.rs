@@ -222,7 +222,7 @@ fn ports(wishes: &[Wish]) -> Vec<&PortSpec> {
 /// What was said of clients: their views, none of those that are gone.
 fn clients(wishes: &[Wish]) -> Vec<(EndpointId, Option<View>)> {
     let said = wishes.iter().filter_map(|wish| match wish {
-        Wish::SetClient(client, view) => Some((*client, Some(view.clone()))),
+        Wish::SetClient(client, view, _) => Some((*client, Some(view.clone()))),
         Wish::RemoveClient(client) => Some((*client, None)),
         _ => None,
     });
@@ -269,6 +269,8 @@ fn on_networks(version: u64, task: Option<TaskId>, endpoints: &[(EndpointId, u8)
             path: None,
             internal: *number == 4,
             ingress: false,
+            policy: Default::default(),
+            hides_names: false,
         });
     }
     assignment.endpoints.sort_by_key(|one| one.record.id);

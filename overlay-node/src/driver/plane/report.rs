@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use overlay_core::Vni;
-use overlay_vxlan::Drops;
+use overlay_vxlan::{Drops, policy};
 
 use super::path::FramePath;
 
@@ -13,7 +13,9 @@ pub(crate) struct Report {
     pub(crate) paths: Vec<PathInfo>,
     /// Frames that were dropped, by network; none stands for those that are of no network here.
     pub(crate) drops: Vec<(Option<Vni>, Drops)>,
-    /// Rows, ports and services that were beyond a bound.
+    /// What the policies of networks have counted.
+    pub(crate) policies: Vec<(Vni, policy::Stats)>,
+    /// Rows, ports, services and policies that were beyond a bound.
     pub(crate) refused: u64,
     /// Frames that an endpoint's interface did not take.
     pub(crate) not_written: u64,
@@ -47,6 +49,7 @@ impl FramePath {
         Report {
             paths: paths.collect(),
             drops: networks.filter_map(of).chain([others]).collect(),
+            policies: plane.policy_stats().collect(),
             refused: plane.refused(),
             not_written: self.out.lost,
             not_sent: [&self.out.outbox, &self.out.esp_outbox]

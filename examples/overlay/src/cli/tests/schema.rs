@@ -9,7 +9,8 @@ use super::*;
 use crate::{
     api::{
         Balance, ClientAddress, ClusterInfo, ClusterSettings, EventInfo, IssuedTokenInfo, Locality,
-        NamedPort, Policy, Protocol, TaskState, UpdatePhase,
+        NamedPort, Policy, PolicyInfo, Protocol, RuleInfo, RuleSpec, TaskState, UpdatePhase,
+        Verdict,
     },
     cli::tests::services::{service, task, tasks},
 };
@@ -110,6 +111,11 @@ fn nodes_and_tasks() -> Vec<Case> {
             "token-ls",
             "token ls --format json",
             vec![answer(Response::Tokens(vec![token(None), token(Some(1))]))],
+        ),
+        (
+            "policy-ls",
+            "policy ls --format json my-net",
+            vec![answer(Response::Policy(Box::new(policy())))],
         ),
         (
             "node-inspect",
@@ -332,6 +338,34 @@ async fn every_listing_takes_templates_with_all_its_fields() {
         let text = printed(&words, answers).await;
         let cells = text.lines().next().unwrap().split('|').count();
         assert_eq!(cells, template.len(), "{text}");
+    }
+}
+
+fn policy() -> PolicyInfo {
+    let rule = |name: &str, from: &str, verdict| RuleSpec {
+        name: name.to_owned(),
+        from: from.parse().unwrap(),
+        to: "service:web".parse().unwrap(),
+        traffic: ["tcp/80", "udp/1-65535", "icmp", "protocol/47"]
+            .map(|traffic| traffic.parse().unwrap())
+            .to_vec(),
+        verdict,
+    };
+    let rules = [
+        rule("one", "label:tier=front", Verdict::Allow),
+        rule("two", "any", Verdict::Deny),
+    ];
+    let infos = rules.map(|rule| RuleInfo {
+        from_addresses: (rule.name == "one").then_some(2),
+        to_addresses: Some(0),
+        rule,
+    });
+    PolicyInfo {
+        network: NetworkId::from_bytes([5; 16]),
+        network_name: "my-net".to_owned(),
+        default: Verdict::Deny,
+        rules: infos.to_vec(),
+        too_large: false,
     }
 }
 
