@@ -385,3 +385,23 @@ fn hickory_x41_2025_aliases_end() {
         answer.message.answers.len()
     );
 }
+
+/// Servers that are the resolver itself, by whatever spelling: nothing is sent in a circle.
+#[test]
+fn cve_2020_15114_a_forwarder_does_not_ask_itself() {
+    let mut bench = Bench::new();
+    let own = [
+        "127.0.0.11:53",
+        "[::ffff:127.0.0.11]:53",
+        "0.0.0.0:53",
+        "[::]:53",
+    ];
+    let own = own.iter().map(|text| text.parse().unwrap());
+    bench.resolver.set_upstreams(bench.now, own.collect());
+    bench.drain();
+    let mut outputs = bench.send(&example()).unwrap();
+    outputs.extend(bench.pass(Duration::from_secs(60)));
+    assert!(forwards(&outputs).is_empty(), "{outputs:?}");
+    let [answer] = answers(&outputs).try_into().unwrap();
+    assert_eq!(answer.rcode(), ResponseCode::ServFail);
+}

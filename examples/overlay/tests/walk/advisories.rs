@@ -30,7 +30,7 @@ pub(crate) const STORIES: &[Story] = &[
         tell: tunnels,
     },
     Story {
-        name: "cve_2018_19653_and_cve_2022_41924_no_port_answers_in_clear_or_to_http",
+        name: "cve_2018_19653_cve_2022_41924_and_41925_no_port_answers_in_clear_or_to_http",
         hosts: 3,
         programs: &["python3", "ss"],
         tell: in_clear,

@@ -23,13 +23,18 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Asks who connected (`SO_PEERCRED`, `SO_PEERGROUPS`; the latter since Linux 4.13).
+    /// Asks who connected (`SO_PEERCRED`, `SO_PEERGROUPS`). Where the latter is not known (Linux before 4.13, some sandboxes),
+    /// a process has its one group.
     pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
+        let groups = match groups(stream) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Vec::new(),
+            groups => groups?,
+        };
         Ok(Self {
             user: credentials.uid(),
             group: credentials.gid(),
-            groups: groups(stream)?,
+            groups,
         })
     }
 

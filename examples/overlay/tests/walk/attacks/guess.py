@@ -1,7 +1,7 @@
 """Shows tokens that are not valid to a manager, as fast as it goes, until its input ends.
 
-Usage: guess.py ADDRESS TOKENS SOURCE...; TOKENS are old ones, separated by commas, which are shown beside guesses. Prints a
-line when it begins, and at the end how often it showed one and how often it was told that it is not valid.
+Usage: guess.py ADDRESS TOKENS SOURCE...; TOKENS are old ones, separated by commas, which are shown first, one by one. Prints
+a line once it was told of each of them that it is not valid, and at the end how often it showed one and how often it was told.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import struct
 import sys
 
 address, old, sources = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
-AT_A_TIME = 64  # from each source: as many as have a place
+AT_A_TIME = 48  # from each source, of which 64 have a place
 
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -38,36 +38,37 @@ def ask(secret):
     return b"B\x01" + struct.pack(">I", len(body)) + body
 
 
-def secrets():
-    for token in old:
-        yield int(token.split("-")[3], 36).to_bytes(16, "big")
-    while True:
-        yield os.urandom(16)
-
-
 shown = told = 0
 ended = False
 
 
-async def guess(source, guesses):
+async def show(source, secret):
+    """Whether it is told that the secret is not valid."""
     global shown, told
+    coming = asyncio.open_connection(address, 2377, ssl=context, local_addr=(source, 0))
+    reader, writer = await asyncio.wait_for(coming, 5)
+    writer.write(ask(secret))
+    shown += 1
+    said = await asyncio.wait_for(reader.read(4096), 10)
+    writer.close()
+    is_told = b"not valid" in said
+    told += is_told
+    return is_told
+
+
+async def guess(source):
     while not ended:
         try:
-            coming = asyncio.open_connection(address, 2377, ssl=context, local_addr=(source, 0))
-            reader, writer = await asyncio.wait_for(coming, 5)
-            writer.write(ask(next(guesses)))
-            shown += 1
-            said = await asyncio.wait_for(reader.read(4096), 10)
-            told += b"not valid" in said
-            writer.close()
+            await show(source, os.urandom(16))
         except (OSError, asyncio.TimeoutError):
             await asyncio.sleep(0.01)
 
 
 async def main():
     global ended
-    guesses = secrets()
-    tasks = [asyncio.create_task(guess(source, guesses)) for source in sources for _ in range(AT_A_TIME)]
+    for token in old:
+        assert await show(sources[0], int(token.split("-")[3], 36).to_bytes(16, "big")), "an old token was not refused"
+    tasks = [asyncio.create_task(guess(source)) for source in sources for _ in range(AT_A_TIME)]
     while shown < AT_A_TIME:
         await asyncio.sleep(0.01)
     print("begun", flush=True)
