@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod advisories;
 mod host;
 
 use std::{
