@@ -12,12 +12,18 @@ use std::path::Path;
 use libtest_mimic::{Arguments, Failed, Trial};
 use overlay_linux::{capabilities, holder, hosts};
 
+#[path = "walk/advisories.rs"]
+mod advisories;
+#[path = "walk/attacks.rs"]
+mod attacks;
 #[path = "walk/balance.rs"]
 mod balance;
 #[path = "walk/doctor.rs"]
 mod doctor;
 #[path = "walk/ingress.rs"]
 mod ingress;
+#[path = "walk/local.rs"]
+mod local;
 #[path = "walk/losses.rs"]
 mod losses;
 #[path = "walk/names.rs"]
@@ -76,6 +82,21 @@ const STORIES: &[&[Story]] = &[
     outputs::STORIES,
     security::STORIES,
     policy::STORIES,
+    local::STORIES,
+    attacks::STORIES,
+    advisories::STORIES,
+];
+
+/// What is not so yet, and why: told only when asked for (`--ignored`).
+const NOT_YET: &[(&str, &str)] = &[
+    (
+        "who_joins_by_a_clock_that_is_days_off_is_told_of_the_clock",
+        "a certificate of another time is said to be of another authority",
+    ),
+    (
+        "a_managers_clock_that_jumped_by_days_leaves_its_workers_their_sessions",
+        "the connection stays when the session has ended, and the worker does not dial again",
+    ),
 ];
 
 fn main() {
@@ -109,5 +130,9 @@ fn trial(story: &'static Story, refusal: Option<&str>) -> Option<Trial> {
         let told = (story.tell)(&mut cluster);
         told.map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.logs())))
     };
-    Some(Trial::test(story.name, run))
+    let later = NOT_YET.iter().find(|(name, _)| *name == story.name);
+    if let Some((name, reason)) = later {
+        say(&format!("NOT YET: {name}: {reason}"));
+    }
+    Some(Trial::test(story.name, run).with_ignored_flag(later.is_some()))
 }

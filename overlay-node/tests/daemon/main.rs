@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod advisories;
 mod at_rest;
 mod host;
 

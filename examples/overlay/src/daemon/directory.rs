@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -41,6 +41,7 @@ impl DataDirectory {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&lock)
             .with_context(|| format!("cannot open {}; is the directory yours?", lock.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -1,5 +1,6 @@
 //! The daemon: a node, its programs, and the local API.
 
+mod descriptors;
 mod directory;
 mod driver;
 mod holders;
@@ -29,15 +30,12 @@ use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 use overlay_core::plane::DataPath;
 use overlay_linux::{Linux, PortKind};
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{complain, print};
 use directory::DataDirectory;
 use programs::Programs;
-use socket::Socket;
+use socket::{Gate, Socket};
 use tasks::Tasks;
 
 /// See the help texts.
@@ -146,6 +144,7 @@ pub(crate) fn run(args: DaemonArgs, socket: PathBuf) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+    descriptors::raise();
     // While there is one thread: the words of socket activation are in the environment, and are taken out of it.
     let result = passed(args.data_socket).and_then(|data| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -182,7 +181,7 @@ async fn daemon(
     data_socket: Option<Arc<UdpSocket>>,
 ) -> anyhow::Result<()> {
     let directory = DataDirectory::open(&args.data_dir)?;
-    let (socket, listener) = Socket::bind(socket)?;
+    let (socket, gate) = Socket::bind(socket)?;
     let holder = std::env::current_exe().context("cannot find the path of this program")?;
     let mut linux = Linux::new(directory.path().join("endpoints"), holder);
     if let Some(kind) = args.port_kind {
@@ -212,7 +211,7 @@ async fn daemon(
     ));
     let router = serve::router(node.clone(), programs, tasks);
     tokio::select! {
-        served = serve(listener, router) => served?,
+        served = serve(gate, router) => served?,
         failed = stopped => return Ok(failed?),
     }
     node.shutdown().await;
@@ -227,7 +226,7 @@ fn hostname() -> String {
 }
 
 /// Serves the local API until a signal comes, and what was begun for a moment longer.
-async fn serve(listener: UnixListener, router: Router) -> anyhow::Result<()> {
+async fn serve(gate: Gate, router: Router) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (end, ending) = tokio::sync::watch::channel(false);
@@ -235,7 +234,7 @@ async fn serve(listener: UnixListener, router: Router) -> anyhow::Result<()> {
         let mut ending = ending.clone();
         async move { drop(ending.wait_for(|ending| *ending).await) }
     };
-    let serving = axum::serve(listener, router)
+    let serving = axum::serve(gate, router)
         .with_graceful_shutdown(graceful)
         .into_future();
     tokio::pin!(serving);

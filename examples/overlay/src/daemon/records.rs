@@ -1,9 +1,10 @@
 //! What a daemon remembers beyond its life: a file for each thing.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     marker::PhantomData,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::PathBuf,
 };
 
@@ -32,9 +33,12 @@ impl<R> Clone for Records<R> {
 }
 
 impl<R: Recorded> Records<R> {
-    /// Makes the folder if it is not there.
+    /// Makes the folder if it is not there, for its owner alone: commands and environments of programs are in the records.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
         Ok(Self {
             folder,
             kind: PhantomData,
@@ -65,7 +69,12 @@ impl<R: Recorded> Records<R> {
     pub(super) fn save(&self, record: &R) -> io::Result<()> {
         let name = record.name();
         let fresh = self.folder.join(format!("{name}.new"));
-        let mut file = File::create(&fresh)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&fresh)?;
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         file.sync_all()?;
         fs::rename(&fresh, self.path(&name))?;

@@ -1,5 +1,8 @@
 //! The unix socket of the local API.
 
+mod caller;
+mod gate;
+
 use std::{
     fs::{self, Permissions},
     io,
@@ -13,9 +16,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::net::UnixListener;
 
+pub(super) use gate::Gate;
+
 /// A socket that is removed when this is dropped, unless another took its place.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct Socket(Place);
+
+/// Where a socket is, and which one it is.
+#[derive(Clone, Debug)]
+struct Place {
     path: PathBuf,
     identity: (u64, u64),
 }
@@ -25,7 +34,7 @@ const MODE: u32 = 0o660;
 
 impl Socket {
     /// Listens at `path`. What a daemon that is gone left there is replaced.
-    pub(super) fn bind(path: &Path) -> anyhow::Result<(Self, UnixListener)> {
+    pub(super) fn bind(path: &Path) -> anyhow::Result<(Self, Gate)> {
         let shown = path.display();
         check(path)?;
         if let Some(folder) = path
@@ -46,26 +55,32 @@ impl Socket {
         let (listener, identity) = bound.with_context(|| {
             format!("cannot listen at the socket {shown}; choose another path with --socket")
         })?;
-        Ok((
-            Self {
-                path: path.to_owned(),
-                identity,
-            },
-            listener,
-        ))
+        let place = Place {
+            path: path.to_owned(),
+            identity,
+        };
+        Ok((Self(place.clone()), Gate::new(listener, place)))
     }
 
     /// Its path.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
+    }
+}
+
+impl Place {
+    /// Returns the group of the socket, whose members may use it; of none if something else is there by now.
+    fn group(&self) -> Option<u32> {
+        let metadata = fs::symlink_metadata(&self.path).ok()?;
+        ((metadata.dev(), metadata.ino()) == self.identity).then(|| metadata.gid())
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if self.0.group().is_some() {
             // A socket that nobody listens at is replaced by the next daemon.
-            drop(fs::remove_file(&self.path));
+            drop(fs::remove_file(&self.0.path));
         }
     }
 }

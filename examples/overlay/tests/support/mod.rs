@@ -101,8 +101,18 @@ impl Cluster {
 
     /// Starts the daemon of a host and waits until it answers.
     pub(crate) fn start(&mut self, host: usize, more: &[&str]) -> anyhow::Result<()> {
+        self.start_by(&[], host, more)
+    }
+
+    /// Starts the daemon of a host by a program that becomes it.
+    pub(crate) fn start_by(
+        &mut self,
+        by: &[&str],
+        host: usize,
+        more: &[&str],
+    ) -> anyhow::Result<()> {
         let (socket, data) = (self.socket(host), self.data(host));
-        let mut daemon = self.spawn_daemon(host, &socket, &data, more)?;
+        let mut daemon = self.spawn_daemon(by, host, &socket, &data, more)?;
         let ready = eventually(PATIENCE, &format!("the daemon of {}", name(host)), || {
             if let Some(status) = daemon.try_wait()? {
                 bail!("the daemon of {} ended with {status}", name(host));
@@ -116,7 +126,7 @@ impl Cluster {
     /// Starts the daemon of a host, which must refuse, and returns what it said.
     pub(crate) fn refuse_to_start(&mut self, host: usize, data: &Path) -> anyhow::Result<String> {
         let before = fs::read_to_string(self.log(host)).unwrap_or_default().len();
-        let mut daemon = self.spawn_daemon(host, &self.socket(host), data, &[])?;
+        let mut daemon = self.spawn_daemon(&[], host, &self.socket(host), data, &[])?;
         let ended = eventually(PATIENCE, "the end of a daemon", || Ok(daemon.try_wait()?));
         if ended.is_err() {
             daemon.kill()?;
@@ -129,6 +139,7 @@ impl Cluster {
 
     fn spawn_daemon(
         &mut self,
+        by: &[&str],
         host: usize,
         socket: &Path,
         data: &Path,
@@ -138,8 +149,13 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(self.log(host))?;
-        let mut command = Command::new(OVERLAY);
-        command.arg("--socket").arg(socket).arg("daemon");
+        let mut words = by.iter().copied().chain([OVERLAY]);
+        let mut command = Command::new(words.next().unwrap_or(OVERLAY));
+        command
+            .args(words)
+            .arg("--socket")
+            .arg(socket)
+            .arg("daemon");
         command.args(["--name", &name(host)]);
         let place = self.places[host];
         if !more.contains(&"--advertise-addr") {
@@ -339,6 +355,11 @@ impl Cluster {
 
     pub(crate) fn data(&self, host: usize) -> PathBuf {
         self.path(&name(host))
+    }
+
+    /// What the daemon of a host has said.
+    pub(crate) fn log_of(&self, host: usize) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.log(host))?)
     }
 
     fn log(&self, host: usize) -> PathBuf {

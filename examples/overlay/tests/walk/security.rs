@@ -83,7 +83,7 @@ fn encrypted(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 /// Returns the number of the newest key that all nodes share.
-fn generation(cluster: &Cluster) -> anyhow::Result<u64> {
+pub(crate) fn generation(cluster: &Cluster) -> anyhow::Result<u64> {
     let inspect = ["cluster", "inspect", "--format", "json"];
     let inspected: Value = serde_json::from_str(&cluster.ask(0, &inspect)?)?;
     let generation = inspected[0]["SharedKeys"]["Generation"].as_u64();
@@ -186,7 +186,7 @@ fn floods(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 /// Returns how much memory the daemon of a host has, in kB.
-fn memory(cluster: &Cluster, host: usize) -> anyhow::Result<u64> {
+pub(crate) fn memory(cluster: &Cluster, host: usize) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", cluster.pid(host)?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let amount = line.and_then(|line| line.trim().strip_suffix(" kB"));
