@@ -94,7 +94,9 @@ fn who_is_removed_knows_no_key_that_is_left_within_seconds() {
     cluster.run_for(Duration::from_secs(5));
     for host in 0..4 {
         let members = members.iter().copied();
-        let of: Vec<_> = members.map(|node| is_member(&mut cluster, host, node)).collect();
+        let of: Vec<_> = members
+            .map(|node| is_member(&mut cluster, host, node))
+            .collect();
         assert_eq!(of, [true, true, true, true, false], "host{host}");
     }
     cluster.run_for(Duration::from_secs(20));

@@ -44,6 +44,8 @@ mod programs;
 mod refusals;
 #[path = "walk/roles.rs"]
 mod roles;
+#[path = "walk/sealed.rs"]
+mod sealed;
 #[path = "walk/security.rs"]
 mod security;
 #[path = "walk/services.rs"]
@@ -87,18 +89,6 @@ const STORIES: &[&[Story]] = &[
     advisories::STORIES,
 ];
 
-/// What is not so yet, and why: told only when asked for (`--ignored`).
-const NOT_YET: &[(&str, &str)] = &[
-    (
-        "who_joins_by_a_clock_that_is_days_off_is_told_of_the_clock",
-        "a certificate of another time is said to be of another authority",
-    ),
-    (
-        "a_managers_clock_that_jumped_by_days_leaves_its_workers_their_sessions",
-        "the connection stays when the session has ended, and the worker does not dial again",
-    ),
-];
-
 fn main() {
     holder::main_if_holder();
     let mut arguments = Arguments::from_args();
@@ -130,9 +120,5 @@ fn trial(story: &'static Story, refusal: Option<&str>) -> Option<Trial> {
         let told = (story.tell)(&mut cluster);
         told.map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.logs())))
     };
-    let later = NOT_YET.iter().find(|(name, _)| *name == story.name);
-    if let Some((name, reason)) = later {
-        say(&format!("NOT YET: {name}: {reason}"));
-    }
-    Some(Trial::test(story.name, run).with_ignored_flag(later.is_some()))
+    Some(Trial::test(story.name, run))
 }

@@ -56,7 +56,7 @@ pub(crate) enum Input {
     },
     PeerGone {
         node: NodeId,
-        frames: Frames,
+        frames: mpsc::WeakSender<Vec<u8>>,
     },
     Bootstrap {
         peer: Option<Peer>,
@@ -284,7 +284,11 @@ impl Active {
                 }
             }
             Input::PeerGone { node, frames } => {
-                let same = |line: &Line| line.frames.same_channel(&frames);
+                let frames = frames.upgrade();
+                let same = |line: &Line| {
+                    let mut frames = frames.iter();
+                    frames.any(|frames| line.frames.same_channel(frames))
+                };
                 if self.lines.get(&node).is_some_and(same) {
                     self.lines.remove(&node);
                 }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::CertificateError;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -11,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{active::Input, session::invalid};
+use super::{active::Input, clock::Clock, session::invalid};
 use crate::{
     Peer,
     agent::Assignment,
@@ -108,6 +109,16 @@ fn explain(remote: SocketAddr, error: &std::io::Error) -> api::Error {
     let tls = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(rustls::Error::InvalidCertificate(reason)) = tls
+        && is_of_another_time(reason)
+    {
+        let text = format!(
+            "the certificate of {remote} is not valid at {} s since 1970, which is what this host's clock says: set the clock, \
+             here or there",
+            Clock::unix_now().as_secs()
+        );
+        return api::Error::new(ErrorKind::Untrusted, text);
+    }
     if let Some(rustls::Error::InvalidCertificate(_)) = tls {
         let text = format!(
             "{remote} is not a manager of the cluster that the token is for (its certificate authority has another digest): \
@@ -120,6 +131,14 @@ fn explain(remote: SocketAddr, error: &std::io::Error) -> api::Error {
         remote.port()
     );
     api::Error::new(ErrorKind::Unavailable, text)
+}
+
+fn is_of_another_time(reason: &CertificateError) -> bool {
+    use CertificateError as E;
+    matches!(
+        reason,
+        E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. }
+    )
 }
 
 /// Answers one ask.

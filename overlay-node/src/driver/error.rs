@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use overlay_core::DiskError;
+use overlay_raft::storage::OpenError;
 use thiserror::Error;
 
 use super::{StoreError, log::LogError};
@@ -86,9 +88,11 @@ impl StartError {
 
 impl From<LogError> for StartError {
     fn from(error: LogError) -> Self {
-        Self::Log {
-            reason: error.to_string(),
+        let mut reason = error.to_string();
+        if let LogError::Open(OpenError::Disk(DiskError::Damaged { .. })) = error {
+            reason.push_str(": remove the data directory and join again");
         }
+        Self::Log { reason }
     }
 }
 

@@ -192,16 +192,15 @@ async fn accept(
         logs::KIND => logs::serve(stream, peer, &inputs, outputs).await,
         _ => {
             let (frames, receiver) = mpsc::channel(FRAMES_MAX);
-            let opened = Input::SessionOpened {
-                peer,
-                frames: frames.clone(),
-            };
+            // Who lets go of the session ends it.
+            let weak = frames.downgrade();
+            let opened = Input::SessionOpened { peer, frames };
             inputs.send(opened).await.map_err(invalid)?;
             let result = pump(stream, peer, receiver, &inputs).await;
             let _ = inputs
                 .send(Input::PeerGone {
                     node: peer.node,
-                    frames,
+                    frames: weak,
                 })
                 .await;
             result

@@ -5,7 +5,6 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use overlay_core::NodeId;
 use overlay_node::{
     api::{ClusterUpdate, InitRequest, ManagerStatus, NetworkCreate, Request, Response, Role},
-    driver::FileDisk,
     identity::{
         certificate::{Own, unit},
         tls::{Credentials, joining_client},
@@ -25,7 +24,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::host::{Host, Scratch, cluster, eventually, managers};
+use super::{
+    at_rest::{opened, unsealed},
+    host::{Host, Scratch, cluster, eventually, managers},
+};
 
 /// Who takes part in the consensus is said by a certificate: a worker's moves nobody's term, whomever it claims to be, nor
 /// does a manager's that speaks for another one.
@@ -205,7 +207,7 @@ fn hard_state(scratch: &Scratch, host: &Host) -> HardState {
         let path = entry.unwrap().path();
         fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
     }
-    let disk = FileDisk::open(&copy).unwrap();
+    let disk = unsealed(&host.directory, &copy);
     let (_, restored) = Log::open(disk, StorageConfig::default()).unwrap();
     restored.hard_state().unwrap().clone()
 }
@@ -255,7 +257,7 @@ fn renew() -> Vec<u8> {
 
 /// Returns who a host is, and by which key.
 fn credentials(host: &Host) -> Credentials {
-    let identity = fs::read(host.directory.join("identity.json")).unwrap();
+    let identity = opened(&host.directory, "identity.json");
     let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
     serde_json::from_value(identity["credentials"].clone()).unwrap()
 }

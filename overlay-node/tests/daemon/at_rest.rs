@@ -18,16 +18,22 @@ use super::host::{Host, Scratch, eventually, managers, port_is_free};
 
 /// Reads a sealed file of a node as a thief of the whole directory does, where it is not locked.
 pub(super) fn opened(directory: &Path, name: &str) -> Vec<u8> {
+    unsealed(directory, &directory.join("node"))
+        .read(name)
+        .unwrap()
+}
+
+/// Opens sealed files, or a copy of them, with the key that lies in a data directory.
+pub(super) fn unsealed(directory: &Path, files: &Path) -> SealedDisk<FileDisk> {
     let file = fs::read(directory.join("key")).unwrap();
     // A version, the variant that is open, and a key of 32 octets after its length.
     let [1, 0, 32, key @ ..] = &file[..] else {
         panic!("the key file is locked or of another version")
     };
     let key = DataKey::new(*key.first_chunk().unwrap());
-    let files = FileDisk::open(&directory.join("node")).unwrap();
+    let files = FileDisk::open(files).unwrap();
     // Nothing is sealed here, so the seed does not matter.
-    let sealed = SealedDisk::open(files, Arc::new(Ciphers), &key, &Seed::from_u64(0)).unwrap();
-    sealed.read(name).unwrap()
+    SealedDisk::open(files, Arc::new(Ciphers), &key, &Seed::from_u64(0)).unwrap()
 }
 
 fn is_locked(host: &Host) -> bool {

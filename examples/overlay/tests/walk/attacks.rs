@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     Story,
+    sealed::unsealed,
     security::{generation, memory},
     support::{Cluster, PATIENCE, address, eventually, say, words},
 };
@@ -505,7 +506,7 @@ fn certificates(cluster: &mut Cluster) -> anyhow::Result<()> {
 
 /// Keeps the certificate and the key that a host has now.
 fn keep(cluster: &Cluster, host: usize, name: &str) -> anyhow::Result<()> {
-    let identity = fs::read(cluster.data(host).join("node/identity.json"))?;
+    let identity = unsealed(&cluster.data(host).join("node"), "identity.json")?;
     let identity: Value = serde_json::from_slice(&identity)?;
     let credentials = &identity["credentials"];
     let certificate = credentials["certificate"]
@@ -631,7 +632,7 @@ fn manager_jumps(cluster: &mut Cluster) -> anyhow::Result<()> {
     clock.start(cluster, 0)?;
     two(cluster, &["my-net"])?;
     clock.set("+100d")?;
-    let certificate = cluster.data(0).join("node/identity.json");
+    let certificate = cluster.data(0).join("node/node/identity.json");
     let before = fs::read(&certificate)?;
     eventually(PATIENCE, "another certificate", || {
         Ok((fs::read(&certificate)? != before).then_some(()))

@@ -80,7 +80,7 @@ fn joins(cluster: &mut Cluster) -> anyhow::Result<()> {
         let info = cluster.ask(1, &["info", "--format", "json"])?;
         ensure!(info.contains(r#""LocalNodeState":"inactive""#), "{info}");
         ensure!(
-            !cluster.data(1).join("node/identity.json").exists(),
+            !cluster.data(1).join("node/node/identity.json").exists(),
             "an identity"
         );
     }

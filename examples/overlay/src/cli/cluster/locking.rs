@@ -23,9 +23,8 @@ pub(crate) struct UnlockKeyArgs {
 
 /// Reads the key from standard input: an argument would be seen by everybody on the host.
 pub(crate) async fn unlock(client: &Client) -> Result<Report, Failure> {
-    let key = read_key().map_err(|error| {
-        Failure::new(format_args!("the unlock key could not be read: {error}"))
-    })?;
+    let key = read_key()
+        .map_err(|error| Failure::new(format_args!("the unlock key could not be read: {error}")))?;
     match client.request(&Request::Unlock { key }).await? {
         Response::Done => Ok(Report::default()),
         other => Err(unexpected(&other)),
@@ -58,7 +57,11 @@ pub(crate) async fn unlock_key(client: &Client, args: UnlockKeyArgs) -> Result<R
     if args.quiet {
         return Ok(Report::line(key));
     }
-    let done = if rotate { "Successfully rotated manager unlock key.\n\n" } else { "" };
+    let done = if rotate {
+        "Successfully rotated manager unlock key.\n\n"
+    } else {
+        ""
+    };
     Ok(Report::text(format!("{done}{}", how_to_unlock(&key))))
 }
 
