@@ -140,6 +140,20 @@ impl Linux {
         })
     }
 
+    /// Says whether this kernel can carry out the rules of networks in the kernel plane; by trying it, in a namespace that ends
+    /// with it. Without this the plane refuses networks that have rules.
+    ///
+    /// # Errors
+    ///
+    /// [`PlatformError::Unsupported`] with what is missing and what to do about it; see
+    /// [`NoFiltering`](crate::plane::NoFiltering).
+    pub fn can_filter(&self) -> Result<(), PlatformError> {
+        crate::plane::can_filter().map_err(|reason| PlatformError::Unsupported {
+            what: "a network with rules in the kernel",
+            reason: reason.to_string(),
+        })
+    }
+
     /// Starts the endpoint's main program: with it all others of the endpoint end, and its output is kept.
     ///
     /// # Errors

@@ -10,9 +10,11 @@ use nix::errno::Errno;
 
 pub(crate) mod attribute;
 mod batch;
+mod conntrack;
 mod difference;
 mod expression;
 mod field;
+mod rule;
 mod set;
 pub(crate) mod socket;
 mod table;
@@ -22,9 +24,11 @@ mod verdict;
 
 use attribute::{Attributes, Parsed};
 pub(crate) use batch::Batch;
+pub(crate) use conntrack::{State, Tracked};
 pub(crate) use difference::{Difference, difference};
-pub(crate) use expression::{Expression, Found, Rule, name_value};
+pub(crate) use expression::{Expression, Found, name_value};
 pub(crate) use field::{Field, Register};
+pub(crate) use rule::Rule;
 pub(crate) use set::{Element, Set, SetKind, octets};
 use socket::{Message, Socket};
 pub(crate) use table::{Chain, Hook, Table};
@@ -99,7 +103,7 @@ impl Nftables {
                 continue;
             };
             if answer.text(set::SET_TABLE).as_deref() == Some(name) {
-                let elements = self.elements(name, &set)?;
+                let elements = self.elements(name, &set, kind)?;
                 found.sets.insert(set, Set { kind, elements });
             }
         }
@@ -187,14 +191,19 @@ impl Nftables {
         Ok(found)
     }
 
-    fn elements(&mut self, table: &str, set: &str) -> io::Result<BTreeMap<Vec<u8>, Element>> {
+    fn elements(
+        &mut self,
+        table: &str,
+        set: &str,
+        kind: SetKind,
+    ) -> io::Result<BTreeMap<Vec<u8>, Element>> {
         let about = Attributes::default()
             .text(set::ELEMENTS_TABLE, table)
             .text(set::ELEMENTS_SET, set);
         let answers = self.ask(GETSETELEM, NLM_F_DUMP, &about)?;
         let answers = answers.iter();
         let elements = answers.flat_map(|answer| set::parse_elements(Parsed(answer)));
-        Ok(elements.collect())
+        Ok(set::collect(kind, elements.collect()))
     }
 
     fn raw_rules(&mut self, name: &str) -> io::Result<Vec<Vec<u8>>> {

@@ -43,6 +43,30 @@
 //! not heard until the next life opens it. There is one for the node, so while an encrypted network has the user data path,
 //! which needs the same port and the same keys, none has the kernel's.
 //!
+//! # Who may reach whom
+//!
+//! A network with a [`policy`](overlay_core::plane::DesiredNetwork::policy) is judged by nf_tables with connection tracking,
+//! in the switch namespace, where no program of an endpoint has a say; [`can_filter()`] says whether the kernel can. Where
+//! not, such a network is [`Refused`], and nothing of it passes. Rules are there before a port is a member of the bridge, are
+//! replaced in one step, and a packet that they have not seen goes nowhere. Networks without rules are not looked at.
+//!
+//! The words are those of `overlay_vxlan::policy`: who opens a flow decides; the first rule that matches, or the default;
+//! replies pass, and errors about a flow from who got the packet to who sent it; of TCP only a SYN opens a flow if the default
+//! is to deny; ARP and neighbour discovery pass; what goes to groups is judged packet by packet (and known to the kernel for half a minute all the same); fragments are judged as the
+//! packet that they are of. Each packet is judged by who opened its flow: a rule that changes ends the flows that it does
+//! not allow, in both directions, until another one allows them. Flows are known here for as long as the kernel knows them
+//! (its own time-outs and `nf_conntrack_max`), whatever becomes of the daemon.
+//!
+//! It differs from the user plane in this. While rules are replaced whose default is to allow, a few packets that are denied
+//! may pass; none does if the default is to deny. Packets that come here bear addresses of endpoints, as virtual ones are exchanged
+//! in the endpoints' own namespaces: there a flow to a virtual address is judged under that
+//! ([`EndpointServices`](crate::EndpointServices)), and here, on both nodes, under that of its backend. There is no time to
+//! settle: flows from before a network's first rules are not known, and TCP among them ends if the default is to deny.
+//! Packets that cannot belong to a flow as tracking sees it, such as of TCP out of its window, are dropped if the default is to
+//! deny; a flow that ended with a rule is not opened from its other end between the same ports. Of an error about a flow
+//! that is denied the rules for ICMP do not decide. Packets in VLANs are dropped if the default is to deny; if not, they are
+//! judged as without a tag, in two tags they are not.
+//!
 //! # How it is used
 //!
 //! [`compile()`] and [`plan()`] are pure: what shall be done is a value, whatever the [`Kernel`], and reads as
@@ -78,20 +102,22 @@
 //!
 //! # What is left alone
 //!
-//! Devices under other names than ours, whatever they are, with their rows; other tables than `bridge overlay_plane` and
-//! `inet overlay_guard`; associations and policies with other numbers than ours (`reqid` 0x6f766c79); VNIs that are not ours. A device of somebody's that is made a member of one of our bridges is taken
+//! Devices under other names than ours, whatever they are, with their rows; other tables than `bridge overlay_plane`,
+//! `inet overlay_policy` and `inet overlay_guard`; associations and policies with other numbers than ours (`reqid` 0x6f766c79); VNIs that are not ours. A device of somebody's that is made a member of one of our bridges is taken
 //! out of it. A VXLAN device owns its UDP port: no program of the underlay's namespace can have it as well.
 
 mod check;
 mod compile;
 mod devices;
 mod filter;
+mod filtering;
 mod fitness;
 mod guard;
 mod host;
 mod kernel;
 mod namespace;
 mod plan;
+mod policy;
 mod reconciler;
 mod rows;
 mod sealer;
@@ -102,12 +128,15 @@ mod tests;
 mod watch;
 
 pub use check::{Obstacle, check};
-pub use compile::{Refused, Underlay, Wanted, compile};
+pub use compile::{Abilities, Refused, Underlay, Wanted, compile};
+pub use filtering::{NoFiltering, can_filter};
 pub use fitness::{NoSealing, can_seal};
 pub use host::{Drops, Host};
 pub use kernel::Kernel;
 pub use namespace::SwitchNamespace;
 pub use plan::{About, Operation, missing, plan};
+pub use policy::TooMany;
+pub(crate) use policy::{ACCESS, Access, access};
 pub use reconciler::{Reconciler, Report, Stats};
 pub use sealing::{Sealing, SealingStep};
 pub use tables::{

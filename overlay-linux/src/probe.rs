@@ -36,6 +36,8 @@ pub struct Capabilities {
     pub packet: Verdict,
     /// Encrypted networks that the kernel carries, likewise; see [`NoSealing`](crate::plane::NoSealing).
     pub sealing: Verdict,
+    /// Networks with rules that the kernel carries, likewise; see [`NoFiltering`](crate::plane::NoFiltering).
+    pub filtering: Verdict,
 }
 
 /// Whether something is possible.
@@ -100,6 +102,7 @@ pub fn capabilities(helper: &Path) -> Result<Capabilities, PlatformError> {
         tap: ask(helper, TAP)?,
         packet: ask(helper, PACKET)?,
         sealing: ask(helper, SEALING)?,
+        filtering: ask(helper, FILTERING)?,
     })
 }
 
@@ -134,6 +137,7 @@ pub(crate) fn run(what: &str) -> Result<(), Failure> {
         TAP => make_port(PortKind::Tap),
         PACKET => make_port(PortKind::Packet),
         SEALING => seal(),
+        FILTERING => filter(),
         _ => Err(Failure::new(
             "probe",
             &io::Error::from(io::ErrorKind::InvalidInput),
@@ -153,6 +157,13 @@ fn seal() -> Result<(), Failure> {
     plane::can_seal(false)
         .map_err(io::Error::other)
         .doing(|| "seal in the kernel".into())
+}
+
+fn filter() -> Result<(), Failure> {
+    namespace::make(CloneFlags::CLONE_NEWNET)?;
+    plane::can_filter()
+        .map_err(io::Error::other)
+        .doing(|| "judge packets in the kernel".into())
 }
 
 fn make_port(kind: PortKind) -> Result<(), Failure> {
@@ -183,3 +194,4 @@ const USER: &str = "user";
 const TAP: &str = "tap";
 const PACKET: &str = "packet";
 const SEALING: &str = "sealing";
+const FILTERING: &str = "filtering";

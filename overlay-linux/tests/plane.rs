@@ -8,6 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 #[path = "plane/cipher.rs"]
 mod cipher;
+#[path = "plane/flows.rs"]
+mod flows;
 #[path = "plane/frames.rs"]
 mod frames;
 #[path = "plane/guard.rs"]
@@ -16,6 +18,8 @@ mod guard;
 mod holders;
 #[path = "plane/net.rs"]
 mod net;
+#[path = "plane/policy.rs"]
+mod policy;
 #[path = "plane/reach.rs"]
 mod reach;
 #[path = "plane/repair.rs"]
@@ -49,8 +53,22 @@ const STORIES: &[(&str, Story)] = &[
     ("what_cannot_be_sealed_is_refused", seal::refused),
     ("each_layer_holds_back_what_is_in_clear", seal::layers),
     ("encrypted_networks_are_in_nobodys_way", seal::beside),
+    ("what_is_denied_does_not_pass", policy::denied),
+    ("a_rule_that_changes_ends_connections", policy::changed),
+    ("rules_are_replaced_without_a_gap", policy::replaced),
+    ("damaged_rules_let_nothing_pass", policy::damaged),
+    ("packets_get_where_random_rules_say", policy::compared),
+    (
+        "networks_of_the_same_addresses_are_told_apart",
+        policy::twins,
+    ),
+    ("errors_are_the_receivers_to_send", policy::errors),
+    ("groups_are_reached_by_rules", policy::groups),
+    ("rules_that_are_too_many_are_refused", policy::refused),
+    ("a_thousand_rules_are_carried_out", policy::thousand),
     ("holders_make_ports", holders::life),
     ("holders_endpoints_reach_services", holders::services),
+    ("what_is_denied_does_not_reach_services", holders::judged),
     ("there_are_no_ports_without_a_switch", holders::refused),
     (
         "the_ends_of_a_pair_have_different_indices",

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
 use super::{
-    SUBSYSTEM,
+    INET, SUBSYSTEM,
     attribute::Attributes,
-    expression::{Expression, Rule},
+    expression::Expression,
+    rule::Rule,
     set::{self, Element, SetKind},
     socket::Message,
     table::{self, Chain, Hook, Table},
@@ -33,6 +34,12 @@ impl Batch {
             words: Vec::new(),
             sets: 0,
         }
+    }
+
+    /// Goes on with another table, for both families of IP at once.
+    pub(crate) fn go_on_with_inet(&mut self, table: &str) {
+        self.family = INET;
+        table.clone_into(&mut self.table);
     }
 
     /// Makes the table; one that is there is fine.
@@ -65,7 +72,7 @@ impl Batch {
             self.make_chain(name, hook.as_ref());
         }
         for (name, set) in &wanted.sets {
-            self.add_elements(name, &set.elements);
+            self.add_elements(name, set.kind, &set.elements);
         }
         for (name, Chain { rules, .. }) in &wanted.chains {
             self.add_rules(name, rules);
@@ -125,19 +132,25 @@ impl Batch {
         self.push(DELSET, 0, about, format!("delete the set {name}"));
     }
 
-    pub(crate) fn add_elements(&mut self, set: &str, elements: &BTreeMap<Vec<u8>, Element>) {
+    pub(crate) fn add_elements(
+        &mut self,
+        set: &str,
+        kind: SetKind,
+        elements: &BTreeMap<Vec<u8>, Element>,
+    ) {
         let all: Vec<_> = elements.iter().collect();
         for some in all.chunks(ELEMENTS_MAX) {
             let about = self.elements(set);
-            let about = set::emit_elements(about, some.iter().copied());
+            let about = set::emit_elements(about, kind, some.iter().copied());
             let words = format!("add elements to {set}");
             self.push(NEWSETELEM, NLM_F_CREATE, about, words);
         }
     }
 
     /// Deletes an element that is there.
-    pub(crate) fn delete_element(&mut self, set: &str, key: &[u8]) {
-        let about = set::emit_elements(self.elements(set), [(&key.to_vec(), &Element::Present)]);
+    pub(crate) fn delete_element(&mut self, set: &str, kind: SetKind, key: &[u8]) {
+        let element = [(&key.to_vec(), &Element::Present)];
+        let about = set::emit_elements(self.elements(set), kind, element);
         self.push(DELSETELEM, 0, about, format!("delete an element of {set}"));
     }
 

@@ -95,11 +95,15 @@ impl Batch {
             }
         }
         for (name, set) in &there.sets {
+            if !set.kind.leads() && !wanted.sets.contains_key(name) {
+                // It goes with all that is in it.
+                continue;
+            }
             let wanted = wanted.sets.get(name).map(|set| &set.elements);
             let wanted = wanted.unwrap_or(&empty);
             for (key, element) in &set.elements {
                 if wanted.get(key) != Some(element) {
-                    self.delete_element(name, key);
+                    self.delete_element(name, set.kind, key);
                 }
             }
         }
@@ -110,7 +114,7 @@ impl Batch {
                 .map(|(key, element)| (key.clone(), element.clone()))
                 .collect();
             if !changed.is_empty() {
-                self.add_elements(name, &changed);
+                self.add_elements(name, set.kind, &changed);
             }
         }
         for (name, chain) in &wanted.chains {

@@ -1,21 +1,16 @@
-//! Rules and their steps, and how they are said to the kernel and heard from it.
+//! The steps of rules, and how they are said to the kernel and heard from it.
 //!
 //! Registers are of 16 octets, or of 4, which lie in them: 1, then 2 with its parts 12 to 15, then 3. Whatever is heard
 //! that is never made here is kept by its name, so that it differs from everything that is wanted.
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
-
 use super::{
     attribute::{Attributes, Parsed},
-    field::{Field, REG_1, REG_2, Register},
+    conntrack::{self, Tracked},
+    field::{Field, REG_1, REG_2, REG_VERDICT, Register},
     verdict::Verdict,
 };
-
-/// The expressions of a rule; the first that does not match ends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rule(pub(crate) Vec<Expression>);
 
 /// One step of a rule. Loads and masks work on register 1 where nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +27,16 @@ pub(crate) enum Expression {
     OpenedBy,
     /// Loads this.
     Constant(Vec<u8>),
+    /// Loads the packet's mark.
+    Mark,
     /// Gives the packet the mark in the register.
     SetMark,
+    /// Loads the packet's priority: like the mark, a number that lasts from one rule to the next.
+    Priority(Register),
+    /// Gives the packet the priority in the register.
+    SetPriority,
+    /// Loads what a frame carries, whatever its tags.
+    EtherType,
     /// Loads to whom a frame is: 1 to all, 2 to a group.
     PacketKind,
     /// Loads the transport protocol's number.
@@ -42,10 +45,16 @@ pub(crate) enum Expression {
     Load(Field, Register),
     /// Loads the connection's state.
     State,
+    /// Loads another part of the connection.
+    Tracked(Tracked, Register),
+    /// Has the connection looked for among those with the number in the register.
+    SetZone,
     /// Keeps these bits.
     Mask(Vec<u8>),
     /// Goes on if the register is equal (or if it is not).
     Compare { equal: bool, with: Vec<u8> },
+    /// Goes on if the register is one of these, from the first to the last.
+    Within { first: Vec<u8>, last: Vec<u8> },
     /// Goes on above a rate, in packets a second, and in a burst.
     Above { rate: u64, burst: u32 },
     /// Counts.
@@ -81,102 +90,6 @@ pub(crate) enum Found {
     Loads,
 }
 
-impl Rule {
-    /// Matches everything.
-    pub(crate) fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    pub(crate) fn input(self, name: &str) -> Self {
-        self.load(Expression::InputName)
-            .compare(true, &name_value(name))
-    }
-
-    pub(crate) fn output(self, name: &str) -> Self {
-        self.load(Expression::OutputName)
-            .compare(true, &name_value(name))
-    }
-
-    pub(crate) fn not_output(self, name: &str) -> Self {
-        self.load(Expression::OutputName)
-            .compare(false, &name_value(name))
-    }
-
-    pub(crate) fn source(self, subnet: Ipv4Net) -> Self {
-        self.load(Expression::Load(Field::source(false), Register::FIRST))
-            .load(Expression::Mask(subnet.netmask().octets().to_vec()))
-            .compare(true, &subnet.network().octets())
-    }
-
-    /// Packets of connections that exist, and of those that belong to them.
-    pub(crate) fn of_known_connections(self) -> Self {
-        let states = ESTABLISHED | RELATED;
-        self.load(Expression::State)
-            .load(Expression::Mask(states.to_ne_bytes().to_vec()))
-            .compare(false, &[0; 4])
-    }
-
-    pub(crate) fn ends(self, verdict: Verdict) -> Self {
-        self.load(Expression::Verdict(verdict))
-    }
-
-    pub(crate) fn masquerades(self) -> Self {
-        self.load(Expression::Masquerade)
-    }
-
-    /// The interface that packets must come by, if the rule says so.
-    pub(crate) fn source_name(&self) -> Option<String> {
-        self.name_after(&Expression::InputName)
-    }
-
-    /// The interface that packets must leave by, if the rule says so.
-    pub(crate) fn target_name(&self) -> Option<String> {
-        self.name_after(&Expression::OutputName)
-    }
-
-    fn name_after(&self, load: &Expression) -> Option<String> {
-        let mut pairs = self.0.windows(2);
-        pairs.find_map(|pair| match pair {
-            [found, Expression::Compare { equal: true, with }] if found == load => {
-                let end = with.iter().position(|octet| *octet == 0);
-                let name = with.get(..end.unwrap_or(with.len()))?;
-                String::from_utf8(name.to_vec()).ok()
-            }
-            _ => None,
-        })
-    }
-
-    /// With this step more.
-    pub(crate) fn load(mut self, expression: Expression) -> Self {
-        self.0.push(expression);
-        self
-    }
-
-    pub(crate) fn compare(self, equal: bool, with: &[u8]) -> Self {
-        let with = with.to_vec();
-        self.load(Expression::Compare { equal, with })
-    }
-
-    pub(super) fn emit(&self) -> Attributes {
-        self.0.iter().fold(Attributes::default(), |all, one| {
-            let inner = Attributes::default()
-                .text(EXPR_NAME, one.name())
-                .nest(EXPR_DATA, &one.emit());
-            all.nest(LIST_ELEM, &inner)
-        })
-    }
-
-    pub(super) fn parse(list: Parsed<'_>) -> Self {
-        let expressions = list.map(|(_, inner)| {
-            let inner = Parsed(inner);
-            let name = inner.text(EXPR_NAME).unwrap_or_default();
-            let data = inner.nested(EXPR_DATA).unwrap_or(Parsed(&[]));
-            Expression::parse(&name, data).unwrap_or(Expression::Other(name))
-        });
-        Self(expressions.collect())
-    }
-}
-
 impl Expression {
     /// What the kernel calls it.
     pub(super) fn name(&self) -> &str {
@@ -185,7 +98,11 @@ impl Expression {
             | Self::OutputName
             | Self::Family
             | Self::PacketKind
+            | Self::Mark
             | Self::SetMark
+            | Self::Priority(_)
+            | Self::SetPriority
+            | Self::EtherType
             | Self::Protocol => "meta",
             Self::IsSealed => "rt",
             Self::OpenedBy => "xfrm",
@@ -196,9 +113,10 @@ impl Expression {
             Self::Lookup(..) => "lookup",
             Self::Destination { .. } => "nat",
             Self::Reset | Self::Unreachable => "reject",
-            Self::State => "ct",
+            Self::State | Self::Tracked(..) | Self::SetZone => "ct",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
+            Self::Within { .. } => "range",
             Self::Verdict(_) | Self::Constant(_) => "immediate",
             Self::Masquerade => "masq",
             Self::Other(name) => name,
@@ -206,12 +124,14 @@ impl Expression {
     }
 
     /// In the kernel's own order, so that what it returns is the very same octets.
-    fn emit(&self) -> Attributes {
+    pub(super) fn emit(&self) -> Attributes {
         let empty = Attributes::default();
-        let meta = |key| {
+        let meta_to = |key, register| {
             let key = Attributes::default().number(META_KEY, key);
-            key.number(META_DREG, REG_1)
+            key.number(META_DREG, register)
         };
+        let meta = |key| meta_to(key, REG_1);
+        let set = |key| empty.clone().number(META_KEY, key).number(META_SREG, REG_1);
         match self {
             Self::InputName => meta(META_IIFNAME),
             Self::OutputName => meta(META_OIFNAME),
@@ -221,7 +141,11 @@ impl Expression {
             Self::IsSealed => empty.number(RT_DREG, REG_1).number(RT_KEY, RT_XFRM),
             Self::OpenedBy => opened_by(),
             Self::Constant(octets) => constant(octets),
-            Self::SetMark => empty.number(META_KEY, META_MARK).number(META_SREG, REG_1),
+            Self::Mark => meta(META_MARK),
+            Self::EtherType => meta(META_PROTOCOL),
+            Self::SetMark => set(META_MARK),
+            Self::Priority(register) => meta_to(META_PRIORITY, register.0),
+            Self::SetPriority => set(META_PRIORITY),
             Self::Load(field, register) => empty
                 .number(PAYLOAD_DREG, register.0)
                 .number(PAYLOAD_BASE, field.header)
@@ -251,12 +175,15 @@ impl Expression {
             Self::Unreachable => empty
                 .number(REJECT_TYPE, REJECT_UNREACHABLE)
                 .value(REJECT_CODE, &[PORT_UNREACHABLE]),
-            Self::State => empty.number(CT_DREG, REG_1).number(CT_KEY, CT_STATE),
+            Self::State => conntrack::state(REG_1),
+            Self::Tracked(part, register) => part.emit(*register),
+            Self::SetZone => conntrack::set_zone(REG_1),
             Self::Mask(mask) => masked(mask),
             Self::Compare { equal, with } => empty
                 .number(CMP_SREG, REG_1)
                 .number(CMP_OP, if *equal { CMP_EQ } else { CMP_NEQ })
                 .nest(CMP_DATA, &Attributes::default().value(DATA_VALUE, with)),
+            Self::Within { first, last } => within(first, last),
             Self::Verdict(verdict) => {
                 let verdict = Attributes::default().nest(DATA_VERDICT, &verdict.emit());
                 empty
@@ -267,17 +194,9 @@ impl Expression {
         }
     }
 
-    fn parse(name: &str, data: Parsed<'_>) -> Option<Self> {
+    pub(super) fn parse(name: &str, data: Parsed<'_>) -> Option<Self> {
         let known = match name {
-            "meta" => match data.number(META_KEY)? {
-                META_IIFNAME => Self::InputName,
-                META_OIFNAME => Self::OutputName,
-                META_NFPROTO => Self::Family,
-                META_PKTTYPE => Self::PacketKind,
-                META_MARK => Self::SetMark,
-                META_L4PROTO => Self::Protocol,
-                _ => return None,
-            },
+            "meta" => about_packet(data)?,
             "payload" => {
                 let field = Field {
                     header: data.number(PAYLOAD_BASE)?,
@@ -296,15 +215,7 @@ impl Expression {
                 octets: data.number(HASH_LEN)?,
                 modulus: data.number(HASH_MODULUS)?,
             },
-            "lookup" => {
-                let found = match data.number(LOOKUP_DREG) {
-                    None if data.number(LOOKUP_FLAGS)? == 0 => Found::Matches,
-                    None => Found::Misses,
-                    Some(REG_VERDICT) => Found::Decides,
-                    Some(_) => Found::Loads,
-                };
-                Self::Lookup(data.text(LOOKUP_SET)?, found)
-            }
+            "lookup" => looked_up(data)?,
             "nat" => Self::Destination {
                 v6: data.number(NAT_FAMILY)? == IPV6,
             },
@@ -312,7 +223,12 @@ impl Expression {
                 REJECT_RESET => Self::Reset,
                 _ => Self::Unreachable,
             },
-            "ct" => Self::State,
+            "ct" if conntrack::is_state(data) => Self::State,
+            "ct" if conntrack::sets_zone(data) => Self::SetZone,
+            "ct" => {
+                let (part, register) = Tracked::parse(data)?;
+                Self::Tracked(part, register)
+            }
             "bitwise" => {
                 let mask = data.nested(BITWISE_MASK)?.value(DATA_VALUE)?;
                 Self::Mask(mask.to_vec())
@@ -320,6 +236,10 @@ impl Expression {
             "cmp" => Self::Compare {
                 equal: data.number(CMP_OP)? == CMP_EQ,
                 with: data.nested(CMP_DATA)?.value(DATA_VALUE)?.to_vec(),
+            },
+            "range" => Self::Within {
+                first: data.nested(RANGE_FROM)?.value(DATA_VALUE)?.to_vec(),
+                last: data.nested(RANGE_TO)?.value(DATA_VALUE)?.to_vec(),
             },
             "rt" => Self::IsSealed,
             "xfrm" => Self::OpenedBy,
@@ -340,12 +260,40 @@ impl Expression {
     }
 }
 
+fn about_packet(data: Parsed<'_>) -> Option<Expression> {
+    let register = data.number(META_DREG);
+    Some(match data.number(META_KEY)? {
+        META_IIFNAME => Expression::InputName,
+        META_OIFNAME => Expression::OutputName,
+        META_NFPROTO => Expression::Family,
+        META_PKTTYPE => Expression::PacketKind,
+        META_MARK if register.is_some() => Expression::Mark,
+        META_MARK => Expression::SetMark,
+        META_PRIORITY => match register {
+            Some(register) => Expression::Priority(Register(register)),
+            None => Expression::SetPriority,
+        },
+        META_PROTOCOL => Expression::EtherType,
+        META_L4PROTO => Expression::Protocol,
+        _ => return None,
+    })
+}
+
 fn opened_by() -> Attributes {
     Attributes::default()
         .number(XFRM_DREG, REG_1)
         .number(XFRM_KEY, XFRM_REQID)
         .value(XFRM_DIRECTION, &[XFRM_IN])
         .number(XFRM_PLACE, 0)
+}
+
+fn within(first: &[u8], last: &[u8]) -> Attributes {
+    let end = |octets| Attributes::default().value(DATA_VALUE, octets);
+    Attributes::default()
+        .number(RANGE_SREG, REG_1)
+        .number(RANGE_OP, RANGE_IS_IN)
+        .nest(RANGE_FROM, &end(first))
+        .nest(RANGE_TO, &end(last))
 }
 
 fn constant(octets: &[u8]) -> Attributes {
@@ -376,6 +324,16 @@ fn lookup(set: &str, found: Found) -> Attributes {
         Found::Loads => about.number(LOOKUP_DREG, REG_1),
     };
     about.number(LOOKUP_FLAGS, u32::from(found == Found::Misses))
+}
+
+fn looked_up(data: Parsed<'_>) -> Option<Expression> {
+    let found = match data.number(LOOKUP_DREG) {
+        None if data.number(LOOKUP_FLAGS)? == 0 => Found::Matches,
+        None => Found::Misses,
+        Some(REG_VERDICT) => Found::Decides,
+        Some(_) => Found::Loads,
+    };
+    Some(Expression::Lookup(data.text(LOOKUP_SET)?, found))
 }
 
 /// How many packets the counter of a rule has seen; none if it has none.
@@ -411,13 +369,15 @@ pub(crate) fn name_value(name: &str) -> [u8; 16] {
 
 // `linux/netfilter/nf_tables.h`, by the names there without their prefix.
 pub(super) const LIST_ELEM: u16 = 1;
-const EXPR_NAME: u16 = 1;
-const EXPR_DATA: u16 = 2;
+pub(super) const EXPR_NAME: u16 = 1;
+pub(super) const EXPR_DATA: u16 = 2;
 pub(super) const DATA_VALUE: u16 = 1;
 pub(super) const DATA_VERDICT: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
 const META_SREG: u16 = 3;
+const META_PROTOCOL: u32 = 1;
+const META_PRIORITY: u32 = 2;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
@@ -439,6 +399,11 @@ const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
+const RANGE_SREG: u16 = 1;
+const RANGE_OP: u16 = 2;
+const RANGE_FROM: u16 = 3;
+const RANGE_TO: u16 = 4;
+const RANGE_IS_IN: u32 = 0;
 const PAYLOAD_DREG: u16 = 1;
 const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
@@ -450,14 +415,8 @@ const BITWISE_MASK: u16 = 4;
 const BITWISE_XOR: u16 = 5;
 const BITWISE_OP: u16 = 6;
 const MASK_XOR: u32 = 0;
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
-const CT_STATE: u32 = 0;
-const ESTABLISHED: u32 = 2;
-const RELATED: u32 = 4;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
-const REG_VERDICT: u32 = 0;
 const HASH_SREG: u16 = 1;
 const HASH_DREG: u16 = 2;
 const HASH_LEN: u16 = 3;

@@ -70,6 +70,8 @@ impl Register {
     pub(crate) const BESIDE: Self = Self(REG_1_SECOND);
     /// The first that is hashed.
     pub(crate) const HASHED: Self = Self(REG_2);
+    /// The one after its 16 octets.
+    pub(crate) const NEXT: Self = Self(REG_2);
 
     /// The one after the first one's `octets`: 4 or 16.
     pub(crate) fn hashed_after(octets: u32) -> Self {
@@ -81,6 +83,7 @@ impl Register {
 const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+pub(super) const REG_VERDICT: u32 = 0;
 pub(super) const REG_1: u32 = 1;
 pub(super) const REG_2: u32 = 2;
 const REG_3: u32 = 3;

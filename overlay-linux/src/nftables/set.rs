@@ -110,6 +110,75 @@ impl SetKind {
         data: Some((VERDICTS, VERDICT_OCTETS)),
     };
 
+    /// Numbers by ranges of addresses.
+    pub(crate) fn ranges(v6: bool) -> Self {
+        let (key, key_octets) = address(v6);
+        Self {
+            flags: MAP | INTERVAL,
+            key,
+            key_octets,
+            data: Some((MARK, 4)),
+        }
+    }
+
+    /// Numbers by ranges of ports.
+    pub(crate) const PORT_RANGES: Self = Self {
+        flags: MAP | INTERVAL,
+        key: PORT,
+        key_octets: 2,
+        data: Some((MARK, 4)),
+    };
+
+    /// Numbers by protocols of the transport layer.
+    pub(crate) const PROTOCOLS: Self = Self {
+        flags: MAP,
+        key: PROTOCOL,
+        key_octets: 1,
+        data: Some((MARK, 4)),
+    };
+
+    /// Numbers by a mark and a priority.
+    pub(crate) const PAIRS: Self = Self {
+        flags: MAP,
+        key: MARK << TYPE_BITS | PRIORITY,
+        key_octets: 8,
+        data: Some((MARK, 4)),
+    };
+
+    /// Verdicts by a mark and a priority.
+    pub(crate) const BY_PAIR: Self = Self {
+        data: Some((VERDICTS, VERDICT_OCTETS)),
+        ..Self::PAIRS
+    };
+
+    /// Pairs of addresses.
+    pub(crate) fn address_pairs(v6: bool) -> Self {
+        let (key, octets) = address(v6);
+        Self {
+            flags: 0,
+            key: key << TYPE_BITS | key,
+            key_octets: 2 * octets,
+            data: None,
+        }
+    }
+
+    /// Numbers of connection tracking's zones, by names of interfaces.
+    pub(crate) const ZONES: Self = Self {
+        flags: MAP,
+        data: Some((INTEGER, 2)),
+        ..Self::NAMES
+    };
+
+    /// Whether a key is a first and a last one, one after the other, and stands for all from one to the other.
+    pub(super) const fn is_ranged(self) -> bool {
+        self.flags & INTERVAL != 0
+    }
+
+    /// Whether what is in there may lead to chains.
+    pub(super) fn leads(self) -> bool {
+        self.data.is_some_and(|(kind, _)| kind == VERDICTS)
+    }
+
     /// Addresses by numbers.
     pub(crate) fn slots(v6: bool) -> Self {
         Self {
@@ -164,15 +233,17 @@ impl Element {
         }
     }
 
-    fn parse(element: Parsed<'_>) -> Option<(Vec<u8>, Self)> {
+    /// An element: its key, whether it is the end of a range, and what it leads to.
+    fn parse(element: Parsed<'_>) -> Option<(Vec<u8>, bool, Self)> {
         let key = element.nested(ELEM_KEY)?.value(DATA_VALUE)?.to_vec();
-        // An element that ends by itself, or is the end of a range, is none of ours.
-        let odd = element.value(ELEM_FLAGS).is_some() || element.value(ELEM_TIMEOUT).is_some();
-        if odd {
-            return Some((key, Self::Other));
+        let flags = element.number(ELEM_FLAGS);
+        // An element that ends by itself, or is in any other way special, is none of ours.
+        if element.value(ELEM_TIMEOUT).is_some() || flags.is_some_and(|flags| flags != RANGE_END) {
+            return Some((key, false, Self::Other));
         }
+        let ends = flags.is_some();
         let Some(data) = element.nested(ELEM_DATA) else {
-            return Some((key, Self::Present));
+            return Some((key, ends, Self::Present));
         };
         let octets = data.value(DATA_VALUE);
         let verdict = data.nested(DATA_VERDICT).and_then(Verdict::parse);
@@ -181,27 +252,90 @@ impl Element {
             (None, Some(verdict)) => Self::Verdict(verdict),
             (None, None) => Self::Other,
         };
-        Some((key, found))
+        Some((key, ends, found))
     }
 }
 
-/// Elements in a message about them.
-pub(super) fn parse_elements(message: Parsed<'_>) -> Vec<(Vec<u8>, Element)> {
+/// Elements in a message about them, and whether each is the end of a range.
+pub(super) fn parse_elements(message: Parsed<'_>) -> Vec<(Vec<u8>, bool, Element)> {
     let list = message.nested(ELEMENTS).unwrap_or(Parsed(&[]));
     list.filter_map(|(_, element)| Element::parse(Parsed(element)))
         .collect()
 }
 
+/// All elements of a set, as they are known here.
+pub(super) fn collect(
+    kind: SetKind,
+    mut found: Vec<(Vec<u8>, bool, Element)>,
+) -> BTreeMap<Vec<u8>, Element> {
+    let mut elements = BTreeMap::new();
+    if !kind.is_ranged() {
+        let plain = found.into_iter().map(|(key, ends, element)| {
+            let element = if ends { Element::Other } else { element };
+            (key, element)
+        });
+        return plain.collect();
+    }
+    // Where one range ends and the next begins, the end comes first.
+    found.sort_by(|(one, is_end, _), (other, others, _)| (one, !is_end).cmp(&(other, !others)));
+    let mut open: Option<(Vec<u8>, Element)> = None;
+    for (key, ends, element) in found {
+        let before = if ends {
+            open.take()
+        } else {
+            open.replace((key.clone(), element))
+        };
+        if let Some((first, element)) = before {
+            let element = if ends { element } else { Element::Other };
+            elements.insert(
+                [first, neighbour(key, false).unwrap_or_default()].concat(),
+                element,
+            );
+        }
+    }
+    if let Some((first, element)) = open {
+        let last = vec![u8::MAX; first.len()];
+        elements.insert([first, last].concat(), element);
+    }
+    elements
+}
+
+/// The next key of that length, or the one before; none where there is no such.
+fn neighbour(mut key: Vec<u8>, next: bool) -> Option<Vec<u8>> {
+    let turns = if next { u8::MAX } else { 0 };
+    for octet in key.iter_mut().rev() {
+        let turned = *octet == turns;
+        *octet = if next {
+            octet.wrapping_add(1)
+        } else {
+            octet.wrapping_sub(1)
+        };
+        if !turned {
+            return Some(key);
+        }
+    }
+    None
+}
+
 /// The list of elements that a message is about.
 pub(super) fn emit_elements<'a>(
     attributes: Attributes,
+    kind: SetKind,
     elements: impl IntoIterator<Item = (&'a Vec<u8>, &'a Element)>,
 ) -> Attributes {
-    let list = elements
-        .into_iter()
-        .fold(Attributes::default(), |list, (key, element)| {
-            list.nest(LIST_ELEM, &element.emit(key))
-        });
+    let mut list = Attributes::default();
+    for (key, element) in elements {
+        if !kind.is_ranged() {
+            list = list.nest(LIST_ELEM, &element.emit(key));
+            continue;
+        }
+        let (first, last) = key.split_at(key.len() / 2);
+        list = list.nest(LIST_ELEM, &element.emit(first));
+        if let Some(end) = neighbour(last.to_vec(), true) {
+            let end = Element::Present.emit(&end).number(ELEM_FLAGS, RANGE_END);
+            list = list.nest(LIST_ELEM, &end);
+        }
+    }
     attributes.nest(ELEMENTS, &list)
 }
 
@@ -227,11 +361,21 @@ const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_LEN: u16 = 7;
 pub(super) const SET_ID: u16 = 10;
 const MAP: u32 = 8;
+const INTERVAL: u32 = 4;
+/// `NFT_SET_ELEM_INTERVAL_END`.
+const RANGE_END: u32 = 1;
 /// The tool's number of marks of packets: integers in the machine's own octet order.
 const MARK: u32 = 19;
+/// Plain numbers, to the tool.
+const INTEGER: u32 = 4;
 /// Plain octets, to the tool.
 const OCTETS: u32 = 5;
 const MAC: u32 = 9;
+const PROTOCOL: u32 = 12;
+const PORT: u32 = 13;
+const PRIORITY: u32 = 23;
+/// By which one number is moved before the next, where several are side by side.
+const TYPE_BITS: u32 = 6;
 const NAME: u32 = 41;
 const NAME_OCTETS: u32 = 16;
 const VERDICTS: u32 = 0xffff_ff00;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     attribute::{Attributes, Parsed},
-    expression::Rule,
+    rule::Rule,
     set::Set,
     verdict::{ACCEPT, DROP},
 };
@@ -73,6 +73,38 @@ impl Hook {
         }
     }
 
+    /// The same, after what is usual, and before the packets in them are looked at.
+    pub(crate) fn bridge_prerouting_later() -> Self {
+        Self {
+            priority: PRIORITY_BRIDGED_LATER,
+            ..Self::bridge_prerouting()
+        }
+    }
+
+    /// For frames from one member of a bridge to another, after all rules for the packets in them.
+    pub(crate) fn bridge_forward_last() -> Self {
+        Self {
+            priority: PRIORITY_LAST,
+            ..Self::forward()
+        }
+    }
+
+    /// For packets that have just come, before fragments of them are put together.
+    pub(crate) fn before_fragments() -> Self {
+        Self {
+            priority: PRIORITY_BEFORE_FRAGMENTS,
+            ..Self::prerouting()
+        }
+    }
+
+    /// The same, when their connection is known.
+    pub(crate) fn prerouting() -> Self {
+        Self {
+            number: HOOK_PREROUTING,
+            ..Self::forward()
+        }
+    }
+
     /// For frames of a bridge itself.
     pub(crate) fn bridge_output() -> Self {
         Self {
@@ -123,6 +155,14 @@ impl Hook {
         Self {
             number: HOOK_PREROUTING,
             ..Self::output_destination_nat()
+        }
+    }
+
+    /// For packets of programs on this host, before their connection's destination is chosen.
+    pub(crate) fn output_before_nat() -> Self {
+        Self {
+            priority: PRIORITY_MANGLE,
+            ..Self::output()
         }
     }
 
@@ -186,7 +226,11 @@ const HOOK_INPUT: u32 = 1;
 const HOOK_FORWARD: u32 = 2;
 const HOOK_OUTPUT: u32 = 3;
 const HOOK_POSTROUTING: u32 = 4;
+/// `NF_IP_PRI_RAW_BEFORE_DEFRAG`.
+const PRIORITY_BEFORE_FRAGMENTS: i32 = -450;
 const PRIORITY_BRIDGED: i32 = -200;
+const PRIORITY_BRIDGED_LATER: i32 = -150;
+const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;

@@ -75,6 +75,45 @@ fn the_kernel_returns_the_very_same_octets() {
     });
 }
 
+/// Ranges that lie side by side, at both ends of what there is, and what of them somebody takes away.
+#[test]
+fn ranges_are_read_back_as_they_were_made() {
+    in_a_namespace("ranges_are_read_back_as_they_were_made", || {
+        let mut nftables = Nftables::open_inet().unwrap();
+        let number = |number: u32| Element::Data(number.to_ne_bytes().to_vec());
+        let range = |first: [u8; 2], last: [u8; 2]| [first, last].concat();
+        let mut wanted = Table::default();
+        let elements = BTreeMap::from([
+            (range([0, 0], [0, 79]), number(1)),
+            (range([0, 80], [0, 80]), number(2)),
+            (range([0, 81], [1, 0]), number(1)),
+            (range([2, 0], [2, 255]), number(3)),
+            (range([3, 0], [255, 255]), number(4)),
+        ]);
+        let kind = SetKind::PORT_RANGES;
+        let set = Set { kind, elements };
+        wanted.sets.insert("ports".into(), set.clone());
+        nftables.replace("overlay", &wanted).unwrap();
+        assert_eq!(nftables.read("overlay").unwrap(), Some(wanted.clone()));
+        // One is changed, one goes, one comes, and all in the kernel's own table.
+        let mut other = wanted.clone();
+        let ports = &mut other.sets.get_mut("ports").unwrap().elements;
+        ports.insert(range([0, 80], [0, 80]), number(9));
+        ports.remove(&range([3, 0], [255, 255]));
+        ports.insert(range([1, 200], [1, 201]), number(5));
+        let mut batch = nftables.batch("overlay");
+        batch.turn(Some(&wanted), &other);
+        nftables.commit(&batch).unwrap();
+        assert_eq!(nftables.read("overlay").unwrap(), Some(other.clone()));
+        let found = set::collect(kind, vec![(vec![0, 5], false, Element::Present)]);
+        assert_eq!(
+            found.into_keys().collect::<Vec<_>>(),
+            [range([0, 5], [255, 255])]
+        );
+        assert_ne!(other, wanted);
+    });
+}
+
 #[test]
 fn a_table_is_replaced_as_a_whole_or_not_at_all() {
     in_a_namespace("a_table_is_replaced_as_a_whole_or_not_at_all", || {

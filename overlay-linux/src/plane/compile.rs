@@ -6,15 +6,17 @@ use std::{
 };
 
 use overlay_core::{
-    MacAddr, NetworkId,
+    MacAddr, NetworkId, Vni,
     plane::{DataPath, Desired, DesiredNetwork},
 };
 use thiserror::Error;
 
 use super::{
     filter,
+    filtering::NoFiltering,
     fitness::NoSealing,
     guard,
+    policy::{self, Compiled, Policed, TooMany},
     sealing::{self, Clash},
     tables::{Device, Hop, Place, Tables, Tunnel, bridge_name, port_name, vxlan_name},
 };
@@ -61,6 +63,18 @@ pub enum Refused {
         /// Why not.
         reason: NoSealing,
     },
+    /// It has rules, and the kernel cannot carry them out. Nothing of it passes.
+    #[error("its rules cannot be carried out, and nothing of it passes: {reason}")]
+    Filtering {
+        /// Why not.
+        reason: NoFiltering,
+    },
+    /// It has more rules than can be looked up. Nothing of it passes.
+    #[error("nothing of it passes: {reason}")]
+    Policy {
+        /// What there is too much of.
+        reason: TooMany,
+    },
     /// It is encrypted, and so is one that the user plane carries: two would seal with one key. Nothing of it passes.
     #[error(
         "the encrypted network {other} has the user data path, and one key cannot be used by both: give both the same path"
@@ -85,10 +99,29 @@ pub enum Refused {
     },
 }
 
-/// Compiles the networks whose path is the kernel; encrypted ones as far as it can seal.
-pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoSealing>) -> Wanted {
+/// What the kernel can, where it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether it can seal what encrypted networks send.
+    pub seal: Result<(), NoSealing>,
+    /// Whether it can carry out the rules of networks.
+    pub filter: Result<(), NoFiltering>,
+}
+
+impl Abilities {
+    /// Those of a kernel that can everything.
+    pub const ALL: Self = Self {
+        seal: Ok(()),
+        filter: Ok(()),
+    };
+}
+
+/// Compiles the networks whose path is the kernel; encrypted ones and those with rules as far as it can seal and filter.
+pub fn compile(desired: &Desired, underlay: &Underlay, can: &Abilities) -> Wanted {
     let mut wanted = Wanted::default();
     let mut carried: BTreeMap<_, (NetworkId, &DesiredNetwork)> = BTreeMap::new();
+    let mut policies: BTreeMap<_, Compiled> = BTreeMap::new();
+    // Encrypted networks that are not carried.
     let mut closed: BTreeMap<_, NetworkId> = BTreeMap::new();
     for (id, network) in &desired.networks {
         if network.path != DataPath::Kernel {
@@ -100,10 +133,19 @@ pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoS
             wanted.refused.push((*id, reason));
             continue;
         }
-        if let Some(reason) = unsealed(desired, network, can_seal) {
-            closed.insert(network.vni, *id);
-            wanted.refused.push((*id, reason));
-            continue;
+        let compiled = match unsealed(desired, network, &can.seal) {
+            Some(reason) => Err(reason),
+            None => rules(network, &can.filter),
+        };
+        match compiled {
+            Ok(compiled) => policies.extend(compiled.map(|policy| (network.vni, policy))),
+            Err(reason) => {
+                if network.encrypted {
+                    closed.insert(network.vni, *id);
+                }
+                wanted.refused.push((*id, reason));
+                continue;
+            }
         }
         carried.insert(network.vni, (*id, network));
     }
@@ -111,6 +153,7 @@ pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoS
         let mut compiler = Compiler {
             underlay,
             network,
+            judged: policies.contains_key(&network.vni),
             tables: &mut wanted.tables,
             refused: Vec::new(),
         };
@@ -121,13 +164,13 @@ pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoS
     }
     let networks: Vec<&DesiredNetwork> = carried.values().map(|(_, network)| *network).collect();
     if !networks.is_empty() {
-        wanted.tables.filter = Some(filter::compile(&networks));
+        wanted.tables.filter = Some(filter::compile(&networks, &policed(&networks, &policies)));
     }
     if !networks.is_empty() || !closed.is_empty() {
         let closed = closed.into_keys().collect();
         wanted.tables.guard = Some(guard::compile(&networks, &closed, underlay));
     }
-    if can_seal.is_ok() && users(desired).is_none() {
+    if can.seal.is_ok() && users(desired).is_none() {
         let (sealing, clashes) = sealing::compile(desired, underlay);
         wanted.tables.sealing = sealing;
         for (id, network) in carried.values().filter(|(_, network)| network.encrypted) {
@@ -142,6 +185,34 @@ pub fn compile(desired: &Desired, underlay: &Underlay, can_seal: &Result<(), NoS
         }
     }
     wanted
+}
+
+/// The networks that have rules.
+fn policed<'a>(
+    networks: &[&'a DesiredNetwork],
+    policies: &'a BTreeMap<Vni, Compiled>,
+) -> Vec<Policed<'a>> {
+    let policed = networks.iter().filter_map(|network| {
+        let policy = policies.get(&network.vni)?;
+        Some(Policed { network, policy })
+    });
+    policed.collect()
+}
+
+/// Compiles the rules of a network; none if it is open.
+fn rules(
+    network: &DesiredNetwork,
+    can_filter: &Result<(), NoFiltering>,
+) -> Result<Option<Compiled>, Refused> {
+    let compiled = policy::compile(&network.policy);
+    let compiled = compiled.map_err(|reason| Refused::Policy { reason })?;
+    match can_filter {
+        Err(reason) if compiled.is_some() => {
+            let reason = reason.clone();
+            Err(Refused::Filtering { reason })
+        }
+        _ => Ok(compiled),
+    }
 }
 
 /// Why an encrypted network cannot be carried; none if it can, or is not encrypted.
@@ -170,6 +241,8 @@ fn users(desired: &Desired) -> Option<NetworkId> {
 struct Compiler<'a> {
     underlay: &'a Underlay,
     network: &'a DesiredNetwork,
+    /// Whether it has rules.
+    judged: bool,
     tables: &'a mut Tables,
     refused: Vec<Refused>,
 }
@@ -186,7 +259,7 @@ impl Compiler<'_> {
         for endpoint in self.network.ports.keys() {
             devices.insert(port_name(*endpoint), Device::port(&bridge, mtu));
         }
-        devices.insert(bridge, Device::bridge(mtu));
+        devices.insert(bridge, Device::bridge(mtu, self.judged));
     }
 
     fn rows(&mut self) {

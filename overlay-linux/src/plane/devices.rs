@@ -90,8 +90,8 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<Links> {
     Ok(Links(answers.into_iter().filter_map(found).collect()))
 }
 
-/// Makes a bridge that tells no VLANs apart.
-pub(super) fn make_bridge(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
+/// Makes a bridge that tells no VLANs apart, and shows packets or not.
+pub(super) fn make_bridge(netlink: &mut Netlink, name: &str, shown: [bool; 2]) -> io::Result<u32> {
     let info = |options| {
         let data = InfoData::Bridge(options);
         let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
@@ -99,11 +99,11 @@ pub(super) fn make_bridge(netlink: &mut Netlink, name: &str) -> io::Result<u32> 
     };
     // Without a VLAN of its own, rows are made once and not again for that one.
     let mut options = vec![InfoBridge::VlanDefaultPvid(0)];
-    options.extend(BRIDGE_OPTIONS);
+    options.extend(bridge_options(shown));
     match make(netlink, name, info(options)) {
         // A kernel without CONFIG_BRIDGE_VLAN_FILTERING.
         Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
-            make(netlink, name, info(BRIDGE_OPTIONS.into()))?;
+            make(netlink, name, info(bridge_options(shown).into()))?;
         }
         made => made?,
     }
@@ -164,8 +164,8 @@ pub(super) fn set(
 ) -> io::Result<()> {
     if from.kind != to.kind {
         let data = match &to.kind {
-            Kind::Bridge { .. } => {
-                let mut options = Vec::from(BRIDGE_OPTIONS);
+            Kind::Bridge { shown, .. } => {
+                let mut options = Vec::from(bridge_options(*shown));
                 if matches!(from.kind, Kind::Bridge { vlans: true, .. }) {
                     options.push(InfoBridge::VlanFiltering(false));
                 }
@@ -279,6 +279,10 @@ fn kind(infos: &[LinkInfo]) -> Kind {
                 snooping: has(InfoBridge::MulticastSnooping(true)),
                 vlans: has(InfoBridge::VlanFiltering(true)),
                 spanning_tree: !has(InfoBridge::StpState(BridgeStpState::Disabled)),
+                shown: [
+                    has(InfoBridge::NfCallIpTables(true)),
+                    has(InfoBridge::NfCallIp6Tables(true)),
+                ],
             }
         }
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(options))) => {
@@ -342,7 +346,11 @@ fn membership(infos: &[LinkInfo]) -> Option<Membership> {
 }
 
 /// Multicast goes to all, and there are no loops.
-const BRIDGE_OPTIONS: [InfoBridge; 2] = [
-    InfoBridge::MulticastSnooping(false),
-    InfoBridge::StpState(BridgeStpState::Disabled),
-];
+fn bridge_options([shown4, shown6]: [bool; 2]) -> [InfoBridge; 4] {
+    [
+        InfoBridge::MulticastSnooping(false),
+        InfoBridge::StpState(BridgeStpState::Disabled),
+        InfoBridge::NfCallIpTables(shown4),
+        InfoBridge::NfCallIp6Tables(shown6),
+    ]
+}

@@ -17,6 +17,7 @@
 //!         ether type { 8021q, 8021ad } goto drop_vlan_tag    # or goto vlan, where VLANs are carried
 //!     }
 //!     chain postrouting { type filter hook postrouting priority 300; oifname @sealed meta mark set 0x6f766c79 }
+//!     # and where networks have rules, see `policy`
 //!     chain in_4097 { ether saddr != @remotes_4097 goto drop_source_mac; … }  # what a VXLAN device brings
 //! }
 //! ```
@@ -32,7 +33,10 @@ use overlay_core::{
     plane::{DesiredNetwork, DesiredPort},
 };
 
-use super::tables::{Rules, port_name, vxlan_name};
+use super::{
+    policy::{self, Policed},
+    tables::{Rules, port_name, vxlan_name},
+};
 use crate::nftables::{
     Chain, Element, Expression, Field, Found, Hook, Register, Rule, Set, SetKind, Table, Verdict,
     name_value, octets,
@@ -40,7 +44,7 @@ use crate::nftables::{
 use crate::xfrm::MARK;
 
 /// Compiles the filter of these networks.
-pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
+pub(super) fn compile(networks: &[&DesiredNetwork], policed: &[Policed<'_>]) -> Rules {
     let mut filter = Filter::default();
     let lookup = |name: &str, found| Expression::Lookup(name.to_owned(), found);
     let entry = Rule::new().load(Expression::InputName);
@@ -63,13 +67,18 @@ pub(super) fn compile(networks: &[&DesiredNetwork]) -> Rules {
         filter.network(network);
     }
     filter.marks(networks);
-    Rules(filter.0)
+    policy::frames(&mut filter.0, policed);
+    Rules {
+        table: filter.0,
+        packets: policy::packets(policed),
+    }
 }
 
 /// The reason that a chain drops for, if it does.
 pub(super) fn reason(chain: &str) -> Option<&'static str> {
     let name = chain.strip_prefix(DROP)?;
-    REASONS.into_iter().find(|reason| *reason == name)
+    let mut reasons = REASONS.into_iter().chain([policy::POLICY]);
+    reasons.find(|reason| *reason == name)
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +121,7 @@ impl Filter {
             .load(Expression::Constant(MARK.to_ne_bytes().to_vec()))
             .load(Expression::SetMark);
         let hook = Some(Hook::bridge_postrouting());
-        self.chain("postrouting", hook, vec![marked]);
+        self.chain(POSTROUTING, hook, vec![marked]);
         self.set(SEALED, SetKind::NAMES, sealed);
     }
 
@@ -380,7 +389,7 @@ fn protocol(rule: Rule, icmpv6: bool) -> Rule {
     rule.load(Expression::Protocol).compare(icmpv6, &[ICMPV6])
 }
 
-fn equals(field: Field, value: &[u8]) -> Rule {
+pub(super) fn equals(field: Field, value: &[u8]) -> Rule {
     also_equals(Rule::new(), field, value)
 }
 
@@ -413,12 +422,12 @@ fn drops(rule: Rule, reason: &str) -> Rule {
     rule.ends(Verdict::Goto(format!("{DROP}{reason}")))
 }
 
-fn digit(v6: bool) -> char {
+pub(super) fn digit(v6: bool) -> char {
     if v6 { '6' } else { '4' }
 }
 
 /// The address that an interface makes of its MAC address (RFC 4291 appendix A).
-fn link_local(mac: MacAddr) -> Ipv6Addr {
+pub(super) fn link_local(mac: MacAddr) -> Ipv6Addr {
     overlay_vxlan::wire::ipv6::link_local(mac)
 }
 
@@ -428,7 +437,8 @@ const PORTS: &str = "ports";
 const DEVICES: &str = "devices";
 const SEALED: &str = "sealed";
 const VLAN: &str = "vlan";
-const DROP: &str = "drop_";
+pub(super) const POSTROUTING: &str = "postrouting";
+pub(super) const DROP: &str = "drop_";
 /// In the words of `overlay-vxlan`.
 const REASONS: [&str; 8] = [
     "malformed",
@@ -454,16 +464,16 @@ const EVERYWHERE6: [(&[u8], &[u8]); 3] = [
 ];
 const DESTINATION: Field = Field::link(0, 6);
 const SOURCE: Field = Field::link(6, 6);
-const KIND: Field = Field::link(12, 2);
+pub(super) const KIND: Field = Field::link(12, 2);
 /// Priority and identifier of the outer tag.
 const TAG: Field = Field::link(14, 2);
 const SOURCE_AND_KIND: Field = Field::link(6, 8);
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const IPV4: [u8; 2] = [0x08, 0x00];
+pub(super) const IPV6: [u8; 2] = [0x86, 0xdd];
+pub(super) const ARP: [u8; 2] = [0x08, 0x06];
 /// `PACKET_BROADCAST` and `PACKET_MULTICAST` of `linux/if_packet.h`.
-const BROADCAST: u8 = 1;
-const MULTICAST: u8 = 2;
+pub(super) const BROADCAST: u8 = 1;
+pub(super) const MULTICAST: u8 = 2;
 /// Kinds and lengths of both addresses (RFC 826).
 const ARP_KIND: Field = Field::network(0, 6);
 const ARP_OF_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];

@@ -120,12 +120,12 @@ fn rules(desired: &Desired, underlay: &Underlay) -> Result<(), Failure> {
     let doing = || "make the rules for sealed packets".to_owned();
     let (guard, filter) = (
         guard::compile(&networks, &BTreeSet::new(), underlay),
-        filter::compile(&networks),
+        filter::compile(&networks, &[]),
     );
     let mut tables = Nftables::open_inet().doing(doing)?;
-    tables.replace(guard::TABLE, &guard.0).doing(doing)?;
+    tables.replace(guard::TABLE, &guard.table).doing(doing)?;
     let mut tables = Nftables::open_bridge().doing(doing)?;
-    tables.replace(filter::TABLE, &filter.0).doing(doing)
+    tables.replace(filter::TABLE, &filter.table).doing(doing)
 }
 
 /// Opens a socket of the namespace that the thread is in, whose ESP the kernel opens.
@@ -144,7 +144,7 @@ fn privilege(failure: Failure, otherwise: impl FnOnce(PlatformError) -> NoSealin
 }
 
 /// A network between two documentation addresses (RFC 5737, RFC 3849), with keys that are none.
-fn sample(v6: bool) -> (Desired, Underlay) {
+pub(super) fn sample(v6: bool) -> (Desired, Underlay) {
     let [local, peer] = [1, 2].map(|number| {
         if v6 {
             IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number])

@@ -76,7 +76,10 @@ pub(super) fn compile(
         }
     }
     guard.set(NETWORKS, SetKind::BY_NUMBER, leads);
-    Rules(guard.table)
+    Rules {
+        table: guard.table,
+        packets: None,
+    }
 }
 
 struct Guard {
@@ -170,7 +173,7 @@ fn counted() -> Rule {
 
 /// The networks that pass sealed only, or not at all.
 pub(super) fn sealed(rules: Option<&Rules>) -> BTreeSet<Vni> {
-    let sets = rules.into_iter().flat_map(|Rules(table)| {
+    let sets = rules.into_iter().flat_map(|Rules { table, .. }| {
         let sets = [SEALED, CLOSED].map(|name| table.sets.get(name));
         sets.into_iter().flatten()
     });

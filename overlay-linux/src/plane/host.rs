@@ -10,12 +10,13 @@ use overlay_core::plane::PlatformError;
 
 use super::{
     devices, filter,
+    filtering::{self, NoFiltering},
     fitness::NoSealing,
     guard,
     kernel::Kernel,
     namespace::SwitchNamespace,
     plan::Operation,
-    rows,
+    policy, rows,
     sealer::Sealer,
     tables::{Device, Kind, Rules, Tables},
 };
@@ -29,7 +30,7 @@ use crate::{
 /// The kernel, by way of a switch namespace and of the underlay's: the one in which this was opened.
 ///
 /// It needs `CAP_NET_ADMIN` over both. It touches the devices of its own names in the switch namespace, the tables
-/// `bridge overlay_plane` in there and `inet overlay_guard` in the underlay's, associations and policies of its own `reqid`
+/// `bridge overlay_plane` and `inet overlay_policy` in there and `inet overlay_guard` in the underlay's, associations and policies of its own `reqid`
 /// there, and nothing else.
 #[derive(Debug)]
 pub struct Host {
@@ -37,8 +38,11 @@ pub struct Host {
     switch: Netlink,
     underlay: Netlink,
     filter: Nftables,
+    packets: Nftables,
     guard: Nftables,
     sealer: Sealer,
+    /// Whether the rules of networks can be carried out, as it was found when it was asked first.
+    filtering: Option<Result<(), NoFiltering>>,
     /// The devices' numbers, as they were read back or made last.
     indices: BTreeMap<String, u32>,
 }
@@ -57,17 +61,21 @@ impl Host {
         let netlink = || Netlink::open().doing(|| "open a netlink socket".into());
         let tables = || "open a netfilter socket".to_owned();
         let (underlay, guard) = (netlink()?, Nftables::open_inet().doing(tables)?);
-        let (switch, filter) = namespace.within(|| {
+        let (switch, filter, packets) = namespace.within(|| {
             let filter = Nftables::open_bridge().doing(tables)?;
-            Ok((netlink()?, filter))
+            let packets = Nftables::open_inet().doing(tables)?;
+            filtering::show_vlans();
+            Ok((netlink()?, filter, packets))
         })?;
         Ok(Self {
             namespace,
             switch,
             underlay,
             filter,
+            packets,
             guard,
             sealer: Sealer::open()?,
+            filtering: None,
             indices: BTreeMap::new(),
         })
     }
@@ -112,6 +120,11 @@ impl Host {
                 *drops.entry(reason).or_default() += packets;
             }
         }
+        let counted = self.packets.counted(policy::TABLE);
+        let counted = counted.doing(|| format!("read the counters of {}", policy::TABLE))?;
+        let denied = counted.iter().filter(|(chain, _)| policy::drops(chain));
+        let denied: u64 = denied.map(|(_, packets)| packets).sum();
+        *drops.entry(policy::POLICY).or_default() += denied;
         let counted = self.guard.counted(guard::TABLE);
         let counted = counted.doing(|| format!("read the counters of {}", guard::TABLE))?;
         let strangers = counted.iter().filter(|(chain, _)| guard::drops(chain));
@@ -140,7 +153,12 @@ impl Host {
                     .doing(doing)?;
                 self.switch.link(name).doing(doing)?.index
             }
-            _ => devices::make_bridge(&mut self.switch, name).doing(doing)?,
+            Kind::Bridge { shown, .. } => {
+                devices::make_bridge(&mut self.switch, name, *shown).doing(doing)?
+            }
+            Kind::Port | Kind::Other(_) => {
+                return Err(Errno::EOPNOTSUPP).doing(doing);
+            }
         };
         self.indices.insert(name.to_owned(), index);
         let bare = Device {
@@ -166,25 +184,55 @@ impl Host {
         });
         set.doing(|| format!("set the properties of {name}"))
     }
+}
 
-    fn filters(
-        tables: &mut Nftables,
-        name: &str,
-        from: Option<&Rules>,
-        to: Option<&Rules>,
-    ) -> Result<(), Failure> {
-        let Some(Rules(wanted)) = to else {
-            return tables.delete(name).doing(|| format!("delete {name}"));
-        };
-        let mut batch = tables.batch(name);
-        batch.turn(from.map(|rules| &rules.0), wanted);
-        if tables.commit(&batch).is_ok() {
-            return Ok(());
-        }
-        // It is another one than was read, or holds what cannot be changed: all anew, which depends on neither.
-        let replaced = tables.replace(name, wanted);
-        replaced.doing(|| format!("change the table {name}"))
+/// Makes tables such as these, at once: the one of this name, and that for packets.
+pub(super) fn change(
+    tables: &mut Nftables,
+    name: &str,
+    from: Option<&Rules>,
+    to: Option<&Rules>,
+) -> Result<(), Failure> {
+    let mut batch = tables.batch(name);
+    match to {
+        Some(wanted) => batch.turn(from.map(|rules| &rules.table), &wanted.table),
+        None => batch.delete_table(),
     }
+    let packets = from.and_then(|rules| rules.packets.as_ref());
+    let wanted_packets = to.and_then(|rules| rules.packets.as_ref());
+    match (packets, wanted_packets) {
+        (None, None) => {}
+        (there, Some(wanted)) if there != Some(wanted) => {
+            batch.go_on_with_inet(policy::TABLE);
+            batch.turn(there, wanted);
+        }
+        (Some(_), None) => {
+            batch.go_on_with_inet(policy::TABLE);
+            batch.delete_table();
+        }
+        (_, Some(_)) => {}
+    }
+    if tables.commit(&batch).is_ok() {
+        return Ok(());
+    }
+    // It is another one than was read, or holds what cannot be changed: all anew, which depends on neither.
+    let mut batch = tables.batch(name);
+    batch.delete_table();
+    if let Some(wanted) = to {
+        batch.fill(&wanted.table);
+    }
+    if packets.is_some() || wanted_packets.is_some() {
+        batch.go_on_with_inet(policy::TABLE);
+        batch.delete_table();
+    }
+    if let Some(wanted) = wanted_packets {
+        batch.fill(wanted);
+    }
+    let replaced = tables.commit(&batch);
+    replaced.doing(|| {
+        let refused = tables.refused(&batch).unwrap_or("change it");
+        format!("change the table {name}: {refused}")
+    })
 }
 
 /// The system's words for a port that is not to be had would be of no help.
@@ -206,6 +254,11 @@ impl Kernel for Host {
         self.sealer.can_seal()
     }
 
+    fn can_filter(&mut self) -> Result<(), NoFiltering> {
+        let found = self.filtering.get_or_insert_with(filtering::can_filter);
+        found.clone()
+    }
+
     fn read(&mut self) -> Result<Tables, PlatformError> {
         let mut tables = Tables::default();
         let links = devices::read(&mut self.switch).doing(|| "list interfaces".into())?;
@@ -215,10 +268,21 @@ impl Kernel for Host {
         tables.strangers = links.strangers();
         let filter = self.filter.read(filter::TABLE);
         let doing = || format!("read the table {}", filter::TABLE);
-        tables.filter = filter.doing(doing)?.map(Rules);
+        let filter = filter.doing(doing)?;
+        let packets = self.packets.read(policy::TABLE);
+        let doing = || format!("read the table {}", policy::TABLE);
+        let packets = packets.doing(doing)?;
+        if filter.is_some() || packets.is_some() {
+            let table = filter.unwrap_or_default();
+            tables.filter = Some(Rules { table, packets });
+        }
         let guard = self.guard.read(guard::TABLE);
         let doing = || format!("read the table {}", guard::TABLE);
-        tables.guard = guard.doing(doing)?.map(Rules);
+        let guard = guard.doing(doing)?;
+        tables.guard = guard.map(|table| Rules {
+            table,
+            packets: None,
+        });
         tables.sealing = self.sealer.read()?;
         Ok(tables)
     }
@@ -226,10 +290,10 @@ impl Kernel for Host {
     fn carry_out(&mut self, operation: &Operation) -> Result<(), PlatformError> {
         match operation {
             Operation::Filter { from, to } => {
-                Self::filters(&mut self.filter, filter::TABLE, from.as_ref(), to.as_ref())?
+                change(&mut self.filter, filter::TABLE, from.as_ref(), to.as_ref())?
             }
             Operation::Guard { from, to } => {
-                Self::filters(&mut self.guard, guard::TABLE, from.as_ref(), to.as_ref())?;
+                change(&mut self.guard, guard::TABLE, from.as_ref(), to.as_ref())?;
             }
             Operation::Sealing(step) => self.sealer.carry_out(step)?,
             Operation::Make { name, device } => self.make(name, device)?,

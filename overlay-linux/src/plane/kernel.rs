@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use overlay_core::plane::PlatformError;
 
-use super::{fitness::NoSealing, plan::Operation, tables::Tables};
+use super::{filtering::NoFiltering, fitness::NoSealing, plan::Operation, tables::Tables};
 
 /// What carries the plan out.
 pub trait Kernel {
@@ -13,6 +13,13 @@ pub trait Kernel {
     ///
     /// What is missing.
     fn can_seal(&mut self) -> Result<(), NoSealing>;
+
+    /// Says whether it can carry out the rules of networks.
+    ///
+    /// # Errors
+    ///
+    /// What is missing.
+    fn can_filter(&mut self) -> Result<(), NoFiltering>;
 
     /// Reads back what is there of the plane's making.
     ///

@@ -196,10 +196,20 @@ fn rules(
     from: Option<&Rules>,
     to: Option<&Rules>,
 ) -> fmt::Result {
-    let Some(Rules(to)) = to else {
+    let Some(to) = to else {
         return write!(f, "remove the {word}");
     };
-    let Difference { words, .. } = nftables::difference(from.map(|rules| &rules.0), to);
+    let Difference { mut words, .. } =
+        nftables::difference(from.map(|rules| &rules.table), &to.table);
+    let packets = from.and_then(|rules| rules.packets.as_ref());
+    match &to.packets {
+        Some(to) => {
+            let Difference { words: more, .. } = nftables::difference(packets, to);
+            words.extend(more.into_iter().map(|one| format!("of packets: {one}")));
+        }
+        None if packets.is_some() => words.push("remove the table for packets".to_owned()),
+        None => {}
+    }
     write!(f, "{word}: {}", words.join(", "))
 }
 

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
     NetworkId, Vni,
-    plane::{Desired, DesiredNetwork, PlatformError},
+    plane::{DataPath, Desired, DesiredNetwork, PlatformError},
 };
 
 use super::{
-    compile::{Refused, Underlay, Wanted, compile},
+    compile::{Abilities, Refused, Underlay, Wanted, compile},
     guard,
     kernel::{Kernel, passes},
     plan::{About, Operation, missing, plan},
-    tables::{Kind, Tables, vxlan_name},
+    policy,
+    tables::{Kind, Rules, Tables, vxlan_name},
 };
 
 /// Keeps a kernel at what is wanted: reads back, plans, carries out.
@@ -68,7 +69,8 @@ impl<K: Kernel> Reconciler<K> {
     /// change, when a [`Watch`](super::Watch) says so, and now and then.
     ///
     /// What changes meanwhile is looked at again, a few times. An operation that fails is in the way of no other; but where
-    /// the guard of an encrypted network cannot be made, its device is not made either, or deleted.
+    /// the guard of an encrypted network cannot be made, its device is not made either, or deleted; and where a network gets
+    /// rules that cannot be, so is its bridge. Rules that were there before stay until they can be replaced.
     ///
     /// # Errors
     ///
@@ -127,12 +129,20 @@ impl<K: Kernel> Reconciler<K> {
         let seals = |network: &DesiredNetwork| network.encrypted;
         let asked = !desired.peers.is_empty() || desired.networks.values().any(seals);
         // Of no matter to others, and not for nothing.
-        let can_seal = if asked {
+        let seal = if asked {
             self.kernel.can_seal()
         } else {
             Ok(())
         };
-        compile(desired, &self.underlay, &can_seal)
+        let has_rules = |network: &DesiredNetwork| {
+            network.path == DataPath::Kernel && !network.policy.is_open()
+        };
+        let filter = if desired.networks.values().any(has_rules) {
+            self.kernel.can_filter()
+        } else {
+            Ok(())
+        };
+        compile(desired, &self.underlay, &Abilities { seal, filter })
     }
 
     fn try_apply(&mut self, desired: &Desired) -> Result<Report, PlatformError> {
@@ -176,9 +186,9 @@ impl<K: Kernel> Reconciler<K> {
     ) -> (bool, Option<PlatformError>) {
         let (mut done, mut failure) = (0, None::<PlatformError>);
         let is_repair = self.last.as_ref() == Some(wanted);
-        let mut unguarded = BTreeSet::new();
+        let (mut unguarded, mut unjudged) = (BTreeSet::new(), BTreeSet::new());
         for operation in operations {
-            if leaks(&operation, &unguarded) {
+            if leaks(&operation, &unguarded) || opens(&operation, &unjudged) {
                 continue;
             }
             match self.kernel.carry_out(&operation) {
@@ -197,6 +207,14 @@ impl<K: Kernel> Reconciler<K> {
                             (guard::sealed(from.as_ref()), guard::sealed(to.as_ref()));
                         unguarded.extend(shall.difference(&is));
                         self.take_down(&unguarded);
+                    }
+                    if let Operation::Filter { from, to } = &operation {
+                        let (is, shall) = (judged(from.as_ref()), judged(to.as_ref()));
+                        unjudged.extend(shall.difference(&is).cloned());
+                        for name in unjudged.iter().cloned() {
+                            // As above.
+                            let _ = self.kernel.carry_out(&Operation::Delete { name });
+                        }
                     }
                     // What does not pass says more than what does.
                     if failure.as_ref().is_none_or(passes) {
@@ -230,6 +248,26 @@ fn leaks(operation: &Operation, unguarded: &BTreeSet<Vni>) -> bool {
         return false;
     };
     matches!(device.kind, Kind::Vxlan(tunnel) if unguarded.contains(&tunnel.vni))
+}
+
+/// Whether an operation makes a bridge or gives it a member, whose packets nothing judges.
+fn opens(operation: &Operation, unjudged: &BTreeSet<String>) -> bool {
+    let (Operation::Make { name, device }
+    | Operation::Set {
+        name, to: device, ..
+    }) = operation
+    else {
+        return false;
+    };
+    let bridge = device.member.as_ref().map(|(bridge, _)| bridge);
+    [Some(name), bridge]
+        .into_iter()
+        .flatten()
+        .any(|one| unjudged.contains(one))
+}
+
+fn judged(rules: Option<&Rules>) -> BTreeSet<String> {
+    policy::judged(rules.and_then(|rules| rules.packets.as_ref()))
 }
 
 fn names(names: Vec<&str>) -> Vec<String> {

@@ -56,6 +56,8 @@ pub enum Kind {
         vlans: bool,
         /// Whether it speaks a spanning tree protocol.
         spanning_tree: bool,
+        /// Whether the packets in its frames, of IPv4 and of IPv6, are shown to the rules for packets.
+        shown: [bool; 2],
     },
     /// A VXLAN device over a socket of the underlay's namespace.
     Vxlan(Tunnel),
@@ -123,16 +125,21 @@ pub struct Hop {
 
 /// A filter: the tables of nf_tables that it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules(pub(crate) Table);
+pub struct Rules {
+    pub(crate) table: Table,
+    /// Beside one for frames, that for the packets in them, where networks have rules for these.
+    pub(crate) packets: Option<Table>,
+}
 
 impl Device {
-    /// A bridge as it is made here.
-    pub(super) fn bridge(mtu: u32) -> Self {
+    /// A bridge as it is made here, for a network whose packets are `judged` or not.
+    pub(super) fn bridge(mtu: u32, judged: bool) -> Self {
         Self {
             kind: Kind::Bridge {
                 snooping: false,
                 vlans: false,
                 spanning_tree: false,
+                shown: [judged; 2],
             },
             mtu,
             up: true,

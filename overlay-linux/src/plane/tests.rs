@@ -27,6 +27,8 @@ struct Fake {
     overruns: usize,
     /// Why it cannot seal.
     unfit: Option<NoSealing>,
+    /// Why it cannot carry out rules.
+    lame: Option<NoFiltering>,
     /// Pairs of ports and MAC addresses that must be led to a proper end after each operation.
     flows: Vec<(String, MacAddr)>,
 }
@@ -34,6 +36,13 @@ struct Fake {
 impl Kernel for Fake {
     fn can_seal(&mut self) -> Result<(), NoSealing> {
         match &self.unfit {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn can_filter(&mut self) -> Result<(), NoFiltering> {
+        match &self.lame {
             Some(reason) => Err(reason.clone()),
             None => Ok(()),
         }
@@ -304,7 +313,74 @@ fn a_plan_is_readable() {
 fn a_network_that_the_user_plane_carries_is_not_this_ones_matter() {
     let mut desired = desired();
     network(&mut desired).path = DataPath::User;
-    assert_eq!(compile(&desired, &underlay(), &Ok(())), Wanted::default());
+    assert_eq!(
+        compile(&desired, &underlay(), &Abilities::ALL),
+        Wanted::default()
+    );
+}
+
+fn deny_all(desired: &mut Desired) {
+    network(desired).policy.default = overlay_core::plane::Verdict::Deny;
+}
+
+#[test]
+fn a_network_whose_rules_cannot_be_carried_out_is_not_there() {
+    let mut desired = desired();
+    deny_all(&mut desired);
+    let mut plane = plane();
+    plane.kernel().lame = Some(NoFiltering::Bridges);
+    let report = plane.apply(&desired).unwrap();
+    let reason = NoFiltering::Bridges;
+    let first = NetworkId::from_bytes([1; 16]);
+    assert_eq!(report.refused, [(first, Refused::Filtering { reason })]);
+    assert_eq!(report.operations, []);
+    // An open one does not ask.
+    network(&mut desired).policy = Default::default();
+    assert_eq!(plane.apply(&desired).unwrap().refused, []);
+}
+
+#[test]
+fn where_rules_cannot_be_made_there_is_no_bridge() {
+    let mut desired = desired();
+    deny_all(&mut desired);
+    let mut plane = plane();
+    plane.kernel().refusals = vec![Some(Errno::EINVAL)];
+    plane.apply(&desired).unwrap_err();
+    let devices = |plane: &mut Reconciler<Fake>| plane.kernel().tables.devices.clone();
+    let bridged = |plane: &mut Reconciler<Fake>| {
+        let devices = devices(plane);
+        let members = devices.values().filter(|device| device.member.is_some());
+        (devices.contains_key("ovb4097"), members.count())
+    };
+    assert_eq!(bridged(&mut plane), (false, 0));
+    plane.apply(&desired).unwrap();
+    assert_eq!(bridged(&mut plane), (true, 3));
+    // A network that is there and gets rules which cannot be: it is there no more.
+    let mut plane = self::plane();
+    let mut open = desired.clone();
+    network(&mut open).policy = Default::default();
+    plane.apply(&open).unwrap();
+    assert_eq!(bridged(&mut plane), (true, 3));
+    plane.kernel().refusals = vec![Some(Errno::EINVAL)];
+    plane.apply(&desired).unwrap_err();
+    assert_eq!(bridged(&mut plane), (false, 0));
+    plane.apply(&desired).unwrap();
+    // Rules that are there stay until others can be made.
+    let mut changed = desired.clone();
+    network(&mut changed).policy.default = Default::default();
+    let denied = overlay_core::plane::PolicyRule {
+        name: String::new(),
+        from: overlay_core::plane::AddressMatch::Any,
+        to: overlay_core::plane::AddressMatch::Any,
+        traffic: vec![overlay_core::plane::TrafficMatch::Icmp],
+        verdict: overlay_core::plane::Verdict::Deny,
+    };
+    network(&mut changed).policy.rules.push(denied);
+    let before = plane.kernel().tables.filter.clone();
+    plane.kernel().refusals = vec![Some(Errno::EINVAL)];
+    plane.apply(&changed).unwrap_err();
+    assert_eq!(plane.kernel().tables.filter, before);
+    assert_eq!(bridged(&mut plane), (true, 3));
 }
 
 #[test]
@@ -320,7 +396,7 @@ fn what_cannot_be_is_said() {
     desired
         .networks
         .insert(NetworkId::from_bytes([2; 16]), twin);
-    let refused = compile(&desired, &underlay(), &Ok(())).refused;
+    let refused = compile(&desired, &underlay(), &Abilities::ALL).refused;
     let (first, second) = (
         NetworkId::from_bytes([1; 16]),
         NetworkId::from_bytes([2; 16]),
@@ -422,8 +498,8 @@ proptest! {
         for (kind, which) in damages {
             damage(&mut plane.kernel().tables, kind, which);
         }
-        let wanted = compile(&after, &underlay(), &Ok(())).tables;
-        let mut whole = Fake { tables: compile(&after, &underlay(), &Ok(())).tables, ..Fake::default() };
+        let wanted = compile(&after, &underlay(), &Abilities::ALL).tables;
+        let mut whole = Fake { tables: compile(&after, &underlay(), &Abilities::ALL).tables, ..Fake::default() };
         with_ports(&mut whole.tables);
         let kernel = plane.kernel();
         let ports: Vec<String> = kernel.tables.devices.keys().cloned().collect();
@@ -453,7 +529,7 @@ fn is_whole(kernel: &Fake, desired: &Desired) -> bool {
     let mut there = kernel.tables.clone();
     let devices = &mut there.devices;
     devices.retain(|_, device| device.kind != Kind::Port || device.member.is_some());
-    there == compile(desired, &underlay(), &Ok(())).tables
+    there == compile(desired, &underlay(), &Abilities::ALL).tables
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of damage")]
@@ -524,7 +600,7 @@ fn damage(tables: &mut Tables, kind: u8, which: u8) {
                     hook: None,
                     rules: Vec::new(),
                 };
-                rules.0.chains.insert("intruder".to_owned(), intruder);
+                rules.table.chains.insert("intruder".to_owned(), intruder);
             }
         }
         10 => (tables.filter, tables.guard) = (None, None),

@@ -78,16 +78,17 @@ pub(super) fn skeleton() -> Table {
 pub(super) fn put(batch: &mut Batch, address: IpAddr, vip: &Vip) {
     let (v6, key) = (address.is_ipv6(), octets(address));
     let present = BTreeMap::from([(key.clone(), Element::Present)]);
-    batch.add_elements(addresses(v6), &present);
+    batch.add_elements(addresses(v6), SetKind::addresses(v6), &present);
     let Some(parts) = Parts::of(address, vip) else {
         return;
     };
     batch.make_set(&slots_name(address), parts.slots.kind);
-    batch.add_elements(&slots_name(address), &parts.slots.elements);
+    let slots = &parts.slots;
+    batch.add_elements(&slots_name(address), slots.kind, &slots.elements);
     batch.make_chain(&chain_name(address), None);
     batch.add_rules(&chain_name(address), &parts.chain.rules);
     let leads = BTreeMap::from([(key, leads_to(address))]);
-    batch.add_elements(services(v6), &leads);
+    batch.add_elements(services(v6), SetKind::verdicts(v6), &leads);
 }
 
 /// Takes away what there is of a virtual address.
@@ -95,8 +96,9 @@ pub(super) fn remove(batch: &mut Batch, address: IpAddr, there: &Table) {
     let (v6, key) = (address.is_ipv6(), octets(address));
     for name in [services(v6), addresses(v6)] {
         let set = there.sets.get(name);
-        if set.is_some_and(|set| set.elements.contains_key(&key)) {
-            batch.delete_element(name, &key);
+        let set = set.filter(|set| set.elements.contains_key(&key));
+        if let Some(set) = set {
+            batch.delete_element(name, set.kind, &key);
         }
     }
     if there.chains.contains_key(&chain_name(address)) {

@@ -1,20 +1,25 @@
 //! Ports that holders make, as a daemon drives both.
 
-use std::{collections::BTreeMap, env, net::TcpListener, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env,
+    net::{IpAddr, TcpListener},
+    time::Duration,
+};
 
 use overlay_core::{
     EndpointId, ServiceId,
     plane::{
-        DataPath, DesiredBackend, DesiredService, Distance, Namespace, Platform, PlatformError,
-        PortSpec, VipConfig,
+        DataPath, Desired, DesiredBackend, DesiredService, Distance, Namespace, NetworkPolicy,
+        Platform, PlatformError, PolicyRule, PortSpec, TrafficMatch, Verdict, VipConfig,
     },
 };
 use overlay_linux::{
     CommandSpec, EndpointServices, Exit, Linux, PortKind, Stdio,
-    plane::{SwitchNamespace, port_name},
+    plane::{SwitchNamespace, can_filter, port_name},
 };
 
-use crate::net::{Folder, Outcome, World, endpoint, eventually, inside_of, mac, mtu, run};
+use crate::net::{Folder, Outcome, World, endpoint, eventually, inside_of, mac, mtu, run, say};
 
 /// The holders of both endpoints of the first host.
 struct Holders {
@@ -218,24 +223,8 @@ pub(crate) fn services() -> Outcome<()> {
         "no table is made in order to be removed"
     );
     assert!(rules(&holders).is_err(), "nothing is served");
-    let backend = DesiredBackend {
-        mac: mac(3),
-        addresses: vec!["10.0.1.3".parse()?],
-        weight: 1,
-        draining: false,
-        distance: Distance::Far,
-    };
-    let service = DesiredService {
-        mac: mac(100),
-        addresses: vec!["10.0.1.100".parse()?],
-        config: VipConfig::default(),
-        backends: BTreeMap::from([(endpoint(3), backend)]),
-    };
     let mut serving = desired.clone();
-    for network in serving.networks.values_mut() {
-        let id = ServiceId::from_bytes([1; 16]);
-        network.services.insert(id, service.clone());
-    }
+    serve(&mut serving)?;
     let report = served.apply(&holders.linux, &serving)?;
     assert_eq!((report.failed.len(), report.refused.len()), (0, 0));
     assert!(!report.operations.is_empty() && report.repairs == 0);
@@ -260,5 +249,117 @@ pub(crate) fn services() -> Outcome<()> {
     assert!(asked(&holders).is_err());
     let figures = (served.stats().repairs > 0, next.stats().operations > 0);
     assert_eq!(figures, (true, true));
+    Ok(())
+}
+
+/// A service of one backend at 10.0.1.100 and fd00:1::100.
+fn serve(desired: &mut Desired) -> Outcome<()> {
+    let backend = DesiredBackend {
+        mac: mac(3),
+        addresses: vec!["10.0.1.3".parse()?, "fd00:1::3".parse()?],
+        weight: 1,
+        draining: false,
+        distance: Distance::Far,
+    };
+    let service = DesiredService {
+        mac: mac(100),
+        addresses: vec!["10.0.1.100".parse()?, "fd00:1::100".parse()?],
+        config: VipConfig::default(),
+        backends: BTreeMap::from([(endpoint(3), backend)]),
+    };
+    for network in desired.networks.values_mut() {
+        let id = ServiceId::from_bytes([1; 16]);
+        network.services.insert(id, service.clone());
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_lines, reason = "one story")]
+/// A flow to a virtual address is judged under that address, and under that of its backend.
+pub(crate) fn judged() -> Outcome<()> {
+    if let Err(reason) = can_filter() {
+        say(&format!("SKIPPED: rules of networks: {reason}"));
+        return Ok(());
+    }
+    let mut world = World::new(false)?;
+    let holders = Holders::new(&world)?;
+    for host in &mut world.hosts {
+        serve(&mut host.desired)?;
+    }
+    let mut served = EndpointServices::new();
+    let listeners = [80, 81].map(|port| -> Outcome<TcpListener> {
+        inside_of(&world.endpoints[&3], move || {
+            Ok(TcpListener::bind(("::", port))?)
+        })
+    });
+    let [_one, _other] = listeners;
+    let web = |to: &[&str], last| -> Outcome<PolicyRule> {
+        let to: Result<Vec<IpAddr>, _> = to.iter().map(|to| to.parse()).collect();
+        Ok(PolicyRule {
+            name: String::new(),
+            from: ["10.0.1.1".parse::<IpAddr>()?, "fd00:1::1".parse()?]
+                .into_iter()
+                .collect(),
+            to: to?.into_iter().collect(),
+            traffic: vec![TrafficMatch::Tcp { first: 80, last }],
+            verdict: Verdict::Allow,
+        })
+    };
+    let (vips, backends) = (["10.0.1.100", "fd00:1::100"], ["10.0.1.3", "fd00:1::3"]);
+    // By which rules, and whether ports 80 and 81 are reached at the virtual address.
+    for (rules, expected) in [
+        (vec![web(&vips, 80)?, web(&backends, 81)?], [true, false]),
+        (vec![web(&vips, 81)?, web(&backends, 80)?], [true, false]),
+        (vec![web(&vips, 81)?, web(&backends, 81)?], [true, true]),
+        (vec![web(&vips, 81)?], [false, false]),
+        (vec![web(&backends, 81)?], [false, false]),
+    ] {
+        let mut desired = Vec::new();
+        for host in 0..2 {
+            for network in world.hosts[host].desired.networks.values_mut() {
+                network.policy = NetworkPolicy {
+                    default: Verdict::Deny,
+                    rules: rules.clone(),
+                };
+            }
+            world.apply(host)?;
+            desired.push(world.hosts[host].desired.clone());
+        }
+        let report = served.apply(&holders.linux, &desired[0])?;
+        assert_eq!((report.failed.len(), report.refused.len()), (0, 0));
+        for vip in vips {
+            for (port, expected) in [80, 81].into_iter().zip(expected) {
+                let asks = |seconds: &str| {
+                    let words = format!("timeout {seconds} bash -c :>/dev/tcp/{vip}/{port}");
+                    holders.run(0, &words)
+                };
+                let words = format!("{vip} {port} {rules:?}");
+                match expected {
+                    true => eventually(|| asks("3").is_ok(), &words)?,
+                    false => assert!(asks("0.4").is_err(), "{words}"),
+                }
+            }
+        }
+        // Another endpoint may not, whatever it asks for.
+        let words = "timeout 0.4 bash -c :>/dev/tcp/10.0.1.100/80";
+        assert!(holders.run(1, words).is_err());
+        let again = served.apply(&holders.linux, &desired[0])?;
+        assert_eq!((again.operations, again.repairs), (Vec::new(), 0));
+    }
+    let desired = world.hosts[0].desired.clone();
+    holders.run(0, "nft flush ruleset")?;
+    assert!(served.apply(&holders.linux, &desired)?.repairs > 1);
+    assert_eq!(served.apply(&holders.linux, &desired)?.operations, []);
+    holders.run(0, "nft list table inet overlay_access")?;
+    let mut open = desired;
+    for network in open.networks.values_mut() {
+        network.policy = NetworkPolicy::default();
+    }
+    served.apply(&holders.linux, &open)?;
+    assert!(
+        holders
+            .run(0, "nft list table inet overlay_access")
+            .is_err()
+    );
     Ok(())
 }

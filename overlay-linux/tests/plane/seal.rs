@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use overlay_core::plane::{DesiredNetwork, PeerKeys, PlatformError, SaKeys};
 use overlay_linux::plane::{
-    Host, Kernel, NoSealing, Operation, Reconciler, Refused, Report, Rules, SealingStep,
-    SwitchNamespace, Tables, Underlay, Watch, can_seal,
+    Host, Kernel, NoFiltering, NoSealing, Operation, Reconciler, Refused, Report, Rules,
+    SealingStep, SwitchNamespace, Tables, Underlay, Watch, can_seal,
 };
 
 use crate::net::{Node, Outcome, World, inside_of, say};
@@ -159,6 +159,10 @@ pub(crate) struct Partial {
 impl Kernel for Partial {
     fn can_seal(&mut self) -> Result<(), NoSealing> {
         Ok(())
+    }
+
+    fn can_filter(&mut self) -> Result<(), NoFiltering> {
+        self.host.can_filter()
     }
 
     fn read(&mut self) -> Result<Tables, PlatformError> {

@@ -115,7 +115,7 @@ fn one_key_is_not_used_by_two_planes() {
     other.vni = Vni::new(4098).unwrap();
     let users = NetworkId::from_bytes([2; 16]);
     desired.networks.insert(users, other);
-    let wanted = compile(&desired, &underlay(), &Ok(()));
+    let wanted = compile(&desired, &underlay(), &Abilities::ALL);
     let id = NetworkId::from_bytes([1; 16]);
     assert_eq!(wanted.refused, [(id, Refused::Paths { other: users })]);
     assert_eq!(wanted.tables.sealing, Sealing::default());
@@ -131,7 +131,7 @@ fn an_spi_is_one_peers() {
     };
     let vtep = "192.0.2.3".parse().unwrap();
     desired.peers.insert(vtep, twin);
-    let refused = compile(&desired, &underlay(), &Ok(())).refused;
+    let refused = compile(&desired, &underlay(), &Abilities::ALL).refused;
     let id = NetworkId::from_bytes([1; 16]);
     assert_eq!(refused, [(id, Refused::Spi { vtep, spi: 0x1002 })]);
 }
@@ -184,7 +184,7 @@ fn closed(tables: &Tables) {
 
 /// As desired, on a kernel that cannot seal.
 fn is_whole_with(fake: &Fake, desired: &Desired) -> bool {
-    let wanted = compile(desired, &underlay(), &Ok(()));
+    let wanted = compile(desired, &underlay(), &Abilities::ALL);
     plan(&wanted.tables, &fake.tables)
         .iter()
         .all(|operation| operation.about() == About::Sealing)
