@@ -25,6 +25,9 @@ mod policy;
 mod raft;
 mod raft_disk;
 mod raft_sealed;
+// The file of the program brings its own unit tests along, which are run there.
+#[cfg(not(test))]
+mod unix;
 mod vxlan;
 
 pub use dns::{dns_message, dns_query, dns_upstream};
@@ -33,11 +36,13 @@ pub use gossip::{gossip_datagram, gossip_machine, gossip_stream};
 pub use input::Script;
 pub use ipam::ipam_snapshot;
 pub use lb::{lb_frames, lb_proxy};
-pub use node::{node_frame, node_peer, node_state, node_token};
+pub use node::{node_frame, node_join, node_member, node_peer, node_state, node_token, own_member};
 pub use policy::vxlan_policy;
 pub use raft::{raft_machine, raft_message};
 pub use raft_disk::{MemoryDisk, disk_script, raft_log};
 pub use raft_sealed::{raft_sealed, sealed_scripts};
+#[cfg(not(test))]
+pub use unix::unix_stream;
 pub use vxlan::{vxlan_headers, vxlan_local, vxlan_outer, vxlan_path, vxlan_remote, vxlan_switch};
 
 /// A target takes any octets.
@@ -56,6 +61,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("lb_frames", lb_frames),
     ("lb_proxy", lb_proxy),
     ("node_frame", node_frame),
+    ("node_join", node_join),
+    ("node_member", node_member),
     ("node_peer", node_peer),
     ("node_state", node_state),
     ("node_token", node_token),
@@ -63,6 +70,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("raft_machine", raft_machine),
     ("raft_message", raft_message),
     ("raft_sealed", raft_sealed),
+    #[cfg(not(test))]
+    ("unix_stream", unix_stream),
     ("vxlan_headers", vxlan_headers),
     ("vxlan_local", vxlan_local),
     ("vxlan_outer", vxlan_outer),

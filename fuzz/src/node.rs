@@ -1,16 +1,21 @@
 //! The node: frames of management sessions, join tokens, the cluster state, and what peers say.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use overlay_core::{Instant, Machine, NodeId, Seed};
+use overlay_gossip::{
+    Keyring,
+    wire::{Alive, Message, PacketCodec, Versions},
+};
 use overlay_node::{
     Boot, Config, ManagerBoot, Node, Output, Peer, RequestToken,
     api::Role,
-    identity::JoinToken,
-    state::{ClusterSeed, ClusterState, Proposal},
+    identity::{JoinToken, cipher::Ciphers},
+    state::{AddNode, ClusterSeed, ClusterState, Proposal, Secret},
     wire,
 };
 use overlay_raft::{RaftId, Restored};
+use serde::{Deserialize, Serialize};
 
 use crate::input::Input;
 
@@ -29,6 +34,115 @@ pub fn node_token(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(token) = text.parse::<JoinToken>() {
         assert_eq!(token.to_string(), text.trim());
+    }
+}
+
+/// What a node asks for that has no certificate yet: the same parts in the same order as the driver reads them.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Bootstrap {
+    Join {
+        secret: Secret<16>,
+        request: String,
+        node: AddNode,
+    },
+    Renew {
+        request: String,
+    },
+}
+
+/// The body of an ask of whoever has no certificate: what reads is written, and reads the same; a secret has its length.
+pub fn node_join(bytes: &[u8]) {
+    let Ok(ask) = postcard::from_bytes::<Bootstrap>(bytes) else {
+        return;
+    };
+    if let Bootstrap::Join { secret, .. } = &ask {
+        assert_eq!(secret.expose().len(), 16);
+    }
+    let written = postcard::to_allocvec(&ask).expect("what reads is written");
+    let again = postcard::from_bytes::<Bootstrap>(&written);
+    assert_eq!(again.as_ref(), Ok(&ask));
+}
+
+/// What members say of themselves, sealed with the cluster's key: nobody whose words are not signed is taken for a member, and
+/// nobody else's words for the node's own.
+///
+/// A step begins with whose name it is (the node's, another node's, or any octets), then where it is.
+pub fn node_member(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut now = Instant::from_millis(1);
+    let mut node = leader(&mut now);
+    let keys = &node.assignment().expect("it leads").standing.keys;
+    let (_, key) = keys.sealing().expect("there are keys");
+    let keyring = Keyring::new(Arc::new(Ciphers), key.expose()).expect("a good key");
+    let codec = PacketCodec {
+        label: b"",
+        keyring: Some(&keyring),
+        verify_incoming: true,
+        verify_outgoing: true,
+        compress: false,
+        decompressed_bytes_max: 65_536,
+    };
+    let own = own(&node);
+    for number in 0..50 {
+        if input.is_empty() {
+            break;
+        }
+        let (whose, place) = (input.u8(), input.u8());
+        let name = match whose % 3 {
+            0 => own.node.clone(),
+            1 => NodeId::from_bytes([whose; 16]).to_string(),
+            _ => String::from_utf8_lossy(input.bytes()).into_owned(),
+        };
+        let is_sound = whose % 3 < 2;
+        let alive = Message::Alive(Alive {
+            incarnation: u32::from(input.u8()) + number,
+            node: name,
+            address: match place % 2 {
+                0 => own.address,
+                _ => SocketAddr::from(([192, 0, 2, place], 7_946)),
+            },
+            meta: input.bytes().iter().copied().take(META_BYTES_MAX).collect(),
+            versions: Versions([1, 5, 2, 0, 0, 0]),
+        });
+        let nonce = [u8::try_from(number).unwrap_or_default(); 12];
+        let packet = codec.encode(&[&alive.encode()], true, nonce);
+        let from = SocketAddr::from(([192, 0, 2, 9], 7_946));
+        let malformed = |node: &Node| node.gossip().map(|gossip| gossip.stats().malformed);
+        let before = malformed(&node);
+        node.handle_gossip_datagram(now, from, &packet.expect("one part fits"));
+        assert!(
+            !is_sound || malformed(&node) == before,
+            "it is sealed as the node does"
+        );
+        drain(&mut node, now);
+        now += Duration::from_millis(200);
+        node.handle_timeout(now);
+        drain(&mut node, now);
+        let gossip = node.gossip().expect("it is a member");
+        let others = gossip.members().filter(|member| *member.name != *own.node);
+        assert_eq!(others.count(), 0, "somebody was taken for a member");
+        assert_eq!(gossip.local().address, own.address);
+        assert_eq!(gossip.local().meta[..], own.meta[..]);
+    }
+}
+
+/// Octets that a member may say of itself (memberlist).
+const META_BYTES_MAX: usize = 512;
+
+/// What the node of [`node_member`] says of itself.
+pub fn own_member() -> Vec<u8> {
+    own(&leader(&mut Instant::from_millis(1))).meta
+}
+
+fn own(node: &Node) -> Alive {
+    let gossip = node.gossip().expect("it is a member");
+    let local = gossip.local();
+    Alive {
+        incarnation: local.incarnation.0,
+        node: local.name.to_string(),
+        address: local.address,
+        meta: local.meta.to_vec(),
+        versions: local.versions,
     }
 }
 

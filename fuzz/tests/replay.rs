@@ -126,7 +126,8 @@ replays! {
     gossip_datagram gossip_machine gossip_stream
     ipam_snapshot
     lb_frames lb_proxy
-    node_frame node_peer node_state node_token
+    node_frame node_join node_member node_peer node_state node_token
     raft_log raft_machine raft_message raft_sealed
+    unix_stream
     vxlan_headers vxlan_local vxlan_outer vxlan_path vxlan_policy vxlan_remote vxlan_switch
 }

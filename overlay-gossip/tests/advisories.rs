@@ -1,11 +1,6 @@
 //! What went wrong in another implementation of this protocol, told to a member of this one: a test for each advisory.
 //!
 //! The shapes are sent in the clear, which leads further into the decoders than whoever has no key would come.
-#![expect(
-    clippy::unwrap_used,
-    unsafe_code,
-    reason = "what is had of the allocator is counted"
-)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -251,8 +251,8 @@ fn crowds(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 /// Packets are recorded as they leave: now and then two are one by then, which is no packet any more when it comes again.
-const ENOUGH: usize = 50;
-const ENOUGH_OF_ALL: usize = 150;
+/// So few have to be left.
+const ENOUGH: usize = 10;
 
 /// Datagrams that come to a program, a line each.
 pub(crate) const HEAR: &str = "
@@ -328,9 +328,10 @@ fn replays(cluster: &mut Cluster) -> anyhow::Result<()> {
     // These get lost on their way.
     let block = "nft add table ip lost; nft add chain ip lost drops '{ type filter hook input priority 0; }'; nft add rule ip lost drops udp dport 4500 drop";
     cluster.on_host(1, &["sh", "-c", block])?;
+    let before = recorded(&file)?;
     tell(cluster, "late", 100)?;
     eventually(PATIENCE, "the recording", || {
-        Ok((recorded(&file)? >= ENOUGH_OF_ALL).then_some(()))
+        Ok((recorded(&file)? >= before + ENOUGH).then_some(()))
     })?;
     say(&format!("{} packets recorded", record.end()?));
     cluster.on_host(1, &words("nft delete table ip lost", &[]))?;
@@ -359,7 +360,7 @@ fn replays(cluster: &mut Cluster) -> anyhow::Result<()> {
         ensure!(heard == (100, late), "{when}: {heard:?} heard");
         Ok(())
     };
-    ensure!(sent >= ENOUGH_OF_ALL, "{sent} packets");
+    ensure!(sent >= 2 * ENOUGH, "{sent} packets");
     again(cluster, "in the same life")?;
     cluster.kill(1)?;
     cluster.start(1, &[])?;
@@ -391,26 +392,21 @@ fn recorded(file: &Path) -> anyhow::Result<usize> {
 /// What was said of a host that went and came back; the accusations among it.
 fn rumours(cluster: &mut Cluster) -> anyhow::Result<()> {
     two(cluster, &["my-net"])?;
-    cluster.start(3, &[])?;
-    cluster.join(3, "worker")?;
+    for host in [2, 3] {
+        cluster.start(host, &[])?;
+        cluster.join(host, "worker")?;
+    }
     let file = cluster.path("rumours");
     let shown = file.display().to_string();
     let script = include_str!("attacks/record.py");
     let record = Running::begin(cluster, 0, script, &["eth0", "7946", &shown])?;
-    let status = |cluster: &Cluster, wanted: &str| {
-        eventually(PATIENCE, wanted, || {
-            let nodes = cluster.nodes(0)?;
-            let of = nodes.iter().find(|node| node["Hostname"] == "host4");
-            Ok((of.context("host4")?["Status"] == wanted).then_some(()))
-        })
-    };
     cluster.kill(3)?;
-    status(cluster, "Down")?;
+    status_of(cluster, "host4", "Down")?;
     eventually(PATIENCE, "what members say of it", || {
         Ok(cluster.log_of(0)?.contains("state: \"down\"").then_some(()))
     })?;
     cluster.start(3, &[])?;
-    status(cluster, "Ready")?;
+    status_of(cluster, "host4", "Ready")?;
     say(&format!("{} datagrams recorded", record.end()?));
     let unmoved = |cluster: &mut Cluster, when: &str| -> anyhow::Result<()> {
         let before = Before::of(cluster, 0)?;
@@ -419,7 +415,7 @@ fn rumours(cluster: &mut Cluster) -> anyhow::Result<()> {
             for _ in 0..5 {
                 let nodes = cluster.nodes(0)?;
                 let down = nodes.iter().find(|node| node["Status"] != "Ready");
-                ensure!(nodes.len() == 3 && down.is_none(), "{when}: {nodes:?}");
+                ensure!(nodes.len() >= 3 && down.is_none(), "{when}: {nodes:?}");
             }
             say(&format!("{sent} datagrams to host {to}, {when}"));
         }
@@ -427,12 +423,14 @@ fn rumours(cluster: &mut Cluster) -> anyhow::Result<()> {
         before.is_bounded(cluster, 0)
     };
     unmoved(cluster, "with the same keys")?;
-    cluster.ask(0, &words("cluster update --key-rotation 10s", &[]))?;
+    // A node that is removed takes all keys along that it knew.
     let began = generation(cluster)?;
+    cluster.kill(2)?;
+    status_of(cluster, "host3", "Down")?;
+    cluster.ask(0, &["node", "rm", "--force", "host3"])?;
     eventually(PATIENCE, "keys that are new", || {
-        Ok((generation(cluster)? >= began + 1).then_some(()))
+        Ok((generation(cluster)? >= began + 3).then_some(()))
     })?;
-    cluster.ask(0, &words("cluster update --key-rotation 12h", &[]))?;
     unmoved(cluster, "after the keys changed")?;
     cluster.kill(0)?;
     cluster.start(0, &[])?;
@@ -442,6 +440,15 @@ fn rumours(cluster: &mut Cluster) -> anyhow::Result<()> {
         Ok((ready.count() == 3).then_some(()))
     })?;
     unmoved(cluster, "after the receiver began anew")
+}
+
+/// Waits until a node is as it should be.
+fn status_of(cluster: &Cluster, name: &str, wanted: &str) -> anyhow::Result<()> {
+    eventually(PATIENCE, wanted, || {
+        let nodes = cluster.nodes(0)?;
+        let of = nodes.iter().find(|node| node["Hostname"] == name);
+        Ok((of.context("no such node")?["Status"] == wanted).then_some(()))
+    })
 }
 
 fn certificates(cluster: &mut Cluster) -> anyhow::Result<()> {

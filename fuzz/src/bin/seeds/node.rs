@@ -1,7 +1,7 @@
 //! What nodes say, and the state that managers keep.
 
 use overlay_core::{EndpointId, NetworkId, NodeId, Seed as Randomness, ServiceId, TaskId};
-use overlay_fuzz::Script;
+use overlay_fuzz::{Script, own_member};
 use overlay_node::{
     Config,
     api::{
@@ -289,4 +289,63 @@ pub(crate) fn tokens() -> Vec<Seed> {
         seed("spaces", format!(" {token}\n")),
         seed("short", &token.to_string().as_bytes()[..40]),
     ]
+}
+
+/// Asks of nodes that have no certificate: whole, with a secret of another length, and with more than there is.
+pub(crate) fn joins() -> Vec<Seed> {
+    let mut rng = Randomness::from_u64(1).rng();
+    let secret: Secret<16> = Secret::random(&mut rng);
+    let node = AddNode::new(&config(2), Role::Worker);
+    let body = |secret: &[u8], request: &str| {
+        let parts = (0_u8, secret, request, &node);
+        postcard::to_allocvec(&parts).expect("every part serializes")
+    };
+    let whole = body(secret.expose(), "-----BEGIN CERTIFICATE REQUEST-----");
+    let renew = postcard::to_allocvec(&(1_u8, "request")).expect("every part serializes");
+    vec![
+        seed("cut", &whole[..whole.len() - 1]),
+        seed("long", [&whole[..], &[0xff; 10]].concat()),
+        seed("renew", renew),
+        seed("secret-15", body(&secret.expose()[..15], "request")),
+        seed("whole", whole),
+    ]
+}
+
+/// What a node says of itself, in its own name and another's, from its own place and elsewhere, changed here and there.
+pub(crate) fn members() -> Vec<Seed> {
+    let own = own_member();
+    let step = |whose: u8, place: u8, said: &[u8]| {
+        let script = Script::new().op(&[whose, place]);
+        let script = if whose % 3 == 2 {
+            script.bytes(b"web")
+        } else {
+            script
+        };
+        script.op(&[3]).bytes(said).done()
+    };
+    let mut seeds = vec![seed("nothing", step(1, 1, b""))];
+    for (name, whose, place) in [
+        ("own", 0, 0),
+        ("moved", 0, 1),
+        ("another", 1, 0),
+        ("text", 2, 1),
+    ] {
+        seeds.push(seed(name, step(whose, place, &own)));
+    }
+    for (name, at) in [
+        ("version", 0),
+        ("life", 43),
+        ("pass", 63),
+        ("key", 80),
+        ("signature", own.len() - 1),
+    ] {
+        let mut changed = own.clone();
+        changed[at] ^= 1;
+        seeds.push(seed(
+            name,
+            [step(1, 1, &changed), step(0, 1, &changed)].concat(),
+        ));
+    }
+    seeds.push(seed("cut", step(1, 1, &own[..own.len() / 2])));
+    seeds
 }
