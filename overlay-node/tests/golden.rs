@@ -75,7 +75,11 @@ fn a_snapshot_keeps_its_octets() {
         // All of them are carried out but for the ones that end with nothing left to see.
         if matches!(
             command_name(&command),
-            "RemoveNode" | "RemoveNetwork" | "DetachEndpoint" | "RemoveService"
+            "RemoveNode"
+                | "RemoveNetwork"
+                | "DetachEndpoint"
+                | "RemoveService"
+                | "ChangePolicyRemove"
         ) {
             continue;
         }
@@ -181,20 +185,6 @@ fn commands() -> Vec<Command> {
                 ..SubnetSpec::default()
             }],
         },
-        Command::ChangePolicy {
-            network: network(1),
-            change: Box::new(PolicyChange::Default {
-                verdict: Verdict::Deny,
-            }),
-        },
-        Command::ChangePolicy {
-            network: network(1),
-            change: Box::new(PolicyChange::Add {
-                rule: rule(),
-                before: None,
-                replace: true,
-            }),
-        },
         Command::RetireParts {
             parts: vec![raft(2)],
         },
@@ -205,7 +195,30 @@ fn commands() -> Vec<Command> {
     ];
     commands.extend(security_commands());
     commands.extend(service_commands());
+    commands.extend(policy_commands());
     commands
+}
+
+/// See [`commands`].
+fn policy_commands() -> Vec<Command> {
+    let add = |before: Option<&str>| PolicyChange::Add {
+        rule: rule(),
+        before: before.map(str::to_owned),
+        replace: true,
+    };
+    let verdict = Verdict::Deny;
+    let name = "web".to_owned();
+    let changes = [
+        PolicyChange::Default { verdict },
+        add(None),
+        add(Some("web")),
+        PolicyChange::Remove { name },
+    ];
+    let change = |change| Command::ChangePolicy {
+        network: network(1),
+        change: Box::new(change),
+    };
+    changes.map(change).into()
 }
 
 /// See [`commands`].
@@ -326,6 +339,9 @@ fn command_name(command: &Command) -> &'static str {
         Command::FinishAuthority { .. } => "FinishAuthority",
         Command::LockManagers { .. } => "LockManagers",
         Command::ChangePolicy { change, .. } => match **change {
+            PolicyChange::Add {
+                before: Some(_), ..
+            } => "ChangePolicyAddBefore",
             PolicyChange::Add { .. } => "ChangePolicyAdd",
             PolicyChange::Remove { .. } => "ChangePolicyRemove",
             PolicyChange::Default { .. } => "ChangePolicyDefault",

@@ -275,6 +275,23 @@ impl Manager {
             | Request::ServiceScale { .. }
             | Request::ServiceRollback { .. }
             | Request::ServiceRemove { .. } => self.service_command(request)?,
+            Request::NetworkCreate(_)
+            | Request::NetworkExtend { .. }
+            | Request::NetworkRemove { .. }
+            | Request::PolicyChange { .. } => self.network_command(origin, request)?,
+            Request::Attach(_) | Request::Detach { .. } => {
+                self.endpoint_command(origin, request)?
+            }
+        };
+        Ok(Job::Write(command))
+    }
+
+    fn network_command(
+        &mut self,
+        origin: NodeId,
+        request: &Request,
+    ) -> Result<Command, api::Error> {
+        Ok(match request {
             Request::NetworkCreate(spec) => {
                 let id = NetworkId::random(&mut self.rng);
                 Command::CreateNetwork {
@@ -294,11 +311,11 @@ impl Manager {
                 let network = self.removable_network(origin, network)?;
                 Command::RemoveNetwork { network }
             }
-            Request::Attach(_) | Request::Detach { .. } => {
-                self.endpoint_command(origin, request)?
+            _ => {
+                let text = "this request is about no network";
+                return Err(api::Error::new(ErrorKind::Invalid, text));
             }
-        };
-        Ok(Job::Write(command))
+        })
     }
 
     fn endpoint_command(

@@ -28,7 +28,32 @@ fn every_node_of_a_network_hears_whom_its_rules_mean_now() {
     assert_eq!(first.rules[0].to, nobody());
     assert_eq!(number(&first.rules[1].from), 1);
     assert_eq!(first.rules[1].to, AddressMatch::Any);
-    // A service comes: its virtual address, and those of its tasks as they are placed.
+    // Somebody attaches and detaches: whoever is on the network hears of it.
+    let detach = Request::Detach {
+        endpoint: "Stand2".to_owned(),
+    };
+    lab.attach_as(3, 9, "more");
+    lab.ask(2, detach).unwrap();
+    lab.hear(&mut known);
+    known.retain(|_, one| !one.networks.is_empty());
+    assert_eq!(agreed(&known).rules[1].from, nobody());
+    lab.remove_rule("web");
+    lab.remove_rule("alone");
+    lab.change(PolicyChange::Default {
+        verdict: Verdict::Allow,
+    });
+    lab.hear(&mut known);
+    assert!(agreed(&known).is_open());
+}
+
+#[test]
+fn a_service_is_its_tasks_and_its_virtual_address_by_the_labels_that_it_has_now() {
+    let mut lab = Lab::new();
+    let mut known = lab.agents(&[2, 3]);
+    for number in [2, 3] {
+        lab.attach_as(number, number, &format!("Stand{number}"));
+    }
+    lab.add_rule("web", "label:tier=front", "service:web");
     let mut spec = ServiceSpec {
         name: "web".to_owned(),
         networks: vec!["net".into()],
@@ -70,22 +95,6 @@ fn every_node_of_a_network_hears_whom_its_rules_mean_now() {
     let left = agreed(&known);
     // Tasks that are told to stop are there until they have stopped; the virtual address is not.
     assert_eq!(number(&left.rules[0].to), 3);
-    // Somebody attaches and detaches: whoever is on the network hears of it.
-    let detach = Request::Detach {
-        endpoint: "Stand2".to_owned(),
-    };
-    lab.attach_as(3, 9, "more");
-    lab.ask(2, detach).unwrap();
-    lab.hear(&mut known);
-    known.retain(|_, one| !one.networks.is_empty());
-    assert_eq!(agreed(&known).rules[1].from, nobody());
-    lab.remove_rule("web");
-    lab.remove_rule("alone");
-    lab.change(PolicyChange::Default {
-        verdict: Verdict::Allow,
-    });
-    lab.hear(&mut known);
-    assert!(agreed(&known).is_open());
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn what_no_rule_allows_is_dropped_counted_and_captured() {
     let answered = segment(2, 1, BACK, SYN_ACK, (900, 101));
     assert_eq!(arrives(&mut plane, one, &opened), Some(two));
     assert_eq!(arrives(&mut plane, two, &answered), Some(one));
-    assert_eq!(plane.take_captured().map(|(_, octets)| octets).count(), 1);
+    assert_eq!(plane.take_captured().count(), 1);
     // Another port, and the other way.
     let other = segment(1, 2, (40_000, 81), SYN, (100, 0));
     let back = segment(2, 1, (40_001, 80), SYN, (100, 0));
@@ -156,16 +156,16 @@ fn an_endpoint_that_comes_is_judged_from_its_first_frame() {
 fn rules_beyond_every_bound_let_nothing_pass() {
     let mut plane = Plane::new(Seed::from_u64(1));
     let (one, two) = (id(1), id(2));
-    let rule = allow("web", &[1], &[2], WEB);
+    let rules = [allow("web", &[1], &[2], WEB)];
     let opened = segment(1, 2, PORTS, SYN, (100, 0));
-    plane.apply(Instant::EPOCH, &closed(two_here(), &[rule.clone()]));
+    plane.apply(Instant::EPOCH, &closed(two_here(), &rules));
     assert_eq!(arrives(&mut plane, one, &opened), Some(two));
-    let many = closed(two_here(), &vec![rule.clone(); 5_000]);
+    let many = closed(two_here(), &vec![rules[0].clone(); 5_000]);
     plane.apply(LATER, &many);
     plane.apply(LATER, &many);
     assert_eq!(arrives(&mut plane, one, &opened), None);
     assert_eq!(plane.refused(), 1);
-    plane.apply(LATER, &closed(two_here(), &[rule]));
+    plane.apply(LATER, &closed(two_here(), &rules));
     assert_eq!(arrives(&mut plane, one, &opened), Some(two));
 }
 
