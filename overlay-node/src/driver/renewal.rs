@@ -103,7 +103,8 @@ impl Active {
                 self.renewal.failures += 1;
                 // Then it is tried again, as long as it is due.
                 self.certificate_check = self.clock.now() + pause;
-                let clock = self.clock_warning().unwrap_or_default();
+                let clock = self.clock_warning();
+                let clock = clock.map_or_else(String::new, |warning| format!(": {warning}"));
                 return tracing::warn!(%error, ?pause, "the certificate was not renewed{clock}");
             }
         };

@@ -48,7 +48,7 @@ pub(crate) async fn listen(
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let doorstep = Doorstep::new(Bounds::default());
-    let mut told = 0;
+    let (mut told, mut refused) = (0, 0_u64);
     let mut tell = tokio::time::interval(TELL);
     loop {
         let accepted = tokio::select! {
@@ -62,6 +62,7 @@ pub(crate) async fn listen(
                     );
                     told = sent_away;
                 }
+                refused = 0;
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -69,7 +70,11 @@ pub(crate) async fn listen(
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a management connection could not be accepted");
+                refused += 1;
+                // Whatever it is, it comes again and again.
+                if refused == 1 {
+                    tracing::warn!(%error, "a management connection could not be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
