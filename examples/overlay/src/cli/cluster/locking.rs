@@ -38,12 +38,13 @@ fn read_key() -> io::Result<String> {
         stdin.read_line(&mut key)?;
         return Ok(key);
     }
-    eprint!("Please enter the unlock key: ");
-    io::stderr().flush()?;
+    let mut terminal = io::stderr();
+    write!(terminal, "Please enter the unlock key: ")?;
+    terminal.flush()?;
     let hidden = Hidden::enter()?;
     let read = stdin.read_line(&mut key);
     drop(hidden);
-    eprintln!();
+    writeln!(terminal)?;
     read.map(|_| key)
 }
 
