@@ -18,8 +18,10 @@ pub(crate) struct ExplainArgs {
     network: Option<String>,
     /// Who opens the flow: an endpoint, a service, or an address
     from: String,
-    /// To whom: db:5432, db:53/udp, db/icmp, db/47, 10.0.1.9:80, [fd00::9]:80
-    #[arg(value_name = "TO:PORT")]
+    #[arg(
+        value_name = "TO:PORT",
+        help = "To whom: db:5432, db:53/udp, db/icmp, db/47, 10.0.1.9:80, [fd00::9]:80"
+    )]
     to: Target,
 }
 
