@@ -30,6 +30,15 @@ pub(crate) fn pings(world: &World, from: u8, to: IpAddr, options: &str) -> bool 
         .is_ok()
 }
 
+/// Waits for an answer, though not for long: each attempt is.
+pub(crate) fn gets_through(world: &World, (from, to): (u8, IpAddr), what: &str) -> Outcome<()> {
+    let mut attempts = 0..10;
+    match attempts.any(|_| pings(world, from, to, "-c 1")) {
+        true => Ok(()),
+        false => Err(format!("no answer: {what}").into()),
+    }
+}
+
 /// Whether there is an answer at once, where none shall be.
 pub(crate) fn hears(world: &World, from: u8, to: IpAddr) -> bool {
     let words = format!("ping -n -c 2 -i 0.2 -W 0.3 {to}");
