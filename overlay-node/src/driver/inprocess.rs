@@ -211,15 +211,12 @@ impl Platform for InProcess {
     ) -> Result<ResolverSockets, PlatformError> {
         let stack = lock(&self.0).stacks.get(&endpoint).map(Arc::clone);
         let stack = stack.ok_or(PlatformError::UnknownEndpoint { endpoint })?;
-        let open = || -> io::Result<ResolverSockets> {
-            // There is no namespace in which 127.0.0.11 would be this endpoint's alone.
-            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let tcp = TcpListener::bind(udp.local_addr()?)?;
-            let address = udp.local_addr()?;
-            lock(&self.0).resolvers.insert(stack.name(), address);
-            Ok((udp, tcp))
-        };
-        open().map_err(|error| PlatformError::system("bind the resolver", &error))
+        // There is no namespace in which 127.0.0.11 would be this endpoint's alone.
+        let any_port = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        let (sockets, address) = one_port_of_both(any_port)
+            .map_err(|error| PlatformError::system("bind the resolver", &error))?;
+        lock(&self.0).resolvers.insert(stack.name(), address);
+        Ok(sockets)
     }
 
     fn apply(&mut self, _desired: &Desired) -> Result<Vec<Change>, PlatformError> {
@@ -312,6 +309,25 @@ impl Stack {
     }
 }
 
+/// Opens TCP at the port that UDP got. A port that is free for UDP may be taken for TCP, as by a connection that closed
+/// within the last minute: then another is tried.
+fn one_port_of_both(
+    mut udp: impl FnMut() -> io::Result<UdpSocket>,
+) -> io::Result<(ResolverSockets, SocketAddr)> {
+    let mut refused = Vec::new();
+    loop {
+        let udp = udp()?;
+        let address = udp.local_addr()?;
+        match TcpListener::bind(address) {
+            Ok(tcp) => return Ok(((udp, tcp), address)),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
+            Err(error) if refused.len() >= PORTS_TRIED_MAX => return Err(error),
+            // Kept for so long, so that the next is another one.
+            Err(_) => refused.push(udp),
+        }
+    }
+}
+
 fn resolve(
     resolver: Option<SocketAddr>,
     name: &str,
@@ -364,3 +380,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const FRAME_BYTES_MAX: usize = 9_216;
+/// At how many ports the resolver is tried.
+const PORTS_TRIED_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_for_tcp_is_left_alone() {
+        let loopback = || (Ipv4Addr::LOCALHOST, 0);
+        let taken = TcpListener::bind(loopback()).unwrap();
+        let mut first = Some(UdpSocket::bind(taken.local_addr().unwrap()).unwrap());
+        let ports = || first.take().map_or_else(|| UdpSocket::bind(loopback()), Ok);
+        let ((udp, tcp), address) = one_port_of_both(ports).unwrap();
+        assert_ne!(address, taken.local_addr().unwrap());
+        assert_eq!(udp.local_addr().unwrap(), address);
+        assert_eq!(tcp.local_addr().unwrap(), address);
+    }
+
+    #[test]
+    fn a_system_without_a_free_port_is_not_asked_for_ever() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let udp = UdpSocket::bind(taken.local_addr().unwrap()).unwrap();
+        let error = one_port_of_both(|| udp.try_clone()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

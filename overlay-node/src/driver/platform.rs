@@ -296,12 +296,12 @@ where
     }
     let opened = match (&spec.namespace, platform.open_sockets(endpoint, RESOLVER)) {
         (_, Ok(sockets)) => Some(sockets),
-        (Namespace::Own | Namespace::Shared { .. }, Err(error)) => {
+        (Namespace::Own | Namespace::Shared { .. } | Namespace::InProcess, Err(error)) => {
             // An endpoint of our own without names would be half made.
             platform.remove_port(endpoint)?;
             return Err(error);
         }
-        (Namespace::Path(_) | Namespace::InProcess, Err(error)) => {
+        (Namespace::Path(_), Err(error)) => {
             tracing::info!(%endpoint, %error, "no resolver in this endpoint's namespace");
             None
         }
