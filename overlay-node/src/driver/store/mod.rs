@@ -286,21 +286,10 @@ impl Store {
         })
     }
 
-    /// Replaces a file so that after a crash it has the old content or the new.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.opened(|path, opened| {
-            let (node, new) = (&mut opened.node, format!("{name}.new"));
-            let mut write = || {
-                match node.remove(&new) {
-                    Ok(()) | Err(DiskError::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-                node.append(&new, bytes)?;
-                node.sync(&new)?;
-                node.rename(&new, name)?;
-                node.sync_directory()
-            };
-            write().map_err(|error| disk(&path.join(NODE), error))
+            let replaced = vault::replace(&mut opened.node, name, bytes);
+            replaced.map_err(|error| disk(&path.join(NODE), error))
         })
     }
 }

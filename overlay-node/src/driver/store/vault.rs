@@ -1,14 +1,8 @@
 //! What is behind the key file of a data directory.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, path::Path, sync::Arc};
 
-use overlay_core::Seed;
+use overlay_core::{Disk, DiskError, Seed};
 use overlay_raft::storage::{DataKey, SealedDisk};
 
 use super::{
@@ -85,8 +79,7 @@ pub(super) fn fresh(path: &Path) -> Result<Vault, StoreError> {
 }
 
 pub(super) fn sealed(directory: &Path, key: &DataKey) -> Result<SealedDisk<FileDisk>, StoreError> {
-    let files = FileDisk::open(directory).map_err(|source| system("open", directory, source))?;
-    SealedDisk::open(files, Arc::new(Ciphers), key, &seed()?)
+    SealedDisk::open(files(directory)?, Arc::new(Ciphers), key, &seed()?)
         .map_err(|error| disk(directory, error))
 }
 
@@ -98,34 +91,38 @@ pub(super) fn seed() -> Result<Seed, StoreError> {
 }
 
 pub(super) fn read_key_file(directory: &Path) -> Result<Option<KeyFile>, StoreError> {
-    let path = directory.join(KEY);
-    match fs::read(&path) {
-        Ok(bytes) => KeyFile::from_bytes(&bytes).map(Some).map_err(|reason| {
-            let reason = reason.to_owned();
-            StoreError::Damaged { path, reason }
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(system("read", &path, error)),
+    let damaged = |reason: &str| StoreError::Damaged {
+        path: directory.join(KEY),
+        reason: reason.to_owned(),
+    };
+    match files(directory)?.read(KEY) {
+        Ok(bytes) => KeyFile::from_bytes(&bytes).map(Some).map_err(damaged),
+        Err(DiskError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(disk(directory, error)),
     }
 }
 
-/// Replaces the key file so that after a crash it is the old one or the new.
 pub(super) fn replace_key_file(directory: &Path, file: &KeyFile) -> Result<(), StoreError> {
-    let (path, new) = (directory.join(KEY), directory.join(format!("{KEY}.new")));
     let bytes = Secret::any(file.to_bytes());
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(bytes.expose())?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|source| system("write", &path, source))
+    let replaced = replace(&mut files(directory)?, KEY, bytes.expose());
+    replaced.map_err(|error| disk(directory, error))
+}
+
+/// Replaces a file so that after a crash it has the old content or the new.
+pub(super) fn replace(disk: &mut impl Disk, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+    let new = format!("{name}.new");
+    match disk.remove(&new) {
+        Ok(()) | Err(DiskError::NotFound { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    disk.append(&new, bytes)?;
+    disk.sync(&new)?;
+    disk.rename(&new, name)?;
+    disk.sync_directory()
+}
+
+fn files(directory: &Path) -> Result<FileDisk, StoreError> {
+    FileDisk::open(directory).map_err(|source| system("open", directory, source))
 }
 
 pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
