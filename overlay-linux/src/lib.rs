@@ -81,7 +81,7 @@
 //! | [`plane`] | networks that the kernel carries |
 //! | [`services`] | virtual addresses of services, in the kernel |
 //!
-//! `unsafe` is in one private module, `sys`: device ioctls, packet sockets, adopted descriptors, and the moment between
+//! `unsafe` is in one private module, `sys`: device ioctls, options of sockets, packet sockets, adopted descriptors, and the moment between
 //! fork and exec.
 
 #![deny(unsafe_code)]
@@ -113,3 +113,4 @@ pub use namespace::Privilege;
 pub use port::{FRAME_BYTES_MAX, Port, PortKind};
 pub use probe::{Capabilities, Verdict, capabilities};
 pub use process::Process;
+pub use sys::peer_groups;

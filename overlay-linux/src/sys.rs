@@ -1,7 +1,7 @@
 //! The system calls that have no safe wrapper, each behind a safe function. The only module with `unsafe`.
 #![expect(
     unsafe_code,
-    reason = "device ioctls, packet sockets, adopted descriptors and the moment between fork and exec"
+    reason = "device ioctls, options of sockets, packet sockets, adopted descriptors and the moment between fork and exec"
 )]
 
 use std::{
@@ -54,6 +54,53 @@ pub(crate) fn open_tap(name: &str) -> io::Result<File> {
     })?;
     Ok(tun)
 }
+
+/// Returns the supplementary groups that whoever connected to a unix socket had then (`SO_PEERGROUPS`); none where the kernel
+/// does not tell them: Linux before 4.13, some sandboxes.
+///
+/// # Errors
+///
+/// What the system said, of anything but a connected unix socket.
+pub fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
+    let socket = socket.as_fd().as_raw_fd();
+    let mut groups: Vec<u32> = vec![0; GROUPS_FEW];
+    loop {
+        let mut bytes =
+            libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
+        // SAFETY: the option writes at most `bytes` octets to where `groups` has as many, and to `bytes` how many it
+        // wrote or, where they are too few, how many it would.
+        let result = unsafe {
+            libc::getsockopt(
+                socket,
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        let error = io::Error::last_os_error();
+        let count = usize::try_from(bytes).map_err(io::Error::other)? / size_of::<u32>();
+        match result {
+            0 => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            _ if error.raw_os_error() == Some(libc::ERANGE)
+                && groups.len() < count
+                && count <= GROUPS_MAX =>
+            {
+                groups.resize(count, 0);
+            }
+            _ if error.raw_os_error() == Some(libc::ENOPROTOOPT) => return Ok(Vec::new()),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Groups that most processes do not have more of.
+const GROUPS_FEW: usize = 32;
+/// Groups of a process (`NGROUPS_MAX`).
+const GROUPS_MAX: usize = 65_536;
 
 /// Lets the kernel hand over frames with partial checksums and super-frames of TCP, and of UDP if `udp` (Linux 6.2).
 pub(crate) fn set_tap_offload(tap: &impl AsFd, udp: bool) -> io::Result<()> {

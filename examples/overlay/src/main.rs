@@ -2,7 +2,7 @@
 //!
 //! This binary only wires: `overlay-node` is the cluster, `overlay-linux` the operating system below it.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
     reason = "a program has a clock, threads and pauses; the machines below have none"

@@ -1,14 +1,8 @@
 //! Who is at the other end of the socket, as the kernel says.
-#![expect(
-    unsafe_code,
-    reason = "the groups of a peer are an option of its socket that nobody wraps"
-)]
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd as _},
-};
+use std::io;
 
+use overlay_linux::peer_groups;
 use tokio::net::UnixStream;
 
 /// A process that connected, with the rights that it had then: what becomes of its number later is nobody's rights.
@@ -23,18 +17,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Asks who connected (`SO_PEERCRED`, `SO_PEERGROUPS`). Where the latter is not known (Linux before 4.13, some sandboxes),
-    /// a process has its one group.
+    /// Asks who connected (`SO_PEERCRED`, `SO_PEERGROUPS`).
     pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
-        let groups = match groups(stream) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Vec::new(),
-            groups => groups?,
-        };
         Ok(Self {
             user: credentials.uid(),
             group: credentials.gid(),
-            groups,
+            groups: peer_groups(stream)?,
         })
     }
 
@@ -47,49 +36,9 @@ impl Caller {
     }
 }
 
-fn groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
-    let socket = socket.as_fd().as_raw_fd();
-    let mut groups: Vec<u32> = vec![0; GROUPS_FEW];
-    loop {
-        let mut bytes =
-            libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
-        // SAFETY: the option writes at most `bytes` octets to where `groups` has as many, and to `bytes` how many it
-        // wrote or, where they are too few, how many it would.
-        let result = unsafe {
-            libc::getsockopt(
-                socket,
-                libc::SOL_SOCKET,
-                libc::SO_PEERGROUPS,
-                groups.as_mut_ptr().cast(),
-                &raw mut bytes,
-            )
-        };
-        let error = io::Error::last_os_error();
-        let count = usize::try_from(bytes).map_err(io::Error::other)? / size_of::<u32>();
-        match result {
-            0 => {
-                groups.truncate(count);
-                return Ok(groups);
-            }
-            _ if error.raw_os_error() == Some(libc::ERANGE)
-                && groups.len() < count
-                && count <= GROUPS_MAX =>
-            {
-                groups.resize(count, 0);
-            }
-            _ => return Err(error),
-        }
-    }
-}
-
 const ROOT: u32 = 0;
 /// The group of files whose group has no number in the daemon's user namespace: nobody is let in for it.
 const NOBODY: u32 = 65_534;
-/// Groups that most processes do not have more of.
-const GROUPS_FEW: usize = 32;
-/// Groups of a process (`NGROUPS_MAX`).
-const GROUPS_MAX: usize = 65_536;
-
 #[cfg(test)]
 mod tests {
     use super::*;
