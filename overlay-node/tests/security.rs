@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     rc::Rc,
     time::Duration,
 };
@@ -194,6 +195,50 @@ fn an_authority_is_dropped_once_every_node_has_a_certificate_of_the_next_one() {
     assert!(state.authorities().eq(["the next one"]));
     assert_eq!(state.cluster().unwrap().ca_key.expose(), b"its key");
     cluster.ask(0, rotate(&other)).unwrap();
+}
+
+#[test]
+fn who_has_no_endpoint_on_an_encrypted_network_gets_no_keys_by_saying_that_it_is_there() {
+    let mut cluster = made(6, 4, 3);
+    let spec = NetworkCreate {
+        name: "secret".to_owned(),
+        attachable: true,
+        options: BTreeMap::from([("encrypted".to_owned(), "true".to_owned())]),
+        ..NetworkCreate::default()
+    };
+    cluster.ask(0, Request::NetworkCreate(spec)).unwrap();
+    let attached: Vec<_> = (0..2)
+        .map(|host| cluster.attach(host, "secret", &format!("e{host}")).unwrap())
+        .collect();
+    let network = attached[0].network;
+    let addresses: Vec<_> = (0..4).map(|host| address_of(&mut cluster, host)).collect();
+    for liar in [2, 3] {
+        let world = cluster.world();
+        world.with(HostId(liar), |host, now| host.claim_network(now, network));
+    }
+    cluster.run_for(Duration::from_secs(5));
+    for host in [0, 1] {
+        let peers = {
+            let host = cluster.world().host(HostId(host)).unwrap();
+            let desired = host.node().unwrap().desired();
+            // They were heard of: what is flooded goes to all that say they are there.
+            let vteps = &desired.networks[&network].vteps;
+            assert!(addresses[2..].iter().all(|liar| vteps.contains(liar)));
+            desired.peers.keys().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(peers, [addresses[1 - host]], "host{host}");
+    }
+    // Who gets an endpoint there gets keys.
+    cluster.attach(2, "secret", "e2").unwrap();
+    cluster.run_for(Duration::from_secs(5));
+    let host = cluster.world().host(HostId(0)).unwrap();
+    let peers = &host.node().unwrap().desired().peers;
+    assert!(peers.keys().eq(&addresses[1..3]), "{peers:?}");
+}
+
+fn address_of(cluster: &mut Cluster, host: usize) -> IpAddr {
+    let host = cluster.world().host(HostId(host)).unwrap();
+    host.node().unwrap().config().address
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+#[cfg(feature = "sim")]
+use overlay_core::NetworkId;
 use overlay_core::{EndpointId, Instant, plane::PlatformError};
 use overlay_dns::{QueryError, QueryToken, Transport, UpstreamToken};
 use overlay_gossip::StreamId;
@@ -188,6 +190,14 @@ impl Node {
         if let Some(manager) = &mut self.manager {
             manager.step_aside(self.now);
         }
+        self.settle();
+    }
+
+    /// Says that it is on a network whatever was assigned to it, as a node does that is not to be trusted.
+    #[cfg(feature = "sim")]
+    pub(crate) fn claim_network(&mut self, now: Instant, network: NetworkId) {
+        self.advance(now);
+        self.gossip_do(|gossip| gossip.join_network(now, network));
         self.settle();
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use overlay_core::{
-    Disk as _, EndpointId, Instant, Machine, NodeId, Seed, TaskId, plane::PortSpec,
+    Disk as _, EndpointId, Instant, Machine, NetworkId, NodeId, Seed, TaskId, plane::PortSpec,
 };
 use overlay_raft::{PersistTicket, storage::Log};
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, SimDisk};
@@ -176,6 +176,13 @@ impl SimHost {
     pub fn step_aside(&mut self, now: Instant) {
         if let Some(node) = &mut self.node {
             node.step_aside(now);
+        }
+    }
+
+    /// Has its node say that it is on a network on which it has no endpoint.
+    pub fn claim_network(&mut self, now: Instant, network: NetworkId) {
+        if let Some(node) = &mut self.node {
+            node.claim_network(now, network);
         }
     }
 
