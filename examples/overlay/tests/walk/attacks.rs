@@ -9,13 +9,14 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use overlay_core::EndpointId;
 use serde_json::Value;
 
 use crate::{
     Story,
     sealed::unsealed,
     security::{generation, memory},
-    support::{Cluster, PATIENCE, address, eventually, say, words},
+    support::{Cluster, OVERLAY, PATIENCE, address, eventually, say, words},
 };
 
 pub(crate) const STORIES: &[Story] = &[
@@ -48,6 +49,12 @@ pub(crate) const STORIES: &[Story] = &[
         hosts: 3,
         programs: &["python3", "openssl"],
         tell: certificates,
+    },
+    Story {
+        name: "a_removed_nodes_certificate_opens_no_published_port",
+        hosts: 3,
+        programs: &["python3"],
+        tell: forwards,
     },
     Story {
         name: "a_clock_that_jumps_by_days_is_named_and_stops_nobody",
@@ -481,19 +488,7 @@ fn certificates(cluster: &mut Cluster) -> anyhow::Result<()> {
         "req -x509 -days 3 -CA {folder}/ca.pem -CAkey {folder}/ca.key {key} -keyout {folder}/foreign.key -out {folder}/foreign.pem"
     ))?;
 
-    let present = |cluster: &mut Cluster, name: &str| {
-        let file = |kind: &str| match name {
-            "-" => "-".to_owned(),
-            name => cluster
-                .path(&format!("{name}.{kind}"))
-                .display()
-                .to_string(),
-        };
-        let (certificate, key) = (file("pem"), file("key"));
-        let script = include_str!("attacks/present.py");
-        let to = address(0).to_string();
-        cluster.on_host_says(2, &["python3", "-c", script, &to, &certificate, &key])
-    };
+    let present = |cluster: &mut Cluster, name: &str| present(cluster, (2, 0), name, &[]);
     eventually(PATIENCE, "the end of a certificate", || {
         Ok((!present(cluster, "expired")?.starts_with("answered")).then_some(()))
     })?;
@@ -509,6 +504,84 @@ fn certificates(cluster: &mut Cluster) -> anyhow::Result<()> {
     let log = cluster.log_of(0)?;
     ensure!(log.len() < LOG_BYTES_MAX, "{log}");
     Ok(())
+}
+
+/// Shows a certificate that was kept, or none, from one host to another; returns what came of it.
+fn present(
+    cluster: &mut Cluster,
+    (from, to): (usize, usize),
+    name: &str,
+    says: &[&str],
+) -> anyhow::Result<String> {
+    let file = |kind: &str| match name {
+        "-" => "-".to_owned(),
+        name => {
+            let path = cluster.path(&format!("{name}.{kind}"));
+            path.display().to_string()
+        }
+    };
+    let (certificate, key) = (file("pem"), file("key"));
+    let script = include_str!("attacks/present.py");
+    let to = address(to).to_string();
+    let words = ["python3", "-c", script, &to, &certificate, &key];
+    cluster.on_host_says(from, &[&words[..], says].concat())
+}
+
+/// A certificate is good for longer than a membership.
+fn forwards(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for host in 0..3 {
+        cluster.start(host, &[])?;
+    }
+    cluster.ask(0, &["init"])?;
+    for host in [1, 2] {
+        cluster.join(host, "worker")?;
+    }
+    let create = "service create --detach --name web --mode global --publish 8080:8000 --";
+    let httpd = [OVERLAY, "httpd", "--port", "8000"];
+    cluster.ask(0, &[&words(create, &[])[..], &httpd].concat())?;
+    let endpoints = eventually(PATIENCE, "a task on each host", || {
+        let ingress = cluster.inspect(0, "ingress")?;
+        let inside = ingress["Containers"].as_object().context("containers")?;
+        let ids: Vec<String> = inside.keys().cloned().collect();
+        Ok((ids.len() == 3).then_some(ids))
+    })?;
+    keep(cluster, 1, "own")?;
+    // Whether a host takes a connection for any of its tasks.
+    let takes = |cluster: &mut Cluster, host: usize| -> anyhow::Result<bool> {
+        for endpoint in &endpoints {
+            let said = present(cluster, (1, host), "own", &[&forward(endpoint)?])?;
+            if said.starts_with("answered 0") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    for host in [0, 2] {
+        eventually(PATIENCE, "a connection of a member", || {
+            Ok(takes(cluster, host)?.then_some(()))
+        })?;
+    }
+    cluster.kill(1)?;
+    cluster.ask(0, &["node", "rm", "--force", "host2"])?;
+    for host in [0, 2] {
+        eventually(PATIENCE, "the end of that", || {
+            Ok((!takes(cluster, host)?).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Asks for a connection to a task, on behalf of 192.0.2.9:5000 that connected to 192.0.2.1:8080.
+fn forward(endpoint: &str) -> anyhow::Result<String> {
+    let endpoint: EndpointId = endpoint.parse()?;
+    let mut body = endpoint.as_bytes().to_vec();
+    body.extend([0x90, 0x3f]);
+    body.extend([0, 192, 0, 2, 9, 0x88, 0x27]);
+    body.extend([0, 192, 0, 2, 1, 0x90, 0x3f]);
+    let mut frame = vec![b'F', 1];
+    frame.extend(u32::try_from(body.len())?.to_be_bytes());
+    frame.extend(body);
+    Ok(frame.iter().map(|octet| format!("{octet:02x}")).collect())
 }
 
 /// Keeps the certificate and the key that a host has now.

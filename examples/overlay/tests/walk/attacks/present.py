@@ -1,6 +1,7 @@
-"""Shows a certificate to a manager, says that it is a node and there, and waits for an answer.
+"""Shows a certificate to a node, says that it is one, too, and there, and waits for an answer.
 
-Usage: present.py ADDRESS CERTIFICATE KEY, or present.py ADDRESS - - to show none; prints `answered`, or why there is none.
+Usage: present.py ADDRESS CERTIFICATE KEY [HEX], with what else to say; for CERTIFICATE and KEY `-` to show none. Prints `answered`
+and the answer's first octet, or why there is none.
 """
 
 import socket
@@ -18,8 +19,8 @@ HEARTBEAT = b"M\x01" + struct.pack(">I", 3) + b"\x04\0\0"
 try:
     with socket.create_connection((address, 2377), 5) as plain, context.wrap_socket(plain) as stream:
         stream.settimeout(5)
-        stream.sendall(HEARTBEAT)
+        stream.sendall(bytes.fromhex(sys.argv[4]) if len(sys.argv) > 4 else HEARTBEAT)
         said = stream.recv(4096)
-        print("answered" if said else "closed")
+        print(f"answered {said[0]}" if said else "closed")
 except OSError as error:
     print(f"refused: {error}")
