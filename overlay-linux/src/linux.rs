@@ -125,15 +125,15 @@ impl Linux {
         self
     }
 
-    /// Says whether this kernel can seal what encrypted networks of the kernel plane send; by trying it, in a namespace that
-    /// ends with it. Without this the plane refuses them.
+    /// Says whether this kernel can seal what encrypted networks of the kernel plane send, over IPv4 or IPv6; by trying it, in a
+    /// namespace that ends with it. Without this the plane refuses them.
     ///
     /// # Errors
     ///
     /// [`PlatformError::Unsupported`] with what is missing and what to do about it; see
     /// [`NoSealing`](crate::plane::NoSealing).
-    pub fn can_seal(&self) -> Result<(), PlatformError> {
-        crate::plane::can_seal(false).map_err(|reason| PlatformError::Unsupported {
+    pub fn can_seal(&self, v6: bool) -> Result<(), PlatformError> {
+        crate::plane::can_seal(v6).map_err(|reason| PlatformError::Unsupported {
             what: "an encrypted network in the kernel",
             reason: reason.to_string(),
         })

@@ -25,7 +25,7 @@ mod verdict;
 use attribute::{Attributes, Parsed};
 pub(crate) use batch::Batch;
 pub(crate) use conntrack::{State, Tracked};
-pub(crate) use difference::{Difference, difference};
+pub(crate) use difference::{Difference, difference, stages};
 pub(crate) use expression::{Expression, Found, name_value};
 pub(crate) use field::{Field, Register};
 pub(crate) use rule::Rule;

@@ -57,8 +57,7 @@
 //! not allow, in both directions, until another one allows them. Flows are known here for as long as the kernel knows them
 //! (its own time-outs and `nf_conntrack_max`), whatever becomes of the daemon.
 //!
-//! It differs from the user plane in this. While rules are replaced whose default is to allow, a few packets that are denied
-//! may pass; none does if the default is to deny. Packets that come here bear addresses of endpoints, as virtual ones are exchanged
+//! It differs from the user plane in this. Packets that come here bear addresses of endpoints, as virtual ones are exchanged
 //! in the endpoints' own namespaces: there a flow to a virtual address is judged under that
 //! ([`EndpointServices`](crate::EndpointServices)), and here, on both nodes, under that of its backend. There is no time to
 //! settle: flows from before a network's first rules are not known, and TCP among them ends if the default is to deny.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     batch::Batch,
-    set::Element,
+    set::{Element, Set},
     table::{Chain, Table},
+    verdict::Verdict,
 };
 
 /// What has to be done with a table, in words for people.
@@ -65,6 +66,45 @@ fn can_become(there: &Table, wanted: &Table) -> bool {
             let found = there.sets.get(name);
             found.is_none_or(|found| found.kind == set.kind)
         })
+}
+
+/// What a table is on its way to the wanted one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stages {
+    /// With more sets than there are.
+    pub(crate) early: Option<Table>,
+    /// With the rules and elements that are wanted, and with more sets.
+    pub(crate) late: Option<Table>,
+}
+
+/// Returns by which stages a table becomes another, so that no rule at any moment looks into a set that is not filled.
+///
+/// The kernel fills sets of ranges when rules of the same transaction are in effect already, and a packet that is under way
+/// finds nothing any more in a set that goes. So such sets come before the rules that use them, and sets go after them.
+pub(crate) fn stages(there: Option<&Table>, wanted: &Table) -> Stages {
+    let Some(there) = there.filter(|there| can_become(there, wanted)) else {
+        let (early, late) = (None, None);
+        return Stages { early, late };
+    };
+    let more = |to: &Table, from: &Table, which: &dyn Fn(&Set) -> bool| {
+        let mut more = to.clone();
+        for (name, set) in from.sets.iter().filter(|(_, set)| which(set)) {
+            let place = more.sets.entry(name.clone());
+            place.or_insert_with(|| set.clone());
+        }
+        Some(more).filter(|more| more != to)
+    };
+    // What leads to a chain that goes has to go with it.
+    let leads_on = |element: &Element| match element {
+        Element::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => {
+            wanted.chains.contains_key(chain)
+        }
+        _ => true,
+    };
+    Stages {
+        early: more(there, wanted, &|set| set.kind.is_ranged()),
+        late: more(wanted, there, &|set| set.elements.values().all(leads_on)),
+    }
 }
 
 fn changed<'a>(

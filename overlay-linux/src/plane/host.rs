@@ -24,7 +24,7 @@ use crate::{
     failure::{Doing, Failure},
     namespace,
     netlink::{LinkChange, Netlink},
-    nftables::Nftables,
+    nftables::{Nftables, Table, stages},
 };
 
 /// The kernel, by way of a switch namespace and of the underlay's: the one in which this was opened.
@@ -186,33 +186,16 @@ impl Host {
     }
 }
 
-/// Makes tables such as these, at once: the one of this name, and that for packets.
+/// Makes tables such as these: the one of this name, and that for packets. What decides changes in one step, see [`stages`].
 pub(super) fn change(
     tables: &mut Nftables,
     name: &str,
     from: Option<&Rules>,
     to: Option<&Rules>,
 ) -> Result<(), Failure> {
-    let mut batch = tables.batch(name);
-    match to {
-        Some(wanted) => batch.turn(from.map(|rules| &rules.table), &wanted.table),
-        None => batch.delete_table(),
-    }
     let packets = from.and_then(|rules| rules.packets.as_ref());
     let wanted_packets = to.and_then(|rules| rules.packets.as_ref());
-    match (packets, wanted_packets) {
-        (None, None) => {}
-        (there, Some(wanted)) if there != Some(wanted) => {
-            batch.go_on_with_inet(policy::TABLE);
-            batch.turn(there, wanted);
-        }
-        (Some(_), None) => {
-            batch.go_on_with_inet(policy::TABLE);
-            batch.delete_table();
-        }
-        (_, Some(_)) => {}
-    }
-    if tables.commit(&batch).is_ok() {
+    if turn(tables, name, (from, packets), (to, wanted_packets)).is_ok() {
         return Ok(());
     }
     // It is another one than was read, or holds what cannot be changed: all anew, which depends on neither.
@@ -235,6 +218,50 @@ pub(super) fn change(
     })
 }
 
+fn turn(
+    tables: &mut Nftables,
+    name: &str,
+    (from, mut packets): (Option<&Rules>, Option<&Table>),
+    (to, wanted_packets): (Option<&Rules>, Option<&Table>),
+) -> std::io::Result<()> {
+    let stages = wanted_packets.map(|wanted| stages(packets, wanted));
+    let early = stages.as_ref().and_then(|stages| stages.early.as_ref());
+    let late = stages.as_ref().and_then(|stages| stages.late.as_ref());
+    if let Some(early) = early {
+        let mut batch = tables.batch(name);
+        batch.go_on_with_inet(policy::TABLE);
+        batch.turn(packets, early);
+        tables.commit(&batch)?;
+        packets = Some(early);
+    }
+    let mut batch = tables.batch(name);
+    match to {
+        Some(wanted) => batch.turn(from.map(|rules| &rules.table), &wanted.table),
+        None => batch.delete_table(),
+    }
+    match (packets, late.or(wanted_packets)) {
+        (None, None) => {}
+        (there, Some(wanted)) => {
+            if there != Some(wanted) {
+                batch.go_on_with_inet(policy::TABLE);
+                batch.turn(there, wanted);
+            }
+        }
+        (Some(_), None) => {
+            batch.go_on_with_inet(policy::TABLE);
+            batch.delete_table();
+        }
+    }
+    tables.commit(&batch)?;
+    if let (Some(late), Some(wanted)) = (late, wanted_packets) {
+        let mut batch = tables.batch(name);
+        batch.go_on_with_inet(policy::TABLE);
+        batch.turn(Some(late), wanted);
+        tables.commit(&batch)?;
+    }
+    Ok(())
+}
+
 /// The system's words for a port that is not to be had would be of no help.
 fn taken(error: &std::io::Error, port: u16) -> Option<std::io::Error> {
     let words = match error.raw_os_error().map(Errno::from_raw) {
@@ -250,8 +277,8 @@ fn taken(error: &std::io::Error, port: u16) -> Option<std::io::Error> {
 }
 
 impl Kernel for Host {
-    fn can_seal(&mut self) -> Result<(), NoSealing> {
-        self.sealer.can_seal()
+    fn can_seal(&mut self, v6: bool) -> Result<(), NoSealing> {
+        self.sealer.can_seal(v6)
     }
 
     fn can_filter(&mut self) -> Result<(), NoFiltering> {

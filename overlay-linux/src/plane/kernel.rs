@@ -7,12 +7,12 @@ use super::{filtering::NoFiltering, fitness::NoSealing, plan::Operation, tables:
 
 /// What carries the plan out.
 pub trait Kernel {
-    /// Says whether it can seal what encrypted networks send.
+    /// Says whether it can seal what encrypted networks send, over IPv4 or IPv6.
     ///
     /// # Errors
     ///
     /// What is missing.
-    fn can_seal(&mut self) -> Result<(), NoSealing>;
+    fn can_seal(&mut self, v6: bool) -> Result<(), NoSealing>;
 
     /// Says whether it can carry out the rules of networks.
     ///

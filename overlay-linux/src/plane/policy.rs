@@ -43,11 +43,11 @@
 //!
 //! *Established* is not enough to pass: each packet is judged by who opened its flow, so that with the rules change all
 //! flows, and nothing has to be forgotten. That is a few look-ups, however many rules there are: see [`classes`]. Their names
-//! tell one set of rules from another, so that what is under way while rules are replaced is judged by the former ones alone;
-//! where the default is to allow, it is dropped if half of them are gone already. That does not hold all back: while rules are
-//! replaced under such a default, a few packets that both the former and the new ones deny have been seen to pass. Under a
-//! default to deny none has, as nothing is allowed there that was not found. Mark and priority are where numbers are
-//! kept from one rule to the next; both are 0 when a packet comes from another namespace, and when it has passed.
+//! tell one set of rules from another, so that what is under way while rules are replaced is judged by the former ones alone:
+//! new sets are there before the rules that look into them, and the former go after theirs, see
+//! [`stages`](crate::nftables::stages). Where somebody else takes half of them away, what is under way is dropped, also if the
+//! default is to allow. Mark and priority are where numbers are kept from one rule to the next; both are 0 when a packet comes
+//! from another namespace, and when it has passed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

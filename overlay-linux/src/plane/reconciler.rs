@@ -130,7 +130,7 @@ impl<K: Kernel> Reconciler<K> {
         let asked = !desired.peers.is_empty() || desired.networks.values().any(seals);
         // Of no matter to others, and not for nothing.
         let seal = if asked {
-            self.kernel.can_seal()
+            self.kernel.can_seal(self.underlay.local.is_ipv6())
         } else {
             Ok(())
         };

@@ -27,8 +27,8 @@ pub(super) struct Sealer {
     /// None in a kernel without XFRM.
     xfrm: Option<Xfrm>,
     socket: Option<(SocketAddr, UdpSocket)>,
-    /// What was found when it was asked first.
-    fitness: Option<Result<(), NoSealing>>,
+    /// What was found when it was asked first, over IPv6 or not.
+    fitness: BTreeMap<bool, Result<(), NoSealing>>,
     /// How far each association was when it was read last.
     reached: BTreeMap<AssociationId, (Association, u64)>,
 }
@@ -45,14 +45,15 @@ impl Sealer {
             namespace: namespace::current()?,
             xfrm,
             socket: None,
-            fitness: None,
+            fitness: BTreeMap::new(),
             reached: BTreeMap::new(),
         })
     }
 
-    /// Whether the kernel can seal, over both families or IPv4 alone. It is tried once.
-    pub(super) fn can_seal(&mut self) -> Result<(), NoSealing> {
-        let fitness = self.fitness.get_or_insert_with(|| fitness::can_seal(false));
+    /// Whether the kernel can seal, over IPv4 or IPv6. It is tried once.
+    pub(super) fn can_seal(&mut self, v6: bool) -> Result<(), NoSealing> {
+        let fitness = self.fitness.entry(v6);
+        let fitness = fitness.or_insert_with(|| fitness::can_seal(v6));
         fitness.clone()
     }
 

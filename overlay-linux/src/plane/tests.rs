@@ -34,7 +34,7 @@ struct Fake {
 }
 
 impl Kernel for Fake {
-    fn can_seal(&mut self) -> Result<(), NoSealing> {
+    fn can_seal(&mut self, _v6: bool) -> Result<(), NoSealing> {
         match &self.unfit {
             Some(reason) => Err(reason.clone()),
             None => Ok(()),

@@ -157,7 +157,7 @@ pub(crate) struct Partial {
 }
 
 impl Kernel for Partial {
-    fn can_seal(&mut self) -> Result<(), NoSealing> {
+    fn can_seal(&mut self, _v6: bool) -> Result<(), NoSealing> {
         Ok(())
     }
 
