@@ -39,11 +39,12 @@ pub struct Config {
     pub data_port: u16,
     /// The port of UDP that carries encrypted networks, on all nodes. Default 4500 (RFC 3948).
     pub esp_port: u16,
-    /// Why encrypted networks cannot be carried here; they can if `None`, which is the default.
-    pub unencrypted: Option<String>,
     /// By which plane it carries networks. One that asks for the other is not carried: a node has one of them, because a VXLAN
     /// device of the kernel has the data port for itself. Default: the one in user space.
     pub data_path: DataPath,
+    /// By which plane it carries encrypted networks, or why by none. A node has one, because two would number packets of the
+    /// same keys: one that asks for the other is not carried. Default: the one in user space.
+    pub sealing: Result<DataPath, String>,
     /// Unix time of the driver's epoch, so that records can carry a date for people.
     pub unix_epoch: Duration,
     /// How often and how long.
@@ -84,8 +85,8 @@ impl Config {
             underlay_mtu: 1_500,
             data_port: 4_789,
             esp_port: 4_500,
-            unencrypted: None,
             data_path: DataPath::User,
+            sealing: Ok(DataPath::User),
             unix_epoch: Duration::ZERO,
             timers: Timers::default(),
             requests_max: 1_024,

@@ -76,41 +76,31 @@ impl Agent {
 
     /// By which plane a network is carried here, or why it is not.
     pub(super) fn path(&self, network: &AssignedNetwork) -> Result<DataPath, PlatformError> {
-        let path = self.config.data_path;
         // No frames travel on the network of published ports.
         if network.ingress {
             return Ok(DataPath::User);
         }
-        if network.encrypted {
-            return self.sealed_path(network);
-        }
+        let (path, networks) = if network.encrypted {
+            let unsealed = |reason| PlatformError::Unsupported {
+                what: "an encrypted network",
+                reason: format!("{} is not carried in clear, either: {reason}", network.name),
+            };
+            let path = self.config.sealing.as_ref();
+            (*path.map_err(unsealed)?, "encrypted networks")
+        } else {
+            (self.config.data_path, "networks")
+        };
         match network.path {
             Some(wanted) if wanted != path => Err(PlatformError::Unsupported {
                 what: "a network whose data path is not this node's",
                 reason: format!(
-                    "{} is carried by {wanted}, and this node carries networks by {path}: create the network with \
+                    "{} is carried by {wanted}, and this node carries {networks} by {path}: create the network with \
                      data-path=auto, or start this node's daemon with the other --data-path",
                     network.name
                 ),
             }),
             _ => Ok(path),
         }
-    }
-
-    /// By which plane an encrypted network is carried here: in user space, on hosts of the kernel plane too, because it has a
-    /// port of its own.
-    fn sealed_path(&self, network: &AssignedNetwork) -> Result<DataPath, PlatformError> {
-        let reason = match (network.path, &self.config.unencrypted) {
-            (Some(DataPath::Kernel), _) => {
-                "the kernel plane does not seal: create the network with data-path=auto or user"
-            }
-            (_, Some(reason)) => reason,
-            (_, None) => return Ok(DataPath::User),
-        };
-        Err(PlatformError::Unsupported {
-            what: "an encrypted network",
-            reason: format!("{} is not carried in clear, either: {reason}", network.name),
-        })
     }
 
     /// The underlay's MTU less the octets of outer IP, UDP and VXLAN headers and the inner Ethernet header, and of what seals.

@@ -132,6 +132,58 @@ fn a_network_is_carried_by_the_plane_that_it_asks_for_or_not_at_all() {
 }
 
 #[test]
+fn an_encrypted_network_is_carried_by_the_plane_that_seals_or_not_at_all() {
+    use DataPath::{Kernel, User};
+    let nobody = || Err("UDP 4500 is taken".to_owned());
+    for (asked, of_node, sealing, carried) in [
+        (None, User, Ok(User), Ok(User)),
+        (None, Kernel, Ok(User), Ok(User)),
+        (None, Kernel, Ok(Kernel), Ok(Kernel)),
+        (Some(Kernel), Kernel, Ok(Kernel), Ok(Kernel)),
+        (
+            Some(Kernel),
+            Kernel,
+            Ok(User),
+            Err("carries encrypted networks by user"),
+        ),
+        (Some(User), Kernel, Ok(User), Ok(User)),
+        (
+            Some(User),
+            Kernel,
+            Ok(Kernel),
+            Err("carries encrypted networks by kernel"),
+        ),
+        (None, Kernel, nobody(), Err("UDP 4500 is taken")),
+        (Some(User), User, nobody(), Err("UDP 4500 is taken")),
+    ] {
+        let config = Config {
+            data_path: of_node,
+            sealing,
+            ..config()
+        };
+        let mut agent = Agent::new(config, AgentMemory::default(), Instant::EPOCH);
+        let own = EndpointId::from_bytes([1; 16]);
+        agent.expect(own, Namespace::Own);
+        let mut assignment = assignment(5, &[own]);
+        assignment.networks[0].path = asked;
+        assignment.networks[0].encrypted = true;
+        agent.assign(Instant::EPOCH, assignment);
+        let desired = agent.desired(|_| Vec::new(), |_| BTreeMap::new());
+        let paths: Vec<_> = desired.networks.values().map(|of| of.path).collect();
+        assert_eq!(paths, carried.into_iter().collect::<Vec<_>>());
+        let refusals = std::iter::from_fn(|| agent.poll_wish()).filter_map(|wish| match wish {
+            Wish::RefusePort(_, error) => Some(error.to_string()),
+            _ => None,
+        });
+        let refusals: Vec<_> = refusals.collect();
+        match carried {
+            Ok(_) => assert_eq!(refusals, [""; 0]),
+            Err(why) => assert!(refusals.iter().any(|one| one.contains(why)), "{refusals:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_service_is_served_by_those_that_are_there_and_run() {
     let mut agent = Agent::new(config(), AgentMemory::default(), Instant::EPOCH);
     let own = EndpointId::from_bytes([1; 16]);

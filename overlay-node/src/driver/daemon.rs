@@ -63,6 +63,9 @@ pub struct Options {
     /// By which plane networks are carried: see [`Config::data_path`](crate::Config::data_path). By the kernel's, the data
     /// port is left to it. Default: the one in user space.
     pub data_path: DataPath,
+    /// Whether the platform's kernel plane seals encrypted networks, too; of no matter where networks are carried in user
+    /// space. If not, they are carried there, as they have a port of their own. Default: it does not.
+    pub kernel_seals: bool,
     /// MTU of the underlay, in octets. Default: that of the interface with the node's address, 1500 where the platform does
     /// not know it.
     pub underlay_mtu: Option<u16>,
@@ -94,6 +97,7 @@ impl Options {
             esp_port: 4_500,
             data_socket: None,
             data_path: DataPath::User,
+            kernel_seals: false,
             underlay_mtu: None,
             busy_poll: Duration::ZERO,
             way_out: None,

@@ -45,7 +45,7 @@ pub(super) enum DataSocket {
 pub(super) struct PlaneSockets {
     /// None where the kernel has the data port.
     pub(super) data: Option<DataSocket>,
-    /// None where the port of ESP is not to be had.
+    /// None where the port of ESP is not to be had, or the kernel has it.
     pub(super) esp: Option<DataSocket>,
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Bound {
     pub(super) listener: tokio::net::TcpListener,
     pub(super) gossip: overlay_gossip::driver::Sockets,
     pub(super) plane: PlaneSockets,
-    /// Why encrypted networks cannot be carried, if they cannot.
-    pub(super) unencrypted: Option<String>,
+    /// By which plane encrypted networks are carried, or why by none.
+    pub(super) sealing: Result<DataPath, String>,
 }
 
 impl Bound {
@@ -86,16 +86,18 @@ impl Bound {
                 Some(made.map_err(refused)?)
             }
         };
-        let esp = esp_socket(options);
-        let unencrypted = esp.as_ref().err().cloned();
+        let in_kernel = options.kernel_seals && options.data_path == DataPath::Kernel;
+        let (sealing, esp) = match esp_socket(options) {
+            Err(reason) => (Err(reason), None),
+            // The port is to be had, and left to whom it is for.
+            Ok(_) if in_kernel => (Ok(DataPath::Kernel), None),
+            Ok(socket) => (Ok(DataPath::User), Some(socket)),
+        };
         Ok(Self {
             listener,
             gossip,
-            plane: PlaneSockets {
-                data,
-                esp: esp.ok(),
-            },
-            unencrypted,
+            plane: PlaneSockets { data, esp },
+            sealing,
         })
     }
 }

@@ -61,7 +61,8 @@ pub(super) async fn start(
         ..WayOutConfig::default()
     });
     let switch = matches!(options.data_path, DataPath::Kernel).then(|| switch(args));
-    let platform = OnLinux::new(linux, switch.transpose()?);
+    let platform = OnLinux::new(linux, switch.transpose()?, args.address().is_ipv6());
+    options.kernel_seals = platform.kernel_seals();
     let daemon = Daemon::start_with(options, platform, executor).await?;
     Ok((Local(daemon.handle()), Box::pin(daemon.stopped())))
 }
@@ -69,7 +70,7 @@ pub(super) async fn start(
 /// Returns where the namespace of the kernel plane is kept, if this host can have that plane.
 fn switch(args: &DaemonArgs) -> anyhow::Result<PathBuf> {
     let underlay = Underlay {
-        local: args.advertise_addr.unwrap_or(args.listen_addr),
+        local: args.address(),
         port: args.data_port,
     };
     let path = args.data_dir.join("switch");

@@ -96,6 +96,13 @@ pub(crate) struct DaemonArgs {
     pub(crate) log_level: tracing::Level,
 }
 
+impl DaemonArgs {
+    /// Where other nodes reach this one, as far as that is said.
+    fn address(&self) -> IpAddr {
+        self.advertise_addr.unwrap_or(self.listen_addr)
+    }
+}
+
 /// See [`DataPath`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DataPathArg {

@@ -11,9 +11,7 @@ use std::{
 
 use overlay_core::{
     EndpointId, NetworkId, ServiceId,
-    plane::{
-        ActualPort, Change, DataPath, Desired, Platform, PlatformError, PortSpec, WayOutState,
-    },
+    plane::{ActualPort, Change, Desired, Platform, PlatformError, PortSpec, WayOutState},
 };
 use overlay_linux::{
     EndpointServices, Linux, Offload, Port, PortCapabilities, Sockets,
@@ -34,6 +32,8 @@ struct KernelPlane {
     /// Where the namespace of its devices is kept.
     switch: PathBuf,
     reconciler: Option<Reconciler<Host>>,
+    /// Whether it carries encrypted networks, too; else the daemon does.
+    seals: bool,
     /// The virtual addresses, in the endpoints' namespaces.
     services: EndpointServices,
     unserved: BTreeMap<ServiceId, services::Refused>,
@@ -42,13 +42,18 @@ struct KernelPlane {
 }
 
 impl OnLinux {
-    /// Without a `switch`, there is no kernel plane.
-    pub(super) fn new(linux: Linux, switch: Option<PathBuf>) -> Self {
+    /// Without a `switch`, there is no kernel plane. Nodes speak IPv6 to each other, or IPv4.
+    pub(super) fn new(linux: Linux, switch: Option<PathBuf>, v6: bool) -> Self {
         let (linux, plane) = match switch {
             None => (linux, None),
             Some(switch) => {
+                let sealing = linux.can_seal(v6);
+                if let Err(reason) = &sealing {
+                    tracing::info!(%reason, "encrypted networks are carried in user space");
+                }
                 let plane = KernelPlane {
                     switch: switch.clone(),
+                    seals: sealing.is_ok(),
                     reconciler: None,
                     services: EndpointServices::new(),
                     unserved: BTreeMap::new(),
@@ -58,6 +63,11 @@ impl OnLinux {
             }
         };
         Self { linux, plane }
+    }
+
+    /// Whether encrypted networks are carried by the kernel.
+    pub(super) fn kernel_seals(&self) -> bool {
+        self.plane.as_ref().is_some_and(|plane| plane.seals)
     }
 }
 
@@ -87,10 +97,11 @@ impl KernelPlane {
     }
 
     fn apply(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
-        let Some(reconciler) = self.reconciler(desired)? else {
+        let desired = self.of_kernel(desired);
+        let Some(reconciler) = self.reconciler(&desired)? else {
             return Ok(Vec::new());
         };
-        let report = reconciler.apply(&of_kernel(desired))?;
+        let report = reconciler.apply(&desired)?;
         if report.refused != self.refused {
             for (network, reason) in &report.refused {
                 tracing::warn!(%network, %reason, "the kernel cannot carry all of a network");
@@ -119,24 +130,23 @@ impl KernelPlane {
     }
 
     fn plan(&mut self, desired: &Desired) -> Result<Vec<Change>, PlatformError> {
-        match self.reconciler(desired)? {
+        let desired = self.of_kernel(desired);
+        match self.reconciler(&desired)? {
             None => Ok(Vec::new()),
-            Some(reconciler) => Ok(changes(&reconciler.plan(&of_kernel(desired))?)),
+            Some(reconciler) => Ok(changes(&reconciler.plan(&desired)?)),
         }
     }
-}
 
-/// Leaves out the keys of networks that the daemon seals itself: the kernel must not have them, too, because both would count
-/// packets of one key.
-fn of_kernel(desired: &Desired) -> Cow<'_, Desired> {
-    let mut networks = desired.networks.values();
-    let kernel = networks.any(|network| network.encrypted && network.path == DataPath::Kernel);
-    if kernel || desired.peers.is_empty() {
-        return Cow::Borrowed(desired);
+    /// Leaves out the keys if the daemon seals itself: the kernel must not have them, too, because both would count packets of
+    /// one key.
+    fn of_kernel<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
+        if self.seals || desired.peers.is_empty() {
+            return Cow::Borrowed(desired);
+        }
+        let mut desired = desired.clone();
+        desired.peers.clear();
+        Cow::Owned(desired)
     }
-    let mut desired = desired.clone();
-    desired.peers.clear();
-    Cow::Owned(desired)
 }
 
 fn changes(report: &Report) -> Vec<Change> {

@@ -49,7 +49,7 @@ impl Active {
             seeds,
         };
         let bound = Bound::open(options).await?;
-        config.unencrypted = bound.unencrypted;
+        config.sealing = bound.sealing;
         let plane = frame_path(options, clock, &seed, bound.plane, &inputs)?;
 
         let underlay_mtu = config.underlay_mtu;
