@@ -406,6 +406,37 @@ fn an_orphan_goes_back_though_the_first_attempts_are_lost() {
     );
 }
 
+/// It knows managers that are none any more, and the keys of gossip are others.
+#[test]
+fn a_worker_that_missed_a_change_of_all_managers_is_led_to_those_there_are() {
+    for seed in 0..10 {
+        let mut options = Options::new(Seed::from_u64(seed), 4);
+        options.managers = 1;
+        let mut cluster = Cluster::new(options);
+        assert!(cluster.settle(Duration::from_secs(10)));
+        cluster.world().partition(&[HostId(3)]);
+        let brief = ClusterUpdate {
+            key_rotation_ms: Some(10_000),
+            ..ClusterUpdate::default()
+        };
+        cluster.ask(0, Request::ClusterUpdate(brief)).unwrap();
+        let role = |cluster: &mut Cluster, by: usize, of: usize, role: Role| {
+            let node = format!("host{of}");
+            cluster
+                .ask(by, Request::NodeSetRole { node, role })
+                .unwrap();
+            cluster.run_for(Duration::from_secs(5));
+        };
+        role(&mut cluster, 0, 1, Role::Manager);
+        role(&mut cluster, 0, 2, Role::Manager);
+        role(&mut cluster, 1, 0, Role::Worker);
+        cluster.run_for(Duration::from_secs(60));
+        cluster.world().rejoin();
+        let settled = cluster.settle(Duration::from_secs(30));
+        assert!(settled, "seed {seed}\n{}", cluster.describe());
+    }
+}
+
 #[test]
 fn an_attach_that_was_given_up_is_not_run_when_it_comes_late() {
     let mut options = Options::new(Seed::from_u64(11), 4);
@@ -896,7 +927,7 @@ impl Churn {
                     force: rng.chance(500_000),
                 }
             }
-            37..=39 if !self.with_roles => Request::PolicyChange {
+            37..=39 => Request::PolicyChange {
                 network: format!("net{}", rng.below(self.networks as u64 + 1)),
                 change: Box::new(policy_change(rng, step)),
             },

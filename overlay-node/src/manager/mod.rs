@@ -128,6 +128,8 @@ pub(crate) struct Manager {
     passes: BTreeMap<NodeId, Pass>,
     rng: Rng,
     proposals: BTreeMap<RequestId, NodeId>,
+    /// The request that takes a manager away, while it is under way.
+    parting: Option<RequestId>,
     reads: BTreeMap<ReadId, Read>,
     sessions: BTreeMap<NodeId, AgentSession>,
     compared: Compared,
@@ -179,6 +181,7 @@ impl Manager {
             passes: BTreeMap::new(),
             rng: seed.derive("manager").rng(),
             proposals: BTreeMap::new(),
+            parting: None,
             reads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             compared: Compared::default(),

@@ -57,7 +57,14 @@ impl Manager {
         }
         match self.job(now, origin, &ask) {
             Ok(Job::Taken) => self.answer(origin, request, Ok(Answer::Taken)),
-            Ok(Job::Write(command)) => self.write(now, origin, request, command),
+            // Two that were looked at by themselves could together leave nobody who has the state: it is asked again.
+            Ok(Job::Write(command)) if self.takes_manager(&command) && self.is_parting() => {}
+            Ok(Job::Write(command)) => {
+                if self.takes_manager(&command) {
+                    self.parting = Some(request);
+                }
+                self.write(now, origin, request, command);
+            }
             Ok(Job::Read) => {
                 if let Ask::Api(body) = ask {
                     self.read(
@@ -76,6 +83,25 @@ impl Manager {
         }
         self.settle(now);
         Served::Taken
+    }
+
+    fn takes_manager(&self, command: &Command) -> bool {
+        let (Command::RemoveNode { node }
+        | Command::SetRole {
+            node,
+            role: Role::Worker,
+        }) = command
+        else {
+            return false;
+        };
+        let record = self.state.nodes().get(node);
+        record.is_some_and(|record| record.raft.is_some())
+    }
+
+    /// Whether a manager may be on its way out that the state still has.
+    fn is_parting(&self) -> bool {
+        let under_way = |request| self.proposals.contains_key(request);
+        !self.is_current() || self.parting.as_ref().is_some_and(under_way)
     }
 
     /// Whether a leader has applied all that its predecessors committed: an entry of its own term is applied.
@@ -357,6 +383,17 @@ impl Manager {
                 "this node is one of {managers} manager(s): demote it first, or use --force; \
                  {} would have to stay up for a quorum",
                 quorum(managers.saturating_sub(1))
+            );
+            return Err(api::Error::new(ErrorKind::QuorumLoss, text));
+        }
+        let votes = |part| self.raft.membership().is_voter(part);
+        let others = self.state.voters().filter(|(_, node)| node.id != origin);
+        let (ready, coming): (Vec<_>, Vec<_>) = others.partition(|(part, _)| votes(*part));
+        if record.raft.is_some() && ready.is_empty() && !coming.is_empty() {
+            // Nobody would listen to a node that is none of the cluster's, and nobody else has the state.
+            let text = format!(
+                "the cluster's state is on this manager alone: wait until it is on {} as well, or demote what does not come",
+                coming[0].1.hostname
             );
             return Err(api::Error::new(ErrorKind::QuorumLoss, text));
         }

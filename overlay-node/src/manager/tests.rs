@@ -233,6 +233,10 @@ fn managers_that_never_came_to_vote_are_removed_without_them() {
     }
     lab.pass(TICK * 10);
     assert_eq!(lab.manager.raft().membership().voters().count(), 1);
+    // Who has the state alone does not go, as long as others wait for it.
+    let sole = lab.ask(1, Request::Leave { force: true }).unwrap_err();
+    assert_eq!(sole.kind, ErrorKind::QuorumLoss, "{sole}");
+    assert!(sole.message.contains("demote what does not come"), "{sole}");
     for number in [2, 3] {
         let node = node(number).to_string();
         let force = true;
@@ -240,6 +244,43 @@ fn managers_that_never_came_to_vote_are_removed_without_them() {
     }
     let alone = lab.ask(1, Request::Leave { force: true }).unwrap_err();
     assert_eq!(alone.kind, ErrorKind::QuorumLoss, "{alone}");
+}
+
+#[test]
+fn managers_go_one_at_a_time() {
+    let mut lab = Lab::new();
+    for number in [2, 3] {
+        lab.add(number, Role::Manager);
+    }
+    lab.pass(TICK * 10);
+    lab.durable = false;
+    let mut asked = Vec::new();
+    let before = lab.manager.raft().last_index();
+    for number in [2, 3] {
+        let request = lab.draw();
+        let node = node(number).to_string();
+        let role = Role::Worker;
+        asked.push((request, Ask::Api(Request::NodeSetRole { node, role })));
+    }
+    let mut ask = |lab: &mut Lab| {
+        for (request, ask) in &asked {
+            let (by, ask) = (node(1), ask.clone());
+            let served = lab.manager.serve(lab.now, by, *request, ask);
+            assert_eq!(served, Served::Taken);
+        }
+        lab.carry_out();
+    };
+    ask(&mut lab);
+    // The second one is looked at again when the first one is done.
+    let index = lab.manager.raft().last_index();
+    assert_eq!(index.get(), before.get() + 1);
+    lab.durable = true;
+    lab.pass(TICK);
+    ask(&mut lab);
+    lab.pass(TICK);
+    let state = lab.manager.state();
+    assert_eq!(state.voters().count(), 1);
+    assert!(asked.iter().all(|(id, _)| lab.answers.contains_key(id)));
 }
 
 /// A manager that leads alone, and a disk that is always quick or does not answer at all.

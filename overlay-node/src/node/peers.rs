@@ -58,6 +58,13 @@ impl Node {
                     self.hasten_requests();
                 }
             }
+            // Whom this node takes for a manager, and who is none any more, knows better: it is believed as gossip is.
+            Message::NotLeader { managers, .. } if self.session.target() == Some(peer.node) => {
+                for manager in managers {
+                    let at = Some(manager.management);
+                    self.session.find(now, manager.node, at);
+                }
+            }
             Message::Heartbeat { version, epoch } => {
                 self.on_heartbeat(peer, version, epoch);
             }
@@ -138,9 +145,27 @@ impl Node {
         if !manager.may_speak_for(node, from) {
             // Perhaps one of a group before this one's, which hears of it nowhere else: its gossip keys are outdated.
             let (version, epoch) = (0, manager.epoch());
+            // Or one that was removed and does not know: its own log does not say who leads.
+            let leads = manager.leads();
+            if leads
+                && self
+                    .state()
+                    .is_some_and(|state| !state.nodes().contains_key(&node))
+            {
+                self.on_stranger(node);
+            } else if !leads {
+                self.refer(node, None);
+            }
             self.send(node, Message::Heartbeat { version, epoch });
         } else if to == manager.raft_id() {
             manager.handle_raft(self.now, from, bytes);
+        }
+    }
+
+    /// Has a node that is none of the cluster's told so, once it is certain.
+    fn on_stranger(&mut self, node: NodeId) {
+        if let Some(manager) = &mut self.manager {
+            manager.handle_heartbeat(self.now, node, 0);
         }
     }
 
