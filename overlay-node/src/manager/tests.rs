@@ -262,7 +262,7 @@ fn managers_go_one_at_a_time() {
         let role = Role::Worker;
         asked.push((request, Ask::Api(Request::NodeSetRole { node, role })));
     }
-    let mut ask = |lab: &mut Lab| {
+    let ask = |lab: &mut Lab| {
         for (request, ask) in &asked {
             let (by, ask) = (node(1), ask.clone());
             let served = lab.manager.serve(lab.now, by, *request, ask);
