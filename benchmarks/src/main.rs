@@ -1,6 +1,7 @@
 //! What the parts cost, in CPU time. See `README.md`.
 
 mod clock;
+mod commits;
 mod dns;
 mod esp;
 mod heap;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
         (Some("ipam"), Ok(rounds)) => ipam::run(rounds.unwrap_or(9).max(1)),
         (Some("lb"), Ok(rounds)) => lb::run(rounds.unwrap_or(9).max(1)),
         (Some("dns"), Ok(_)) => dns::run(),
+        (Some("commits"), Ok(rounds)) => {
+            return said("commits", commits::run(rounds.unwrap_or(5).max(1)));
+        }
         (Some("esp"), Ok(rounds)) => esp::run(rounds.unwrap_or(9).max(1)),
         (Some("policy"), Ok(rounds)) => policy::run(rounds.unwrap_or(9).max(1)),
         (Some("plane"), Ok(rounds)) => {
@@ -80,7 +84,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | policy [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | commits [ROUNDS] | policy [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

@@ -15,14 +15,19 @@ use overlay_core::{NodeId, Seed};
 use overlay_gossip::MemberState;
 use overlay_node::{
     api::{
-        ClusterUpdate, EndpointInfo, IssuedTokenInfo, NetworkCreate, PolicyChange, Request,
-        Response, RuleSpec, TokenCreate, Verdict,
+        ClusterUpdate, EndpointInfo, IssuedTokenInfo, NamedPort, NetworkCreate, PolicyChange,
+        Protocol, Request, Response, RuleSpec, ServiceSpec, TaskSpec, TokenCreate, Verdict,
     },
     identity::{NextAuthority, ca_digest},
     sim::{Cluster, Options},
     state::{Secret, SharedKeys},
 };
 use overlay_sim::{HostId, NetworkConfig, TraceKind};
+
+/// Types of records (RFC 1035 §3.2.2, RFC 2782).
+const A: u8 = 1;
+const PTR: u8 = 12;
+const SRV: u8 = 33;
 
 #[test]
 fn keys_change_by_their_age_whoever_leads_and_nobody_is_left_behind() {
@@ -320,7 +325,8 @@ fn a_network_that_shall_be_encrypted_is_refused_where_it_cannot_be() {
     let kernel = [("encrypted", ""), ("data-path", "kernel")];
     create(&mut cluster, "kernel", &kernel).unwrap();
     let refused = cluster.attach(0, "kernel", "one").unwrap_err();
-    assert!(refused.message.contains("does not seal"), "{refused}");
+    let reason = "this node carries encrypted networks by user";
+    assert!(refused.message.contains(reason), "{refused}");
 }
 
 #[test]
@@ -361,6 +367,72 @@ fn only_who_a_rule_allows_is_reached_and_only_as_long_as_it_is_there() {
     assert!(pings(&mut cluster, 2, 1));
     cluster.run_for(Duration::from_secs(3));
     assert_eq!(cluster.quiet_violations(), []);
+}
+
+/// Of services, their tasks, their ports and their addresses backwards: each is found, or not, as the rules say.
+#[test]
+fn what_is_hidden_is_found_by_no_kind_of_question() {
+    let mut cluster = made(11, 3, 3);
+    closed_network(&mut cluster, "hide");
+    let ends = attach_all(&mut cluster, &[("one", 0), ("two", 1)]);
+    let spec = ServiceSpec {
+        name: "web".to_owned(),
+        task: TaskSpec {
+            command: vec!["forever".to_owned()],
+            ..TaskSpec::default()
+        },
+        networks: vec!["my-net".into()],
+        named_ports: vec![NamedPort {
+            name: "http".to_owned(),
+            target: 80,
+            protocol: Protocol::Tcp,
+        }],
+        ..ServiceSpec::default()
+    };
+    let created = cluster.ask(0, Request::ServiceCreate(Box::new(spec)));
+    assert!(matches!(created, Ok(Response::Services(_))), "{created:?}");
+    cluster.run_for(Duration::from_secs(5));
+    let state = cluster.leader_state().unwrap();
+    let task = state.endpoints().values().find(|end| end.task.is_some());
+    let task = task.unwrap().addresses[0].addr();
+    let service = state.services().values().next().unwrap();
+    let service = service.virtual_addresses.values().flatten().next();
+    let service = service.unwrap().addr();
+    let backwards = |address: IpAddr| {
+        let IpAddr::V4(address) = address else {
+            panic!("{address}")
+        };
+        let [a, b, c, d] = address.octets();
+        format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+    };
+    let questions = [
+        ("web".to_owned(), A),
+        ("tasks.web".to_owned(), A),
+        ("_http._tcp.web".to_owned(), SRV),
+        (backwards(task), PTR),
+        (backwards(service), PTR),
+        (backwards(ends[1].1.addresses[0].addr()), PTR),
+        ("two".to_owned(), A),
+    ];
+    let hidden: Vec<(u8, u16)> = questions
+        .iter()
+        .map(|(name, kind)| asks(&mut cluster, &ends[0], name, *kind))
+        .collect();
+    let nowhere = asks(&mut cluster, &ends[0], "9.9.0.10.in-addr.arpa", PTR);
+    assert!(
+        hidden.iter().all(|(_, records)| *records == 0),
+        "{hidden:?}"
+    );
+    assert_eq!(hidden[3], nowhere, "as what there is not");
+    allow(&mut cluster, "web", "endpoint:one", "service:web");
+    allow(&mut cluster, "two", "endpoint:one", "endpoint:two");
+    cluster.run_for(Duration::from_secs(1));
+    for (name, kind) in &questions {
+        let (code, records) = asks(&mut cluster, &ends[0], name, *kind);
+        assert_eq!((code, records), (0, 1), "{name}");
+    }
+    let (_, records) = asks(&mut cluster, &ends[1], "web", A);
+    assert_eq!(records, 0, "nothing was said of the other one");
 }
 
 #[test]
@@ -445,6 +517,23 @@ fn closed_network(cluster: &mut Cluster, names: &str) {
         ..NetworkCreate::default()
     };
     cluster.ask(0, Request::NetworkCreate(spec)).unwrap();
+}
+
+/// Puts a question to an endpoint's resolver; returns the code of the answer and how many records are in it.
+fn asks(
+    cluster: &mut Cluster,
+    (host, end): &(usize, EndpointInfo),
+    name: &str,
+    kind: u8,
+) -> (u8, u16) {
+    let mut message = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 0, kind, 0, 1]);
+    let answer = cluster.query(*host, end.id, &message).unwrap();
+    (answer[3] & 15, u16::from_be_bytes([answer[6], answer[7]]))
 }
 
 /// Attaches endpoints to hosts.

@@ -275,15 +275,20 @@ impl Cluster {
         let Some(query) = stub::query(self.sequence, name) else {
             return Vec::new();
         };
-        let id = HostId(host);
-        self.world.with(id, |host, now| {
-            while host.take_answer().is_some() {}
-            host.query(now, endpoint, &query);
-        });
-        let answer = self.world.with(id, |host, _| host.take_answer()).flatten();
+        let answer = self.query(host, endpoint, &query);
         answer
             .map(|answer| stub::addresses(&answer))
             .unwrap_or_default()
+    }
+
+    /// Puts a DNS message to an endpoint's resolver and returns the answer, if there is one at once.
+    pub fn query(&mut self, host: usize, endpoint: EndpointId, message: &[u8]) -> Option<Vec<u8>> {
+        let id = HostId(host);
+        self.world.with(id, |host, now| {
+            while host.take_answer().is_some() {}
+            host.query(now, endpoint, message);
+        });
+        self.world.with(id, |host, _| host.take_answer()).flatten()
     }
 
     /// Sends up to three echo requests, a second each, and returns whether one was answered.
