@@ -106,7 +106,10 @@ fn main() -> ExitCode {
         say("cannot copy this binary for other users");
         return ExitCode::FAILURE;
     };
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials(copy.path()));
+    let mut arguments = Arguments::from_args();
+    // They wait most of the time, each for its own hosts.
+    arguments.test_threads.get_or_insert(4);
+    let conclusion = libtest_mimic::run(&arguments, trials(copy.path()));
     drop(copy);
     conclusion.exit();
 }
