@@ -21,7 +21,8 @@ use overlay_node::{
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::time::{ClockId, clock_gettime};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig,
+    ServerConnection,
     crypto::ring::default_provider,
     pki_types::{PrivateKeyDer, ServerName},
     version::TLS13,
@@ -133,7 +134,10 @@ async fn ask(handle: &Handle, request: Request) -> io::Result<Response> {
 }
 
 /// As many writes as there is time for: a label of a node, another value each time.
-#[expect(clippy::disallowed_methods, reason = "writes are counted by the second")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "writes are counted by the second"
+)]
 async fn load(handle: &Handle) -> io::Result<Seen> {
     let done = Arc::new(AtomicU64::new(0));
     let (octets, segments) = wire()?;
@@ -253,26 +257,26 @@ fn pair() -> Result<(ClientConnection, ServerConnection), Failure> {
     let name = ServerName::try_from("localhost")?;
     let mut client = ClientConnection::new(Arc::new(client), name)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
-    let mut wire = Vec::new();
     while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
-        wire.clear();
-        while client.wants_write() {
-            client.write_tls(&mut wire)?;
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            server.read_tls(&mut rest)?;
-            server.process_new_packets()?;
-        }
-        wire.clear();
-        while server.wants_write() {
-            server.write_tls(&mut wire)?;
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            client.read_tls(&mut rest)?;
-            client.process_new_packets()?;
-        }
+        hand_over(&mut client, &mut server)?;
+        hand_over(&mut server, &mut client)?;
     }
     Ok((client, server))
+}
+
+/// Takes what one end has written to the other.
+fn hand_over<S, T>(
+    from: &mut ConnectionCommon<S>,
+    to: &mut ConnectionCommon<T>,
+) -> Result<(), Failure> {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire)?;
+    }
+    let mut rest = &wire[..];
+    while !rest.is_empty() {
+        to.read_tls(&mut rest)?;
+        to.process_new_packets()?;
+    }
+    Ok(())
 }

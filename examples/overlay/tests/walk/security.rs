@@ -46,13 +46,8 @@ fn encrypted(cluster: &mut Cluster) -> anyhow::Result<()> {
         let plane = if kernel { plane } else { "user" };
         cluster.start(host, &["--data-path", plane])?;
     }
-    cluster.join_all()?;
-    let both = ["--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
-    let create = words("network create --attachable -o encrypted my-net", &both);
-    cluster.ask(0, &create)?;
-    let mut tshark = capture(cluster)?;
+    let mut tshark = sealed(cluster)?;
     for host in 0..3 {
-        cluster.sleep(host, "my-net", &format!("c{host}"))?;
         let run = format!("run -d --name perf{host} --network my-net -- iperf3 -s");
         cluster.ask(host, &words(&run, &[]))?;
     }
@@ -89,6 +84,19 @@ fn encrypted(cluster: &mut Cluster) -> anyhow::Result<()> {
     nothing_is_shown(cluster, 5_000)
 }
 
+/// Makes the daemons one cluster with an encrypted network, and an endpoint on each host; captures what goes between these.
+fn sealed(cluster: &mut Cluster) -> anyhow::Result<Child> {
+    cluster.join_all()?;
+    let both = ["--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
+    let create = words("network create --attachable -o encrypted my-net", &both);
+    cluster.ask(0, &create)?;
+    let tshark = capture(cluster)?;
+    for host in 0..3 {
+        cluster.sleep(host, "my-net", &format!("c{host}"))?;
+    }
+    Ok(tshark)
+}
+
 /// Between two of its kind, and with the plane in user space. Keys change under a flow, and daemons come and go.
 fn in_the_kernel(cluster: &mut Cluster) -> anyhow::Result<()> {
     if let Err(reason) = plane::can_seal(false) {
@@ -100,14 +108,7 @@ fn in_the_kernel(cluster: &mut Cluster) -> anyhow::Result<()> {
     for (host, plane) in [(0, "kernel"), (1, "kernel"), (2, "user")] {
         cluster.start(host, &["--data-path", plane])?;
     }
-    cluster.join_all()?;
-    let both = ["--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
-    let create = words("network create --attachable -o encrypted my-net", &both);
-    cluster.ask(0, &create)?;
-    let mut tshark = capture(cluster)?;
-    for host in 0..3 {
-        cluster.sleep(host, "my-net", &format!("c{host}"))?;
-    }
+    let mut tshark = sealed(cluster)?;
     let reaches = |cluster: &Cluster, from: usize, to: usize, how: &str| {
         let line = format!("exec c{from} -- ping -c 2 -i 0.2 -W 2 {how} c{to}");
         eventually(PATIENCE, &line, || {
