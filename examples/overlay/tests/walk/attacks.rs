@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use overlay_core::EndpointId;
 use serde_json::Value;
 
@@ -215,14 +215,24 @@ fn guesses(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mut arguments = vec![&*to, &*old];
     arguments.extend(sources.iter().map(String::as_str));
     let attack = Running::begin(cluster, 3, include_str!("attacks/guess.py"), &arguments)?;
-    cluster.join(2, "worker")?;
-    pings(cluster)?;
-    cluster.ask(2, &["leave"])?;
+    for _ in 0..4 {
+        cluster.join(2, "worker")?;
+        pings(cluster)?;
+        cluster.ask(2, &["leave"])?;
+    }
     cluster.join(2, "manager")?;
     let counts = attack.end()?;
-    let (shown, told) = counts.split_once(' ').context("two numbers")?;
-    say(&format!("{shown} tokens shown, {told} of them answered"));
-    ensure!(shown.parse::<u32>()? > 200 && told != "0", "{counts}");
+    let numbers: Vec<u32> = counts
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let [shown, told, rate] = numbers[..] else {
+        bail!("{counts}");
+    };
+    say(&format!(
+        "{shown} tokens shown, {rate} a second, {told} of them answered"
+    ));
+    ensure!(shown > 200 && told > 0, "{counts}");
     let nodes = cluster.nodes(0)?;
     let known = |name: &Value| ["host1", "host2", "host3"].iter().any(|host| name == host);
     ensure!(

@@ -1,17 +1,21 @@
-"""Shows tokens that are not valid to a manager, as fast as it goes, until its input ends.
+"""Shows tokens that are not valid to a manager, as fast as two processes can, until its input ends.
 
 Usage: guess.py ADDRESS TOKENS SOURCE...; TOKENS are old ones, separated by commas, which are shown first, one by one. Prints
-a line once it was told of each of them that it is not valid, and at the end how often it showed one and how often it was told.
+a line once it was told of each of them that it is not valid, and at the end how often it showed one, how often it was told, and
+how many it showed a second.
 """
 
-import asyncio
+import multiprocessing
 import os
+import socket
 import ssl
 import struct
 import sys
+import time
 
 address, old, sources = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
-AT_A_TIME = 48  # from each source, of which 64 have a place
+PROCESSES = 2
+PATIENCE = 1.3  # an answer comes after a second; whoever waits keeps a place, of which each source has 64
 
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -38,44 +42,54 @@ def ask(secret):
     return b"B\x01" + struct.pack(">I", len(body)) + body
 
 
-shown = told = 0
-ended = False
+def show(source, secret):
+    plain = socket.socket()
+    plain.settimeout(5)
+    plain.bind((source, 0))
+    plain.connect((address, 2377))
+    connection = context.wrap_socket(plain)
+    connection.sendall(ask(secret))
+    return connection
 
 
-async def show(source, secret):
-    """Whether it is told that the secret is not valid."""
-    global shown, told
-    coming = asyncio.open_connection(address, 2377, ssl=context, local_addr=(source, 0))
-    reader, writer = await asyncio.wait_for(coming, 5)
-    writer.write(ask(secret))
-    shown += 1
-    said = await asyncio.wait_for(reader.read(4096), 10)
-    writer.close()
-    is_told = b"not valid" in said
-    told += is_told
-    return is_told
+def is_told(connection):
+    try:
+        return b"not valid" in connection.recv(4096)
+    except OSError:
+        return False
 
 
-async def guess(source):
-    while not ended:
+def guess(sources, parent, ended, counts):
+    shown, told, waiting = 0, 0, []
+    while not ended.is_set() and os.getppid() == parent:
         try:
-            await show(source, os.urandom(16))
-        except (OSError, asyncio.TimeoutError):
-            await asyncio.sleep(0.01)
+            connection = show(sources[shown % len(sources)], os.urandom(16))
+            connection.setblocking(False)
+            waiting.append((time.monotonic() + PATIENCE, connection))
+            shown += 1
+        except OSError:
+            time.sleep(0.01)
+        while waiting and waiting[0][0] < time.monotonic():
+            connection = waiting.pop(0)[1]
+            told += is_told(connection)
+            connection.close()
+    took = time.monotonic() - began
+    for due, connection in waiting:
+        time.sleep(max(0, due - time.monotonic()))
+        told += is_told(connection)
+    counts.put((shown, told, shown / took))
 
 
-async def main():
-    global ended
-    for token in old:
-        assert await show(sources[0], int(token.split("-")[3], 36).to_bytes(16, "big")), "an old token was not refused"
-    tasks = [asyncio.create_task(guess(source)) for source in sources for _ in range(AT_A_TIME)]
-    while shown < AT_A_TIME:
-        await asyncio.sleep(0.01)
-    print("begun", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    ended = True
-    print(shown, told, flush=True)
-    os._exit(0)
-
-
-asyncio.run(main())
+for token in old:
+    shown = show(sources[0], int(token.split("-")[3], 36).to_bytes(16, "big"))
+    assert is_told(shown), "an old token was not refused"
+ended, counts = multiprocessing.Event(), multiprocessing.Queue()
+began = time.monotonic()
+for process in range(PROCESSES):
+    arguments = (sources[process::PROCESSES], os.getpid(), ended, counts)
+    multiprocessing.Process(target=guess, args=arguments, daemon=True).start()
+print("begun", flush=True)
+sys.stdin.read()
+ended.set()
+shown, told, rate = (sum(one) for one in zip(*(counts.get() for _ in range(PROCESSES))))
+print(shown, told, round(rate), flush=True)
