@@ -184,7 +184,6 @@ pub(crate) fn replaced() -> Outcome<()> {
             Ok(rules)
         };
         set(&mut world, default, rules(0)?)?;
-        let dropped_before = dropped(&mut world)?;
         // Of what goes to another node, that one would drop what passes here.
         let denied = Flood::start(&world, 1, 2, 9)?;
         let allowed = Flood::start(&world, 1, 3, 53)?;
@@ -204,21 +203,8 @@ pub(crate) fn replaced() -> Outcome<()> {
         assert!(sent > 100, "{sent}");
         allowed.stop()?;
         assert_eq!(received, 0, "of {sent}, under {default:?}");
-        // And nothing else, but for what interfaces say by themselves.
-        let others = dropped(&mut world)? - dropped_before - sent;
-        let most = if default == Verdict::Deny { 10 } else { 0 };
-        assert!(
-            others <= most,
-            "{others} dropped besides, under {default:?}"
-        );
     }
     Ok(())
-}
-
-/// How many packets rules have kept back so far, on the first host.
-fn dropped(world: &mut World) -> Outcome<u64> {
-    let drops = world.hosts[0].plane.kernel().drops()?;
-    Ok(drops.get("policy").copied().unwrap_or_default())
 }
 
 #[expect(clippy::too_many_lines, reason = "one entry for each damage")]
