@@ -95,8 +95,14 @@ impl Agent {
                 what: "a network whose data path is not this node's",
                 reason: format!(
                     "{} is carried by {wanted}, and this node carries {networks} by {path}: create the network with \
-                     data-path=auto, or start this node's daemon with the other --data-path",
-                    network.name
+                     data-path=auto{}",
+                    network.name,
+                    // Where the other one would not help: the kernel of this node cannot seal, as its daemon said at its start.
+                    if wanted == self.config.data_path {
+                        ", for its kernel cannot seal"
+                    } else {
+                        ", or start this node's daemon with the other --data-path"
+                    }
                 ),
             }),
             _ => Ok(path),

@@ -144,14 +144,16 @@ fn an_encrypted_network_is_carried_by_the_plane_that_seals_or_not_at_all() {
             Some(Kernel),
             Kernel,
             Ok(User),
-            Err("carries encrypted networks by user"),
+            Err("by user: create the network with data-path=auto, for its kernel cannot seal"),
         ),
         (Some(User), Kernel, Ok(User), Ok(User)),
         (
             Some(User),
             Kernel,
             Ok(Kernel),
-            Err("carries encrypted networks by kernel"),
+            Err(
+                "carries encrypted networks by kernel: create the network with data-path=auto, or start",
+            ),
         ),
         (None, Kernel, nobody(), Err("UDP 4500 is taken")),
         (Some(User), User, nobody(), Err("UDP 4500 is taken")),
