@@ -86,13 +86,11 @@ impl Manager {
     }
 
     fn takes_manager(&self, command: &Command) -> bool {
-        let (Command::RemoveNode { node }
-        | Command::SetRole {
-            node,
-            role: Role::Worker,
-        }) = command
-        else {
-            return false;
+        let node = match command {
+            Command::RemoveNode { node } => node,
+            Command::SetRole { node, role } if *role == Role::Worker => node,
+            Command::UpdateNode { node, change } if change.role == Some(Role::Worker) => node,
+            _ => return false,
         };
         let record = self.state.nodes().get(node);
         record.is_some_and(|record| record.raft.is_some())

@@ -8,7 +8,7 @@ use overlay_raft::{Entry, HardState, Index, Restored, Snapshot};
 use super::*;
 use crate::{
     api::{
-        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, Protocol, PublishMode,
+        AttachRequest, ClusterUpdate, ErrorKind, NetworkCreate, NodeUpdate, Protocol, PublishMode,
         PublishedPort, Request, Response, Role, ServiceSpec, TaskState, TaskStatus,
     },
     state::{AddNode, ClusterSeed},
@@ -254,14 +254,18 @@ fn managers_go_one_at_a_time() {
     }
     lab.pass(TICK * 10);
     lab.durable = false;
-    let mut asked = Vec::new();
     let before = lab.manager.raft().last_index();
-    for number in [2, 3] {
-        let request = lab.draw();
-        let node = node(number).to_string();
-        let role = Role::Worker;
-        asked.push((request, Ask::Api(Request::NodeSetRole { node, role })));
-    }
+    let demotion = Request::NodeSetRole {
+        node: node(2).to_string(),
+        role: Role::Worker,
+    };
+    // A role may be taken among other changes, too.
+    let change = Request::NodeUpdate(NodeUpdate {
+        node: node(3).to_string(),
+        role: Some(Role::Worker),
+        ..NodeUpdate::default()
+    });
+    let asked = [demotion, change].map(|body| (lab.draw(), Ask::Api(body)));
     let ask = |lab: &mut Lab| {
         for (request, ask) in &asked {
             let (by, ask) = (node(1), ask.clone());
