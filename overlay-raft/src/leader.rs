@@ -5,6 +5,7 @@ use overlay_core::Instant;
 
 use crate::{
     Entry, Event, Index, Payload, ProposalId, ProposeError, Raft, RaftId,
+    planted::{self, Bug},
     progress::{Followers, Mode, Progress},
     raft::Standing,
     read::Rounds,
@@ -147,7 +148,11 @@ impl Raft {
         };
         let index = self.membership().quorum_value(|id, incarnation| {
             if id == self.config.id {
-                return self.writes.durable();
+                return if planted::has(Bug::CountsItselfTooEarly) {
+                    self.log.last_index()
+                } else {
+                    self.writes.durable()
+                };
             }
             leader
                 .followers
@@ -155,7 +160,9 @@ impl Raft {
                 .filter(|progress| progress.counts(incarnation))
                 .map_or(Index::ZERO, |progress| progress.matched)
         });
-        if index > self.commit() && self.log.term_at(index) == Some(self.term()) {
+        let is_own = self.log.term_at(index) == Some(self.term())
+            || planted::has(Bug::CommitsOfEarlierTerms);
+        if index > self.commit() && is_own {
             self.commit_to(index);
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::{
     Entry, Index, Membership, Payload, Snapshot, Term,
     entries::{Entries, Slice},
+    planted::{self, Bug},
 };
 
 /// Entries after a base, the newest snapshot, and the memberships in force along the way.
@@ -90,7 +91,9 @@ impl Log {
         self.last = self.last.min(index.previous());
         self.terms.retain(|(at, _)| *at < index);
         let before = self.memberships.len();
-        self.memberships.retain(|(at, _)| *at < index);
+        if !planted::has(Bug::KeepsAnOverwrittenMembership) {
+            self.memberships.retain(|(at, _)| *at < index);
+        }
         self.memberships.len() < before
     }
 
