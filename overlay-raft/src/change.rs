@@ -1,4 +1,6 @@
-//! Changing the membership one member at a time (thesis §4.1), and compacting the log (§5.1).
+//! Changing the membership (Raft §6, thesis §4), and compacting the log (thesis §5.1).
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use overlay_core::Instant;
@@ -9,7 +11,12 @@ use crate::{
 };
 
 impl Raft {
-    /// Proposes a membership that differs in one member. It is in force at once, and certain when committed.
+    /// Proposes a membership that differs by `changes`, all of them at once. It is in force at once, and certain when
+    /// committed.
+    ///
+    /// Where one voter comes or goes, this is one step (thesis §4.1). Where more do, the membership is joint until that is
+    /// committed, and whoever leads then leaves it (Raft §6): a second [`Event::MembershipChanged`] follows. The
+    /// [`ProposalId`] is that of the first step.
     ///
     /// A member that was removed is sent entries until its removal is committed. A leader that removed or demoted
     /// itself leads until then without counting itself, and hands over.
@@ -18,19 +25,19 @@ impl Raft {
     ///
     /// Nothing changes on error. [`ChangeError::InProgress`], [`ChangeError::NotReady`] and
     /// [`ChangeError::NotCaughtUp`] ask to retry later.
-    pub fn change(&mut self, now: Instant, change: Change) -> Result<ProposalId, ChangeError> {
+    pub fn change(&mut self, now: Instant, changes: &[Change]) -> Result<ProposalId, ChangeError> {
         self.touch(now);
-        let membership = self.changed(change)?;
+        let membership = self.changed(changes)?;
         let id = self.append_proposal(Payload::Membership(membership))?;
-        self.track_members(self.log.last_index());
-        self.tell_membership();
-        self.settle();
+        self.membership_changed();
+        self.unsettle();
         Ok(id)
     }
 
     /// Takes the application's state as of `index`, which must be applied, and forgets the log before it.
     ///
-    /// Queues [`Output::Persist`](crate::Output::Persist).
+    /// Queues [`Output::Persist`](crate::Output::Persist) at the next
+    /// [`handle_timeout`](overlay_core::Machine::handle_timeout), which is due at once.
     ///
     /// # Errors
     ///
@@ -61,12 +68,12 @@ impl Raft {
                 snapshot: self.snapshot_index(),
             });
         };
-        let snapshot = Snapshot {
+        let snapshot = Arc::new(Snapshot {
             index,
             term,
             membership: self.log.membership_at(index).1.clone(),
             data: snapshot,
-        };
+        });
         if snapshot.data_bytes() > self.config.snapshot_bytes_max {
             return Err(CompactError::TooLarge {
                 bytes: snapshot.data_bytes(),
@@ -75,12 +82,12 @@ impl Raft {
         }
         self.log.compact(snapshot, self.config.trailing_entries_max);
         self.writes.note_snapshot();
-        self.settle();
+        self.unsettle();
         Ok(())
     }
 
-    /// Returns the membership that `change` makes of the present one.
-    fn changed(&self, change: Change) -> Result<Membership, ChangeError> {
+    /// Returns the membership that comes next on the way to the one that `changes` make of the present one.
+    fn changed(&self, changes: &[Change]) -> Result<Membership, ChangeError> {
         if self.stopped {
             return Err(ProposeError::Stopped.into());
         }
@@ -91,11 +98,26 @@ impl Raft {
         if self.commit() < leader.first {
             return Err(ChangeError::NotReady { term: self.term() });
         }
-        if !self.is_membership_committed() {
+        let present = self.membership();
+        if !self.is_membership_committed() || present.is_joint() {
             let index = self.log.membership_index();
             return Err(ChangeError::InProgress { index });
         }
-        let membership = self.membership();
+        if changes.is_empty() {
+            return Err(ChangeError::Nothing);
+        }
+        let mut next = present.clone();
+        for change in changes {
+            next = self.with_change(&next, *change)?;
+        }
+        Ok(present.towards(next))
+    }
+
+    fn with_change(
+        &self,
+        membership: &Membership,
+        change: Change,
+    ) -> Result<Membership, ChangeError> {
         match change {
             Change::AddLearner(id) => self.with_learner(membership, id),
             Change::Promote(id) => self.with_promoted(membership, id),
@@ -135,7 +157,7 @@ impl Raft {
             return Err(ChangeError::NotLearner { id });
         }
         let progress = match &self.standing {
-            Standing::Leader(leader) => leader.progress.get(&id),
+            Standing::Leader(leader) => leader.followers.get(id),
             _ => None,
         };
         let matched = progress.map_or(Index::ZERO, |progress| progress.matched);

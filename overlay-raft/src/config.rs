@@ -28,11 +28,19 @@ pub struct Config {
     pub append_bytes_max: u64,
     /// The most append messages on their way to one follower. Default 64. One makes replication stop and wait.
     pub inflight_max: usize,
+    /// How many octets of entries, each counted with 64 more, are on their way to one follower when no further message
+    /// follows until some arrived. Default 8 MiB. Less than what a link holds leaves it idle; more delays what follows.
+    pub inflight_bytes_max: u64,
     /// The most octets of one command. Default 1 MiB.
     pub command_bytes_max: usize,
     /// The most octets of proposals that are not committed, each counted with 64 more. Default 16 MiB. What is
     /// beyond is refused with [`ProposeError::Busy`](crate::ProposeError::Busy).
     pub uncommitted_bytes_max: u64,
+    /// By how much any member's clock may run faster or slower than real time, in millionths; at most 500,000. `None`,
+    /// the default, is no bound: [`ReadMode::Lease`](crate::ReadMode::Lease) is refused. The same on all members, for a
+    /// member with a bound keeps it after a restart that it votes for nobody within an election time-out. A clock that
+    /// breaks the bound makes stale reads.
+    pub clock_drift_ppm_max: Option<u32>,
     /// The most octets of the log in memory, each entry counted with 64 more. Default 256 MiB. A leader that reached
     /// it refuses proposals, a follower with twice as much appends, until [`compact`](crate::Raft::compact) made room.
     pub log_bytes_max: u64,
@@ -64,8 +72,10 @@ impl Config {
             entries_per_append_max: 256,
             append_bytes_max: 256 << 10,
             inflight_max: 64,
+            inflight_bytes_max: 8 << 20,
             command_bytes_max: 1 << 20,
             uncommitted_bytes_max: 16 << 20,
+            clock_drift_ppm_max: None,
             log_bytes_max: 256 << 20,
             trailing_entries_max: 500,
             snapshot_bytes_max: 256 << 20,
@@ -103,12 +113,46 @@ impl Config {
             ("writes_inflight_max", self.writes_inflight_max),
             ("messages_max", self.messages_max),
         ];
+        if let Some(drift) = self.clock_drift_ppm_max
+            && drift > CLOCK_DRIFT_PPM_MAX
+        {
+            return Err(ConfigError::ClockDrift {
+                drift_ppm: drift,
+                drift_ppm_max: CLOCK_DRIFT_PPM_MAX,
+            });
+        }
+        let sizes = [
+            ("append_bytes_max", self.append_bytes_max),
+            ("command_bytes_max", as_u64(self.command_bytes_max)),
+            (
+                "snapshot_chunk_bytes_max",
+                as_u64(self.snapshot_chunk_bytes_max),
+            ),
+        ];
+        if let Some(&(setting, bytes)) = sizes.iter().find(|(_, bytes)| *bytes > MESSAGE_BYTES_MAX)
+        {
+            return Err(ConfigError::TooLarge {
+                setting,
+                bytes,
+                bytes_max: MESSAGE_BYTES_MAX,
+            });
+        }
         match counts.iter().find(|(_, count)| *count == 0) {
             Some(&(setting, _)) => Err(ConfigError::Zero { setting }),
             None => Ok(()),
         }
     }
 }
+
+fn as_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// What a message may hold: its length must fit into 32 bits.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+/// Beyond this, a clock is no clock.
+const CLOCK_DRIFT_PPM_MAX: u32 = 500_000;
 
 /// Settings that cannot work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -119,6 +163,24 @@ pub enum ConfigError {
     Zero {
         /// Its name.
         setting: &'static str,
+    },
+    /// A message could become longer than its header can say.
+    #[error("{setting} is {bytes} octets, at most {bytes_max} can be")]
+    TooLarge {
+        /// The setting's name.
+        setting: &'static str,
+        /// As configured.
+        bytes: u64,
+        /// What can be.
+        bytes_max: u64,
+    },
+    /// The bound on clocks is no bound.
+    #[error("clock_drift_ppm_max is {drift_ppm}, at most {drift_ppm_max} can be")]
+    ClockDrift {
+        /// As configured.
+        drift_ppm: u32,
+        /// What can be.
+        drift_ppm_max: u32,
     },
     /// The election time-out leaves no room for two heartbeats.
     #[error(

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use overlay_core::Instant;
 
 use crate::{
-    Event, Incarnation, Raft, RaftId, Term,
+    Incarnation, Raft, RaftId, Term,
     raft::Standing,
-    wire::{Envelope, Message, PreVote, PreVoteReply, Vote, VoteReply},
+    wire::{Body, Envelope, PreVote, PreVoteReply, Vote, VoteReply},
 };
 
 impl Raft {
@@ -19,7 +19,7 @@ impl Raft {
             return;
         }
         self.start_pre_vote();
-        self.settle();
+        self.unsettle();
     }
 
     /// Returns whether silence for an election time-out means something to this member, which does not lead.
@@ -81,18 +81,20 @@ impl Raft {
         let most = self.config.election_timeout;
         self.election_deadline = self.now + self.rng.duration(most / 2..most);
         self.announce();
-        let message = Message::PreVote(PreVote {
+        let body = Body::PreVote(PreVote {
             round,
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
         });
-        self.ask_voters(&message);
+        self.ask_voters(&body);
         self.count_pre_votes();
     }
 
-    /// Enters a new term and asks to be elected (Raft §5.2).
+    /// Enters a new term and asks to be elected (Raft §5.2), unless it vowed not to.
     pub(crate) fn start_vote(&mut self, transfer: bool) {
-        if self.hard_state.term >= Term::MAX {
+        let is_vowed = self.is_vowed() && !transfer;
+        let is_alone = self.membership().is_sole_voter(self.config.id);
+        if self.hard_state.term >= Term::MAX || (is_vowed && !is_alone) {
             return;
         }
         self.enter_term(self.hard_state.term.next(), Some(self.config.id));
@@ -103,12 +105,12 @@ impl Raft {
         self.stats.elections += 1;
         self.postpone_election();
         self.announce();
-        let message = Message::Vote(Vote {
+        let body = Body::Vote(Vote {
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
             transfer,
         });
-        self.ask_voters(&message);
+        self.ask_voters(&body);
     }
 
     /// Counts the own vote once it is durable.
@@ -133,7 +135,7 @@ impl Raft {
             round: body.round,
             granted,
         };
-        self.send(from, None, &Message::PreVoteReply(reply));
+        self.send(from, None, Body::PreVoteReply(reply));
     }
 
     /// Tells a candidate of an earlier term about the present one.
@@ -142,7 +144,7 @@ impl Raft {
             round: body.round,
             granted: false,
         };
-        self.send(from, None, &Message::PreVoteReply(reply));
+        self.send(from, None, Body::PreVoteReply(reply));
     }
 
     pub(crate) fn on_pre_vote_reply(
@@ -171,6 +173,7 @@ impl Raft {
     pub(crate) fn on_vote(&mut self, from: RaftId, envelope: &Envelope, body: &Vote) {
         let free = self.hard_state.vote.is_none_or(|vote| vote == from);
         let granted = free
+            && (!self.is_vowed() || body.transfer)
             && self.leader().is_none()
             && self.is_meant(envelope)
             && self.log.is_up_to_date(body.last_index, body.last_term);
@@ -181,7 +184,7 @@ impl Raft {
             }
             self.postpone_election();
         }
-        self.send(from, None, &Message::VoteReply(VoteReply { granted }));
+        self.send(from, None, Body::VoteReply(VoteReply { granted }));
     }
 
     pub(crate) fn on_vote_reply(&mut self, from: RaftId, envelope: &Envelope, body: &VoteReply) {
@@ -196,6 +199,15 @@ impl Raft {
 
     /// Returns whether a leader is alive, so that other candidates are not listened to (thesis §4.2.3).
     pub(crate) fn is_loyal(&self) -> bool {
+        self.is_vowed() || self.hears_leader()
+    }
+
+    /// Returns whether a leader may rely on this member's vow.
+    fn is_vowed(&self) -> bool {
+        self.now < self.vow_until
+    }
+
+    fn hears_leader(&self) -> bool {
         match &self.standing {
             Standing::Leader(_) => true,
             Standing::Follower {
@@ -215,19 +227,20 @@ impl Raft {
         self.hard_state.vote = vote;
         self.writes.note_hard_state();
         self.outbox.forget_withheld();
+        self.accepted = None;
         self.incoming = None;
     }
 
-    /// Sends `message` to each other voter, naming the incarnation whose vote would count.
-    fn ask_voters(&mut self, message: &Message) {
-        let others: Vec<(RaftId, Option<Incarnation>)> = self
-            .membership()
-            .voters()
-            .filter(|id| *id != self.config.id)
-            .map(|id| (id, self.membership().incarnation(id)))
+    /// Sends `body` to each other voter, naming the incarnation whose vote would count.
+    fn ask_voters(&mut self, body: &Body) {
+        let membership = self.membership();
+        let others: Vec<(RaftId, Option<Incarnation>)> = membership
+            .members()
+            .filter(|id| *id != self.config.id && membership.is_voter(*id))
+            .map(|id| (id, membership.incarnation(id)))
             .collect();
         for (id, incarnation) in others {
-            self.send(id, incarnation, message);
+            self.send(id, incarnation, body.clone());
         }
     }
 
@@ -260,10 +273,6 @@ impl Raft {
 
     /// Gives up what only a leader has. Reads that wait are lost.
     fn end_leadership(&mut self) {
-        if let Standing::Leader(leader) = &mut self.standing {
-            for read in leader.reads.drain() {
-                self.outbox.event(Event::ReadLost(read));
-            }
-        }
+        self.lose_own_reads();
     }
 }

@@ -56,6 +56,9 @@ pub enum ChangeError {
     /// It could not be proposed.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// No change was named.
+    #[error("no change is named")]
+    Nothing,
     /// Another change is not committed yet.
     #[error("the change at index {index} is not committed yet")]
     InProgress {
@@ -122,12 +125,12 @@ pub enum ChangeError {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// This member does not lead.
-    #[error("not the leader, which is {leader:?}")]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<RaftId>,
-    },
+    /// Nobody leads, as far as this member knows; ask again after an election.
+    #[error("no leader is known")]
+    NoLeader,
+    /// Clocks are not said to keep to any bound, so no lease holds.
+    #[error("leases need clock_drift_ppm_max, which is not set")]
+    NoLease,
     /// Too many reads are waiting.
     #[error("{reads} reads wait, at most {reads_max} may")]
     Busy {
@@ -263,6 +266,12 @@ pub enum DecodeError {
         /// Where it begins.
         offset: usize,
     },
+}
+
+/// A message was refused; nothing changed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum MessageError {
     /// The message belongs to another cluster.
     #[error("message of group {found:#x}, this is group {expected:#x}")]
     WrongGroup {
@@ -295,6 +304,9 @@ pub enum DecodeError {
         /// What can be.
         max: u64,
     },
+    /// A membership has no voter, or a member twice.
+    #[error("a membership without voters, or with a member twice")]
+    Membership,
     /// A leader contradicts what is committed here. Somebody's disk lost what it acknowledged.
     #[error("entry {index} is of term {found}, but it is committed here with term {expected}")]
     CommittedConflict {

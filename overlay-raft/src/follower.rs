@@ -1,11 +1,15 @@
 //! Following: appends, heartbeats and snapshots from the leader (Raft §5.3, §7).
 
+use std::sync::Arc;
+
 use crate::{
-    Event, Index, Payload, ProposalId, Raft, RaftId, Snapshot,
+    Event, Index, Payload, Raft, RaftId, Snapshot,
+    entries::{Entries, Slice},
     raft::Standing,
     snapshot::{Chunk, Incoming},
     wire::{
-        Append, AppendReply, Envelope, Heartbeat, HeartbeatReply, Message, SnapshotReply, Verdict,
+        Append, AppendReply, Body, Commit, Envelope, Heartbeat, HeartbeatReply, SnapshotReply,
+        Verdict,
     },
 };
 
@@ -32,6 +36,7 @@ impl Raft {
             | Standing::PreCandidate { .. }
             | Standing::Candidate { .. } => self.become_follower(self.hard_state.term, Some(from)),
         }
+        self.vow();
         true
     }
 
@@ -48,29 +53,57 @@ impl Raft {
                 hint,
                 hint_term,
             };
-            self.send(from, None, &Message::AppendReply(AppendReply { verdict }));
+            self.send(from, None, Body::AppendReply(AppendReply { verdict }));
             return;
         }
         self.incoming = None;
         // What is committed here is in the leader's log, so only what comes after it is looked at.
         let matched = append.previous.plus(append.entries.len()).max(commit);
-        let mut truncated = false;
-        for entry in append.entries {
-            if entry.index <= commit {
-                continue;
-            }
-            match self.log.term_at(entry.index) {
-                Some(term) if term == entry.term => continue,
-                Some(_) => truncated |= self.truncate_from(entry.index),
-                None => {}
-            }
-            self.append_received(entry);
-        }
-        if truncated {
+        if self.append_received(&append.entries) {
             self.tell_membership();
         }
         self.commit_to(append.commit.min(matched));
         self.accept(from, matched);
+    }
+
+    /// Takes what the log lacks; removes what contradicts it. Returns whether the membership in force is another one.
+    fn append_received(&mut self, entries: &Entries) -> bool {
+        let mut changed = false;
+        for slice in entries.slices() {
+            let Some(new) = self.after_agreement(slice) else {
+                continue;
+            };
+            if new.first().index <= self.log.last_index() {
+                changed |= self.truncate_from(new.first().index);
+            }
+            changed |= new
+                .as_ref()
+                .iter()
+                .any(|entry| matches!(entry.payload, Payload::Membership(_)));
+            self.log.append_slice(new);
+        }
+        changed
+    }
+
+    /// Returns the entries of a slice from the first one on that the log does not hold.
+    fn after_agreement(&self, slice: &Slice) -> Option<Slice> {
+        let commit = self.commit();
+        let mut agreed = slice.first().index.previous();
+        for entry in slice.as_ref() {
+            let holds = || self.log.term_at(entry.index) == Some(entry.term);
+            if entry.index > commit && !holds() {
+                break;
+            }
+            agreed = entry.index;
+        }
+        slice.after(agreed)
+    }
+
+    pub(crate) fn on_commit(&mut self, envelope: &Envelope, body: &Commit) {
+        // The leader's books may be about an earlier disk of this member.
+        if envelope.means == Some(self.hard_state.incarnation) {
+            self.commit_to(body.commit);
+        }
     }
 
     pub(crate) fn on_heartbeat(&mut self, from: RaftId, envelope: &Envelope, body: &Heartbeat) {
@@ -79,7 +112,8 @@ impl Raft {
             self.commit_to(body.commit);
         }
         let reply = HeartbeatReply { round: body.round };
-        self.send(from, None, &Message::HeartbeatReply(reply));
+        self.send(from, None, Body::HeartbeatReply(reply));
+        self.ask_again();
     }
 
     pub(crate) fn on_chunk(&mut self, from: RaftId, chunk: Chunk) {
@@ -117,46 +151,32 @@ impl Raft {
             index: chunk.index,
             wanted,
         };
-        self.send(from, None, &Message::SnapshotReply(reply));
+        self.send(from, None, Body::SnapshotReply(reply));
     }
 
     /// Replaces the whole log by a snapshot that it contradicts or does not reach.
     fn install(&mut self, snapshot: Snapshot) {
         let index = snapshot.index;
         self.stats.snapshots_installed += 1;
-        self.log.install(snapshot);
+        self.forget_proposals(index);
+        self.log.install(Arc::new(snapshot));
         self.writes.note_install(index);
         self.hard_state.commit = index;
         self.restoring = Some(self.writes.required(index));
-        let open = self.proposals.split_off(&index.next());
-        for (index, term) in std::mem::replace(&mut self.proposals, open) {
-            self.outbox
-                .event(Event::ProposalUnknown(ProposalId { term, index }));
-        }
         self.tell_membership();
     }
 
     /// Acknowledges that the log agrees with the leader's up to `matched`; leaves once that is durable.
     fn accept(&mut self, to: RaftId, matched: Index) {
-        let verdict = Verdict::Accepted { matched };
-        self.send(to, None, &Message::AppendReply(AppendReply { verdict }));
-    }
-
-    fn append_received(&mut self, entry: crate::Entry) {
-        let changes = matches!(entry.payload, Payload::Membership(_));
-        self.log.append(entry);
-        if changes {
-            self.tell_membership();
-        }
+        let before = self.accepted.map_or(Index::ZERO, |(_, before)| before);
+        self.accepted = Some((to, matched.max(before)));
     }
 
     /// Removes entries that the leader does not have; returns whether a membership was among them.
     fn truncate_from(&mut self, index: Index) -> bool {
-        let removed = self.log.truncate_from(index);
+        let changed = self.log.truncate_from(index);
         self.writes.note_truncated(index);
-        removed
-            .iter()
-            .any(|entry| matches!(entry.payload, Payload::Membership(_)))
+        changed
     }
 
     /// Tells the driver which membership is in force.

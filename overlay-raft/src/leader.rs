@@ -1,17 +1,15 @@
 //! Leading: taking office, committing, and the deadlines of a leader.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use overlay_core::Instant;
 
 use crate::{
     Entry, Event, Index, Payload, ProposalId, ProposeError, Raft, RaftId,
-    progress::{Mode, Progress},
+    progress::{Followers, Mode, Progress},
     raft::Standing,
-    read::Reads,
+    read::Rounds,
     transfer::Transfer,
-    wire::Message,
+    wire::Body,
 };
 
 /// What only a leader has.
@@ -19,9 +17,9 @@ use crate::{
 pub(crate) struct Leader {
     /// The first entry of its own term. Before it is committed, nothing is known to be (Raft §5.4.2, §8).
     pub(crate) first: Index,
-    pub(crate) progress: BTreeMap<RaftId, Progress>,
+    pub(crate) followers: Followers,
     pub(crate) heartbeat_deadline: Instant,
-    pub(crate) reads: Reads,
+    pub(crate) rounds: Rounds,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) uncommitted_bytes: u64,
 }
@@ -29,9 +27,11 @@ pub(crate) struct Leader {
 impl Raft {
     /// Appends `command` to the leader's log and starts replicating it.
     ///
-    /// Queues [`Output::Persist`](crate::Output::Persist) and [`Output::Send`](crate::Output::Send); with
-    /// [`Config::writes_inflight_max`](crate::Config::writes_inflight_max) writes under way the entry goes into the
-    /// next one. It is applied once a quorum holds it durably (Raft §5.3, §5.4.2).
+    /// It leaves at the next [`handle_timeout`](overlay_core::Machine::handle_timeout), which is due at once, together with
+    /// all that was proposed before that: [`Output::Persist`](crate::Output::Persist) and
+    /// [`Output::Send`](crate::Output::Send) are queued then. With
+    /// [`Config::writes_inflight_max`](crate::Config::writes_inflight_max) writes under way it goes into the next one. It is
+    /// applied once a quorum holds it durably (Raft §5.3, §5.4.2).
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Raft {
             });
         }
         let id = self.append_proposal(Payload::Command(command))?;
-        self.settle();
+        self.unsettle();
         Ok(id)
     }
 
@@ -87,23 +87,20 @@ impl Raft {
             index: entry.index,
         };
         self.append_own(entry);
-        self.proposals.insert(id.index, id.term);
+        self.note_proposal(id);
         Ok(id)
     }
 
     /// Takes office: the first entry of the term is an empty one (Raft §8).
     pub(crate) fn become_leader(&mut self) {
         let next = self.log.last_index().next();
-        let uncommitted_bytes = self
-            .log
-            .after(self.commit())
-            .map(Entry::weight_bytes)
-            .fold(0, u64::saturating_add);
+        let (commit, last) = (self.commit(), self.log.last_index());
+        let uncommitted_bytes = self.log.weight_bytes(commit, last);
         self.standing = Standing::Leader(Box::new(Leader {
             first: next,
-            progress: BTreeMap::new(),
+            followers: Followers::default(),
             heartbeat_deadline: self.now + self.config.heartbeat_interval,
-            reads: Reads::default(),
+            rounds: Rounds::default(),
             transfer: None,
             uncommitted_bytes,
         }));
@@ -131,17 +128,14 @@ impl Raft {
                 .memberships_from(commit)
                 .any(|membership| membership.contains(id))
         };
-        leader.progress.retain(|id, _| wanted(*id));
+        leader.followers.retain(wanted);
         for id in self
             .log
             .memberships_from(commit)
             .flat_map(|membership| membership.members())
         {
             if id != own {
-                leader
-                    .progress
-                    .entry(id)
-                    .or_insert_with(|| Progress::new(next, now));
+                leader.followers.add(id, || Progress::new(next, now));
             }
         }
     }
@@ -156,8 +150,8 @@ impl Raft {
                 return self.writes.durable();
             }
             leader
-                .progress
-                .get(&id)
+                .followers
+                .get(id)
                 .filter(|progress| progress.counts(incarnation))
                 .map_or(Index::ZERO, |progress| progress.matched)
         });
@@ -217,7 +211,7 @@ impl Raft {
                 .membership()
                 .voters()
                 .filter_map(|id| {
-                    let progress = leader.progress.get(&id)?;
+                    let progress = leader.followers.get(id)?;
                     let meant = self.membership().incarnation(id);
                     let answers = progress.incarnation == meant
                         && self.now < progress.contact + self.config.election_timeout;
@@ -226,10 +220,39 @@ impl Raft {
                 })
                 .max();
             if let Some((_, id)) = best {
-                self.send(id, None, &Message::TimeoutNow);
+                self.send(id, None, Body::TimeoutNow);
             }
         }
         self.become_follower(self.hard_state.term, None);
+    }
+
+    /// Leaves a joint membership as soon as it is committed, whoever entered it (Raft §6, thesis §4.3).
+    pub(crate) fn leave_joint(&mut self) {
+        let Standing::Leader(leader) = &self.standing else {
+            return;
+        };
+        let is_due = self.membership().is_joint()
+            && self.is_membership_committed()
+            && self.commit() >= leader.first
+            && leader.transfer.is_none();
+        if is_due {
+            let membership = self.membership().left();
+            self.append_own(Entry {
+                index: self.log.last_index().next(),
+                term: self.term(),
+                payload: Payload::Membership(membership),
+            });
+            self.membership_changed();
+        }
+    }
+
+    /// Draws what follows from another membership in the leader's log.
+    pub(crate) fn membership_changed(&mut self) {
+        if let Standing::Leader(leader) = &mut self.standing {
+            leader.rounds.end_lease();
+        }
+        self.track_members(self.log.last_index());
+        self.tell_membership();
     }
 
     /// Steps down once a membership is committed in which this leader has no vote (thesis §4.2.2).
@@ -255,8 +278,8 @@ impl Raft {
                 return Instant::MAX;
             }
             leader
-                .progress
-                .get(&id)
+                .followers
+                .get(id)
                 .filter(|progress| progress.incarnation.is_none() || progress.counts(incarnation))
                 .map_or(Instant::EPOCH, |progress| progress.contact)
         });

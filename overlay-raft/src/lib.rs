@@ -1,8 +1,8 @@
 //! Raft consensus as a value: messages, acknowledgements and the time go in, what to do comes out.
 //!
-//! Election with pre-vote and check-quorum, replication in batches and pipelines, membership changes of one member at a
-//! time, learners, snapshots that travel inside the messages, linearizable reads (ReadIndex), transfer of leadership;
-//! its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk) ([`storage`]). What must be durable
+//! Election with pre-vote and check-quorum, replication in batches and pipelines, membership changes of one member or of
+//! many (joint consensus), learners, snapshots that travel inside the messages, linearizable reads on every member and by
+//! lease, transfer of leadership; its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk) ([`storage`]). What must be durable
 //! before something leaves is kept inside until the [`PersistTicket`] comes back.
 //!
 //! It does no I/O, reads no clock and starts no thread. It does not authenticate: the driver vouches for the sender of a
@@ -32,9 +32,9 @@
 //!                 disk.push(write);
 //!                 raft.handle_persisted(now, ticket); // or `handle_persist_failed`
 //!             }
-//!             Output::Send { to, bytes: _ } => unreachable!("there is nobody but {id}, least of all {to}"),
-//!             Output::Apply(committed) => state.push(committed.command),
-//!             Output::Restore(snapshot) => state = vec![snapshot.data],
+//!             Output::Send { to, message: _ } => unreachable!("there is nobody but {id}, least of all {to}"),
+//!             Output::Apply(batch) => state.extend(batch.iter().map(|committed| committed.command.clone())),
+//!             Output::Restore(snapshot) => state = vec![snapshot.data.clone()],
 //!             Output::ReadReady { .. } => {}
 //!             Output::Event(Event::Fatal) => panic!("rebuild the member from its disk"),
 //!             Output::Event(_) => {}
@@ -58,8 +58,8 @@
 //! | `step` | which messages are admitted, and what their term says |
 //! | `election`, `leader`, `follower`, `replication` | Raft §5, from each side |
 //! | `query` | what a machine answers about itself |
-//! | `read`, `transfer`, `change` | ReadIndex, transfer of leadership, membership and compaction |
-//! | `log`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
+//! | `read`, `transfer`, `change` | reads, transfer of leadership, membership and compaction |
+//! | `log`, `entries`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
 //! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
 //! | `restore` | [`Restored`], what a member may start from |
 //! | `wire` | the messages as octets |
@@ -70,6 +70,7 @@
 mod change;
 mod config;
 mod election;
+mod entries;
 mod entry;
 mod error;
 mod follower;
@@ -93,16 +94,20 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ConfigError};
+pub use entries::Entries;
 pub use entry::{Entry, Payload};
 pub use error::{
-    ChangeError, CompactError, DecodeError, ProposeError, ReadError, RestoreError, TransferError,
+    ChangeError, CompactError, DecodeError, MessageError, ProposeError, ReadError, RestoreError,
+    TransferError,
 };
 pub use id::{Incarnation, Index, ProposalId, RaftId, ReadId, Term};
 pub use membership::{Change, Membership};
-pub use output::{Committed, Event, Output};
+pub use output::{ApplyBatch, Committed, Event, Output};
 pub use persist::{PersistTicket, Write, WriteBatch};
 pub use progress::{FollowerStatus, Sending};
 pub use raft::{Raft, Role};
+pub use read::ReadMode;
 pub use restore::{HardState, Restored};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
+pub use wire::Message;

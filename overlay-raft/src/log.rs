@@ -1,8 +1,11 @@
 //! The log in memory: everything since the last snapshot, and a little before it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use crate::{Entry, Index, Membership, Payload, Snapshot, Term};
+use crate::{
+    Entry, Index, Membership, Payload, Snapshot, Term,
+    entries::{Entries, Slice},
+};
 
 /// Entries after a base, the newest snapshot, and the memberships in force along the way.
 ///
@@ -11,8 +14,14 @@ use crate::{Entry, Index, Membership, Payload, Snapshot, Term};
 pub(crate) struct Log {
     base: Index,
     base_term: Term,
-    entries: VecDeque<Entry>,
-    snapshot: Snapshot,
+    last: Index,
+    /// What was appended in earlier turns, shared with whoever was sent it.
+    slices: VecDeque<Slice>,
+    /// What was appended in this turn.
+    tail: Vec<Entry>,
+    /// Where each term begins after the base.
+    terms: VecDeque<(Index, Term)>,
+    snapshot: Arc<Snapshot>,
     /// Where each membership came into force; the first is the snapshot's.
     memberships: Vec<(Index, Membership)>,
     bytes: u64,
@@ -20,57 +29,93 @@ pub(crate) struct Log {
 
 impl Log {
     /// Makes a log of a snapshot and the entries that follow it without a gap.
-    pub(crate) fn new(snapshot: Snapshot, entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, entries: Vec<Entry>) -> Self {
         let mut log = Self {
             base: snapshot.index,
             base_term: snapshot.term,
-            entries: VecDeque::new(),
+            last: snapshot.index,
+            slices: VecDeque::new(),
+            tail: Vec::new(),
+            terms: VecDeque::new(),
             memberships: vec![(snapshot.index, snapshot.membership.clone())],
             snapshot,
             bytes: 0,
         };
-        for entry in entries {
-            log.append(entry);
+        if let Some(slice) = Slice::new(entries) {
+            log.append_slice(slice);
         }
         log
     }
 
     /// Appends an entry; its index must be the next.
     pub(crate) fn append(&mut self, entry: Entry) {
-        debug_assert_eq!(entry.index, self.last_index().next(), "the log has no gaps");
-        debug_assert!(entry.term >= self.last_term(), "terms never fall");
-        if let Payload::Membership(membership) = &entry.payload {
-            self.memberships.push((entry.index, membership.clone()));
-        }
-        self.bytes = self.bytes.saturating_add(entry.weight_bytes());
-        self.entries.push_back(entry);
+        self.note(&entry);
+        self.tail.push(entry);
     }
 
-    /// Removes the entries from `index` on and returns them.
-    pub(crate) fn truncate_from(&mut self, index: Index) -> Vec<Entry> {
+    /// Appends a slice as it is; its first index must be the next.
+    pub(crate) fn append_slice(&mut self, slice: Slice) {
+        self.seal();
+        for entry in slice.as_ref() {
+            self.note(entry);
+        }
+        self.slices.push_back(slice);
+    }
+
+    /// Ends a turn: what was appended in it can be shared from now on.
+    pub(crate) fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let shared: Arc<[Entry]> = self.tail.drain(..).collect();
+            self.slices.extend(Slice::new(shared));
+        }
+    }
+
+    /// Removes the entries from `index` on; returns whether a membership was among them.
+    pub(crate) fn truncate_from(&mut self, index: Index) -> bool {
         debug_assert!(
             index > self.snapshot.index,
             "what is in a snapshot is committed"
         );
-        let keep = index.distance(self.base.next()).min(self.entries.len());
-        let removed: Vec<Entry> = self.entries.split_off(keep).into();
-        for entry in &removed {
-            self.bytes = self.bytes.saturating_sub(entry.weight_bytes());
+        self.seal();
+        while let Some(slice) = self.slices.pop_back() {
+            let keep = index.distance(slice.first().index);
+            for entry in slice.as_ref().iter().skip(keep) {
+                self.bytes = self.bytes.saturating_sub(entry.weight_bytes());
+            }
+            if let Some(kept) = slice.take(keep) {
+                self.slices.push_back(kept);
+                break;
+            }
         }
+        self.last = self.last.min(index.previous());
+        self.terms.retain(|(at, _)| *at < index);
+        let before = self.memberships.len();
         self.memberships.retain(|(at, _)| *at < index);
-        removed
+        self.memberships.len() < before
     }
 
     /// Takes a newer snapshot of applied state; keeps what follows it, and up to `trailing` entries before.
-    pub(crate) fn compact(&mut self, snapshot: Snapshot, trailing: usize) {
-        let behind = snapshot.index.get().saturating_sub(trailing as u64);
-        while self.base.get() < behind {
-            let Some(entry) = self.entries.pop_front() else {
+    pub(crate) fn compact(&mut self, snapshot: Arc<Snapshot>, trailing: usize) {
+        self.seal();
+        let trailing = u64::try_from(trailing).unwrap_or(u64::MAX);
+        let base = Index::new(snapshot.index.get().saturating_sub(trailing)).max(self.base);
+        let base_term = self.term_at(base).unwrap_or(self.base_term);
+        while let Some(slice) = self.slices.pop_front() {
+            for entry in slice
+                .as_ref()
+                .iter()
+                .take_while(|entry| entry.index <= base)
+            {
+                self.bytes = self.bytes.saturating_sub(entry.weight_bytes());
+            }
+            if let Some(kept) = slice.after(base) {
+                self.slices.push_front(kept);
                 break;
-            };
-            self.bytes = self.bytes.saturating_sub(entry.weight_bytes());
-            self.base = entry.index;
-            self.base_term = entry.term;
+            }
+        }
+        (self.base, self.base_term) = (base, base_term);
+        while self.terms.get(1).is_some_and(|(at, _)| *at <= base.next()) {
+            self.terms.pop_front();
         }
         self.memberships.retain(|(at, _)| *at > snapshot.index);
         self.memberships
@@ -78,15 +123,13 @@ impl Log {
         self.snapshot = snapshot;
     }
 
-    /// Replaces everything by a snapshot; returns the entries that are discarded.
-    pub(crate) fn install(&mut self, snapshot: Snapshot) -> Vec<Entry> {
-        let discarded = std::mem::take(&mut self.entries).into();
+    /// Replaces everything by a snapshot.
+    pub(crate) fn install(&mut self, snapshot: Arc<Snapshot>) {
         *self = Self::new(snapshot, Vec::new());
-        discarded
     }
 
     /// Returns the newest snapshot.
-    pub(crate) fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
@@ -96,13 +139,11 @@ impl Log {
     }
 
     pub(crate) fn last_index(&self) -> Index {
-        self.entries.back().map_or(self.base, |entry| entry.index)
+        self.last
     }
 
     pub(crate) fn last_term(&self) -> Term {
-        self.entries
-            .back()
-            .map_or(self.base_term, |entry| entry.term)
+        self.terms.back().map_or(self.base_term, |(_, term)| *term)
     }
 
     /// Returns what the entries in memory weigh.
@@ -112,40 +153,71 @@ impl Log {
 
     /// Returns the term of the entry at `index`; `None` before the base and past the end.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        if index > self.last || index < self.base {
+            return None;
+        }
         if index == self.base {
             return Some(self.base_term);
         }
-        self.get(index).map(|entry| entry.term)
+        // Most questions are about the newest term.
+        let newest = self.terms.back().filter(|(at, _)| *at <= index);
+        let run = newest.or_else(|| {
+            let runs = self.terms.partition_point(|(at, _)| *at <= index);
+            self.terms.get(runs.checked_sub(1)?)
+        });
+        run.map(|(_, term)| *term)
     }
 
-    pub(crate) fn get(&self, index: Index) -> Option<&Entry> {
-        if index <= self.base {
-            return None;
+    /// Returns the entries after `index` up to `until`.
+    pub(crate) fn range(&mut self, index: Index, until: Index) -> Entries {
+        let mut entries = Entries::default();
+        for slice in self.slices_after(index) {
+            let count = until.next().distance(slice.first().index);
+            match slice.take(count) {
+                Some(part) => entries.push(part),
+                None => break,
+            }
         }
-        self.entries.get(index.distance(self.base.next()))
+        entries
     }
 
-    /// Returns the entries after `index`, oldest first.
-    pub(crate) fn after(&self, index: Index) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().skip(index.distance(self.base))
-    }
-
-    /// Returns entries after `index`, as many as a message takes, but one at least if there is one.
+    /// Returns entries after `index`, as many as a message takes, but one at least if there is one; and their weight.
     pub(crate) fn batch_after(
-        &self,
+        &mut self,
         index: Index,
         entries_max: usize,
         bytes_max: u64,
-    ) -> Vec<Entry> {
-        let (mut batch, mut bytes) = (Vec::new(), 0_u64);
-        for entry in self.after(index).take(entries_max) {
-            bytes = bytes.saturating_add(entry.weight_bytes());
-            if bytes > bytes_max && !batch.is_empty() {
+    ) -> (Entries, u64) {
+        let (mut batch, mut count, mut bytes) = (Entries::default(), 0_usize, 0_u64);
+        for slice in self.slices_after(index) {
+            let mut fits = 0;
+            for entry in slice.as_ref() {
+                let weight = entry.weight_bytes();
+                let over = bytes.saturating_add(weight) > bytes_max && count > 0;
+                if over || count >= entries_max {
+                    break;
+                }
+                bytes = bytes.saturating_add(weight);
+                count += 1;
+                fits += 1;
+            }
+            let is_whole = fits == slice.len();
+            if let Some(part) = slice.take(fits) {
+                batch.push(part);
+            }
+            if !is_whole {
                 break;
             }
-            batch.push(entry.clone());
         }
-        batch
+        (batch, bytes)
+    }
+
+    /// Returns what the entries after `index` up to `until` weigh.
+    pub(crate) fn weight_bytes(&mut self, index: Index, until: Index) -> u64 {
+        self.range(index, until)
+            .iter()
+            .map(Entry::weight_bytes)
+            .fold(0, u64::saturating_add)
     }
 
     /// Returns whether a log that ends at `(index, term)` is at least as up to date as this one (Raft §5.4.1).
@@ -158,12 +230,15 @@ impl Log {
     /// A follower answers a failed consistency check with it, and the leader looks for it in its own log: both skip a
     /// whole term at a time (Raft §5.3, the optimization at its end).
     pub(crate) fn last_not_above(&self, index: Index, term: Term) -> (Index, Term) {
-        let mut at = index.min(self.last_index());
-        while let Some(found) = self.term_at(at) {
-            if found <= term || at == self.base {
+        let mut at = index.min(self.last);
+        for &(begin, found) in self.terms.iter().rev() {
+            if begin > at {
+                continue;
+            }
+            if found <= term {
                 return (at, found);
             }
-            at = at.previous();
+            at = begin.previous();
         }
         (self.base, self.base_term)
     }
@@ -201,5 +276,39 @@ impl Log {
         self.memberships[position - 1..]
             .iter()
             .map(|(_, membership)| membership)
+    }
+
+    /// Draws from an entry, which is appended, what is known without looking at it again.
+    fn note(&mut self, entry: &Entry) {
+        debug_assert_eq!(entry.index, self.last.next(), "the log has no gaps");
+        debug_assert!(entry.term >= self.last_term(), "terms never fall");
+        if self.terms.back().is_none_or(|(_, term)| *term < entry.term) {
+            self.terms.push_back((entry.index, entry.term));
+        }
+        if let Payload::Membership(membership) = &entry.payload {
+            self.memberships.push((entry.index, membership.clone()));
+        }
+        self.bytes = self.bytes.saturating_add(entry.weight_bytes());
+        self.last = entry.index;
+    }
+
+    /// Returns the slices with the entries after `index`, the first one without those before.
+    fn slices_after(&mut self, index: Index) -> impl Iterator<Item = Slice> + '_ {
+        self.seal();
+        // Whoever is sent the log lacks its end, as a rule.
+        let newest = self.slices.len().saturating_sub(1);
+        let is_newest = self
+            .slices
+            .get(newest)
+            .is_some_and(|slice| slice.first().index <= index.next());
+        let begin = if is_newest {
+            newest
+        } else {
+            self.slices
+                .partition_point(|slice| slice.last().index <= index)
+        };
+        self.slices
+            .range(begin..)
+            .filter_map(move |slice| slice.after(index))
     }
 }

@@ -1,28 +1,31 @@
 //! What a machine asks its driver to do.
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::Bytes;
 use overlay_core::Instant;
 
-use crate::{Index, Membership, ProposalId, RaftId, ReadId, Snapshot, Term, persist::WriteBatch};
+use crate::{
+    Entries, Index, Membership, Message, Payload, ProposalId, RaftId, ReadId, Snapshot, Term,
+    persist::WriteBatch,
+};
 
 /// One thing for the driver to do, in this order.
 #[derive(Debug)]
 pub enum Output {
     /// Make a write durable, then give its ticket back.
     Persist(WriteBatch),
-    /// Send `bytes` to a member. Messages may be lost, repeated and reordered.
+    /// Send a message to a member. Messages may be lost, repeated and reordered.
     Send {
         /// The recipient.
         to: RaftId,
-        /// The message.
-        bytes: Bytes,
+        /// The message; [`encode`](Message::encode) makes octets of it.
+        message: Message,
     },
-    /// Apply a committed command.
-    Apply(Committed),
+    /// Apply committed commands, in this order.
+    Apply(ApplyBatch),
     /// Replace the application's state.
-    Restore(Snapshot),
+    Restore(Arc<Snapshot>),
     /// Answer a read: everything up to `index` was handed out before.
     ReadReady {
         /// Which read.
@@ -34,17 +37,46 @@ pub enum Output {
     Event(Event),
 }
 
-/// A command that a quorum holds durably, and this member too.
+/// Commands that a quorum holds durably, and this member too.
 ///
-/// Handed out once in each life, in the order of the log; after a restart again from the snapshot on.
+/// Each is handed out once in each life, in the order of the log; after a restart again from the snapshot on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Committed {
+pub struct ApplyBatch {
+    entries: Entries,
+}
+
+/// A command of an [`ApplyBatch`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed<'a> {
     /// Its position. Positions of entries that are no commands are skipped.
     pub index: Index,
     /// The term in which it was proposed.
     pub term: Term,
     /// The command.
-    pub command: Bytes,
+    pub command: &'a Bytes,
+}
+
+impl ApplyBatch {
+    /// Makes a batch of the commands among `entries`; `None` if there is no command.
+    pub(crate) fn new(entries: Entries) -> Option<Self> {
+        let batch = Self { entries };
+        let is_empty = batch.iter().next().is_none();
+        (!is_empty).then_some(batch)
+    }
+
+    /// Returns the commands one by one.
+    pub fn iter(&self) -> impl Iterator<Item = Committed<'_>> {
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.payload {
+                Payload::Command(command) => Some(Committed {
+                    index: entry.index,
+                    term: entry.term,
+                    command,
+                }),
+                Payload::Noop | Payload::Membership(_) => None,
+            })
+    }
 }
 
 /// Something that happened.
@@ -73,7 +105,7 @@ pub enum Event {
     ProposalLost(ProposalId),
     /// A snapshot took the place of a proposal of this member: it may be contained or not.
     ProposalUnknown(ProposalId),
-    /// A read will not be answered, because this member no longer leads.
+    /// A read will not be answered, because another member leads, or nobody.
     ReadLost(ReadId),
     /// A transfer of leadership did not happen in time; this member leads on.
     TransferFailed {
@@ -107,6 +139,10 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn push(&mut self, output: Output) {
         self.queue.push_back(output);
+    }
+
+    pub(crate) fn extend(&mut self, outputs: impl IntoIterator<Item = Output>) {
+        self.queue.extend(outputs);
     }
 
     pub(crate) fn event(&mut self, event: Event) {

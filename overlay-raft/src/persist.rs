@@ -1,10 +1,10 @@
 //! What must be on the disk before what may leave: writes, tickets, and the books about them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use overlay_core::Instant;
 
-use crate::{Entry, Index, Snapshot, restore::HardState};
+use crate::{Entries, Index, Snapshot, restore::HardState};
 
 /// One atomic change of what the disk holds: all of it or nothing.
 ///
@@ -13,11 +13,11 @@ use crate::{Entry, Index, Snapshot, restore::HardState};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Write {
     /// Replaces snapshot and log; afterwards the log consists of [`entries`](Self::entries) alone.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Arc<Snapshot>>,
     /// Removes the entries from this index on.
     pub truncate_from: Option<Index>,
     /// Appended; the first follows the last that remains.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// Replaces the hard state.
     pub hard_state: HardState,
 }
@@ -111,6 +111,11 @@ impl Writes {
             snapshot: false,
             hard_state: false,
         }
+    }
+
+    /// Returns which life of the machine it is.
+    pub(crate) fn machine(&self) -> u64 {
+        self.machine
     }
 
     /// Notes that the hard state changed.

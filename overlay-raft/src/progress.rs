@@ -1,10 +1,49 @@
 //! What a leader knows about one follower (Raft figure 2: `nextIndex`, `matchIndex`), and how it sends to it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use overlay_core::Instant;
 
 use crate::{Incarnation, Index, RaftId, Snapshot};
+
+/// What the leader knows about all the others, by id.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Followers(Vec<(RaftId, Progress)>);
+
+impl Followers {
+    pub(crate) fn get(&self, id: RaftId) -> Option<&Progress> {
+        let at = self.position(id).ok()?;
+        self.0.get(at).map(|(_, progress)| progress)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: RaftId) -> Option<&mut Progress> {
+        let at = self.position(id).ok()?;
+        self.0.get_mut(at).map(|(_, progress)| progress)
+    }
+
+    /// Returns who has the place `at`.
+    pub(crate) fn id_at(&self, at: usize) -> Option<RaftId> {
+        self.0.get(at).map(|(id, _)| *id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RaftId, &Progress)> {
+        self.0.iter().map(|(id, progress)| (*id, progress))
+    }
+
+    pub(crate) fn retain(&mut self, wanted: impl Fn(RaftId) -> bool) {
+        self.0.retain(|(id, _)| wanted(*id));
+    }
+
+    pub(crate) fn add(&mut self, id: RaftId, progress: impl FnOnce() -> Progress) {
+        if let Err(at) = self.position(id) {
+            self.0.insert(at, (id, progress()));
+        }
+    }
+
+    fn position(&self, id: RaftId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&id, |(other, _)| *other)
+    }
+}
 
 /// What the leader knows about one follower.
 #[derive(Clone, Debug)]
@@ -14,7 +53,7 @@ pub(crate) struct Progress {
     pub(crate) matched: Index,
     /// The next entry to send.
     pub(crate) next: Index,
-    /// The commit index that it was last told with entries.
+    /// The commit index that it was last told.
     pub(crate) told_commit: Index,
     /// The incarnation that it answered with; `None` before the first answer.
     pub(crate) incarnation: Option<Incarnation>,
@@ -34,15 +73,44 @@ pub(crate) enum Mode {
         /// A message is on its way.
         waiting: bool,
     },
-    /// Several messages at a time; the last index of each.
-    Replicate { inflight: VecDeque<Index> },
+    /// Several messages at a time.
+    Replicate { inflight: Inflight },
     /// A snapshot, piece by piece.
     Snapshot {
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
         /// Where the piece begins that is on its way.
         offset: u64,
         sent: Instant,
     },
+}
+
+/// Messages with entries that are on their way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inflight {
+    /// The last index of each, and its weight.
+    messages: VecDeque<(Index, u64)>,
+    bytes: u64,
+}
+
+impl Inflight {
+    pub(crate) fn push(&mut self, last: Index, bytes: u64) {
+        self.messages.push_back((last, bytes));
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Forgets what arrived.
+    pub(crate) fn arrived(&mut self, matched: Index) {
+        while let Some(&(last, bytes)) = self.messages.front()
+            && last <= matched
+        {
+            self.messages.pop_front();
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+
+    pub(crate) fn has_room(&self, messages_max: usize, bytes_max: u64) -> bool {
+        self.messages.len() < messages_max && (self.bytes < bytes_max || self.messages.is_empty())
+    }
 }
 
 /// How a leader sends to a follower, as [`Raft::followers`](crate::Raft::followers) shows it.
@@ -114,17 +182,20 @@ impl Progress {
         match &mut self.mode {
             Mode::Probe { .. } => {
                 self.mode = Mode::Replicate {
-                    inflight: VecDeque::new(),
+                    inflight: Inflight::default(),
                 };
                 self.next = self.matched.next();
             }
             Mode::Replicate { inflight } => {
-                while inflight.front().is_some_and(|last| *last <= matched) {
-                    inflight.pop_front();
-                }
+                inflight.arrived(matched);
             }
             Mode::Snapshot { .. } => {}
         }
+    }
+
+    /// Returns the commit index that may be told without entries: nothing that the follower may not hold.
+    pub(crate) fn certain(&self, commit: Index) -> Index {
+        self.matched.min(commit)
     }
 
     pub(crate) fn sending(&self) -> Sending {

@@ -123,8 +123,8 @@ impl Raft {
         let membership = self.membership();
         leader
             .into_iter()
-            .flat_map(|leader| leader.progress.iter())
-            .map(|(&id, progress)| {
+            .flat_map(|leader| leader.followers.iter())
+            .map(move |(id, progress)| {
                 let meant = membership.incarnation(id);
                 FollowerStatus {
                     id,

@@ -1,21 +1,23 @@
 //! The machine: its state, its four kinds of method, and the order in which consequences are drawn.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, VecDeque},
     fmt,
+    sync::Arc,
 };
 
 use overlay_core::{Instant, Machine, Rng, Seed};
 
 use crate::{
-    Committed, Config, DecodeError, Event, HardState, Incarnation, Index, Output, Payload,
-    PersistTicket, ProposalId, RaftId, RestoreError, Restored, Snapshot, Stats, Term,
+    ApplyBatch, Config, Event, HardState, Incarnation, Index, Message, MessageError, Output,
+    PersistTicket, ProposalId, RaftId, RestoreError, Restored, Stats, Term,
     leader::Leader,
     log::Log,
     output::Outbox,
     persist::{Write, WriteBatch, Writes},
+    read::Reads,
     snapshot::Incoming,
-    wire::{self, Envelope, Message},
+    wire::{AppendReply, Body, Envelope, Verdict},
 };
 
 /// One member of a Raft cluster.
@@ -38,9 +40,34 @@ pub struct Raft {
     pub(crate) restoring: Option<u64>,
     pub(crate) incoming: Option<Incoming>,
     /// Proposals of this member whose fate is open.
-    pub(crate) proposals: BTreeMap<Index, Term>,
+    pub(crate) proposals: VecDeque<Proposals>,
+    pub(crate) reads: Reads,
+    /// What the leader is to be told: up to where the log agrees with its own.
+    pub(crate) accepted: Option<(RaftId, Index)>,
+    /// Until then this member votes for nobody, where leases are relied upon.
+    pub(crate) vow_until: Instant,
+    /// Since when something has happened whose consequences were not drawn yet.
+    unsettled: Option<Instant>,
     pub(crate) stats: Stats,
     pub(crate) stopped: bool,
+}
+
+/// Proposals at successive indexes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Proposals {
+    pub(crate) term: Term,
+    pub(crate) first: Index,
+    pub(crate) last: Index,
+}
+
+impl Proposals {
+    fn ids(&self) -> impl Iterator<Item = ProposalId> {
+        let term = self.term;
+        (self.first.get()..=self.last.get()).map(move |index| ProposalId {
+            term,
+            index: Index::new(index),
+        })
+    }
 }
 
 /// What the member is at the moment, with what it needs for that.
@@ -96,9 +123,10 @@ impl Raft {
         let mut rng = seed.derive("raft").rng();
         let incarnation = Incarnation::new(rng.next_u64() | 1);
         let state = restored.into_state(&config, incarnation)?;
-        let log = Log::new(state.snapshot, state.entries);
+        let is_new = state.is_new;
+        let log = Log::new(Arc::new(state.snapshot), state.entries);
         let mut writes = Writes::new(rng.next_u64(), log.last_index());
-        if state.is_new {
+        if is_new {
             writes.note_install(log.snapshot().index);
         }
         let mut raft = Self {
@@ -114,7 +142,11 @@ impl Raft {
             applied: log.snapshot().index,
             restoring: None,
             incoming: None,
-            proposals: BTreeMap::new(),
+            proposals: VecDeque::new(),
+            reads: Reads::default(),
+            accepted: None,
+            vow_until: now,
+            unsettled: None,
             stats: Stats::default(),
             stopped: false,
             config,
@@ -123,8 +155,12 @@ impl Raft {
         };
         raft.outbox.announced = (None, raft.hard_state.term);
         if raft.applied > Index::ZERO {
-            let snapshot = raft.log.snapshot().clone();
+            let snapshot = Arc::clone(raft.log.snapshot());
             raft.outbox.push(Output::Restore(snapshot));
+        }
+        if !is_new {
+            // What it vowed to a leader in its last life, it does not know.
+            raft.vow();
         }
         if !raft.membership().is_sole_voter(raft.config.id) {
             raft.postpone_election();
@@ -135,40 +171,36 @@ impl Raft {
 
     /// Takes a message that `from` sent; the driver vouches for who that is.
     ///
+    /// What follows from it is drawn at the next [`handle_timeout`](Machine::handle_timeout), which is due at once.
+    ///
     /// # Errors
     ///
-    /// [`DecodeError`] if it is malformed, for somebody else, or contradicts what is committed. Nothing changes then.
+    /// [`MessageError`] if it is for somebody else, or says what cannot be. Nothing changes then.
     pub fn handle_message(
         &mut self,
         now: Instant,
         from: RaftId,
-        bytes: &[u8],
-    ) -> Result<(), DecodeError> {
+        message: Message,
+    ) -> Result<(), MessageError> {
         self.touch(now);
         if self.stopped {
             return Ok(());
         }
-        let admitted = wire::decode(bytes).and_then(|(envelope, message)| {
-            self.admit(from, &envelope, &message)?;
-            Ok((envelope, message))
-        });
-        match admitted {
-            Ok((envelope, message)) => {
-                self.stats.messages_received += 1;
-                self.step(from, &envelope, message);
-                self.settle();
-                Ok(())
-            }
-            Err(error) => {
-                self.stats.messages_refused += 1;
-                Err(error)
-            }
+        let Message { envelope, body } = message;
+        if let Err(error) = self.admit(from, &envelope, &body) {
+            self.stats.messages_refused += 1;
+            return Err(error);
         }
+        self.stats.messages_received += 1;
+        self.step(from, &envelope, body);
+        self.unsettle();
+        Ok(())
     }
 
     /// Takes back the ticket of a write that is durable now. Covers all earlier ones.
     ///
-    /// Queues what waited for it. A ticket of another machine, or one that a later one covered, does nothing.
+    /// Queues what waited for it; the rest follows at the next [`handle_timeout`](Machine::handle_timeout), which is due at
+    /// once. A ticket of another machine, or one that a later one covered, does nothing.
     pub fn handle_persisted(&mut self, now: Instant, ticket: PersistTicket) {
         self.touch(now);
         if self.stopped || !self.writes.complete(&ticket) {
@@ -177,7 +209,7 @@ impl Raft {
         let done = self.writes.done();
         self.outbox.release(done);
         self.count_own_vote();
-        self.settle();
+        self.unsettle();
     }
 
     /// Takes back the ticket of a write that failed: what the disk holds is unknown.
@@ -204,13 +236,18 @@ impl Raft {
         self.now = self.now.max(now);
     }
 
+    /// Notes that something happened, whose consequences the next time-out draws.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled.get_or_insert(self.now);
+    }
+
     /// Returns whether this member, in this incarnation, is a voter of the membership in force.
     pub(crate) fn has_vote(&self) -> bool {
         self.membership().incarnation(self.config.id) == Some(self.hard_state.incarnation)
     }
 
     /// Queues a message. All but a leader's own wait until everything that came before them is durable.
-    pub(crate) fn send(&mut self, to: RaftId, means: Option<Incarnation>, message: &Message) {
+    pub(crate) fn send(&mut self, to: RaftId, means: Option<Incarnation>, body: Body) {
         if self.outbox.len() >= self.config.messages_max {
             self.stats.messages_dropped += 1;
             return;
@@ -222,27 +259,30 @@ impl Raft {
             incarnation: self.hard_state.incarnation,
             means,
         };
-        let output = Output::Send {
-            to,
-            bytes: wire::encode(&envelope, message),
-        };
         let done = self.writes.done();
-        let required = if message.is_of_leader() {
+        let required = if body.is_of_leader() {
             done
         } else {
             self.writes.required(self.log.last_index())
         };
         self.stats.messages_sent += 1;
-        self.outbox.send_after(required, done, output);
+        let message = Message { envelope, body };
+        self.outbox
+            .send_after(required, done, Output::Send { to, message });
     }
 
-    /// Draws all consequences of what just happened. Every public method that changes something ends here.
-    pub(crate) fn settle(&mut self) {
+    /// Draws all consequences of what happened since the last time. So what came together leaves together: one message for
+    /// each follower, one write.
+    fn settle(&mut self) {
+        self.unsettled = None;
+        self.log.seal();
         self.advance_commit();
+        self.leave_joint();
         self.apply();
         self.answer_reads();
         self.replicate();
         self.flush();
+        self.tell_accepted();
         self.check();
     }
 
@@ -263,19 +303,58 @@ impl Raft {
             });
         }
         if let Standing::Leader(leader) = &mut self.standing {
-            for entry in self.log.after(before).take(index.distance(before)) {
-                leader.uncommitted_bytes = leader
-                    .uncommitted_bytes
-                    .saturating_sub(entry.weight_bytes());
+            let committed = self.log.weight_bytes(before, index);
+            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(committed);
+        }
+        while let Some(decided) = self.next_proposals(index) {
+            // A log that holds the last one holds all before it (Raft §5.3, log matching).
+            if self.log.term_at(decided.last) == Some(decided.term) {
+                continue;
+            }
+            for id in decided.ids() {
+                if self.log.term_at(id.index) != Some(id.term) {
+                    self.outbox.event(Event::ProposalLost(id));
+                }
             }
         }
-        let open = self.proposals.split_off(&index.next());
-        for (index, term) in std::mem::replace(&mut self.proposals, open) {
-            if self.log.term_at(index) != Some(term) {
-                self.outbox
-                    .event(Event::ProposalLost(ProposalId { term, index }));
+    }
+
+    /// Says that a snapshot took the place of proposals up to `until`.
+    pub(crate) fn forget_proposals(&mut self, until: Index) {
+        while let Some(forgotten) = self.next_proposals(until) {
+            for id in forgotten.ids() {
+                self.outbox.event(Event::ProposalUnknown(id));
             }
         }
+    }
+
+    /// Notes that the fate of a proposal is open.
+    pub(crate) fn note_proposal(&mut self, id: ProposalId) {
+        match self.proposals.back_mut() {
+            Some(newest) if newest.term == id.term && newest.last.next() == id.index => {
+                newest.last = id.index;
+            }
+            _ => self.proposals.push_back(Proposals {
+                term: id.term,
+                first: id.index,
+                last: id.index,
+            }),
+        }
+    }
+
+    /// Takes proposals up to `until`, of one term each time. Those of an earlier term may have higher indexes.
+    fn next_proposals(&mut self, until: Index) -> Option<Proposals> {
+        let at = self.proposals.iter().position(|open| open.first <= until)?;
+        let open = self.proposals.get_mut(at)?;
+        let taken = Proposals {
+            last: open.last.min(until),
+            ..*open
+        };
+        open.first = taken.last.next();
+        if open.first > open.last {
+            self.proposals.remove(at);
+        }
+        Some(taken)
     }
 
     /// Hands out what is committed and durable here.
@@ -285,23 +364,16 @@ impl Raft {
                 return;
             }
             self.restoring = None;
-            let snapshot: Snapshot = self.log.snapshot().clone();
+            let snapshot = Arc::clone(self.log.snapshot());
             self.applied = snapshot.index;
             self.outbox.push(Output::Restore(snapshot));
         }
         let until = self.hard_state.commit.min(self.writes.durable());
-        for entry in self.log.after(self.applied) {
-            if entry.index > until {
-                break;
-            }
-            if let Payload::Command(command) = &entry.payload {
-                self.outbox.push(Output::Apply(Committed {
-                    index: entry.index,
-                    term: entry.term,
-                    command: command.clone(),
-                }));
-            }
-            self.applied = entry.index;
+        if until > self.applied {
+            let committed = self.log.range(self.applied, until);
+            self.applied = until;
+            self.outbox
+                .extend(ApplyBatch::new(committed).map(Output::Apply));
         }
     }
 
@@ -314,13 +386,13 @@ impl Raft {
             return;
         }
         let (parts, ticket) = self.writes.issue(self.now, last);
-        let snapshot = parts.snapshot.then(|| self.log.snapshot().clone());
+        let snapshot = parts.snapshot.then(|| Arc::clone(self.log.snapshot()));
         let after = snapshot
             .as_ref()
             .map_or(parts.after, |snapshot| snapshot.index);
         let write = Write {
             truncate_from: parts.truncate_from,
-            entries: self.log.after(after).cloned().collect(),
+            entries: self.log.range(after, last),
             hard_state: self.hard_state.clone(),
             snapshot,
         };
@@ -329,10 +401,26 @@ impl Raft {
             .push(Output::Persist(WriteBatch::new(write, ticket)));
     }
 
+    /// Acknowledges all appends of this turn at once.
+    fn tell_accepted(&mut self) {
+        if let Some((to, matched)) = self.accepted.take() {
+            let verdict = Verdict::Accepted { matched };
+            self.send(to, None, Body::AppendReply(AppendReply { verdict }));
+        }
+    }
+
+    /// Vows to vote for nobody within an election time-out, for which a leader may rely on it.
+    pub(crate) fn vow(&mut self) {
+        if self.config.clock_drift_ppm_max.is_some() {
+            self.vow_until = self.now + self.config.election_timeout;
+        }
+    }
+
     /// Tells the driver about leader and term if it does not know yet.
     pub(crate) fn announce(&mut self) {
         let now = (self.leader(), self.hard_state.term);
         if self.outbox.announced != now {
+            self.lose_reads();
             self.outbox.announced = now;
             let (leader, term) = now;
             self.outbox.event(Event::LeaderChanged { leader, term });
@@ -383,6 +471,10 @@ impl fmt::Debug for Raft {
             .field("restoring", &self.restoring)
             .field("incoming", &self.incoming)
             .field("proposals", &self.proposals)
+            .field("reads", &self.reads)
+            .field("accepted", &self.accepted)
+            .field("vow_until", &self.vow_until)
+            .field("unsettled", &self.unsettled)
             .field("writes", &self.writes)
             .field("withheld", &self.outbox.withheld())
             .field("election_deadline", &self.election_deadline)
@@ -413,6 +505,9 @@ impl Machine for Raft {
         }
         if self.stopped {
             return None;
+        }
+        if self.unsettled.is_some() {
+            return self.unsettled;
         }
         match &self.standing {
             Standing::Leader(leader) => Some(self.leader_deadline(leader)),

@@ -1,24 +1,30 @@
 //! Replication from the leader's side (Raft §5.3): probing, pipelining, heartbeats, snapshots in pieces.
 
+use std::sync::Arc;
+
 use crate::{
     Event, Incarnation, Index, Raft, RaftId,
     progress::{Mode, Progress},
     raft::Standing,
     snapshot::Chunk,
     wire::{
-        Append, AppendReply, Envelope, Heartbeat, HeartbeatReply, Message, SnapshotReply, Verdict,
+        Append, AppendReply, Body, Commit, Envelope, Heartbeat, HeartbeatReply, SnapshotReply,
+        Verdict,
     },
 };
 
 impl Raft {
     /// Sends to each follower what it lacks and may be sent now.
     pub(crate) fn replicate(&mut self) {
-        let Standing::Leader(leader) = &self.standing else {
+        if !self.is_leader() {
             return;
-        };
-        let ids: Vec<RaftId> = leader.progress.keys().copied().collect();
-        for id in ids {
+        }
+        let mut at = 0;
+        while let Standing::Leader(leader) = &self.standing
+            && let Some(id) = leader.followers.id_at(at)
+        {
             while self.send_next(id) {}
+            at += 1;
         }
         self.continue_transfer();
         if self.is_membership_committed() {
@@ -38,17 +44,17 @@ impl Raft {
         if let Some(transfer) = &mut leader.transfer {
             transfer.asked = false;
         }
-        let round = leader.reads.next_round();
+        let round = leader.rounds.begin(self.now);
         let heartbeats: Vec<(RaftId, Option<Incarnation>, Heartbeat)> = leader
-            .progress
+            .followers
             .iter()
-            .map(|(&id, progress)| {
+            .map(|(id, progress)| {
                 let commit = progress.matched.min(commit);
                 (id, progress.incarnation, Heartbeat { commit, round })
             })
             .collect();
         for (id, incarnation, heartbeat) in heartbeats {
-            self.send(id, incarnation, &Message::Heartbeat(heartbeat));
+            self.send(id, incarnation, Body::Heartbeat(heartbeat));
         }
     }
 
@@ -143,7 +149,7 @@ impl Raft {
 
     pub(crate) fn progress_mut(&mut self, id: RaftId) -> Option<&mut Progress> {
         match &mut self.standing {
-            Standing::Leader(leader) => leader.progress.get_mut(&id),
+            Standing::Leader(leader) => leader.followers.get_mut(id),
             _ => None,
         }
     }
@@ -170,8 +176,8 @@ impl Raft {
     /// Sends one message to a follower if one is due; returns whether another may be.
     fn send_next(&mut self, id: RaftId) -> bool {
         let (commit, last) = (self.commit(), self.log.last_index());
-        let (inflight_max, entries_max) =
-            (self.config.inflight_max, self.config.entries_per_append_max);
+        let (messages_max, bytes_max) = (self.config.inflight_max, self.config.inflight_bytes_max);
+        let entries_max = self.config.entries_per_append_max;
         let Some(progress) = self.progress_mut(id) else {
             return false;
         };
@@ -183,12 +189,14 @@ impl Raft {
                 false
             }
             Mode::Replicate { inflight } => {
-                let full = inflight.len() >= inflight_max;
                 let more = progress.next <= last;
-                if full || (!more && progress.told_commit >= commit) {
+                if more && inflight.has_room(messages_max, bytes_max) {
+                    self.send_append(id, entries_max);
+                } else if progress.told_commit < progress.certain(commit) {
+                    self.send_commit(id);
+                } else {
                     return false;
                 }
-                self.send_append(id, entries_max);
                 more
             }
         }
@@ -206,14 +214,15 @@ impl Raft {
             self.begin_snapshot(id);
             return;
         };
-        let entries = self.log.batch_after(previous, entries_max, bytes_max);
+        let (entries, weight) = self.log.batch_after(previous, entries_max, bytes_max);
         if let Some(progress) = self.progress_mut(id) {
-            progress.told_commit = commit;
+            let last = entries.last().map_or(previous, |entry| entry.index);
+            progress.told_commit = progress.told_commit.max(commit.min(last));
             if let Mode::Replicate { inflight } = &mut progress.mode
-                && let Some(last) = entries.last()
+                && last > previous
             {
-                inflight.push_back(last.index);
-                progress.next = last.index.next();
+                inflight.push(last, weight);
+                progress.next = last.next();
             }
         }
         let append = Append {
@@ -222,11 +231,22 @@ impl Raft {
             commit,
             entries,
         };
-        self.send(id, incarnation, &Message::Append(append));
+        self.send(id, incarnation, Body::Append(append));
+    }
+
+    /// Tells a follower that what it holds is committed, where there is nothing else to tell.
+    fn send_commit(&mut self, id: RaftId) {
+        let commit = self.commit();
+        if let Some(progress) = self.progress_mut(id) {
+            let commit = progress.certain(commit);
+            progress.told_commit = commit;
+            let incarnation = progress.incarnation;
+            self.send(id, incarnation, Body::Commit(Commit { commit }));
+        }
     }
 
     fn begin_snapshot(&mut self, id: RaftId) {
-        let (snapshot, sent) = (self.log.snapshot().clone(), self.now);
+        let (snapshot, sent) = (Arc::clone(self.log.snapshot()), self.now);
         if let Some(progress) = self.progress_mut(id) {
             progress.mode = Mode::Snapshot {
                 snapshot,
@@ -265,6 +285,6 @@ impl Raft {
             offset: *offset,
             data: snapshot.data.slice(start..end),
         };
-        self.send(id, incarnation, &Message::Chunk(chunk));
+        self.send(id, incarnation, Body::Chunk(Box::new(chunk)));
     }
 }

@@ -36,7 +36,7 @@ impl Snapshot {
 }
 
 /// One piece of a snapshot on its way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Chunk {
     pub(crate) index: Index,
     pub(crate) term: Term,

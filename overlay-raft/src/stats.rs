@@ -30,4 +30,6 @@ pub struct Stats {
     pub snapshots_installed: u64,
     /// Reads that were taken.
     pub reads: u64,
+    /// Of these, those for which a lease held.
+    pub lease_reads: u64,
 }

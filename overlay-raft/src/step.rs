@@ -1,9 +1,9 @@
 //! What happens to a message before its own handler: is it admitted, and what does its term say (Raft §5.1).
 
 use crate::{
-    DecodeError, Index, Membership, Payload, Raft, RaftId, Term,
+    Index, Membership, MessageError, Payload, Raft, RaftId, Term,
     snapshot::Chunk,
-    wire::{Append, AppendReply, Envelope, Message, Verdict, VoteReply},
+    wire::{Append, AppendReply, Body, Envelope, Verdict, VoteReply},
 };
 
 impl Raft {
@@ -12,28 +12,28 @@ impl Raft {
         &self,
         from: RaftId,
         envelope: &Envelope,
-        message: &Message,
-    ) -> Result<(), DecodeError> {
+        body: &Body,
+    ) -> Result<(), MessageError> {
         if envelope.group != self.config.group {
-            return Err(DecodeError::WrongGroup {
+            return Err(MessageError::WrongGroup {
                 expected: self.config.group,
                 found: envelope.group,
             });
         }
         if envelope.to != self.config.id {
-            return Err(DecodeError::WrongRecipient {
+            return Err(MessageError::WrongRecipient {
                 expected: self.config.id,
                 found: envelope.to,
             });
         }
         if from == self.config.id {
-            return Err(DecodeError::FromSelf { id: from });
+            return Err(MessageError::FromSelf { id: from });
         }
         at_most("term", envelope.term.get(), Term::MAX.get())?;
-        match message {
-            Message::Append(append) => self.admit_append(envelope.term, append),
-            Message::Chunk(chunk) => self.admit_chunk(envelope.term, chunk),
-            Message::AppendReply(AppendReply {
+        match body {
+            Body::Append(append) => self.admit_append(envelope.term, append),
+            Body::Chunk(chunk) => self.admit_chunk(envelope.term, chunk),
+            Body::AppendReply(AppendReply {
                 verdict: Verdict::Accepted { matched },
             }) if self.is_leader() && envelope.term == self.term() => {
                 at_most("matched", matched.get(), self.last_index().get())
@@ -43,64 +43,74 @@ impl Raft {
     }
 
     /// Acts on an admitted message.
-    pub(crate) fn step(&mut self, from: RaftId, envelope: &Envelope, message: Message) {
-        if envelope.term > self.term() && !self.enters_term_of(from, envelope, &message) {
+    pub(crate) fn step(&mut self, from: RaftId, envelope: &Envelope, body: Body) {
+        if envelope.term > self.term() && !self.enters_term_of(from, envelope, &body) {
             return;
         }
         if envelope.term < self.term() {
-            self.answer_stale(from, envelope, &message);
+            self.answer_stale(from, envelope, &body);
             return;
         }
-        match message {
-            Message::PreVote(body) => self.on_pre_vote(from, envelope, &body),
-            Message::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, &body),
-            Message::Vote(body) => self.on_vote(from, envelope, &body),
-            Message::VoteReply(body) => self.on_vote_reply(from, envelope, &body),
-            Message::Append(body) => {
+        match body {
+            Body::PreVote(body) => self.on_pre_vote(from, envelope, &body),
+            Body::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, &body),
+            Body::Vote(body) => self.on_vote(from, envelope, &body),
+            Body::VoteReply(body) => self.on_vote_reply(from, envelope, &body),
+            Body::Append(body) => {
                 if self.follow(from) {
                     self.on_append(from, body);
                 }
             }
-            Message::Heartbeat(body) => {
+            Body::Heartbeat(body) => {
                 if self.follow(from) {
                     self.on_heartbeat(from, envelope, &body);
                 }
             }
-            Message::Chunk(body) => {
+            Body::Chunk(body) => {
                 if self.follow(from) {
-                    self.on_chunk(from, body);
+                    self.on_chunk(from, *body);
                 }
             }
-            Message::TimeoutNow => self.on_timeout_now(from),
-            Message::AppendReply(body) => self.on_append_reply(from, envelope, &body),
-            Message::HeartbeatReply(body) => self.on_heartbeat_reply(from, envelope, &body),
-            Message::SnapshotReply(body) => self.on_snapshot_reply(from, envelope, &body),
+            Body::Commit(body) => {
+                if self.follow(from) {
+                    self.on_commit(envelope, &body);
+                }
+            }
+            Body::TimeoutNow => self.on_timeout_now(from),
+            Body::ReadAsk(body) => self.on_read_ask(from, &body),
+            Body::ReadAnswer(body) => self.on_read_answer(from, &body),
+            Body::AppendReply(body) => self.on_append_reply(from, envelope, &body),
+            Body::HeartbeatReply(body) => self.on_heartbeat_reply(from, envelope, &body),
+            Body::SnapshotReply(body) => self.on_snapshot_reply(from, envelope, &body),
         }
     }
 
     /// Enters the higher term of a message where that is due; returns whether the message still matters.
-    fn enters_term_of(&mut self, from: RaftId, envelope: &Envelope, message: &Message) -> bool {
-        match message {
+    fn enters_term_of(&mut self, from: RaftId, envelope: &Envelope, body: &Body) -> bool {
+        match body {
             // Answered without entering the term: that is the point of asking first (thesis §9.6).
-            Message::PreVote(_) | Message::PreVoteReply(_) => true,
-            Message::Vote(body) => {
+            Body::PreVote(_) | Body::PreVoteReply(_) => true,
+            Body::Vote(body) => {
                 if self.is_loyal() && !body.transfer {
                     return false;
                 }
                 self.become_follower(envelope.term, None);
                 true
             }
-            Message::Append(_)
-            | Message::Heartbeat(_)
-            | Message::Chunk(_)
-            | Message::TimeoutNow => {
+            Body::Append(_)
+            | Body::Heartbeat(_)
+            | Body::Chunk(_)
+            | Body::Commit(_)
+            | Body::ReadAnswer(_)
+            | Body::TimeoutNow => {
                 self.become_follower(envelope.term, Some(from));
                 true
             }
-            Message::VoteReply(_)
-            | Message::AppendReply(_)
-            | Message::HeartbeatReply(_)
-            | Message::SnapshotReply(_) => {
+            Body::VoteReply(_)
+            | Body::AppendReply(_)
+            | Body::HeartbeatReply(_)
+            | Body::SnapshotReply(_)
+            | Body::ReadAsk(_) => {
                 self.become_follower(envelope.term, None);
                 false
             }
@@ -108,37 +118,35 @@ impl Raft {
     }
 
     /// Tells the sender of an earlier term about the present one, where it asked for something.
-    fn answer_stale(&mut self, from: RaftId, envelope: &Envelope, message: &Message) {
-        match message {
-            Message::PreVote(body) => self.refuse_stale_pre_vote(from, body),
+    fn answer_stale(&mut self, from: RaftId, envelope: &Envelope, body: &Body) {
+        match body {
+            Body::PreVote(body) => self.refuse_stale_pre_vote(from, body),
             // Given by a voter that did not enter the candidate's term, so its own is lower.
-            Message::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, body),
-            Message::Vote(_) => self.send(
-                from,
-                None,
-                &Message::VoteReply(VoteReply { granted: false }),
-            ),
-            Message::Append(_) | Message::Heartbeat(_) | Message::Chunk(_) => {
+            Body::PreVoteReply(body) => self.on_pre_vote_reply(from, envelope, body),
+            Body::Vote(_) => self.send(from, None, Body::VoteReply(VoteReply { granted: false })),
+            Body::Append(_) | Body::Heartbeat(_) | Body::Chunk(_) | Body::Commit(_) => {
                 let verdict = Verdict::Rejected {
                     previous: Index::ZERO,
                     hint: Index::ZERO,
                     hint_term: Term::ZERO,
                 };
-                self.send(from, None, &Message::AppendReply(AppendReply { verdict }));
+                self.send(from, None, Body::AppendReply(AppendReply { verdict }));
             }
-            Message::VoteReply(_)
-            | Message::AppendReply(_)
-            | Message::HeartbeatReply(_)
-            | Message::SnapshotReply(_)
-            | Message::TimeoutNow => {}
+            Body::VoteReply(_)
+            | Body::AppendReply(_)
+            | Body::HeartbeatReply(_)
+            | Body::SnapshotReply(_)
+            | Body::ReadAsk(_)
+            | Body::ReadAnswer(_)
+            | Body::TimeoutNow => {}
         }
     }
 
-    fn admit_append(&self, leader_term: Term, append: &Append) -> Result<(), DecodeError> {
+    fn admit_append(&self, leader_term: Term, append: &Append) -> Result<(), MessageError> {
         let last = append.previous.plus(append.entries.len());
         at_most("index", last.get(), Index::MAX.get())?;
         let mut least = append.previous_term;
-        for entry in &append.entries {
+        for entry in append.entries.iter() {
             at_most("term of the entry before", least.get(), entry.term.get())?;
             least = entry.term;
             if let Payload::Membership(membership) = &entry.payload {
@@ -156,7 +164,7 @@ impl Raft {
                 && index <= self.commit()
                 && found != expected
             {
-                return Err(DecodeError::CommittedConflict {
+                return Err(MessageError::CommittedConflict {
                     index,
                     expected,
                     found,
@@ -175,12 +183,12 @@ impl Raft {
         let bytes_max = self.config.log_bytes_max.saturating_mul(2);
         let bytes = self.log.bytes().saturating_add(new);
         if new > 0 && bytes > bytes_max {
-            return Err(DecodeError::LogFull { bytes, bytes_max });
+            return Err(MessageError::LogFull { bytes, bytes_max });
         }
         Ok(())
     }
 
-    fn admit_chunk(&self, leader_term: Term, chunk: &Chunk) -> Result<(), DecodeError> {
+    fn admit_chunk(&self, leader_term: Term, chunk: &Chunk) -> Result<(), MessageError> {
         at_most("index", chunk.index.get(), Index::MAX.get())?;
         at_most("term of the snapshot", chunk.term.get(), leader_term.get())?;
         at_most(
@@ -197,27 +205,23 @@ impl Raft {
         self.admit_membership(&chunk.membership)
     }
 
-    fn admit_membership(&self, membership: &Membership) -> Result<(), DecodeError> {
+    fn admit_membership(&self, membership: &Membership) -> Result<(), MessageError> {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         at_most(
             "members",
             count(membership.len()),
             count(self.config.members_max),
         )?;
-        if membership.voters().next().is_none() || !membership.is_disjoint() {
-            return Err(DecodeError::OutOfRange {
-                field: "learners of a membership",
-                found: count(membership.learners().count()),
-                max: 0,
-            });
+        if !membership.is_sound() {
+            return Err(MessageError::Membership);
         }
         Ok(())
     }
 }
 
-fn at_most(field: &'static str, found: u64, max: u64) -> Result<(), DecodeError> {
+fn at_most(field: &'static str, found: u64, max: u64) -> Result<(), MessageError> {
     if found > max {
-        return Err(DecodeError::OutOfRange { field, found, max });
+        return Err(MessageError::OutOfRange { field, found, max });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use overlay_core::Instant;
 
-use crate::{Raft, RaftId, TransferError, progress::Mode, raft::Standing, wire::Message};
+use crate::{Raft, RaftId, TransferError, progress::Mode, raft::Standing, wire::Body};
 
 /// A transfer that is under way; proposals are refused meanwhile.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Raft {
         if to == self.config.id {
             return Err(TransferError::AlreadyLeader { to });
         }
-        let Some(progress) = leader.progress.get(&to).filter(|_| meant.is_some()) else {
+        let Some(progress) = leader.followers.get(to).filter(|_| meant.is_some()) else {
             return Err(TransferError::NotVoter { to });
         };
         if let Some(transfer) = &leader.transfer {
@@ -53,7 +53,7 @@ impl Raft {
             deadline: now + patience,
             asked: false,
         });
-        self.settle();
+        self.unsettle();
         Ok(())
     }
 
@@ -68,12 +68,13 @@ impl Raft {
         };
         let to = transfer.to;
         let holds_all = leader
-            .progress
-            .get(&to)
+            .followers
+            .get(to)
             .is_some_and(|progress| progress.matched >= last);
         if holds_all && !transfer.asked {
             transfer.asked = true;
-            self.send(to, None, &Message::TimeoutNow);
+            leader.rounds.gives_way = true;
+            self.send(to, None, Body::TimeoutNow);
         }
     }
 

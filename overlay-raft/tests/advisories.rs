@@ -125,7 +125,7 @@ fn first() -> Write {
         data: Bytes::new(),
     };
     Write {
-        snapshot: Some(snapshot),
+        snapshot: Some(snapshot.into()),
         ..write(0, &[])
     }
 }

@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use overlay_core::{Instant, Machine, Rng, Seed};
-use overlay_raft::{Change, Config, Index, Output, Payload, PersistTicket, Raft, Restored};
+use overlay_raft::{
+    Change, Config, Index, Output, Payload, PersistTicket, Raft, ReadMode, Restored,
+};
 use overlay_sim::contract::{self, Acted, Subject};
 
-use cluster::{Body, GROUP, Message, command, config, id, membership};
+use cluster::{Body, GROUP, Message, command, config, id, membership, message::joint};
 
 #[test]
 fn raft_keeps_the_contract() {
@@ -51,7 +53,19 @@ impl RaftSubject {
     fn body(&self, rng: &mut Rng) -> Body {
         let near = |rng: &mut Rng, value: u64| (value + 1).saturating_sub(rng.below(3));
         let (index, term) = (near(rng, self.last), near(rng, self.term));
-        match rng.below(14) {
+        match rng.below(17) {
+            14 => Body::Commit {
+                commit: near(rng, self.last),
+            },
+            15 => Body::ReadAsk {
+                life: rng.below(2),
+                number: rng.below(4),
+            },
+            16 => Body::ReadAnswer {
+                life: rng.below(2),
+                number: rng.below(4),
+                index,
+            },
             0 => Body::PreVote {
                 round: 1,
                 last_index: index,
@@ -117,6 +131,7 @@ fn payload(rng: &mut Rng) -> Payload {
         0 => Payload::Noop,
         1 => Payload::Membership(membership(&[1, 2, 3], &[5])),
         2 => Payload::Membership(membership(&[2, 3], &[])),
+        3 => Payload::Membership(joint(&[2, 3], &[1, 2, 3], &[1])),
         _ => command(&"x".repeat(rng.index(100).unwrap())),
     }
 }
@@ -157,7 +172,7 @@ impl Subject for RaftSubject {
                 let length = rng.index(300).unwrap();
                 raft.propose(now, Bytes::from(vec![1; length])).into()
             }
-            10 => raft.read_index(now).into(),
+            10 => raft.read_index(now, ReadMode::Quorum).into(),
             11 => raft.transfer(now, target).into(),
             12 => {
                 let change = match rng.below(4) {
@@ -166,7 +181,10 @@ impl Subject for RaftSubject {
                     2 => Change::Demote(target),
                     _ => Change::Remove(target),
                 };
-                raft.change(now, change).into()
+                let second = Change::Demote(id(1 + rng.below(3)));
+                let changes = [change, second];
+                let count = 1 + usize::from(rng.chance(300_000));
+                raft.change(now, &changes[..count]).into()
             }
             13 => {
                 let index = Index::new(self.applied + rng.below(2));
@@ -197,16 +215,16 @@ impl Subject for RaftSubject {
                 self.tickets.push_back(ticket);
                 text
             }
-            Output::Send { to, bytes } => {
-                let message = Message::decode(&bytes);
+            Output::Send { to, message } => {
+                let message = Message::decode(&message.encode());
                 if let Body::PreVote { round, .. } = message.body {
                     self.round = round;
                 }
                 format!("{to} {message:?}")
             }
-            Output::Apply(committed) => {
-                self.applied = committed.index.get();
-                format!("{committed:?}")
+            Output::Apply(batch) => {
+                self.applied = batch.iter().last().unwrap().index.get();
+                format!("{batch:?}")
             }
             other => format!("{other:?}"),
         }
@@ -235,7 +253,11 @@ impl Subject for RaftSubject {
 
     fn feed(&mut self, raft: &mut Raft, now: Instant, bytes: &[u8], rng: &mut Rng) -> Acted {
         let from = id(1 + rng.below(5));
-        raft.handle_message(now, from, bytes).into()
+        let decoded = overlay_raft::Message::decode(&Bytes::copy_from_slice(bytes));
+        let Ok(message) = decoded else {
+            return Acted::Refused;
+        };
+        raft.handle_message(now, from, message).into()
     }
 }
 
@@ -252,8 +274,9 @@ impl RaftSubject {
     }
 
     fn feed_body(&self, raft: &mut Raft, now: Instant, rng: &mut Rng, body: Body) -> Acted {
-        let message = self.message(rng, body);
-        raft.handle_message(now, id(2 + rng.below(2)), &message.encode())
+        let bytes = self.message(rng, body).encode().into();
+        let message = overlay_raft::Message::decode(&bytes).unwrap();
+        raft.handle_message(now, id(2 + rng.below(2)), message)
             .into()
     }
 }

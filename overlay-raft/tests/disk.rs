@@ -123,7 +123,7 @@ fn write(state: HardState, entries: &[(u64, u64)]) -> Write {
 /// Writes of every shape: a new disk, votes, entries, truncations, a compaction, an installed snapshot.
 fn script() -> Vec<Write> {
     let with_snapshot = |index, term, write: Write| Write {
-        snapshot: Some(snapshot(index, term)),
+        snapshot: Some(snapshot(index, term).into()),
         ..write
     };
     let truncating = |from, write: Write| Write {

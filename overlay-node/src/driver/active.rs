@@ -137,6 +137,8 @@ impl Active {
         let deadline = self.node.poll_timeout().into_iter();
         let deadline = deadline.fold(self.certificate_check, Instant::min);
         let sleep = tokio::time::sleep_until(self.clock.deadline(deadline));
+        // A timer takes a millisecond for what is due already.
+        let is_due = deadline <= self.clock.now();
         tokio::select! {
             biased;
             Some(input) = self.received.recv() => {
@@ -152,6 +154,7 @@ impl Active {
             input = self.gossip.recv() => self.handle(Input::Gossip(input)),
             Some(input) = self.queries.recv() => self.handle(Input::Names(input)),
             Some(_) = self.tasks.join_next() => {}
+            () = std::future::ready(()), if is_due => {}
             () = sleep => {}
         }
         let now = self.clock.now();

@@ -215,12 +215,18 @@ impl Manager {
         tick.into_iter().chain(self.raft.poll_timeout()).min()
     }
 
+    /// Returns whether what the consensus was told has consequences that nobody has drawn.
+    pub(crate) fn is_unsettled(&self, now: Instant) -> bool {
+        self.raft.poll_timeout().is_some_and(|due| due <= now)
+    }
+
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    pub(crate) fn handle_raft(&mut self, now: Instant, from: RaftId, bytes: &[u8]) -> bool {
-        let taken = self.raft.handle_message(now, from, bytes).is_ok();
+    pub(crate) fn handle_raft(&mut self, now: Instant, from: RaftId, bytes: &Bytes) -> bool {
+        let taken = overlay_raft::Message::decode(bytes)
+            .is_ok_and(|message| self.raft.handle_message(now, from, message).is_ok());
         self.settle(now);
         taken
     }
@@ -345,7 +351,8 @@ impl Manager {
         }
     }
 
-    /// Drains the consensus until it has nothing more to say and no tick is due.
+    /// Drains the consensus until it has nothing more to say and no tick is due. What follows from what it was told since
+    /// its last time-out, the next one draws for all of it together.
     pub(crate) fn settle(&mut self, now: Instant) {
         loop {
             while let Some(output) = self.raft.poll_output() {
@@ -371,12 +378,17 @@ impl Manager {
     fn on_raft(&mut self, now: Instant, output: RaftOutput) {
         match output {
             RaftOutput::Persist(batch) => self.actions.push_back(Action::Persist(batch)),
-            RaftOutput::Send { to, bytes } => self.actions.push_back(Action::Raft { to, bytes }),
-            RaftOutput::Apply(committed) => {
-                match postcard::from_bytes(&committed.command) {
-                    Ok(proposal) => self.apply(now, committed.index, proposal),
-                    // A later version's command: this manager's state would differ from the others' from here on.
-                    Err(_) => self.fail(),
+            RaftOutput::Send { to, message } => {
+                let bytes = message.encode();
+                self.actions.push_back(Action::Raft { to, bytes });
+            }
+            RaftOutput::Apply(batch) => {
+                for committed in batch.iter() {
+                    match postcard::from_bytes(committed.command) {
+                        Ok(proposal) => self.apply(now, committed.index, proposal),
+                        // A later version's command: this manager's state would differ from the others' from here on.
+                        Err(_) => return self.fail(),
+                    }
                 }
             }
             RaftOutput::Restore(snapshot) => match ClusterState::restore(&snapshot.data) {
@@ -473,7 +485,7 @@ impl Manager {
             .collect::<Vec<_>>();
         // Refused while another change is under way or a learner lags: that one must not keep the others back.
         for change in add.chain(remove).chain(promote) {
-            if self.raft.change(now, change).is_ok() {
+            if self.raft.change(now, &[change]).is_ok() {
                 return;
             }
         }

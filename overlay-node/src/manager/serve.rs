@@ -1,7 +1,7 @@
 //! Requests that the leader takes: turned into commands or reads, and answered once applied.
 
 use overlay_core::{EndpointId, Instant, NetworkId, NodeId};
-use overlay_raft::ReadId;
+use overlay_raft::{ReadId, ReadMode};
 
 use super::{Action, Manager, Read, Served, allowed_for_worker};
 use crate::{
@@ -206,7 +206,7 @@ impl Manager {
         if self.reads.values().any(|other| other.is_for_same(&read)) {
             return;
         }
-        if let Ok(id) = self.raft.read_index(now) {
+        if let Ok(id) = self.raft.read_index(now, ReadMode::Quorum) {
             self.reads.insert(id, read);
         }
     }

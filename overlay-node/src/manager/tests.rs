@@ -360,10 +360,11 @@ impl Lab {
                         let (write, ticket) = batch.into_parts();
                         assert_eq!(write.truncate_from, None, "a sole voter never takes back");
                         if let Some(snapshot) = write.snapshot {
+                            let snapshot = Snapshot::clone(&snapshot);
                             (self.disk.snapshot, self.disk.entries) = (Some(snapshot), Vec::new());
                         }
                         self.disk.hard_state = Some(write.hard_state);
-                        self.disk.entries.extend(write.entries);
+                        self.disk.entries.extend(write.entries.iter().cloned());
                         self.tickets.push_back(ticket);
                     }
                     Action::Answer {
@@ -372,6 +373,10 @@ impl Lab {
                     Action::Send { to, message } => self.sent.push((to, message)),
                     Action::Raft { .. } | Action::LeaderChanged | Action::Failed => {}
                 }
+            }
+            if self.manager.is_unsettled(self.now) {
+                self.manager.handle_timeout(self.now);
+                continue;
             }
             if !self.durable || self.tickets.is_empty() {
                 return;

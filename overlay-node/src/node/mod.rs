@@ -376,6 +376,12 @@ impl Machine for Node {
         self.names.resolver.handle_timeout(now);
         self.drains.handle_timeout(now);
         self.settle();
+        while let Some(manager) = &mut self.manager
+            && manager.is_unsettled(now)
+        {
+            manager.handle_timeout(now);
+            self.settle();
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -138,7 +138,7 @@ impl Node {
         }
     }
 
-    fn on_raft_message(&mut self, node: NodeId, from: RaftId, to: RaftId, bytes: &[u8]) {
+    fn on_raft_message(&mut self, node: NodeId, from: RaftId, to: RaftId, bytes: &Bytes) {
         let Some(manager) = &mut self.manager else {
             return;
         };

@@ -52,7 +52,7 @@ pub(super) fn encode(segment: u64, number: u64, write: &Write) -> Vec<u8> {
     if let Some(index) = &write.truncate_from {
         put(TRUNCATE, 0, &serialize(index));
     }
-    for entry in &write.entries {
+    for entry in write.entries.iter() {
         put(ENTRY, 0, &serialize(entry));
     }
     put(HARD_STATE, LAST, &serialize(&write.hard_state));
@@ -203,7 +203,7 @@ fn serialize(value: &impl Serialize) -> Vec<u8> {
 }
 
 const HEADER_BYTES: usize = 20;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Flags the last record of a write.
 const LAST: u8 = 1;

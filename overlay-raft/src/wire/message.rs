@@ -1,11 +1,18 @@
 //! The messages themselves, one type for each kind.
 
-use serde::{Deserialize, Serialize};
+use crate::{Incarnation, Index, RaftId, Term, entries::Entries, snapshot::Chunk};
 
-use crate::{Entry, Incarnation, Index, RaftId, Term, snapshot::Chunk};
+/// A message from one member to another.
+///
+/// Cheap to clone: entries and pieces of snapshots are shared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    pub(crate) envelope: Envelope,
+    pub(crate) body: Body,
+}
 
 /// What every message says first.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Envelope {
     /// The cluster.
     pub(crate) group: u64,
@@ -19,9 +26,9 @@ pub(crate) struct Envelope {
     pub(crate) means: Option<Incarnation>,
 }
 
-/// A message from another member.
+/// What a message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Message {
+pub(crate) enum Body {
     PreVote(PreVote),
     PreVoteReply(PreVoteReply),
     Vote(Vote),
@@ -30,14 +37,17 @@ pub(crate) enum Message {
     AppendReply(AppendReply),
     Heartbeat(Heartbeat),
     HeartbeatReply(HeartbeatReply),
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     SnapshotReply(SnapshotReply),
     /// The leader asks its successor to campaign at once (thesis §3.10).
     TimeoutNow,
+    Commit(Commit),
+    ReadAsk(ReadAsk),
+    ReadAnswer(ReadAnswer),
 }
 
 /// Would you vote for me in the term after mine? (thesis §9.6)
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PreVote {
     /// Tells the answers of one attempt from those of another.
     pub(crate) round: u64,
@@ -45,14 +55,14 @@ pub(crate) struct PreVote {
     pub(crate) last_term: Term,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PreVoteReply {
     pub(crate) round: u64,
     pub(crate) granted: bool,
 }
 
 /// `RequestVote` (Raft figure 2), in the envelope's term.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Vote {
     pub(crate) last_index: Index,
     pub(crate) last_term: Term,
@@ -60,7 +70,7 @@ pub(crate) struct Vote {
     pub(crate) transfer: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct VoteReply {
     pub(crate) granted: bool,
 }
@@ -71,15 +81,15 @@ pub(crate) struct Append {
     pub(crate) previous: Index,
     pub(crate) previous_term: Term,
     pub(crate) commit: Index,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Entries,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct AppendReply {
     pub(crate) verdict: Verdict,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
     /// The follower holds the leader's log up to here, durably.
     Accepted { matched: Index },
@@ -94,7 +104,7 @@ pub(crate) enum Verdict {
 }
 
 /// Says that the leader lives. Apart from [`Append`], so that it can carry a round and is never held up by entries.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Heartbeat {
     /// Never more than what the follower acknowledged.
     pub(crate) commit: Index,
@@ -102,19 +112,53 @@ pub(crate) struct Heartbeat {
     pub(crate) round: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct HeartbeatReply {
     pub(crate) round: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SnapshotReply {
     pub(crate) index: Index,
     /// The octet that the follower wants next.
     pub(crate) wanted: u64,
 }
 
+/// Tells how far the log is committed, where there are no entries to say it with. Nobody answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Commit {
+    /// Never more than what the follower acknowledged.
+    pub(crate) commit: Index,
+}
+
+/// Asks the leader from which index on the sender may answer reads that came in until now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ReadAsk {
+    /// Tells the reads of one life of a machine from those of another.
+    pub(crate) life: u64,
+    /// The last of these reads.
+    pub(crate) number: u64,
+}
+
+/// Answers [`ReadAsk`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ReadAnswer {
+    /// As asked.
+    pub(crate) life: u64,
+    /// As asked.
+    pub(crate) number: u64,
+    /// What the answers to the reads must contain.
+    pub(crate) index: Index,
+}
+
 impl Message {
+    /// Returns for whom it is.
+    pub fn to(&self) -> RaftId {
+        self.envelope.to
+    }
+}
+
+impl Body {
     pub(crate) fn kind(&self) -> u8 {
         match self {
             Self::PreVote(_) => 1,
@@ -128,6 +172,9 @@ impl Message {
             Self::Chunk(_) => 9,
             Self::SnapshotReply(_) => 10,
             Self::TimeoutNow => 11,
+            Self::Commit(_) => 12,
+            Self::ReadAsk(_) => 13,
+            Self::ReadAnswer(_) => 14,
         }
     }
 
@@ -135,7 +182,12 @@ impl Message {
     pub(crate) fn is_of_leader(&self) -> bool {
         matches!(
             self,
-            Self::Append(_) | Self::Heartbeat(_) | Self::Chunk(_) | Self::TimeoutNow
+            Self::Append(_)
+                | Self::Heartbeat(_)
+                | Self::Chunk(_)
+                | Self::TimeoutNow
+                | Self::Commit(_)
+                | Self::ReadAnswer(_)
         )
     }
 }

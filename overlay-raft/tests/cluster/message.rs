@@ -1,7 +1,5 @@
 //! The messages as documented in the crate's `wire` module, written down a second time: a change of the format shows.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use overlay_raft::{Membership, Payload, RaftId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -71,6 +69,18 @@ pub enum Body {
         wanted: u64,
     },
     TimeoutNow,
+    Commit {
+        commit: u64,
+    },
+    ReadAsk {
+        life: u64,
+        number: u64,
+    },
+    ReadAnswer {
+        life: u64,
+        number: u64,
+        index: u64,
+    },
 }
 
 impl Message {
@@ -124,16 +134,23 @@ impl Message {
             } => (9, put(&(index, term, membership, total, offset, data))),
             Body::SnapshotReply { index, wanted } => (10, put(&(index, wanted))),
             Body::TimeoutNow => (11, Vec::new()),
+            Body::Commit { commit } => (12, put(commit)),
+            Body::ReadAsk { life, number } => (13, put(&(life, number))),
+            Body::ReadAnswer {
+                life,
+                number,
+                index,
+            } => (14, put(&(life, number, index))),
         };
         body.extend(rest);
-        let mut bytes = vec![kind, 1];
+        let mut bytes = vec![kind, 2];
         bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         bytes.extend(body);
         bytes
     }
 
     pub fn decode(bytes: &[u8]) -> Self {
-        assert_eq!(bytes[1], 1, "version");
+        assert_eq!(bytes[1], 2, "version");
         let length = u32::from_le_bytes(bytes[2..6].try_into().unwrap());
         assert_eq!(bytes.len(), 6 + length as usize, "length");
         let mut body = &bytes[6..];
@@ -210,6 +227,19 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
             Body::SnapshotReply { index, wanted }
         }
         11 => Body::TimeoutNow,
+        12 => Body::Commit { commit: take(body) },
+        13 => {
+            let (life, number) = take(body);
+            Body::ReadAsk { life, number }
+        }
+        14 => {
+            let (life, number, index) = take(body);
+            Body::ReadAnswer {
+                life,
+                number,
+                index,
+            }
+        }
         kind => panic!("kind {kind}"),
     };
     assert!(body.is_empty(), "{} octets left of {decoded:?}", body.len());
@@ -228,10 +258,22 @@ fn decode_append(body: &mut &[u8]) -> Body {
 
 /// Founders and learners. Founders have incarnation zero.
 pub fn membership(voters: &[u64], learners: &[u64]) -> Membership {
+    joint(voters, &[], learners)
+}
+
+/// As above, on the way from the voters `outgoing`.
+pub fn joint(voters: &[u64], outgoing: &[u64], learners: &[u64]) -> Membership {
     let id = |number: &u64| RaftId::new(*number).unwrap();
-    let voters: BTreeMap<RaftId, u64> = voters.iter().map(|voter| (id(voter), 0)).collect();
-    let learners: BTreeSet<RaftId> = learners.iter().map(id).collect();
-    postcard::from_bytes(&put(&(voters, learners))).unwrap()
+    let with_incarnation = |voters: &[u64]| -> Vec<(RaftId, u64)> {
+        voters.iter().map(|voter| (id(voter), 0)).collect()
+    };
+    let learners: Vec<RaftId> = learners.iter().map(id).collect();
+    let parts = (
+        with_incarnation(voters),
+        with_incarnation(outgoing),
+        learners,
+    );
+    postcard::from_bytes(&put(&parts)).unwrap()
 }
 
 fn put(value: &impl Serialize) -> Vec<u8> {

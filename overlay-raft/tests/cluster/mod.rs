@@ -18,8 +18,8 @@ use std::{
 use bytes::Bytes;
 use overlay_core::{Instant, Machine, Seed};
 use overlay_raft::{
-    Change, ChangeError, Committed, Config, DecodeError, Entry, Event, HardState, Index, Output,
-    Payload, PersistTicket, ProposalId, ProposeError, Raft, RaftId, ReadId, Restored, Role,
+    Change, ChangeError, Config, Entry, Event, HardState, Index, MessageError, Output, Payload,
+    PersistTicket, ProposalId, ProposeError, Raft, RaftId, ReadId, ReadMode, Restored, Role,
     Snapshot, Term, Write,
 };
 
@@ -56,7 +56,7 @@ pub struct Stored {
 impl Stored {
     pub fn apply(&mut self, write: &Write) {
         if let Some(snapshot) = &write.snapshot {
-            self.snapshot = Some(snapshot.clone());
+            self.snapshot = Some(Snapshot::clone(snapshot));
             self.entries.clear();
         }
         if let Some(from) = write.truncate_from {
@@ -107,6 +107,14 @@ impl Stored {
     }
 }
 
+/// A command that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    pub index: Index,
+    pub term: Term,
+    pub command: Bytes,
+}
+
 /// One member and all that it has let out.
 #[derive(Debug)]
 pub struct Node {
@@ -117,7 +125,7 @@ pub struct Node {
     pub writes: VecDeque<(Write, PersistTicket)>,
     pub stored: Stored,
     pub sent: VecDeque<(u64, Bytes)>,
-    pub applied: Vec<Committed>,
+    pub applied: Vec<Applied>,
     pub restored: Vec<Snapshot>,
     pub reads: Vec<(ReadId, u64)>,
     pub events: Vec<Event>,
@@ -125,11 +133,21 @@ pub struct Node {
 
 impl Node {
     pub fn new(config: Config, now: Instant, stored: Stored, restored: Restored) -> Self {
+        Self::start(config, now, stored, restored, true)
+    }
+
+    fn start(
+        config: Config,
+        now: Instant,
+        stored: Stored,
+        restored: Restored,
+        fast_disk: bool,
+    ) -> Self {
         let seed = Seed::from_u64(config.id.get() + 100 * now.as_millis());
         let mut node = Self {
             raft: Raft::new(config, seed, now, restored).unwrap(),
             now,
-            fast_disk: true,
+            fast_disk,
             writes: VecDeque::new(),
             stored,
             sent: VecDeque::new(),
@@ -149,6 +167,18 @@ impl Node {
     pub fn founder_with(config: Config, voters: &[u64]) -> Self {
         let restored = Restored::bootstrap(voters.iter().map(|voter| id(*voter)));
         Self::new(config, Instant::EPOCH, Stored::default(), restored)
+    }
+
+    /// The only member, whose disk has not finished anything.
+    pub fn alone_with_slow_disk() -> Self {
+        let restored = Restored::bootstrap([id(1)]);
+        Self::start(
+            config(1),
+            Instant::EPOCH,
+            Stored::default(),
+            restored,
+            false,
+        )
     }
 
     pub fn joiner(number: u64) -> Self {
@@ -182,11 +212,9 @@ impl Node {
     /// Crashes and starts again from what the disk holds.
     pub fn restart(&mut self) {
         let config = self.raft.config().clone();
-        let fast_disk = self.fast_disk;
         let stored = self.stored.clone();
         let restored = stored.restore();
-        *self = Self::new(config, self.now, stored, restored);
-        self.fast_disk = fast_disk;
+        *self = Self::start(config, self.now, stored, restored, self.fast_disk);
     }
 
     pub fn campaign(&mut self) {
@@ -219,7 +247,7 @@ impl Node {
         self.try_feed(from, term, body).unwrap();
     }
 
-    pub fn try_feed(&mut self, from: u64, term: u64, body: Body) -> Result<(), DecodeError> {
+    pub fn try_feed(&mut self, from: u64, term: u64, body: Body) -> Result<(), MessageError> {
         let message = Message {
             group: GROUP,
             to: self.raft.id().get(),
@@ -231,10 +259,9 @@ impl Node {
         self.feed_message(from, &message)
     }
 
-    pub fn feed_message(&mut self, from: u64, message: &Message) -> Result<(), DecodeError> {
-        let result = self
-            .raft
-            .handle_message(self.now, id(from), &message.encode());
+    pub fn feed_message(&mut self, from: u64, message: &Message) -> Result<(), MessageError> {
+        let message = overlay_raft::Message::decode(&message.encode().into()).unwrap();
+        let result = self.raft.handle_message(self.now, id(from), message);
         self.drain();
         result
     }
@@ -269,13 +296,17 @@ impl Node {
     }
 
     pub fn change(&mut self, change: Change) -> Result<ProposalId, ChangeError> {
-        let result = self.raft.change(self.now, change);
+        self.change_all(&[change])
+    }
+
+    pub fn change_all(&mut self, changes: &[Change]) -> Result<ProposalId, ChangeError> {
+        let result = self.raft.change(self.now, changes);
         self.drain();
         result
     }
 
     pub fn read(&mut self) -> ReadId {
-        let read = self.raft.read_index(self.now).unwrap();
+        let read = self.raft.read_index(self.now, ReadMode::Quorum).unwrap();
         self.drain();
         read
     }
@@ -294,6 +325,17 @@ impl Node {
     }
 
     pub fn drain(&mut self) {
+        while self
+            .raft
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= self.now)
+        {
+            self.raft.handle_timeout(self.now);
+            self.drain_outputs();
+        }
+    }
+
+    fn drain_outputs(&mut self) {
         while let Some(output) = self.raft.poll_output() {
             match output {
                 Output::Persist(batch) => {
@@ -302,9 +344,15 @@ impl Node {
                         self.write_all();
                     }
                 }
-                Output::Send { to, bytes } => self.sent.push_back((to.get(), bytes)),
-                Output::Apply(committed) => self.applied.push(committed),
-                Output::Restore(snapshot) => self.restored.push(snapshot),
+                Output::Send { to, message } => self.sent.push_back((to.get(), message.encode())),
+                Output::Apply(batch) => {
+                    self.applied.extend(batch.iter().map(|committed| Applied {
+                        index: committed.index,
+                        term: committed.term,
+                        command: committed.command.clone(),
+                    }));
+                }
+                Output::Restore(snapshot) => self.restored.push(Snapshot::clone(&snapshot)),
                 Output::ReadReady { read, index } => self.reads.push((read, index.get())),
                 Output::Event(event) => self.events.push(event),
             }
@@ -457,8 +505,9 @@ impl Cluster {
                         || self.down.contains(&to)
                         || self.down.contains(&from);
                     if let Some(node) = self.nodes.get_mut(&to).filter(|_| !lost) {
+                        let message = overlay_raft::Message::decode(&bytes).unwrap();
                         node.raft
-                            .handle_message(node.now, id(from), &bytes)
+                            .handle_message(node.now, id(from), message)
                             .unwrap();
                         node.drain();
                     }
@@ -518,7 +567,15 @@ impl Cluster {
     }
 
     pub fn change(&mut self, number: u64, change: Change) -> Result<ProposalId, ChangeError> {
-        let result = self.node(number).change(change);
+        self.change_all(number, &[change])
+    }
+
+    pub fn change_all(
+        &mut self,
+        number: u64,
+        changes: &[Change],
+    ) -> Result<ProposalId, ChangeError> {
+        let result = self.node(number).change_all(changes);
         self.settle();
         result
     }

@@ -91,8 +91,8 @@ impl Checker {
     }
 
     /// A member applied a command; `own` says that it had proposed it.
-    pub(crate) fn on_applied(&mut self, raft: &Raft, committed: &Committed) -> u64 {
-        let operation = decode(&committed.command);
+    pub(crate) fn on_applied(&mut self, raft: &Raft, committed: &Committed<'_>) -> u64 {
+        let operation = decode(committed.command);
         let found = (committed.term, operation);
         let entry =
             self.applied

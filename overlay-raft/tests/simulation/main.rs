@@ -24,7 +24,7 @@ use checker::Checker;
 use layer::Layer;
 use member::{Member, Setup, id_of};
 
-const MARKERS: [&str; 14] = [
+const MARKERS: [&str; 18] = [
     "a snapshot is restored",
     "a read is answered",
     "a proposal is lost",
@@ -39,6 +39,10 @@ const MARKERS: [&str; 14] = [
     "a wiped voter is noticed",
     "a voter without its disk is replaced",
     "two leaders at once",
+    "a membership is joint",
+    "voters are replaced",
+    "a follower answers a read",
+    "a read by lease",
 ];
 
 #[test]
@@ -119,6 +123,7 @@ impl Cluster {
         let (wiped, healed) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(false)));
         let setup = Setup {
             founders,
+            leases: rng.chance(500_000),
             wiped: Rc::clone(&wiped),
             healed: Rc::clone(&healed),
             storage: StorageConfig {
@@ -292,6 +297,7 @@ fn configure(config: &mut Config, rng: &mut Rng) {
     config.entries_per_append_max = pick(&[1, 3, 256]);
     config.append_bytes_max = pick(&[1, 200, 1 << 18]) as u64;
     config.inflight_max = pick(&[1, 2, 64]);
+    config.inflight_bytes_max = pick(&[1, 500, 8 << 20]) as u64;
     config.writes_inflight_max = pick(&[1, 2, 8]);
     config.trailing_entries_max = pick(&[0, 3, 500]);
     config.snapshot_chunk_bytes_max = pick(&[50, 200, 1 << 18]);

@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use overlay_core::{DiskError, Instant, Machine, Rng};
 use overlay_raft::{
-    Config, Event, Incarnation, Index, Output, ProposalId, Raft, RaftId, ReadId, Restored, Term,
-    WriteBatch,
+    Committed, Config, Event, Incarnation, Index, Message, Output, ProposalId, Raft, RaftId,
+    ReadId, ReadMode, Restored, Term, WriteBatch,
     storage::{Log, OpenError, StorageConfig},
 };
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, runner::sometimes};
@@ -27,6 +27,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) founders: usize,
+    /// Whether leaders rely on clocks.
+    pub(crate) leases: bool,
     /// Whose disk was lost: it must join then, not found.
     pub(crate) wiped: Rc<Cell<Option<HostId>>>,
     pub(crate) storage: StorageConfig,
@@ -97,6 +99,7 @@ impl Member {
             _ => Restored::joining(),
         };
         let mut config = Config::new(id_of(boot.host), 7);
+        config.clock_drift_ppm_max = setup.leases.then_some(110_000);
         (setup.configure)(&mut config, &mut boot.seed.derive("configure").rng());
         let raft = Raft::new(config, boot.seed.clone(), boot.now, restored);
         member.raft = Some(raft.expect("what Log::open returns is consistent"));
@@ -123,10 +126,11 @@ impl Member {
         Some(operation)
     }
 
-    pub(crate) fn read(&mut self, now: Instant) {
+    pub(crate) fn read(&mut self, now: Instant, mode: ReadMode) {
         if let Some(raft) = &mut self.raft
-            && let Ok(read) = raft.read_index(now)
+            && let Ok(read) = raft.read_index(now, mode)
         {
+            sometimes("a read by lease", raft.stats().lease_reads > 0);
             let floor = self.checker.borrow().read_floor();
             self.reads.insert(read, floor);
         }
@@ -209,11 +213,11 @@ impl Member {
             .on_vote(own, envelope.3, envelope.2, candidate);
     }
 
-    fn on_apply(&mut self, committed: overlay_raft::Committed) {
+    fn on_apply(&mut self, committed: &Committed<'_>) {
         assert!(committed.index > self.applied, "applied twice or backwards");
         let raft = self.raft.as_ref().expect("it comes from it");
         let mut checker = self.checker.borrow_mut();
-        let operation = checker.on_applied(raft, &committed);
+        let operation = checker.on_applied(raft, committed);
         self.operations.push(operation);
         self.applied = committed.index;
         let id = ProposalId {
@@ -265,7 +269,9 @@ impl Machine for Member {
 impl Host for Member {
     fn deliver(&mut self, now: Instant, from: HostId, _: Channel, bytes: &[u8]) {
         if let Some(raft) = &mut self.raft {
-            let result = raft.handle_message(now, id_of(from), bytes);
+            let message =
+                Message::decode(&Bytes::copy_from_slice(bytes)).expect("as it was encoded");
+            let result = raft.handle_message(now, id_of(from), message);
             // A replay of an old message may be about a log that is long compacted, but never a contradiction.
             result.expect("members send each other what is admitted");
         }
@@ -276,7 +282,7 @@ impl Host for Member {
             Output::Persist(batch) => {
                 let raft = self.raft.as_ref().expect("it comes from it");
                 let mut before = None;
-                for entry in &batch.write().entries {
+                for entry in batch.write().entries.iter() {
                     let before_term = before.or_else(|| raft.term_at(entry.index.previous()));
                     if let Some(before_term) = before_term {
                         self.checker.borrow_mut().on_entry(before_term, entry);
@@ -294,12 +300,15 @@ impl Host for Member {
                 let number = self.written + self.writes.len() as u64;
                 outbox.after(delay, number);
             }
-            Output::Send { to, bytes } => {
+            Output::Send { to, message } => {
+                let bytes = message.encode();
                 self.on_send(to, &bytes);
                 outbox.send(host_of(to), Channel::Datagram, bytes.to_vec());
             }
-            Output::Apply(committed) => {
-                self.on_apply(committed);
+            Output::Apply(batch) => {
+                for committed in batch.iter() {
+                    self.on_apply(&committed);
+                }
                 self.compact(now);
             }
             Output::Restore(snapshot) => {
@@ -313,6 +322,7 @@ impl Host for Member {
             Output::ReadReady { read, index } => {
                 let floor = self.reads.remove(&read).expect("answered once");
                 sometimes("a read is answered", true);
+                sometimes("a follower answers a read", !self.is_leader());
                 assert!(
                     index >= floor,
                     "a read sees {index}, but {floor} was acknowledged before it began"

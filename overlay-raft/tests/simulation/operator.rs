@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use overlay_core::Instant;
-use overlay_raft::{Change, Raft, RaftId};
+use overlay_raft::{Change, Membership, Raft, RaftId, ReadMode};
 use overlay_sim::{HostId, runner::sometimes};
 
 use crate::{Cluster, Kind, member::id_of};
@@ -23,12 +23,21 @@ impl Cluster {
             Kind::Stranding => self.strand(&leaders),
             Kind::Fixed | Kind::Changing | Kind::Wiping => {}
         }
+        if self.rng.chance(500_000) {
+            let host = match leaders.first() {
+                Some(&leader) if self.rng.chance(500_000) => leader,
+                _ => self.any_host(),
+            };
+            let mode = if self.rng.chance(500_000) {
+                ReadMode::Lease
+            } else {
+                ReadMode::Quorum
+            };
+            self.world.with(host, |member, now| member.read(now, mode));
+        }
         for &host in &leaders {
             for _ in 0..self.rng.below(3) {
                 self.world.with(host, |member, now| member.propose(now));
-            }
-            if self.rng.chance(300_000) {
-                self.world.with(host, |member, now| member.read(now));
             }
             if self.rng.chance(10_000) {
                 self.transfer(host);
@@ -109,10 +118,42 @@ impl Cluster {
     }
 
     fn change(&mut self, host: HostId) {
-        let id = id_of(self.any_host());
         let Some(membership) = self.raft(host, |raft, _| raft.membership().clone()) else {
             return;
         };
+        let (change, marker) = if self.rng.chance(300_000) {
+            self.replacement(&membership)
+        } else {
+            self.step(&membership)
+        };
+        if change.is_empty() {
+            return;
+        }
+        let done = self.raft(host, |raft, now| raft.change(now, &change));
+        sometimes(marker, matches!(done, Some(Ok(_))));
+        let is_joint = self.raft(host, |raft, _| raft.membership().is_joint());
+        sometimes("a membership is joint", is_joint == Some(true));
+    }
+
+    /// All learners for as many voters.
+    fn replacement(&mut self, membership: &Membership) -> (Vec<Change>, &'static str) {
+        let learners = membership.learners().map(Change::Promote);
+        let mut change: Vec<Change> = learners.collect();
+        let gone = self.rng.chance(500_000);
+        let voters = membership.voters().take(change.len());
+        change.extend(voters.map(|id| {
+            if gone {
+                Change::Remove(id)
+            } else {
+                Change::Demote(id)
+            }
+        }));
+        (change, "voters are replaced")
+    }
+
+    /// A change of one member.
+    fn step(&mut self, membership: &Membership) -> (Vec<Change>, &'static str) {
+        let id = id_of(self.any_host());
         // At least two voters stay, so that a removed leader has somebody to lead the rest.
         let spare = membership.voters().count() > 2;
         let (change, marker) = if membership.is_learner(id) {
@@ -124,14 +165,13 @@ impl Cluster {
         } else if !membership.contains(id) {
             (Change::AddLearner(id), "a learner is added")
         } else if !spare {
-            return;
+            return (Vec::new(), "a member is removed");
         } else if self.rng.chance(400_000) {
             (Change::Demote(id), "a voter is demoted")
         } else {
             (Change::Remove(id), "a member is removed")
         };
-        let done = self.raft(host, |raft, now| raft.change(now, change));
-        sometimes(marker, matches!(done, Some(Ok(_))));
+        (vec![change], marker)
     }
 
     /// Once, at the worst moment: two of three hold what the third does not, one of them loses its disk, and the other
@@ -174,7 +214,7 @@ impl Cluster {
                 return;
             };
             let promotes = matches!(change, Change::Promote(_));
-            let done = raft.change(now, change).is_ok();
+            let done = raft.change(now, &[change]).is_ok();
             sometimes("a voter without its disk is replaced", done && promotes);
         });
     }
