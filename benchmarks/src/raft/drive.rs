@@ -16,8 +16,6 @@ use crate::{clock::cpu, heap};
 pub const CHUNK: u64 = 256;
 /// How many entries a member applies between two compactions of its log.
 pub const COMPACT_EVERY: u64 = 4_096;
-/// How many applied entries a compaction leaves, for members that are behind.
-pub const KEEP: u64 = 1_024;
 
 /// How a peer is set up and driven. Ours is always as it comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
