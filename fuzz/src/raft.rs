@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use overlay_core::{Instant, Machine, Seed};
 use overlay_raft::{
-    Change, Config, Output, PersistTicket, Raft, RaftId, Restored, Role, Write, storage::Log,
+    Change, Config, Message, Output, PersistTicket, Raft, RaftId, ReadMode, Restored, Role, Write,
+    storage::Log,
 };
 
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) fn config() -> Config {
         reads_max: 4,
         writes_inflight_max: 2,
         messages_max: 32,
+        inflight_bytes_max: 300,
+        clock_drift_ppm_max: Some(1_000),
         ..Config::new(id(1), 7)
     }
 }
@@ -47,7 +50,16 @@ pub fn raft_message(bytes: &[u8]) {
     let mut raft = Raft::new(config(), Seed::from_u64(1), now, founders()).expect("good settings");
     while raft.poll_output().is_some() {}
     let before = format!("{raft:?}");
-    if raft.handle_message(now, id(2), bytes).is_err() {
+    let Ok(message) = Message::decode(&Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    let again = Message::decode(&message.encode());
+    assert_eq!(
+        again.as_ref(),
+        Ok(&message),
+        "encoded anew, it is another one"
+    );
+    if raft.handle_message(now, id(2), message).is_err() {
         assert_eq!(
             format!("{raft:?}"),
             before,
@@ -58,6 +70,7 @@ pub fn raft_message(bytes: &[u8]) {
             "a refused message queued something"
         );
     }
+    raft.handle_timeout(now);
     while raft.poll_output().is_some() {}
 }
 
@@ -112,7 +125,7 @@ impl Bench {
             0..=2 => self.tell(input),
             3 => {
                 let from = id(input.u8() % 8);
-                let _ = self.raft.handle_message(now, from, input.bytes());
+                hear(&mut self.raft, now, from, input.bytes());
             }
             4..=6 => self.agree(),
             7 => {
@@ -133,14 +146,19 @@ impl Bench {
                     Change::Demote(of),
                     Change::Remove(of),
                 ];
-                let _ = self.raft.change(now, changes[usize::from(input.u8() % 4)]);
+                let first = usize::from(input.u8() % 4);
+                let second = usize::from(input.u8() % 8);
+                let several = changes.get(second).map(|second| [changes[first], *second]);
+                let one = [changes[first]];
+                let several = several.as_ref().map_or(&one[..], |several| &several[..]);
+                let _ = self.raft.change(now, several);
             }
             12 => {
                 let data = Bytes::copy_from_slice(input.bytes());
                 let _ = self.raft.compact(now, self.raft.applied(), data);
             }
             13 => {
-                let _ = self.raft.read_index(now);
+                let _ = self.raft.read_index(now, ReadMode::Lease);
             }
             14 => match input.u8() % 4 {
                 0 => self.raft.campaign(now),
@@ -155,7 +173,7 @@ impl Bench {
 
     /// Sends a message with a header that is admitted, and a body that is anything.
     fn tell(&mut self, input: &mut Input<'_>) {
-        let (from, kind, flags) = (id(2 + input.u8() % 4), input.u8() % 12, input.u8());
+        let (from, kind, flags) = (id(2 + input.u8() % 4), input.u8() % 15, input.u8());
         let term = self.raft.term().get();
         let term = match flags & 3 {
             0 | 1 => term,
@@ -168,7 +186,7 @@ impl Bench {
             other => Some(u64::from(other)),
         };
         let message = message(kind, (7, 1, term, 0, means), input.bytes());
-        let _ = self.raft.handle_message(self.now, from, &message);
+        hear(&mut self.raft, self.now, from, &message);
     }
 
     /// Answers the last message as a peer does that agrees.
@@ -196,7 +214,7 @@ impl Bench {
         let (group, _, term, _, _) = envelope;
         // A pre-vote is for the term after the one that the envelope tells, and is answered in the latter.
         let message = message(kind, (group, 1, term, 0, Some(0)), &body);
-        let _ = self.raft.handle_message(self.now, from, &message);
+        hear(&mut self.raft, self.now, from, &message);
     }
 
     fn persist(&mut self, count: usize) {
@@ -231,10 +249,11 @@ impl Bench {
     }
 
     fn drain(&mut self) {
+        self.raft.handle_timeout(self.now);
         while let Some(output) = self.raft.poll_output() {
             match output {
                 Output::Persist(batch) => self.writes.push(batch.into_parts()),
-                Output::Send { to, bytes } => self.sent = Some((to, bytes)),
+                Output::Send { to, message } => self.sent = Some((to, message.encode())),
                 _ => {}
             }
         }
@@ -248,6 +267,12 @@ impl Bench {
     }
 }
 
+fn hear(raft: &mut Raft, now: Instant, from: RaftId, bytes: &[u8]) {
+    if let Ok(message) = Message::decode(&Bytes::copy_from_slice(bytes)) {
+        let _ = raft.handle_message(now, from, message);
+    }
+}
+
 /// Group, recipient, term, incarnation of the sender, and the one that is meant of the recipient.
 type Envelope = (u64, u64, u64, u64, Option<u64>);
 
@@ -255,7 +280,7 @@ fn message(kind: u8, envelope: Envelope, body: &[u8]) -> Vec<u8> {
     let mut content = octets(&envelope);
     content.extend_from_slice(body);
     let length = u32::try_from(content.len()).expect("a message is short");
-    let mut message = vec![kind, 1];
+    let mut message = vec![kind, 2];
     message.extend(length.to_le_bytes());
     message.extend(content);
     message

@@ -253,7 +253,7 @@ impl Raft {
             .waiting
             .back()
             .is_some_and(|waiting| waiting.round > rounds.last);
-        let begins = waits && confirmed >= rounds.last;
+        let begins = waits && rounds.sent.len() < ROUNDS_AT_ONCE;
         for (id, answer) in answers {
             self.send(id, None, Body::ReadAnswer(answer));
         }
@@ -326,6 +326,9 @@ fn lease_of(timeout: Duration, drift_ppm: u32) -> Duration {
     const MILLION: u32 = 1_000_000;
     timeout * MILLION.saturating_sub(drift_ppm) / MILLION.saturating_add(drift_ppm)
 }
+
+/// So many rounds are begun for reads before a quorum acknowledged the first of them.
+const ROUNDS_AT_ONCE: usize = 4;
 
 /// So many rounds may wait for a quorum at once; a lease counts from the oldest that is known.
 const ROUNDS_MAX: usize = 64;

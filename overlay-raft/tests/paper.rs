@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use overlay_core::{Instant, Machine};
 use overlay_raft::{
-    Change, ChangeError, Event, Index, Payload, ProposeError, Role, Sending, TransferError,
+    Change, ChangeError, Event, Index, Payload, ProposeError, ReadMode, Role, Sending,
+    TransferError,
 };
 
 use cluster::{Body, Cluster, ELECTION, HEARTBEAT, Node, Stored, command, config, id, membership};
@@ -867,8 +868,7 @@ fn t6_4_a_read_waits_for_a_quorum_that_confirms_the_leader_after_it_came() {
 #[test]
 fn t6_4_many_reads_share_a_round() {
     let mut node = Node::leader();
-    let reads: Vec<_> = (0..100).map(|_| node.read()).collect();
-    let round = |node: &mut Node| {
+    let rounds = |node: &mut Node| -> Vec<u64> {
         let rounds: BTreeSet<u64> = node
             .take()
             .into_iter()
@@ -877,14 +877,28 @@ fn t6_4_many_reads_share_a_round() {
                 _ => None,
             })
             .collect();
-        assert_eq!(rounds.len(), 1, "one round at a time");
-        *rounds.first().unwrap()
+        rounds.into_iter().collect()
     };
-    let first = round(&mut node);
-    node.feed(2, Body::HeartbeatReply { round: first });
-    assert_eq!(node.reads.len(), 1);
-    let second = round(&mut node);
-    node.feed(3, Body::HeartbeatReply { round: second });
+    for _ in 0..100 {
+        node.raft.read_index(node.now, ReadMode::Quorum).unwrap();
+    }
+    node.drain();
+    let [round] = rounds(&mut node)[..] else {
+        panic!("one round for all that came together");
+    };
+    node.feed(2, Body::HeartbeatReply { round });
+    assert_eq!(node.reads.len(), 100);
+    node.reads.clear();
+    // One by one they do not wait for the answer to the first, but the number of rounds has a bound.
+    let reads: Vec<_> = (0..100).map(|_| node.read()).collect();
+    let first = rounds(&mut node);
+    assert_eq!(first.len(), 4);
+    node.feed(3, Body::HeartbeatReply { round: first[3] });
+    assert_eq!(node.reads.len(), 4);
+    let [round] = rounds(&mut node)[..] else {
+        panic!("one round for all that waited");
+    };
+    node.feed(3, Body::HeartbeatReply { round });
     let answered: Vec<_> = node.reads.iter().map(|(read, _)| *read).collect();
     assert_eq!(answered, reads);
 }

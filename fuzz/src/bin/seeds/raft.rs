@@ -71,6 +71,7 @@ impl Cluster {
     fn drain(&mut self, at: usize) -> bool {
         let from = self.members[at].raft.id();
         let mut busy = false;
+        self.members[at].raft.handle_timeout(self.now);
         while let Some(output) = self.members[at].raft.poll_output() {
             busy = true;
             match output {
@@ -83,7 +84,8 @@ impl Cluster {
                         .expect("a disk in memory does not fail");
                     member.raft.handle_persisted(self.now, ticket);
                 }
-                Output::Send { to, bytes } if self.cut != Some(to) && self.cut != Some(from) => {
+                Output::Send { to, message } if self.cut != Some(to) && self.cut != Some(from) => {
+                    let bytes = message.encode();
                     if to == id(1) {
                         // The longest of a kind is the most telling.
                         let known = self.heard.entry(bytes[0]).or_default();
@@ -96,7 +98,7 @@ impl Cluster {
                     if let Some(member) = self.members.get_mut(to) {
                         member
                             .raft
-                            .handle_message(self.now, from, &bytes)
+                            .handle_message(self.now, from, message)
                             .expect("a good message");
                     }
                 }
@@ -135,7 +137,7 @@ fn story(mut look: impl FnMut(&Cluster, &str)) -> Cluster {
     let now = cluster.now;
     cluster.members[0]
         .raft
-        .change(now, Change::AddLearner(id(4)))
+        .change(now, &[Change::AddLearner(id(4))])
         .expect("a new member");
     cluster.run(400);
     look(&cluster, "changed");
