@@ -20,7 +20,6 @@ struct Row {
     in_flight: u64,
     codec: bool,
     setups: &'static [Setup],
-    ops: u64,
     reach: f64,
 }
 
@@ -32,19 +31,16 @@ const ROWS: [Row; 7] = {
         in_flight: 256,
         codec: false,
         setups: &[Single, Tuned],
-        ops: 400_000,
         reach: 1.5,
     };
     [
         Row {
             in_flight: 1,
             setups: &[Default, Tuned],
-            ops: 200_000,
             ..row
         },
         Row {
             setups: &[Default, Single, Tuned],
-            ops: 600_000,
             ..row
         },
         Row {
@@ -56,14 +52,12 @@ const ROWS: [Row; 7] = {
         Row {
             codec: true,
             command_bytes: 1_024,
-            ops: 300_000,
             ..row
         },
         Row { members: 5, ..row },
         Row {
             members: 5,
             command_bytes: 1_024,
-            ops: 200_000,
             ..row
         },
     ]
@@ -82,7 +76,6 @@ impl Row {
             in_flight: self.in_flight,
             codec: self.codec,
             setup,
-            ops: self.ops,
         }
     }
 

@@ -52,6 +52,11 @@ impl FromStr for Setup {
     }
 }
 
+/// How many operations all members apply before the clock is looked at.
+const PORTION: u64 = 65_536;
+/// At least so much CPU time is measured, however fast a member is.
+const MEASURED: Duration = Duration::from_millis(500);
+
 /// What is run, as it is handed to the program that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
@@ -61,7 +66,6 @@ pub struct Case {
     /// Whether each message is encoded and decoded again.
     pub codec: bool,
     pub setup: Setup,
-    pub ops: u64,
 }
 
 impl fmt::Display for Case {
@@ -72,12 +76,8 @@ impl fmt::Display for Case {
             in_flight,
             codec,
             setup,
-            ops,
         } = self;
-        write!(
-            f,
-            "{members},{command_bytes},{in_flight},{codec},{setup},{ops}"
-        )
+        write!(f, "{members},{command_bytes},{in_flight},{codec},{setup}")
     }
 }
 
@@ -96,7 +96,6 @@ impl FromStr for Case {
             in_flight: next(words)?,
             codec: next(words)?,
             setup: next(words)?,
-            ops: next(words)?,
         })
     }
 }
@@ -279,11 +278,15 @@ pub fn run<M: Member>(case: &Case, new: impl FnMut(usize) -> M) -> Figures {
     // Fills caches and buffers, and has logs compacted for the first time.
     cluster.apply(2 * COMPACT_EVERY, case.in_flight);
     let before = (heap::asked(), cluster.network.messages);
-    let ((), time) = cpu(|| cluster.apply(case.ops, case.in_flight));
+    let (mut ops, mut time) = (0, Duration::ZERO);
+    while time < MEASURED {
+        time += cpu(|| cluster.apply(PORTION, case.in_flight)).1;
+        ops += PORTION;
+    }
     let asked = heap::asked() - before.0;
     let messages = cluster.network.messages - before.1;
     cluster.check();
-    let ops = case.ops as f64;
+    let ops = ops as f64;
     Figures {
         ops_per_second: ops / time.as_secs_f64(),
         allocations_per_op: asked as f64 / ops,

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("usage: raft-rs-peer MEMBERS,OCTETS,IN_FLIGHT,CODEC,SETUP,OPS: {error}");
+            eprintln!("usage: raft-rs-peer MEMBERS,OCTETS,IN_FLIGHT,CODEC,SETUP: {error}");
             ExitCode::from(2)
         }
     }
