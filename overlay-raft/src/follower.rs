@@ -62,14 +62,14 @@ impl Raft {
         self.incoming = None;
         // What is committed here is in the leader's log, so only what comes after it is looked at.
         let matched = append.previous.plus(append.entries.len()).max(commit);
+        if planted::has(Bug::CommitsItsOwnTail) {
+            self.commit_to(append.commit);
+        }
         if self.append_received(&append.entries) {
             self.tell_membership();
         }
         if planted::has(Bug::TruncatesWithoutConflict) && matched < self.log.last_index() {
             self.truncate_from(matched.next());
-        }
-        if planted::has(Bug::CommitsItsOwnTail) {
-            self.commit_to(append.commit);
         }
         self.commit_to(append.commit.min(matched));
         self.accept(from, matched);

@@ -28,10 +28,7 @@ impl Raft {
             at += 1;
         }
         self.continue_transfer();
-        if self.is_membership_committed() {
-            self.track_members(self.log.last_index().next());
-        }
-        self.leave_if_removed();
+        self.settle_membership();
     }
 
     /// Starts a new round of heartbeats.
