@@ -22,8 +22,6 @@ pub struct Entries {
 #[derive(Clone)]
 pub(crate) struct Slice {
     shared: Arc<[Entry]>,
-    /// The index of the first entry, which is asked for all the time.
-    first: Index,
     start: u32,
     end: u32,
 }
@@ -72,12 +70,10 @@ impl Slice {
     /// Makes a slice of all of `entries`; `None` without any.
     pub(crate) fn new(entries: impl Into<Arc<[Entry]>>) -> Option<Self> {
         let shared = entries.into();
-        let first = shared.first()?.index;
         let end =
             u32::try_from(shared.len()).expect("entries weigh more, and their weight is bounded");
-        Some(Self {
+        (end > 0).then_some(Self {
             shared,
-            first,
             start: 0,
             end,
         })
@@ -88,11 +84,11 @@ impl Slice {
     }
 
     pub(crate) fn first_index(&self) -> Index {
-        self.first
+        self.first().index
     }
 
     pub(crate) fn last_index(&self) -> Index {
-        self.first.plus(self.len()).previous()
+        self.last().index
     }
 
     pub(crate) fn first(&self) -> &Entry {
@@ -109,7 +105,7 @@ impl Slice {
 
     /// Returns the entries after `index`; `None` if there are none.
     pub(crate) fn after(&self, index: Index) -> Option<Self> {
-        let skip = index.next().distance(self.first);
+        let skip = index.next().distance(self.first_index());
         self.part(skip, self.len())
     }
 
@@ -123,7 +119,6 @@ impl Slice {
         let place = |at: usize| self.start + u32::try_from(at).unwrap_or(u32::MAX);
         (from < to).then(|| Self {
             shared: Arc::clone(&self.shared),
-            first: self.first.plus(from),
             start: place(from),
             end: place(to),
         })

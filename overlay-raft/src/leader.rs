@@ -20,6 +20,8 @@ pub(crate) struct Leader {
     pub(crate) first: Index,
     pub(crate) followers: Followers,
     pub(crate) heartbeat_deadline: Instant,
+    /// When followers are told what is committed, if there were no entries to tell it with.
+    pub(crate) commit_deadline: Option<Instant>,
     pub(crate) rounds: Rounds,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) uncommitted_bytes: u64,
@@ -103,6 +105,7 @@ impl Raft {
             first: next,
             followers: Followers::default(),
             heartbeat_deadline: self.now + self.config.heartbeat_interval,
+            commit_deadline: None,
             rounds: Rounds::default(),
             transfer: None,
             uncommitted_bytes,
@@ -199,6 +202,7 @@ impl Raft {
         if heartbeat_due {
             self.broadcast_heartbeat();
         }
+        self.tell_commit_if_due();
     }
 
     /// Returns when a leader is next due.
@@ -207,7 +211,7 @@ impl Raft {
             .stalled_since()
             .map(|since| since + self.config.election_timeout);
         let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
-        [stalled, transfer]
+        [stalled, transfer, leader.commit_deadline]
             .into_iter()
             .flatten()
             .fold(leader.heartbeat_deadline, Instant::min)
@@ -274,6 +278,7 @@ impl Raft {
         };
         if is_committed && leader.settled_membership != Some(index) {
             leader.settled_membership = Some(index);
+            self.tell_commit();
             self.track_members(self.log.last_index().next());
             self.leave_if_removed();
         }
