@@ -57,6 +57,18 @@ impl Entries {
         self.first.iter().chain(rest)
     }
 
+    /// Returns those before `index`.
+    pub(crate) fn before(&self, index: Index) -> Self {
+        let mut kept = Self::default();
+        for slice in self.slices() {
+            match slice.take(index.distance(slice.first_index())) {
+                Some(part) => kept.push(part),
+                None => break,
+            }
+        }
+        kept
+    }
+
     pub(crate) fn push(&mut self, slice: Slice) {
         if self.first.is_none() {
             self.first = Some(slice);
