@@ -9,6 +9,7 @@ use crate::{
     progress::{Followers, Mode, Progress},
     raft::Standing,
     read::Rounds,
+    trace::TraceEvent,
     transfer::Transfer,
     wire::Body,
 };
@@ -112,6 +113,7 @@ impl Raft {
             settled_membership: None,
         }));
         self.stats.elections_won += 1;
+        self.trace(|raft| TraceEvent::Leads { term: raft.term() });
         self.incoming = None;
         self.track_members(next);
         self.append_own(Entry {
@@ -297,6 +299,10 @@ impl Raft {
                 .uncommitted_bytes
                 .saturating_add(entry.weight_bytes());
         }
+        self.trace(|_| TraceEvent::Appended {
+            first: entry.index,
+            terms: vec![entry.term],
+        });
         self.log.append(entry);
     }
 

@@ -4,6 +4,8 @@ mod checker;
 #[path = "../layer/mod.rs"]
 mod layer;
 mod member;
+#[path = "../model/mod.rs"]
+mod model;
 mod operator;
 #[cfg(overlay_raft_planted)]
 mod planted;
