@@ -168,16 +168,7 @@ impl Model {
             TraceEvent::Installed { index, term } => {
                 self.install(&member, place(index.get()), *term)?
             }
-            TraceEvent::Applied { index } => {
-                let index = place(index.get());
-                need(index <= member.commit, "what is applied is committed")?;
-                need(index <= member.durable, "what is applied is durable here")?;
-                need(index > member.applied, "nothing is applied twice")?;
-                Member {
-                    applied: index,
-                    ..member
-                }
-            }
+            TraceEvent::Applied { index } => apply(member, place(index.get()))?,
             TraceEvent::Compacted { index } => {
                 need(
                     place(index.get()) <= member.applied,
@@ -400,6 +391,16 @@ impl Model {
             ..own.clone()
         })
     }
+}
+
+fn apply(own: Member, index: usize) -> Result<Member, String> {
+    need(index <= own.commit, "what is applied is committed")?;
+    need(index <= own.durable, "what is applied is durable here")?;
+    need(index > own.applied, "nothing is applied twice")?;
+    Ok(Member {
+        applied: index,
+        ..own
+    })
 }
 
 fn voters_of(membership: &Membership) -> Voters {

@@ -6,7 +6,7 @@ use overlay_raft::{
     Committed, Entry, Incarnation, Index, Payload, ProposalId, Raft, RaftId, Term, TraceEvent,
 };
 
-use crate::model::Model;
+use crate::{history::Clients, model::Model};
 
 /// What all members together have shown so far.
 #[derive(Debug, Default)]
@@ -23,6 +23,7 @@ pub(crate) struct Checker {
     lost: BTreeSet<u64>,
     proposed: BTreeMap<ProposalId, u64>,
     next_operation: u64,
+    pub(crate) clients: Clients,
     /// All steps are steps of the model, too.
     model: Model,
 }
@@ -35,6 +36,7 @@ impl Checker {
     }
 
     pub(crate) fn on_proposed(&mut self, id: ProposalId, operation: u64) {
+        self.clients.on_write(operation);
         assert!(
             self.proposed.insert(id, operation).is_none(),
             "{id:?} handed out twice"
@@ -43,9 +45,8 @@ impl Checker {
 
     /// A member took a step.
     pub(crate) fn on_step(&mut self, id: RaftId, step: &TraceEvent) {
-        if let Err(need) = self.model.take(id, step) {
-            panic!("{id:?} does what no model does: {step:?} needs {need}");
-        }
+        let needs = self.model.take(id, step).err();
+        assert_eq!(needs, None, "{id:?} may not {step:?}");
         assert_eq!(self.model.broken, [""; 0], "after {step:?} of {id:?}");
     }
 
@@ -128,6 +129,7 @@ impl Checker {
     /// A member applied a command; `own` says that it had proposed it.
     pub(crate) fn on_applied(&mut self, raft: &Raft, committed: &Committed<'_>) -> u64 {
         let operation = decode(committed.command);
+        self.clients.on_written(operation);
         let found = (committed.term, operation);
         let entry =
             self.applied

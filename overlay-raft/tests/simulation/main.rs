@@ -1,6 +1,7 @@
 //! Whole clusters on virtual time, with faults: Raft's promises over many seeds.
 
 mod checker;
+mod history;
 #[path = "../layer/mod.rs"]
 mod layer;
 mod member;
@@ -21,14 +22,14 @@ use overlay_raft::{Config, storage::StorageConfig};
 use overlay_sim::{
     HostId, NetworkConfig, World,
     faults::{Chaos, ChaosConfig, Weights},
-    runner,
+    runner::{self, sometimes},
 };
 
 use checker::Checker;
 use layer::Layer;
 use member::{Member, Setup, id_of};
 
-const MARKERS: [&str; 18] = [
+const MARKERS: [&str; 19] = [
     "a snapshot is restored",
     "a read is answered",
     "a proposal is lost",
@@ -47,6 +48,7 @@ const MARKERS: [&str; 18] = [
     "voters are replaced",
     "a follower answers a read",
     "a read by lease",
+    "a history is linearizable",
 ];
 
 #[test]
@@ -71,6 +73,7 @@ struct Cluster {
     world: World<Member>,
     chaos: Chaos,
     checker: Rc<RefCell<Checker>>,
+    number: u64,
     rng: Rng,
     kind: Kind,
     /// Whose disk was lost.
@@ -95,6 +98,8 @@ enum Kind {
     Stranding,
     /// The same of four, while leaders begin with changes of the membership (erratum to the thesis, §4.1).
     Reforming,
+    /// Others campaign while the leader is cut off and relies on what they vowed.
+    Usurping,
 }
 
 const SAFETY: Duration = Duration::from_secs(20);
@@ -113,8 +118,9 @@ impl Cluster {
             Kind::Dueling,
             Kind::Stranding,
             Kind::Reforming,
+            Kind::Usurping,
         ];
-        let kind = kinds[usize::try_from(number % 6).expect("below six")];
+        let kind = kinds[usize::try_from(number % 7).expect("below seven")];
         let (hosts, founders) = match kind {
             Kind::Fixed => {
                 let hosts = 3 + 2 * usize::from(rng.chance(300_000));
@@ -122,7 +128,7 @@ impl Cluster {
             }
             Kind::Changing => (5, 3),
             Kind::Reforming => (5, 4),
-            Kind::Wiping | Kind::Dueling | Kind::Stranding => (3, 3),
+            Kind::Wiping | Kind::Dueling | Kind::Stranding | Kind::Usurping => (3, 3),
         };
         let slow = match kind {
             Kind::Dueling => 100_000,
@@ -131,7 +137,7 @@ impl Cluster {
         let (wiped, healed) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(false)));
         let setup = Setup {
             founders,
-            leases: rng.chance(500_000),
+            leases: kind == Kind::Usurping || rng.chance(500_000),
             wiped: Rc::clone(&wiped),
             healed: Rc::clone(&healed),
             storage: StorageConfig {
@@ -151,6 +157,7 @@ impl Cluster {
             world.add(move |boot| Member::boot(boot, &setup, &checker));
         }
         Self {
+            number,
             chaos: Chaos::new(&seed, faults_of(kind)),
             world,
             checker,
@@ -207,7 +214,13 @@ impl Cluster {
         );
         let leader = leader_of(&self.world).expect("it is settled");
         let state = &self.world.host(leader).expect("it is up").operations;
-        self.checker.borrow().check_final(state);
+        let checker = self.checker.borrow();
+        checker.check_final(state);
+        // The checker takes as long as all the rest.
+        if self.number.is_multiple_of(7) {
+            assert!(checker.clients.is_linearizable(), "what clients saw");
+            sometimes("a history is linearizable", true);
+        }
     }
 }
 
@@ -244,7 +257,7 @@ fn faults_of(kind: Kind) -> ChaosConfig {
                 ..default
             }
         }
-        Kind::Stranding | Kind::Reforming => ChaosConfig {
+        Kind::Stranding | Kind::Reforming | Kind::Usurping => ChaosConfig {
             weights: Weights {
                 crash: 1,
                 ..Weights::none()

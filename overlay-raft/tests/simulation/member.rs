@@ -54,7 +54,8 @@ pub(crate) struct Member {
     written: u64,
     pub(crate) operations: Vec<u64>,
     pub(crate) applied: Index,
-    reads: BTreeMap<ReadId, Index>,
+    /// What each must see at least, and who reads.
+    reads: BTreeMap<ReadId, (Index, usize)>,
     proposals: BTreeMap<ProposalId, u64>,
     /// What the machine did and nobody has looked at yet.
     steps: Arc<Mutex<Vec<TraceEvent>>>,
@@ -139,8 +140,9 @@ impl Member {
             && let Ok(read) = raft.read_index(now, mode)
         {
             sometimes("a read by lease", raft.stats().lease_reads > 0);
-            let floor = self.checker.borrow().read_floor();
-            self.reads.insert(read, floor);
+            let mut checker = self.checker.borrow_mut();
+            let (floor, reader) = (checker.read_floor(), checker.clients.on_read());
+            self.reads.insert(read, (floor, reader));
         }
     }
 
@@ -343,7 +345,9 @@ impl Host for Member {
                     .check_state(snapshot.index, &self.operations);
             }
             Output::ReadReady { read, index } => {
-                let floor = self.reads.remove(&read).expect("answered once");
+                let (floor, reader) = self.reads.remove(&read).expect("answered once");
+                let seen = self.operations.last().copied().unwrap_or_default();
+                self.checker.borrow_mut().clients.on_answer(reader, seen);
                 sometimes("a read is answered", true);
                 sometimes("a follower answers a read", !self.is_leader());
                 assert!(

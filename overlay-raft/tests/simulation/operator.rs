@@ -21,6 +21,7 @@ impl Cluster {
         match self.kind {
             Kind::Dueling => self.duel(&leaders),
             Kind::Stranding | Kind::Reforming => self.strand(&leaders),
+            Kind::Usurping => self.usurp(&leaders),
             Kind::Fixed | Kind::Changing | Kind::Wiping => {}
         }
         self.read(&leaders);
@@ -33,7 +34,7 @@ impl Cluster {
             }
             let kind = self.kind;
             match kind {
-                Kind::Fixed | Kind::Dueling | Kind::Stranding => {}
+                Kind::Fixed | Kind::Dueling | Kind::Stranding | Kind::Usurping => {}
                 Kind::Reforming if self.is_fresh(host) || self.rng.chance(50_000) => {
                     self.change(host);
                 }
@@ -81,6 +82,11 @@ impl Cluster {
         for &host in leaders {
             if self.rng.chance(500_000) {
                 self.world.crash(host);
+            } else if self.rng.chance(500_000) {
+                // It hears of its successor late; what it vowed for is all that keeps it from answering.
+                self.world.partition(&[host]);
+                let until = self.world.now() + Duration::from_millis(300);
+                self.world.at(until, |world| world.rejoin());
             }
         }
         let hosts: Vec<HostId> = self.world.hosts().collect();
@@ -90,6 +96,35 @@ impl Cluster {
         let victim = hosts[self.rng.index(hosts.len()).expect("hosts")];
         let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(60));
         self.crash_after(victim, moment);
+    }
+
+    /// Cuts a leader off that may have asked another one to campaign; all others campaign meanwhile.
+    fn usurp(&mut self, leaders: &[HostId]) {
+        let now = self.world.now();
+        if now < self.stranded_until {
+            let hosts: Vec<HostId> = self.world.hosts().collect();
+            for host in hosts.into_iter().filter(|host| !leaders.contains(host)) {
+                self.raft(host, |raft, now| raft.campaign(now));
+            }
+            return;
+        }
+        self.world.rejoin();
+        let &[leader] = leaders else {
+            return;
+        };
+        if self.rng.chance(900_000) {
+            return;
+        }
+        if self.rng.chance(500_000) {
+            self.transfer(leader);
+            let soon = Duration::ZERO..Duration::from_millis(20);
+            let moment = now + self.rng.duration(soon);
+            self.world
+                .at(moment, move |world| world.partition(&[leader]));
+        } else {
+            self.world.partition(&[leader]);
+        }
+        self.stranded_until = now + Duration::from_millis(250);
     }
 
     /// Returns whether a leader has committed nothing of its term yet.
