@@ -119,8 +119,12 @@ impl Cluster {
             self.transfer(leader);
             let soon = Duration::ZERO..Duration::from_millis(20);
             let moment = now + self.rng.duration(soon);
-            self.world
-                .at(moment, move |world| world.partition(&[leader]));
+            let healed = Rc::clone(&self.healed);
+            self.world.at(moment, move |world| {
+                if !healed.get() {
+                    world.partition(&[leader]);
+                }
+            });
         } else {
             self.world.partition(&[leader]);
         }

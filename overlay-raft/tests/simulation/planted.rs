@@ -65,5 +65,9 @@ fn find(bug: Bug) -> Option<(u64, String)> {
         Some((seed, line.chars().take(120).collect()))
     });
     plant(None);
+    if let Some((seed, _)) = found {
+        // It is the bug that is found, and nothing else.
+        Cluster::new(seed, Layer::Plain).run();
+    }
     found
 }
