@@ -64,11 +64,14 @@
 //! | `restore` | [`Restored`], what a member may start from |
 //! | `wire` | the messages as octets |
 //! | [`storage`] | the log on a disk, sealed on request |
+//! | `driver` | with the feature `tokio`: a member with sockets, log and loop |
 
 #![forbid(unsafe_code)]
 
 mod change;
 mod config;
+#[cfg(feature = "tokio")]
+pub mod driver;
 mod election;
 mod entries;
 mod entry;
