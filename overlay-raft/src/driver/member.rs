@@ -249,6 +249,11 @@ impl<A: Application> Member<A> {
         *self.leading.borrow()
     }
 
+    /// Returns where to see who leads, and to wait for another one.
+    pub fn leadings(&self) -> watch::Receiver<Leading> {
+        self.leading.clone()
+    }
+
     /// Waits until a leader is known, and returns it.
     ///
     /// # Errors
