@@ -8,7 +8,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -264,7 +264,7 @@ impl Cluster {
         format!("127.0.0.1:{}", self.ports[id - 1].1)
     }
 
-    fn data(&self, id: usize) -> impl AsRef<Path> {
+    fn data(&self, id: usize) -> PathBuf {
         self.directory.path().join(id.to_string())
     }
 }
