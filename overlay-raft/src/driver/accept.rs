@@ -94,11 +94,7 @@ async fn read<T: Transport>(
 ) -> End {
     let mut bytes = BytesMut::new();
     loop {
-        // Room follows what arrived and not what is claimed. It is used up before there is more: what messages carry stays
-        // where it was received, so that little of it is wasted.
-        if bytes.capacity() - bytes.len() < READ_BYTES_MIN {
-            bytes.reserve(READ_BYTES.max(bytes.len()));
-        }
+        make_room(&mut bytes);
         match stream.read_buf(&mut bytes).await {
             Ok(0) | Err(_) => return End::Closed,
             Ok(_) => {}
@@ -118,6 +114,14 @@ async fn read<T: Transport>(
         {
             return End::Closed;
         }
+    }
+}
+
+/// Makes room by what arrived and not by what is claimed. It is used up before there is more: what messages carry stays where
+/// it was received, so that little of it is wasted.
+fn make_room(bytes: &mut BytesMut) {
+    if bytes.capacity() - bytes.len() < READ_BYTES_MIN {
+        bytes.reserve(READ_BYTES.max(bytes.len()));
     }
 }
 
@@ -145,3 +149,63 @@ const READ_BYTES_MIN: usize = 4 << 10;
 
 /// How long to wait when the system has no connection to give.
 const BREATH: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use overlay_core::{Instant, Machine as _, Seed};
+
+    use super::*;
+    use crate::{Config, Output, Raft, Restored};
+
+    #[test]
+    fn messages_are_cut_wherever_the_stream_breaks() {
+        let one = message();
+        let stream = [&one[..], &one[..], &one[..]].concat();
+        for at in 0..=stream.len() {
+            let mut bytes = BytesMut::from(&stream[..at]);
+            let mut count = cut(&mut bytes, one.len()).unwrap().len();
+            bytes.extend_from_slice(&stream[at..]);
+            count += cut(&mut bytes, one.len()).unwrap().len();
+            assert_eq!((count, bytes.len()), (3, 0), "broken at {at}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_too_long_as_soon_as_it_says_so() {
+        let one = message();
+        let mut bytes = BytesMut::from(&one[..]);
+        assert_eq!(cut(&mut bytes, one.len()).map(|cut| cut.len()), Some(1));
+        let mut bytes = BytesMut::from(&one[..6]);
+        assert_eq!(cut(&mut bytes, one.len() - 1), None);
+        assert_eq!(cut(&mut bytes, one.len()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn room_follows_what_arrived() {
+        let mut bytes = BytesMut::from(&[4, 2, 0, 0, 0, 64][..]);
+        assert_eq!(cut(&mut bytes, usize::MAX), Some(Vec::new()));
+        make_room(&mut bytes);
+        assert!(bytes.capacity() < 4 * READ_BYTES, "{}", bytes.capacity());
+    }
+
+    /// What a candidate sends.
+    fn message() -> Bytes {
+        let ids = [1, 2].map(|number| RaftId::new(number).unwrap());
+        let config = Config::new(ids[0], 7);
+        let restored = Restored::bootstrap(ids);
+        let mut raft = Raft::new(config, Seed::from_u64(1), Instant::EPOCH, restored).unwrap();
+        loop {
+            while let Some(output) = raft.poll_output() {
+                match output {
+                    Output::Send { message, .. } => return message.encode(),
+                    Output::Persist(batch) => {
+                        raft.handle_persisted(Instant::EPOCH, batch.into_parts().1);
+                    }
+                    _ => {}
+                }
+            }
+            raft.handle_timeout(raft.poll_timeout().unwrap());
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use overlay_core::Rng;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{Notify, mpsc},
     time,
 };
@@ -74,22 +74,9 @@ impl Dialler {
             from: shared.id,
             to: self.to,
         };
-        let mut bytes = hello.encode().to_vec();
-        let mut messages = Vec::new();
-        let mut unexpected = [0];
+        write(shared, &mut writer, &hello.encode()).await?;
+        let (mut bytes, mut messages, mut unexpected) = (Vec::new(), Vec::new(), [0]);
         loop {
-            if !bytes.is_empty() {
-                let writing = async {
-                    writer.write_all(&bytes).await?;
-                    writer.flush().await
-                };
-                time::timeout(shared.config.write_timeout, writing).await??;
-                add(&shared.counters.writes, 1);
-                if bytes.capacity() > CAPACITY_MAX {
-                    bytes = Vec::new();
-                }
-                bytes.clear();
-            }
             tokio::select! {
                 count = self.queue.recv_many(&mut messages, TOGETHER_MAX) => {
                     if count == 0 {
@@ -99,17 +86,45 @@ impl Dialler {
                 // The peer has nothing to say here: it closed, or is no peer.
                 _ = reader.read(&mut unexpected) => return Ok(()),
             }
-            let count = messages.len();
+            add(&shared.counters.messages_sent, messages.len());
             for message in messages.drain(..) {
                 message.encode_into(&mut bytes);
+                if bytes.len() >= TOGETHER_BYTES {
+                    write(shared, &mut writer, &bytes).await?;
+                    bytes.clear();
+                }
             }
-            add(&shared.counters.messages_sent, count);
+            write(shared, &mut writer, &bytes).await?;
+            bytes.clear();
+            if bytes.capacity() > CAPACITY_MAX {
+                bytes = Vec::new();
+            }
         }
     }
 }
 
-/// So many messages are written at once.
+/// Writes all, as slowly as the peer takes it, but not to one that takes nothing.
+async fn write<T>(
+    shared: &Shared<T>,
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = time::timeout(shared.config.write_timeout, writer.write(bytes)).await??;
+        add(&shared.counters.writes, 1);
+        bytes = bytes.get(written..).unwrap_or_default();
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    time::timeout(shared.config.write_timeout, writer.flush()).await?
+}
+
+/// So many messages are taken from the queue at once.
 const TOGETHER_MAX: usize = 64;
+
+/// What is written at once, but for a last message that is longer.
+const TOGETHER_BYTES: usize = 256 << 10;
 
 /// A buffer that became larger is given back.
 const CAPACITY_MAX: usize = 1 << 20;

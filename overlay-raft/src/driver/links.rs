@@ -14,7 +14,7 @@ use overlay_core::Seed;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, oneshot},
-    task::AbortHandle,
+    task::{AbortHandle, JoinHandle},
 };
 
 use super::{Transport, accept, dial};
@@ -93,7 +93,7 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Links<T> {
     shared: Arc<Shared<T>>,
-    accepting: AbortHandle,
+    accepting: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl<T: Transport> Links<T> {
             peers: Mutex::default(),
             config,
         });
-        let accepting = tokio::spawn(accept::run(Arc::clone(&shared), listener)).abort_handle();
+        let accepting = tokio::spawn(accept::run(Arc::clone(&shared), listener));
         (Self { shared, accepting }, received)
     }
 
@@ -212,6 +212,13 @@ impl<T: Transport> Links<T> {
         if !sent {
             add(&self.shared.counters.messages_dropped, 1);
         }
+    }
+
+    /// Closes all connections, and returns when the address may be listened on again.
+    pub async fn close(mut self) {
+        self.accepting.abort();
+        // It was aborted: there is no other outcome.
+        let _ = (&mut self.accepting).await;
     }
 
     /// Returns the counters.
@@ -280,3 +287,76 @@ const MEMBER_BYTES_MAX: usize = 40;
 
 /// Header, envelope and the numbers of any message, with room to spare.
 const REST_BYTES_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        Entry, Incarnation, Index, Membership, Payload, Term,
+        snapshot::Chunk,
+        wire::{Append, Body, Envelope},
+    };
+
+    const BIG: u64 = u64::MAX >> 2;
+
+    #[test]
+    fn the_longest_messages_are_taken() {
+        let mut config = Config::new(id(1), u64::MAX);
+        (config.append_bytes_max, config.command_bytes_max) = (2_000, 10_000);
+        (config.snapshot_chunk_bytes_max, config.members_max) = (5_000, 9);
+        let command = Payload::Command(Bytes::from(vec![7; config.command_bytes_max]));
+        assert_taken(&config, append(vec![command]));
+        let joint = Payload::Membership(joint(9));
+        // Each weighs 64 octets and 16 for each member.
+        assert_taken(&config, append(vec![joint; 2_000 / (64 + 9 * 16)]));
+        let chunk = Chunk {
+            index: Index::new(BIG),
+            term: Term::new(BIG),
+            membership: self::joint(9),
+            total_bytes: u64::MAX,
+            offset: u64::MAX,
+            data: Bytes::from(vec![7; config.snapshot_chunk_bytes_max]),
+        };
+        assert_taken(&config, Body::Chunk(Box::new(chunk)));
+    }
+
+    fn assert_taken(config: &Config, body: Body) {
+        let envelope = Envelope {
+            group: u64::MAX,
+            to: id(u64::MAX),
+            term: Term::new(BIG),
+            incarnation: Incarnation::new(u64::MAX),
+            means: Some(Incarnation::new(u64::MAX)),
+        };
+        let length = Message { envelope, body }.encode().len();
+        let max = message_bytes_max(config);
+        assert!(length <= max, "{length} octets, {max} are taken");
+    }
+
+    fn append(payloads: Vec<Payload>) -> Body {
+        let entry = |payload| Entry {
+            index: Index::new(BIG),
+            term: Term::new(BIG),
+            payload,
+        };
+        Body::Append(Append {
+            previous: Index::new(BIG),
+            previous_term: Term::new(BIG),
+            entries: payloads.into_iter().map(entry).collect(),
+            commit: Index::new(BIG),
+        })
+    }
+
+    fn joint(members: u64) -> Membership {
+        let voters: Vec<_> = (0..members)
+            .map(|number| (id(u64::MAX - members + number), Incarnation::new(u64::MAX)))
+            .collect();
+        Membership::from_parts(voters.clone(), voters, Vec::new())
+    }
+
+    fn id(number: u64) -> RaftId {
+        RaftId::new(number).unwrap()
+    }
+}

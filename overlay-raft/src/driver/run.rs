@@ -137,7 +137,7 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             self.compact();
         };
         let Self { log, links, .. } = self;
-        drop(links);
+        links.close().await;
         // What still waits in there may be said again to whoever leads.
         drop(inputs);
         // Closing waits for a sync; a panic over there was said on standard error.
