@@ -11,6 +11,7 @@ mod lb;
 mod mix;
 mod plane;
 mod policy;
+mod raft;
 mod schedule;
 mod state;
 mod vxlan;
@@ -33,6 +34,8 @@ const VXLAN_ROUNDS: usize = 9;
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.split_first() {
+        // What `raft` starts; not for people.
+        Some((what, rest)) if what == "raft-case" => return said(what, raft::run_case(rest)),
         Some((what, rest)) if what == "plane-send" => return said(what, plane::send(rest)),
         Some((what, rest)) if what == "plane-receive" => return said(what, plane::receive(rest)),
         Some((what, rest)) if what == "plane-carry" => return said(what, plane::carry(rest)),
@@ -53,6 +56,9 @@ fn main() -> ExitCode {
         }
         (Some("esp"), Ok(rounds)) => esp::run(rounds.unwrap_or(9).max(1)),
         (Some("policy"), Ok(rounds)) => policy::run(rounds.unwrap_or(9).max(1)),
+        (Some("raft"), Ok(rounds)) => {
+            return said("raft", raft::run(rounds.unwrap_or(raft::ROUNDS).max(1)));
+        }
         (Some("plane"), Ok(rounds)) => {
             return said("plane", plane::run(rounds.unwrap_or(plane::ROUNDS).max(1)));
         }
@@ -84,7 +90,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | commits [ROUNDS] | policy [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
+                "usage: overlay-benchmarks state [ROUNDS] | schedule | ipam [ROUNDS] | lb [ROUNDS] | dns | esp [ROUNDS] | commits [ROUNDS] | policy [ROUNDS] | raft [ROUNDS] | vxlan [ROUNDS] | kernel [ROUNDS] | plane [ROUNDS] | data-plane [ROUNDS]"
             );
             return ExitCode::from(2);
         }

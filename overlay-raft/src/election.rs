@@ -6,6 +6,7 @@ use overlay_core::Instant;
 
 use crate::{
     Incarnation, Raft, RaftId, Term,
+    planted::{self, Bug},
     raft::Standing,
     wire::{Body, Envelope, PreVote, PreVoteReply, Vote, VoteReply},
 };
@@ -171,16 +172,18 @@ impl Raft {
 
     /// Answers a candidate of the present term.
     pub(crate) fn on_vote(&mut self, from: RaftId, envelope: &Envelope, body: &Vote) {
-        let free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let free =
+            self.hard_state.vote.is_none_or(|vote| vote == from) || planted::has(Bug::VotesTwice);
         let granted = free
             && (!self.is_vowed() || body.transfer)
             && self.leader().is_none()
             && self.is_meant(envelope)
-            && self.log.is_up_to_date(body.last_index, body.last_term);
+            && (self.log.is_up_to_date(body.last_index, body.last_term)
+                || planted::has(Bug::VotesForAnyLog));
         if granted {
-            if self.hard_state.vote.is_none() {
+            if self.hard_state.vote != Some(from) {
                 self.hard_state.vote = Some(from);
-                self.writes.note_hard_state();
+                self.note_vote();
             }
             self.postpone_election();
         }
@@ -204,7 +207,7 @@ impl Raft {
 
     /// Returns whether a leader may rely on this member's vow.
     fn is_vowed(&self) -> bool {
-        self.now < self.vow_until
+        self.now < self.vow_until && !planted::has(Bug::BreaksItsVow)
     }
 
     fn hears_leader(&self) -> bool {
@@ -225,10 +228,17 @@ impl Raft {
         debug_assert!(term > self.hard_state.term, "terms only rise");
         self.hard_state.term = term;
         self.hard_state.vote = vote;
-        self.writes.note_hard_state();
+        self.note_vote();
         self.outbox.forget_withheld();
         self.accepted = None;
         self.incoming = None;
+    }
+
+    /// Has term and vote written before anything that follows from them is said.
+    fn note_vote(&mut self) {
+        if !planted::has(Bug::ForgetsItsVote) {
+            self.writes.note_hard_state();
+        }
     }
 
     /// Sends `body` to each other voter, naming the incarnation whose vote would count.
@@ -263,12 +273,14 @@ impl Raft {
     /// Returns whether the sender means this very incarnation of this member. The candidate's membership decides who
     /// votes, not the voter's, which may lag; but a disk that forgot its votes is somebody else.
     fn is_meant(&self, envelope: &Envelope) -> bool {
-        envelope.means == Some(self.hard_state.incarnation)
+        envelope.means == Some(self.hard_state.incarnation) || planted::has(Bug::TrustsLostDisks)
     }
 
     /// Returns whether a vote from this sender counts in the membership in force.
     fn is_from_voter(&self, from: RaftId, envelope: &Envelope) -> bool {
-        self.membership().incarnation(from) == Some(envelope.incarnation)
+        let meant = self.membership().incarnation(from);
+        meant == Some(envelope.incarnation)
+            || (meant.is_some() && planted::has(Bug::TrustsLostDisks))
     }
 
     /// Gives up what only a leader has. Reads that wait are lost.

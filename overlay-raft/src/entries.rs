@@ -1,6 +1,6 @@
 //! Runs of entries that are shared and not copied.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use crate::{Entry, Index};
 
@@ -10,16 +10,22 @@ use crate::{Entry, Index};
 #[derive(Clone, Default)]
 pub struct Entries {
     first: Option<Slice>,
-    /// Seldom needed: what was appended in one turn is one slice.
-    rest: Vec<Slice>,
+    /// Seldom needed: what was appended in one turn is one slice. In a box, so that messages are short.
+    #[expect(
+        clippy::box_collection,
+        reason = "moved a dozen times, used once in a while"
+    )]
+    rest: Option<Box<Vec<Slice>>>,
 }
 
 /// A part of what was appended at once. Never empty.
 #[derive(Clone)]
 pub(crate) struct Slice {
     shared: Arc<[Entry]>,
-    start: usize,
-    end: usize,
+    /// The index of the first entry, which is asked for all the time.
+    first: Index,
+    start: u32,
+    end: u32,
 }
 
 impl Entries {
@@ -49,14 +55,15 @@ impl Entries {
     }
 
     pub(crate) fn slices(&self) -> impl Iterator<Item = &Slice> {
-        self.first.iter().chain(&self.rest)
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        self.first.iter().chain(rest)
     }
 
     pub(crate) fn push(&mut self, slice: Slice) {
         if self.first.is_none() {
             self.first = Some(slice);
         } else {
-            self.rest.push(slice);
+            self.rest.get_or_insert_default().push(slice);
         }
     }
 }
@@ -65,46 +72,60 @@ impl Slice {
     /// Makes a slice of all of `entries`; `None` without any.
     pub(crate) fn new(entries: impl Into<Arc<[Entry]>>) -> Option<Self> {
         let shared = entries.into();
-        let end = shared.len();
-        (end > 0).then_some(Self {
+        let first = shared.first()?.index;
+        let end =
+            u32::try_from(shared.len()).expect("entries weigh more, and their weight is bounded");
+        Some(Self {
             shared,
+            first,
             start: 0,
             end,
         })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
+    }
+
+    pub(crate) fn first_index(&self) -> Index {
+        self.first
+    }
+
+    pub(crate) fn last_index(&self) -> Index {
+        self.first.plus(self.len()).previous()
     }
 
     pub(crate) fn first(&self) -> &Entry {
-        &self.shared[self.start]
+        &self.shared[self.start as usize]
     }
 
     pub(crate) fn last(&self) -> &Entry {
-        &self.shared[self.end - 1]
+        &self.shared[self.end as usize - 1]
     }
 
     pub(crate) fn as_ref(&self) -> &[Entry] {
-        &self.shared[self.start..self.end]
+        &self.shared[self.start as usize..self.end as usize]
     }
 
     /// Returns the entries after `index`; `None` if there are none.
     pub(crate) fn after(&self, index: Index) -> Option<Self> {
-        let skip = (index.next()).distance(self.first().index);
-        self.part(skip..self.len())
+        let skip = index.next().distance(self.first);
+        self.part(skip, self.len())
     }
 
     /// Returns the first `count` entries; `None` for zero.
     pub(crate) fn take(&self, count: usize) -> Option<Self> {
-        self.part(0..count.min(self.len()))
+        self.part(0, count.min(self.len()))
     }
 
-    fn part(&self, range: Range<usize>) -> Option<Self> {
-        (range.start < range.end).then(|| Self {
+    /// Returns the entries from place `from` to before place `to`, which is not past the end.
+    pub(crate) fn part(&self, from: usize, to: usize) -> Option<Self> {
+        let place = |at: usize| self.start + u32::try_from(at).unwrap_or(u32::MAX);
+        (from < to).then(|| Self {
             shared: Arc::clone(&self.shared),
-            start: self.start + range.start,
-            end: self.start + range.end,
+            first: self.first.plus(from),
+            start: place(from),
+            end: place(to),
         })
     }
 }
@@ -113,7 +134,7 @@ impl FromIterator<Entry> for Entries {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
         Self {
             first: Slice::new(entries.into_iter().collect::<Arc<[Entry]>>()),
-            rest: Vec::new(),
+            rest: None,
         }
     }
 }
@@ -122,7 +143,7 @@ impl From<Vec<Entry>> for Entries {
     fn from(entries: Vec<Entry>) -> Self {
         Self {
             first: Slice::new(entries),
-            rest: Vec::new(),
+            rest: None,
         }
     }
 }

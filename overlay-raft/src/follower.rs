@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     Event, Index, Payload, Raft, RaftId, Snapshot,
     entries::{Entries, Slice},
+    planted::{self, Bug},
     raft::Standing,
     snapshot::{Chunk, Incoming},
     wire::{
@@ -42,8 +43,10 @@ impl Raft {
 
     pub(crate) fn on_append(&mut self, from: RaftId, append: Append) {
         let commit = self.commit();
-        let known = append.previous < commit
-            || self.log.term_at(append.previous) == Some(append.previous_term);
+        let holds_previous = self.log.term_at(append.previous) == Some(append.previous_term);
+        let skips =
+            planted::has(Bug::SkipsTheConsistencyCheck) && append.previous <= self.log.last_index();
+        let known = append.previous < commit || holds_previous || skips;
         if !known {
             let (hint, hint_term) = self
                 .log
@@ -59,8 +62,14 @@ impl Raft {
         self.incoming = None;
         // What is committed here is in the leader's log, so only what comes after it is looked at.
         let matched = append.previous.plus(append.entries.len()).max(commit);
+        if planted::has(Bug::CommitsItsOwnTail) {
+            self.commit_to(append.commit);
+        }
         if self.append_received(&append.entries) {
             self.tell_membership();
+        }
+        if planted::has(Bug::TruncatesWithoutConflict) && matched < self.log.last_index() {
+            self.truncate_from(matched.next());
         }
         self.commit_to(append.commit.min(matched));
         self.accept(from, matched);
@@ -122,7 +131,9 @@ impl Raft {
             self.accept(from, self.commit());
             return;
         }
-        if self.log.term_at(chunk.index) == Some(chunk.term) {
+        let is_kept =
+            planted::has(Bug::KeepsAContradictingLog) && self.log.term_at(chunk.index).is_some();
+        if is_kept || self.log.term_at(chunk.index) == Some(chunk.term) {
             // The log holds the very entry, hence everything before it too: nothing to replace (Raft §5.3).
             self.incoming = None;
             self.commit_to(chunk.index);

@@ -5,6 +5,7 @@ use overlay_core::Instant;
 
 use crate::{
     Entry, Event, Index, Payload, ProposalId, ProposeError, Raft, RaftId,
+    planted::{self, Bug},
     progress::{Followers, Mode, Progress},
     raft::Standing,
     read::Rounds,
@@ -22,6 +23,8 @@ pub(crate) struct Leader {
     pub(crate) rounds: Rounds,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) uncommitted_bytes: u64,
+    /// The membership whose commitment has been acted upon: nobody else is sent anything.
+    pub(crate) settled_membership: Option<Index>,
 }
 
 impl Raft {
@@ -103,6 +106,7 @@ impl Raft {
             rounds: Rounds::default(),
             transfer: None,
             uncommitted_bytes,
+            settled_membership: None,
         }));
         self.stats.elections_won += 1;
         self.incoming = None;
@@ -147,7 +151,11 @@ impl Raft {
         };
         let index = self.membership().quorum_value(|id, incarnation| {
             if id == self.config.id {
-                return self.writes.durable();
+                return if planted::has(Bug::CountsItselfTooEarly) {
+                    self.log.last_index()
+                } else {
+                    self.writes.durable()
+                };
             }
             leader
                 .followers
@@ -155,7 +163,9 @@ impl Raft {
                 .filter(|progress| progress.counts(incarnation))
                 .map_or(Index::ZERO, |progress| progress.matched)
         });
-        if index > self.commit() && self.log.term_at(index) == Some(self.term()) {
+        let is_own = self.log.term_at(index) == Some(self.term())
+            || planted::has(Bug::CommitsOfEarlierTerms);
+        if index > self.commit() && is_own {
             self.commit_to(index);
         }
     }
@@ -250,13 +260,27 @@ impl Raft {
     pub(crate) fn membership_changed(&mut self) {
         if let Standing::Leader(leader) = &mut self.standing {
             leader.rounds.end_lease();
+            leader.settled_membership = None;
         }
         self.track_members(self.log.last_index());
         self.tell_membership();
     }
 
+    /// Draws what follows from the membership in force being committed, once.
+    pub(crate) fn settle_membership(&mut self) {
+        let (index, is_committed) = (self.log.membership_index(), self.is_membership_committed());
+        let Standing::Leader(leader) = &mut self.standing else {
+            return;
+        };
+        if is_committed && leader.settled_membership != Some(index) {
+            leader.settled_membership = Some(index);
+            self.track_members(self.log.last_index().next());
+            self.leave_if_removed();
+        }
+    }
+
     /// Steps down once a membership is committed in which this leader has no vote (thesis §4.2.2).
-    pub(crate) fn leave_if_removed(&mut self) {
+    fn leave_if_removed(&mut self) {
         if self.is_leader() && !self.has_vote() && self.is_membership_committed() {
             self.hand_over();
         }

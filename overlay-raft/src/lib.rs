@@ -83,6 +83,10 @@ mod log;
 mod membership;
 mod output;
 mod persist;
+#[cfg(overlay_raft_planted)]
+pub mod planted;
+#[cfg(not(overlay_raft_planted))]
+mod planted;
 mod progress;
 mod query;
 mod raft;

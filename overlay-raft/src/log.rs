@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::{
     Entry, Index, Membership, Payload, Snapshot, Term,
     entries::{Entries, Slice},
+    planted::{self, Bug},
 };
 
 /// Entries after a base, the newest snapshot, and the memberships in force along the way.
@@ -78,7 +79,7 @@ impl Log {
         );
         self.seal();
         while let Some(slice) = self.slices.pop_back() {
-            let keep = index.distance(slice.first().index);
+            let keep = index.distance(slice.first_index());
             for entry in slice.as_ref().iter().skip(keep) {
                 self.bytes = self.bytes.saturating_sub(entry.weight_bytes());
             }
@@ -90,7 +91,9 @@ impl Log {
         self.last = self.last.min(index.previous());
         self.terms.retain(|(at, _)| *at < index);
         let before = self.memberships.len();
-        self.memberships.retain(|(at, _)| *at < index);
+        if !planted::has(Bug::KeepsAnOverwrittenMembership) {
+            self.memberships.retain(|(at, _)| *at < index);
+        }
         self.memberships.len() < before
     }
 
@@ -172,8 +175,9 @@ impl Log {
     pub(crate) fn range(&mut self, index: Index, until: Index) -> Entries {
         let mut entries = Entries::default();
         for slice in self.slices_after(index) {
-            let count = until.next().distance(slice.first().index);
-            match slice.take(count) {
+            let from = index.next().distance(slice.first_index());
+            let to = until.next().distance(slice.first_index());
+            match slice.part(from, to.min(slice.len())) {
                 Some(part) => entries.push(part),
                 None => break,
             }
@@ -190,8 +194,9 @@ impl Log {
     ) -> (Entries, u64) {
         let (mut batch, mut count, mut bytes) = (Entries::default(), 0_usize, 0_u64);
         for slice in self.slices_after(index) {
-            let mut fits = 0;
-            for entry in slice.as_ref() {
+            let from = index.next().distance(slice.first_index());
+            let mut to = from;
+            for entry in slice.as_ref().iter().skip(from) {
                 let weight = entry.weight_bytes();
                 let over = bytes.saturating_add(weight) > bytes_max && count > 0;
                 if over || count >= entries_max {
@@ -199,13 +204,12 @@ impl Log {
                 }
                 bytes = bytes.saturating_add(weight);
                 count += 1;
-                fits += 1;
+                to += 1;
             }
-            let is_whole = fits == slice.len();
-            if let Some(part) = slice.take(fits) {
+            if let Some(part) = slice.part(from, to) {
                 batch.push(part);
             }
-            if !is_whole {
+            if to < slice.len() {
                 break;
             }
         }
@@ -214,8 +218,10 @@ impl Log {
 
     /// Returns what the entries after `index` up to `until` weigh.
     pub(crate) fn weight_bytes(&mut self, index: Index, until: Index) -> u64 {
-        self.range(index, until)
-            .iter()
+        self.slices_after(index)
+            .flat_map(Slice::as_ref)
+            .skip_while(|entry| entry.index <= index)
+            .take_while(|entry| entry.index <= until)
             .map(Entry::weight_bytes)
             .fold(0, u64::saturating_add)
     }
@@ -292,23 +298,21 @@ impl Log {
         self.last = entry.index;
     }
 
-    /// Returns the slices with the entries after `index`, the first one without those before.
-    fn slices_after(&mut self, index: Index) -> impl Iterator<Item = Slice> + '_ {
+    /// Returns the slices that hold the entries after `index`; the first one may hold others before.
+    fn slices_after(&mut self, index: Index) -> impl Iterator<Item = &Slice> {
         self.seal();
         // Whoever is sent the log lacks its end, as a rule.
-        let newest = self.slices.len().saturating_sub(1);
-        let is_newest = self
+        let mut begin = self.slices.len();
+        for _ in 0..4 {
+            let before = begin.checked_sub(1).and_then(|at| self.slices.get(at));
+            if before.is_none_or(|slice| slice.last_index() <= index) {
+                return self.slices.range(begin..);
+            }
+            begin -= 1;
+        }
+        begin = self
             .slices
-            .get(newest)
-            .is_some_and(|slice| slice.first().index <= index.next());
-        let begin = if is_newest {
-            newest
-        } else {
-            self.slices
-                .partition_point(|slice| slice.last().index <= index)
-        };
-        self.slices
-            .range(begin..)
-            .filter_map(move |slice| slice.after(index))
+            .partition_point(|slice| slice.last_index() <= index);
+        self.slices.range(begin..)
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     log::Log,
     output::Outbox,
     persist::{Write, WriteBatch, Writes},
+    planted::{self, Bug},
     read::Reads,
     snapshot::Incoming,
     wire::{AppendReply, Body, Envelope, Verdict},
@@ -260,7 +261,7 @@ impl Raft {
             means,
         };
         let done = self.writes.done();
-        let required = if body.is_of_leader() {
+        let required = if body.is_of_leader() || planted::has(Bug::AnswersBeforeItIsDurable) {
             done
         } else {
             self.writes.required(self.log.last_index())
@@ -371,7 +372,11 @@ impl Raft {
         let until = self.hard_state.commit.min(self.writes.durable());
         if until > self.applied {
             let committed = self.log.range(self.applied, until);
-            self.applied = until;
+            self.applied = if planted::has(Bug::AppliesTwice) {
+                until.previous()
+            } else {
+                until
+            };
             self.outbox
                 .extend(ApplyBatch::new(committed).map(Output::Apply));
         }

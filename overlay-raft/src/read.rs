@@ -6,6 +6,7 @@ use overlay_core::Instant;
 
 use crate::{
     Event, Index, Output, Raft, RaftId, ReadError, ReadId,
+    planted::{self, Bug},
     raft::Standing,
     wire::{Body, ReadAnswer, ReadAsk},
 };
@@ -110,9 +111,15 @@ impl Raft {
         self.stats.reads += 1;
         self.reads.last += 1;
         let number = self.reads.last;
-        if !self.is_leader() {
+        if !self.is_leader() && planted::has(Bug::FollowersReadAlone) {
+            let index = self.commit();
+            self.reads.confirmed.push_back((number, index));
+        } else if !self.is_leader() {
             self.reads.asked.push_back(number);
             self.reads.unsent = true;
+        } else if planted::has(Bug::ReadsWithoutARound) {
+            let index = self.readable();
+            self.reads.confirmed.push_back((number, index));
         } else if mode == ReadMode::Lease && self.has_lease() {
             self.stats.lease_reads += 1;
             let index = self.readable();
@@ -159,7 +166,7 @@ impl Raft {
             return;
         }
         while let Some(&number) = self.reads.asked.front()
-            && number <= body.number
+            && (number <= body.number || planted::has(Bug::MixesUpAnswers))
         {
             self.reads.asked.pop_front();
             self.reads.confirmed.push_back((number, body.index));
@@ -199,7 +206,8 @@ impl Raft {
         else {
             return false;
         };
-        if leader.rounds.gives_way || leader.transfer.is_some() || self.commit() < leader.first {
+        let gives_way = leader.rounds.gives_way || leader.transfer.is_some();
+        if (gives_way && !planted::has(Bug::KeepsItsLease)) || self.commit() < leader.first {
             return false;
         }
         let lease = lease_of(self.config.election_timeout, drift);
@@ -289,7 +297,9 @@ impl Raft {
     /// Returns what a read that comes in now must see. What earlier terms committed is at or before a leader's first entry.
     fn readable(&self) -> Index {
         match &self.standing {
-            Standing::Leader(leader) => self.commit().max(leader.first),
+            Standing::Leader(leader) if !planted::has(Bug::ReadsTooEarly) => {
+                self.commit().max(leader.first)
+            }
             _ => self.commit(),
         }
     }

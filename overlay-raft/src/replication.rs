@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Event, Incarnation, Index, Raft, RaftId,
+    planted::{self, Bug},
     progress::{Mode, Progress},
     raft::Standing,
     snapshot::Chunk,
@@ -27,10 +28,7 @@ impl Raft {
             at += 1;
         }
         self.continue_transfer();
-        if self.is_membership_committed() {
-            self.track_members(self.log.last_index().next());
-        }
-        self.leave_if_removed();
+        self.settle_membership();
     }
 
     /// Starts a new round of heartbeats.
@@ -49,7 +47,11 @@ impl Raft {
             .followers
             .iter()
             .map(|(id, progress)| {
-                let commit = progress.matched.min(commit);
+                let commit = if planted::has(Bug::TellsTooMuch) {
+                    commit
+                } else {
+                    progress.certain(commit)
+                };
                 (id, progress.incarnation, Heartbeat { commit, round })
             })
             .collect();

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Index, Membership, RaftId, Term};
+use crate::{
+    Index, Membership, RaftId, Term,
+    planted::{self, Bug},
+};
 
 /// The application's state with everything up to `index` applied (Raft §7).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -76,7 +79,7 @@ impl Incoming {
 
     /// Takes a piece if it is the next one; returns what is wanted next.
     pub(crate) fn take(&mut self, chunk: &Chunk) -> u64 {
-        if chunk.offset == self.len_bytes() {
+        if chunk.offset == self.len_bytes() || planted::has(Bug::JoinsAnyPieces) {
             self.data.extend_from_slice(&chunk.data);
         }
         self.len_bytes()

@@ -54,18 +54,6 @@ impl RaftSubject {
         let near = |rng: &mut Rng, value: u64| (value + 1).saturating_sub(rng.below(3));
         let (index, term) = (near(rng, self.last), near(rng, self.term));
         match rng.below(17) {
-            14 => Body::Commit {
-                commit: near(rng, self.last),
-            },
-            15 => Body::ReadAsk {
-                life: rng.below(2),
-                number: rng.below(4),
-            },
-            16 => Body::ReadAnswer {
-                life: rng.below(2),
-                number: rng.below(4),
-                index,
-            },
             0 => Body::PreVote {
                 round: 1,
                 last_index: index,
@@ -117,12 +105,28 @@ impl RaftSubject {
                     data: Bytes::from(vec![7; length]),
                 }
             }
-            _ if rng.chance(500_000) => Body::SnapshotReply {
+            13 => Body::Commit {
+                commit: near(rng, self.last),
+            },
+            14 => reading(rng, index),
+            15 => Body::SnapshotReply {
                 index,
                 wanted: rng.below(300),
             },
             _ => Body::TimeoutNow,
         }
+    }
+}
+
+fn reading(rng: &mut Rng, index: u64) -> Body {
+    let (life, number) = (rng.below(2), rng.below(4));
+    if rng.chance(500_000) {
+        return Body::ReadAsk { life, number };
+    }
+    Body::ReadAnswer {
+        life,
+        number,
+        index,
     }
 }
 

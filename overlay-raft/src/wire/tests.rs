@@ -184,6 +184,23 @@ fn samples() -> Vec<(Envelope, Body)> {
         })),
         Body::SnapshotReply(SnapshotReply { index, wanted: 505 }),
         Body::TimeoutNow,
+    ];
+    let envelopes = [
+        envelope_of(0xfeed, 2, 7, 0, Some(0)),
+        envelope_of(1, 300, 7, 1 << 40, None),
+    ];
+    messages
+        .into_iter()
+        .chain(later_samples())
+        .zip(envelopes.into_iter().cycle())
+        .map(|(message, envelope)| (envelope, message))
+        .collect()
+}
+
+/// What was added to the file later.
+fn later_samples() -> [Body; 3] {
+    let index = Index::new(300);
+    [
         Body::Commit(Commit { commit: index }),
         Body::ReadAsk(ReadAsk {
             life: 1 << 60,
@@ -194,16 +211,7 @@ fn samples() -> Vec<(Envelope, Body)> {
             number: 3,
             index,
         }),
-    ];
-    let envelopes = [
-        envelope_of(0xfeed, 2, 7, 0, Some(0)),
-        envelope_of(1, 300, 7, 1 << 40, None),
-    ];
-    messages
-        .into_iter()
-        .zip(envelopes.into_iter().cycle())
-        .map(|(message, envelope)| (envelope, message))
-        .collect()
+    ]
 }
 
 fn encode(envelope: &Envelope, body: &Body) -> Bytes {

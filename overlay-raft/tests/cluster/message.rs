@@ -211,17 +211,7 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
             Body::Heartbeat { commit, round }
         }
         8 => Body::HeartbeatReply { round: take(body) },
-        9 => {
-            let (index, term, membership, total, offset, data) = take(body);
-            Body::Chunk {
-                index,
-                term,
-                membership,
-                total,
-                offset,
-                data,
-            }
-        }
+        9 => decode_chunk(body),
         10 => {
             let (index, wanted) = take(body);
             Body::SnapshotReply { index, wanted }
@@ -244,6 +234,18 @@ fn decode_body(kind: u8, body: &mut &[u8]) -> Body {
     };
     assert!(body.is_empty(), "{} octets left of {decoded:?}", body.len());
     decoded
+}
+
+fn decode_chunk(body: &mut &[u8]) -> Body {
+    let (index, term, membership, total, offset, data) = take(body);
+    Body::Chunk {
+        index,
+        term,
+        membership,
+        total,
+        offset,
+        data,
+    }
 }
 
 fn decode_append(body: &mut &[u8]) -> Body {

@@ -90,6 +90,27 @@ impl Checker {
         );
     }
 
+    /// The membership in force is the newest in the log (thesis §4.1), as far as the log was written by anybody.
+    pub(crate) fn check_membership(&self, raft: &Raft) {
+        let mut index = raft.last_index();
+        while index > raft.snapshot_index() {
+            let term = raft.term_at(index).unwrap_or_default();
+            let Some((_, payload)) = self.entries.get(&(index, term)) else {
+                return;
+            };
+            if let Payload::Membership(newest) = payload {
+                assert_eq!(
+                    raft.membership(),
+                    newest,
+                    "{:?} does not go by the membership at {index}",
+                    raft.id()
+                );
+                return;
+            }
+            index = index.previous();
+        }
+    }
+
     /// A member applied a command; `own` says that it had proposed it.
     pub(crate) fn on_applied(&mut self, raft: &Raft, committed: &Committed<'_>) -> u64 {
         let operation = decode(committed.command);

@@ -5,6 +5,8 @@ mod checker;
 mod layer;
 mod member;
 mod operator;
+#[cfg(overlay_raft_planted)]
+mod planted;
 
 use std::{
     cell::{Cell, RefCell},
@@ -89,6 +91,8 @@ enum Kind {
     Dueling,
     /// One of three is cut off at any time, a leader preferably before it has copied anything (Raft figure 8).
     Stranding,
+    /// The same of four, while leaders begin with changes of the membership (erratum to the thesis, §4.1).
+    Reforming,
 }
 
 const SAFETY: Duration = Duration::from_secs(20);
@@ -106,14 +110,16 @@ impl Cluster {
             Kind::Wiping,
             Kind::Dueling,
             Kind::Stranding,
+            Kind::Reforming,
         ];
-        let kind = kinds[usize::try_from(number % 5).expect("below five")];
+        let kind = kinds[usize::try_from(number % 6).expect("below six")];
         let (hosts, founders) = match kind {
             Kind::Fixed => {
                 let hosts = 3 + 2 * usize::from(rng.chance(300_000));
                 (hosts, hosts)
             }
             Kind::Changing => (5, 3),
+            Kind::Reforming => (5, 4),
             Kind::Wiping | Kind::Dueling | Kind::Stranding => (3, 3),
         };
         let slow = match kind {
@@ -204,7 +210,7 @@ impl Cluster {
 }
 
 fn network_of(kind: Kind, rng: &mut Rng) -> NetworkConfig {
-    if kind == Kind::Stranding {
+    if matches!(kind, Kind::Stranding | Kind::Reforming) {
         return NetworkConfig {
             delay: Duration::from_millis(5)..Duration::from_millis(40),
             ..NetworkConfig::lan()
@@ -236,7 +242,7 @@ fn faults_of(kind: Kind) -> ChaosConfig {
                 ..default
             }
         }
-        Kind::Stranding => ChaosConfig {
+        Kind::Stranding | Kind::Reforming => ChaosConfig {
             weights: Weights {
                 crash: 1,
                 ..Weights::none()

@@ -289,6 +289,7 @@ impl Host for Member {
                     }
                     before = Some(entry.term);
                 }
+                self.checker.borrow().check_membership(raft);
                 let delay = if self.setup.healed.get() {
                     Duration::from_millis(1)
                 } else if outbox.rng().chance(self.setup.stall_ppm) {

@@ -20,21 +20,10 @@ impl Cluster {
         sometimes("two leaders at once", leaders.len() > 1);
         match self.kind {
             Kind::Dueling => self.duel(&leaders),
-            Kind::Stranding => self.strand(&leaders),
+            Kind::Stranding | Kind::Reforming => self.strand(&leaders),
             Kind::Fixed | Kind::Changing | Kind::Wiping => {}
         }
-        if self.rng.chance(500_000) {
-            let host = match leaders.first() {
-                Some(&leader) if self.rng.chance(500_000) => leader,
-                _ => self.any_host(),
-            };
-            let mode = if self.rng.chance(500_000) {
-                ReadMode::Lease
-            } else {
-                ReadMode::Quorum
-            };
-            self.world.with(host, |member, now| member.read(now, mode));
-        }
+        self.read(&leaders);
         for &host in &leaders {
             for _ in 0..self.rng.below(3) {
                 self.world.with(host, |member, now| member.propose(now));
@@ -42,12 +31,37 @@ impl Cluster {
             if self.rng.chance(10_000) {
                 self.transfer(host);
             }
-            match self.kind {
+            let kind = self.kind;
+            match kind {
                 Kind::Fixed | Kind::Dueling | Kind::Stranding => {}
+                Kind::Reforming if self.is_fresh(host) || self.rng.chance(50_000) => {
+                    self.change(host);
+                }
+                Kind::Reforming => {}
                 Kind::Changing if self.rng.chance(60_000) => self.change(host),
                 Kind::Changing => {}
                 Kind::Wiping => self.lose_disk(host),
             }
+        }
+    }
+
+    /// Reads anywhere; always from each of several leaders, all but one of which are mistaken.
+    fn read(&mut self, leaders: &[HostId]) {
+        let mut readers = Vec::new();
+        if leaders.len() > 1 {
+            readers.extend_from_slice(leaders);
+        } else if self.rng.chance(500_000) {
+            readers.push(self.any_host());
+        } else {
+            readers.extend(leaders.iter().filter(|_| self.rng.chance(500_000)));
+        }
+        for host in readers {
+            let mode = if self.rng.chance(500_000) {
+                ReadMode::Lease
+            } else {
+                ReadMode::Quorum
+            };
+            self.world.with(host, |member, now| member.read(now, mode));
         }
     }
 
@@ -76,6 +90,14 @@ impl Cluster {
         let victim = hosts[self.rng.index(hosts.len()).expect("hosts")];
         let moment = self.rng.duration(Duration::ZERO..Duration::from_millis(60));
         self.crash_after(victim, moment);
+    }
+
+    /// Returns whether a leader has committed nothing of its term yet.
+    fn is_fresh(&mut self, host: HostId) -> bool {
+        let fresh = self.raft(host, |raft, _| {
+            raft.term_at(raft.commit()) != Some(raft.term())
+        });
+        fresh == Some(true)
     }
 
     /// Cuts one off for a while: a leader that has copied nothing yet, or anybody.
