@@ -1,6 +1,6 @@
 //! Members with sockets and files, on loopback. Nothing here depends on how fast the machine is.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::BTreeMap,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use overlay_raft::{Index, driver::Application};
+use overlay_raft::{Event, Index, driver::Application};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -148,6 +148,14 @@ impl Application for Store {
     fn restore(&mut self, snapshot: &Bytes) {
         self.state = postcard::from_bytes(snapshot).expect("a snapshot that a store made");
         self.places.send_replace(self.state.places.clone());
+    }
+
+    fn observe(&mut self, event: &Event) {
+        match event {
+            // Whoever waits for these is told.
+            Event::ProposalLost(_) | Event::ProposalUnknown(_) | Event::ReadLost(_) => {}
+            event => eprintln!("{event:?}"),
+        }
     }
 }
 

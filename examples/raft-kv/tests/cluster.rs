@@ -58,6 +58,26 @@ fn what_was_acknowledged_outlives_the_leader() {
 }
 
 #[test]
+fn what_was_acknowledged_outlives_all_of_them() {
+    let mut cluster = Cluster::start(&[]);
+    for number in 0..10 {
+        cluster.done(&["put", &format!("key-{number}"), &format!("value-{number}")]);
+    }
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in 1..=3 {
+        cluster.begin(id);
+    }
+    for number in 0..10 {
+        assert_eq!(
+            cluster.get(&format!("key-{number}")),
+            format!("value-{number}")
+        );
+    }
+}
+
+#[test]
 fn operators_add_promote_transfer_and_remove() {
     let mut cluster = Cluster::start(&["--clock-drift-ppm", "500"]);
     cluster.done(&["put", "a", "1"]);
