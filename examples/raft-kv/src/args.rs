@@ -85,9 +85,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Write as fast as the cluster takes it
+    /// Write as fast as the cluster takes it, or read
     Bench {
-        /// How many writes wait for their answers at any time
+        /// Read instead, linearizably
+        #[arg(long)]
+        reads: bool,
+        /// How many requests wait for their answers at any time
         #[arg(long, default_value_t = 256)]
         in_flight: usize,
         /// Over how many connections

@@ -12,20 +12,21 @@ use tokio::task::JoinSet;
 
 use crate::{
     client::{Client, Connection},
-    protocol::{Answer, Request},
+    protocol::{Answer, Freshness, Request},
 };
 
 /// What a load is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
+    pub(crate) reads: bool,
     pub(crate) in_flight: usize,
     pub(crate) connections: usize,
     pub(crate) seconds: u64,
     pub(crate) value_bytes: usize,
 }
 
-/// Writes as fast as the leader answers, each of `in_flight` sessions one after the other.
-pub(crate) async fn writes(addresses: Vec<String>, load: Load) -> anyhow::Result<()> {
+/// Writes, or reads, as fast as the leader answers, each of `in_flight` sessions one after the other.
+pub(crate) async fn run(addresses: Vec<String>, load: Load) -> anyhow::Result<()> {
     let mut client = Client::new(addresses, Duration::from_secs(10))?;
     // Whoever opens a session leads.
     client.ask(&Request::Open).await?;
@@ -38,6 +39,7 @@ pub(crate) async fn writes(addresses: Vec<String>, load: Load) -> anyhow::Result
         let writer = Writer {
             sessions: vec![Session::default(); sessions],
             value: "x".repeat(load.value_bytes),
+            reads: load.reads,
             number,
             latencies: Vec::new(),
         };
@@ -55,8 +57,13 @@ pub(crate) async fn writes(addresses: Vec<String>, load: Load) -> anyhow::Result
         let place = latencies.len() * percent / 100;
         latencies.get(place).copied().unwrap_or_default()
     };
+    let what = if load.reads {
+        "linearizable reads"
+    } else {
+        "committed writes"
+    };
     println!(
-        "{} writes of {} octets committed in {took:.2} s by {leader}: {rate:.0} a second, {} in flight; \
+        "{} {what} of {} octets in {took:.2} s by {leader}: {rate:.0} a second, {} in flight; \
          half within {:?}, 99 of 100 within {:?}",
         latencies.len(),
         load.value_bytes,
@@ -76,6 +83,7 @@ fn share(all: usize, parts: usize, number: usize) -> usize {
 struct Writer {
     sessions: Vec<Session>,
     value: String,
+    reads: bool,
     number: usize,
     latencies: Vec<Duration>,
 }
@@ -105,7 +113,7 @@ impl Writer {
             };
             match answered.answer {
                 Answer::Opened { session: id } => session.id = id,
-                Answer::Done => {
+                Answer::Done | Answer::Value { .. } => {
                     let sent = session.sent.map(|sent| sent.elapsed());
                     self.latencies.extend(sent);
                 }
@@ -117,13 +125,19 @@ impl Writer {
             }
             session.number += 1;
             session.sent = Some(Instant::now());
-            let put = Request::Put {
-                session: session.id,
-                number: session.number,
-                key: format!("bench-{}-{slot}", self.number),
-                value: self.value.clone(),
+            let key = format!("bench-{}-{slot}", self.number);
+            let request = if self.reads {
+                let freshness = Freshness::Linearizable;
+                Request::Get { key, freshness }
+            } else {
+                Request::Put {
+                    session: session.id,
+                    number: session.number,
+                    key,
+                    value: self.value.clone(),
+                }
             };
-            connection.send(answered.id, &put);
+            connection.send(answered.id, &request);
         }
         Ok(self.latencies)
     }

@@ -34,6 +34,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => server::serve(settings(&serve)).await?,
         Command::Status { at } => return status(at).await,
         Command::Bench {
+            reads,
             in_flight,
             connections,
             seconds,
@@ -41,12 +42,13 @@ async fn main() -> anyhow::Result<ExitCode> {
             at,
         } => {
             let load = bench::Load {
+                reads,
                 in_flight,
                 connections,
                 seconds,
                 value_bytes,
             };
-            bench::writes(at.addresses, load).await?;
+            bench::run(at.addresses, load).await?;
         }
         Command::BenchDisk { data, seconds } => bench::disk(&data, seconds)?,
         command => return ask(command).await,

@@ -64,6 +64,45 @@
 //!
 //! Where the machine is a part of a larger one, the halves are used on their own: [`Links`] carries messages,
 //! [`LogWriter`] has the log in a thread of its own, over [`FileDisk`] or any other [`Disk`](overlay_core::Disk).
+//!
+//! ```no_run
+//! # use overlay_core::{Instant, Machine as _, Seed};
+//! # use overlay_raft::{Config, Output, Raft, driver::*, storage::StorageConfig};
+//! # async fn run(
+//! #     config: Config,
+//! #     seed: Seed,
+//! #     listener: tokio::net::TcpListener,
+//! #     disk: FileDisk,
+//! #     clock: impl Fn() -> Instant,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let (tell, mut written) = tokio::sync::mpsc::unbounded_channel();
+//! let (log, restored) = LogWriter::open(disk, StorageConfig::default(), move |what| tell.send(what).is_ok())?;
+//! let (links, mut arrivals) = Links::start(LinksConfig::default(), &config, seed.derive("links"), listener, Tcp);
+//! let mut raft = Raft::new(config, seed.derive("raft"), clock(), restored)?;
+//! loop {
+//!     while let Some(output) = raft.poll_output() {
+//!         match output {
+//!             Output::Persist(batch) => log.write(batch),
+//!             Output::Send { to, message } => links.send(to, message),
+//!             other => println!("{other:?}"), // the application's
+//!         }
+//!     }
+//!     let pause = raft.poll_timeout().map_or(std::time::Duration::MAX, |due| due - clock());
+//!     tokio::select! {
+//!         biased;
+//!         Some(written) = written.recv() => match written {
+//!             Written::Durable(ticket) => raft.handle_persisted(clock(), ticket),
+//!             Written::Failed(ticket, _) => raft.handle_persist_failed(clock(), ticket),
+//!         },
+//!         Some(arrival) = arrivals.recv() => for message in arrival.messages {
+//!             let _ = raft.handle_message(clock(), arrival.from, message); // counted if it is refused
+//!         },
+//!         () = tokio::time::sleep(pause) => {}
+//!     }
+//!     raft.handle_timeout(clock());
+//! }
+//! # }
+//! ```
 
 mod accept;
 mod application;
@@ -89,4 +128,4 @@ pub use log::{LogError, LogWriter, Written};
 pub use member::{Applied, Member};
 pub use options::{Options, Start};
 pub use status::{Leading, Status};
-pub use transport::{Accepted, Tcp, Transport};
+pub use transport::{Accepted, Tcp, Transport, prepare};
