@@ -10,6 +10,7 @@ use crate::{
     RaftId, Snapshot,
     planted::{self, Bug},
     raft::Standing,
+    trace::TraceEvent,
 };
 
 impl Raft {
@@ -82,6 +83,7 @@ impl Raft {
                 bytes_max: self.config.snapshot_bytes_max,
             });
         }
+        self.trace(|_| TraceEvent::Compacted { index });
         self.log.compact(snapshot, self.config.trailing_entries_max);
         self.writes.note_snapshot();
         self.unsettle();

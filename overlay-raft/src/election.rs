@@ -8,6 +8,7 @@ use crate::{
     Incarnation, Raft, RaftId, Term,
     planted::{self, Bug},
     raft::Standing,
+    trace::TraceEvent,
     wire::{Body, Envelope, PreVote, PreVoteReply, Vote, VoteReply},
 };
 
@@ -58,6 +59,10 @@ impl Raft {
         if term > self.hard_state.term {
             self.enter_term(term, None);
         }
+        self.trace(|raft| TraceEvent::Follows {
+            term: raft.term(),
+            leader,
+        });
         let was_follower = matches!(self.standing, Standing::Follower { .. });
         self.end_leadership();
         self.standing = Standing::Follower {
@@ -72,6 +77,7 @@ impl Raft {
 
     /// Asks whether an election would be won, without entering a new term (thesis §9.6).
     pub(crate) fn start_pre_vote(&mut self) {
+        self.trace(|_| TraceEvent::AsksFirst);
         let round = self.rng.next_u64();
         self.standing = Standing::PreCandidate {
             round,
@@ -99,6 +105,7 @@ impl Raft {
             return;
         }
         self.enter_term(self.hard_state.term.next(), Some(self.config.id));
+        self.trace(|raft| TraceEvent::Campaigns { term: raft.term() });
         self.standing = Standing::Candidate {
             granted: BTreeSet::new(),
             ticket: self.writes.required(self.log.last_index()),
@@ -184,6 +191,10 @@ impl Raft {
             if self.hard_state.vote != Some(from) {
                 self.hard_state.vote = Some(from);
                 self.note_vote();
+                self.trace(|raft| TraceEvent::Votes {
+                    term: raft.term(),
+                    candidate: from,
+                });
             }
             self.postpone_election();
         }

@@ -22,8 +22,6 @@ pub struct Entries {
 #[derive(Clone)]
 pub(crate) struct Slice {
     shared: Arc<[Entry]>,
-    /// The index of the first entry, which is asked for all the time.
-    first: Index,
     start: u32,
     end: u32,
 }
@@ -59,6 +57,18 @@ impl Entries {
         self.first.iter().chain(rest)
     }
 
+    /// Returns those before `index`.
+    pub(crate) fn before(&self, index: Index) -> Self {
+        let mut kept = Self::default();
+        for slice in self.slices() {
+            match slice.take(index.distance(slice.first_index())) {
+                Some(part) => kept.push(part),
+                None => break,
+            }
+        }
+        kept
+    }
+
     pub(crate) fn push(&mut self, slice: Slice) {
         if self.first.is_none() {
             self.first = Some(slice);
@@ -72,12 +82,10 @@ impl Slice {
     /// Makes a slice of all of `entries`; `None` without any.
     pub(crate) fn new(entries: impl Into<Arc<[Entry]>>) -> Option<Self> {
         let shared = entries.into();
-        let first = shared.first()?.index;
         let end =
             u32::try_from(shared.len()).expect("entries weigh more, and their weight is bounded");
-        Some(Self {
+        (end > 0).then_some(Self {
             shared,
-            first,
             start: 0,
             end,
         })
@@ -88,11 +96,11 @@ impl Slice {
     }
 
     pub(crate) fn first_index(&self) -> Index {
-        self.first
+        self.first().index
     }
 
     pub(crate) fn last_index(&self) -> Index {
-        self.first.plus(self.len()).previous()
+        self.last().index
     }
 
     pub(crate) fn first(&self) -> &Entry {
@@ -109,7 +117,7 @@ impl Slice {
 
     /// Returns the entries after `index`; `None` if there are none.
     pub(crate) fn after(&self, index: Index) -> Option<Self> {
-        let skip = index.next().distance(self.first);
+        let skip = index.next().distance(self.first_index());
         self.part(skip, self.len())
     }
 
@@ -123,7 +131,6 @@ impl Slice {
         let place = |at: usize| self.start + u32::try_from(at).unwrap_or(u32::MAX);
         (from < to).then(|| Self {
             shared: Arc::clone(&self.shared),
-            first: self.first.plus(from),
             start: place(from),
             end: place(to),
         })

@@ -8,6 +8,7 @@ use crate::{
     planted::{self, Bug},
     raft::Standing,
     snapshot::{Chunk, Incoming},
+    trace::TraceEvent,
     wire::{
         Append, AppendReply, Body, Commit, Envelope, Heartbeat, HeartbeatReply, SnapshotReply,
         Verdict,
@@ -89,6 +90,10 @@ impl Raft {
                 .as_ref()
                 .iter()
                 .any(|entry| matches!(entry.payload, Payload::Membership(_)));
+            self.trace(|_| TraceEvent::Appended {
+                first: new.first().index,
+                terms: new.as_ref().iter().map(|entry| entry.term).collect(),
+            });
             self.log.append_slice(new);
         }
         changed
@@ -170,6 +175,8 @@ impl Raft {
         let index = snapshot.index;
         self.stats.snapshots_installed += 1;
         self.forget_proposals(index);
+        let term = snapshot.term;
+        self.trace(|_| TraceEvent::Installed { index, term });
         self.log.install(Arc::new(snapshot));
         self.writes.note_install(index);
         self.hard_state.commit = index;
@@ -185,6 +192,7 @@ impl Raft {
 
     /// Removes entries that the leader does not have; returns whether a membership was among them.
     fn truncate_from(&mut self, index: Index) -> bool {
+        self.trace(|_| TraceEvent::Truncated { from: index });
         let changed = self.log.truncate_from(index);
         self.writes.note_truncated(index);
         changed
@@ -193,6 +201,10 @@ impl Raft {
     /// Tells the driver which membership is in force.
     pub(crate) fn tell_membership(&mut self) {
         let (index, membership) = (self.log.membership_index(), self.log.membership().clone());
+        self.trace(|_| TraceEvent::Reconfigured {
+            index,
+            membership: membership.clone(),
+        });
         self.outbox.event(Event::MembershipChanged {
             index,
             membership,

@@ -9,6 +9,7 @@ use crate::{
     progress::{Followers, Mode, Progress},
     raft::Standing,
     read::Rounds,
+    trace::TraceEvent,
     transfer::Transfer,
     wire::Body,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Leader {
     pub(crate) first: Index,
     pub(crate) followers: Followers,
     pub(crate) heartbeat_deadline: Instant,
+    /// When followers are told what is committed, if there were no entries to tell it with.
+    pub(crate) commit_deadline: Option<Instant>,
     pub(crate) rounds: Rounds,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) uncommitted_bytes: u64,
@@ -103,12 +106,14 @@ impl Raft {
             first: next,
             followers: Followers::default(),
             heartbeat_deadline: self.now + self.config.heartbeat_interval,
+            commit_deadline: None,
             rounds: Rounds::default(),
             transfer: None,
             uncommitted_bytes,
             settled_membership: None,
         }));
         self.stats.elections_won += 1;
+        self.trace(|raft| TraceEvent::Leads { term: raft.term() });
         self.incoming = None;
         self.track_members(next);
         self.append_own(Entry {
@@ -199,6 +204,7 @@ impl Raft {
         if heartbeat_due {
             self.broadcast_heartbeat();
         }
+        self.tell_commit_if_due();
     }
 
     /// Returns when a leader is next due.
@@ -207,7 +213,7 @@ impl Raft {
             .stalled_since()
             .map(|since| since + self.config.election_timeout);
         let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
-        [stalled, transfer]
+        [stalled, transfer, leader.commit_deadline]
             .into_iter()
             .flatten()
             .fold(leader.heartbeat_deadline, Instant::min)
@@ -274,6 +280,7 @@ impl Raft {
         };
         if is_committed && leader.settled_membership != Some(index) {
             leader.settled_membership = Some(index);
+            self.tell_commit();
             self.track_members(self.log.last_index().next());
             self.leave_if_removed();
         }
@@ -292,6 +299,10 @@ impl Raft {
                 .uncommitted_bytes
                 .saturating_add(entry.weight_bytes());
         }
+        self.trace(|_| TraceEvent::Appended {
+            first: entry.index,
+            terms: vec![entry.term],
+        });
         self.log.append(entry);
     }
 

@@ -62,6 +62,7 @@
 //! | `log`, `entries`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
 //! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
 //! | `restore` | [`Restored`], what a member may start from |
+//! | `trace` | [`TraceEvent`], the steps of the protocol for whoever checks them |
 //! | `wire` | the messages as octets |
 //! | [`storage`] | the log on a disk, sealed on request |
 //! | `driver` | with the feature `tokio`: a member with sockets, log and loop |
@@ -97,6 +98,7 @@ mod snapshot;
 mod stats;
 mod step;
 pub mod storage;
+mod trace;
 mod transfer;
 mod wire;
 
@@ -117,4 +119,5 @@ pub use read::ReadMode;
 pub use restore::{HardState, Restored};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
+pub use trace::TraceEvent;
 pub use wire::Message;

@@ -137,6 +137,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    #[inline]
     pub(crate) fn push(&mut self, output: Output) {
         self.queue.push_back(output);
     }
@@ -150,6 +151,7 @@ impl Outbox {
     }
 
     /// Queues a message once ticket `required` came back; `done` is the newest that did.
+    #[inline]
     pub(crate) fn send_after(&mut self, required: u64, done: u64, output: Output) {
         if required <= done {
             self.queue.push_back(output);
@@ -197,5 +199,17 @@ impl Outbox {
     /// Returns how many outputs are queued or withheld.
     pub(crate) fn len(&self) -> usize {
         self.queue.len().saturating_add(self.withheld.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is longer is moved by a call, and an output is moved a dozen times.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn an_output_is_short() {
+        assert!(size_of::<Output>() <= 128, "{}", size_of::<Output>());
     }
 }

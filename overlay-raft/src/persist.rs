@@ -26,6 +26,29 @@ pub struct Write {
     pub hard_state: HardState,
 }
 
+impl Write {
+    /// Makes one write of two that were handed out in this order, so that one sync makes both durable. The later one's
+    /// ticket covers the earlier one's.
+    pub fn absorb(&mut self, later: Self) {
+        if later.snapshot.is_some() {
+            *self = later;
+            return;
+        }
+        if let Some(from) = later.truncate_from {
+            let reaches_back = self.entries.first().is_none_or(|first| from <= first.index);
+            self.entries = self.entries.before(from);
+            if reaches_back && self.snapshot.is_none() {
+                let earlier = self.truncate_from.unwrap_or(from);
+                self.truncate_from = Some(from.min(earlier));
+            }
+        }
+        for slice in later.entries.slices() {
+            self.entries.push(slice.clone());
+        }
+        self.hard_state = later.hard_state;
+    }
+}
+
 /// A write and the ticket that says it is done.
 #[derive(Debug)]
 #[must_use = "nothing that depends on the write leaves the machine before its ticket comes back"]

@@ -18,6 +18,7 @@ use crate::{
     planted::{self, Bug},
     read::Reads,
     snapshot::Incoming,
+    trace::{TraceEvent, Tracer},
     wire::{AppendReply, Body, Envelope, Verdict},
 };
 
@@ -50,6 +51,7 @@ pub struct Raft {
     /// Since when something has happened whose consequences were not drawn yet.
     unsettled: Option<Instant>,
     pub(crate) stats: Stats,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) stopped: bool,
 }
 
@@ -149,6 +151,7 @@ impl Raft {
             vow_until: now,
             unsettled: None,
             stats: Stats::default(),
+            tracer: None,
             stopped: false,
             config,
             rng,
@@ -208,6 +211,9 @@ impl Raft {
             return;
         }
         let done = self.writes.done();
+        self.trace(|raft| TraceEvent::Durable {
+            index: raft.writes.durable(),
+        });
         self.outbox.release(done);
         self.count_own_vote();
         self.unsettle();
@@ -294,6 +300,7 @@ impl Raft {
             return;
         }
         let before = std::mem::replace(&mut self.hard_state.commit, index);
+        self.trace(|_| TraceEvent::Committed { index });
         let (at, membership) = self.log.membership_at(index);
         if at > before {
             let membership = membership.clone();
@@ -377,6 +384,9 @@ impl Raft {
             } else {
                 until
             };
+            self.trace(|raft| TraceEvent::Applied {
+                index: raft.applied,
+            });
             self.outbox
                 .extend(ApplyBatch::new(committed).map(Output::Apply));
         }

@@ -262,6 +262,10 @@ impl Raft {
             .back()
             .is_some_and(|waiting| waiting.round > rounds.last);
         let begins = waits && rounds.sent.len() < ROUNDS_AT_ONCE;
+        if !answers.is_empty() {
+            // Whoever asked waits for it.
+            self.tell_commit();
+        }
         for (id, answer) in answers {
             self.send(id, None, Body::ReadAnswer(answer));
         }

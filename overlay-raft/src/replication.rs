@@ -27,6 +27,9 @@ impl Raft {
             while self.send_next(id) {}
             at += 1;
         }
+        if self.config.commit_delay.is_zero() {
+            self.tell_commit();
+        }
         self.continue_transfer();
         self.settle_membership();
     }
@@ -194,12 +197,12 @@ impl Raft {
                 let more = progress.next <= last;
                 if more && inflight.has_room(messages_max, bytes_max) {
                     self.send_append(id, entries_max);
-                } else if progress.told_commit < progress.certain(commit) {
-                    self.send_commit(id);
-                } else {
-                    return false;
+                    return true;
                 }
-                more
+                if progress.told_commit < progress.certain(commit) {
+                    self.delay_commit();
+                }
+                false
             }
         }
     }
@@ -236,14 +239,41 @@ impl Raft {
         self.send(id, incarnation, Body::Append(append));
     }
 
-    /// Tells a follower that what it holds is committed, where there is nothing else to tell.
-    fn send_commit(&mut self, id: RaftId) {
+    /// Has followers told what is committed before long.
+    fn delay_commit(&mut self) {
+        let deadline = self.now + self.config.commit_delay;
+        if let Standing::Leader(leader) = &mut self.standing {
+            leader.commit_deadline.get_or_insert(deadline);
+        }
+    }
+
+    pub(crate) fn tell_commit_if_due(&mut self) {
+        if let Standing::Leader(leader) = &mut self.standing
+            && leader
+                .commit_deadline
+                .is_some_and(|deadline| deadline <= self.now)
+        {
+            self.tell_commit();
+        }
+    }
+
+    /// Tells each follower that what it holds is committed, if it was not told.
+    pub(crate) fn tell_commit(&mut self) {
         let commit = self.commit();
-        if let Some(progress) = self.progress_mut(id) {
-            let commit = progress.certain(commit);
-            progress.told_commit = commit;
-            let incarnation = progress.incarnation;
-            self.send(id, incarnation, Body::Commit(Commit { commit }));
+        let mut at = 0;
+        while let Standing::Leader(leader) = &mut self.standing
+            && let Some(id) = leader.followers.id_at(at)
+        {
+            leader.commit_deadline = None;
+            if let Some(progress) = leader.followers.get_mut(id)
+                && progress.told_commit < progress.certain(commit)
+            {
+                let commit = progress.certain(commit);
+                progress.told_commit = commit;
+                let incarnation = progress.incarnation;
+                self.send(id, incarnation, Body::Commit(Commit { commit }));
+            }
+            at += 1;
         }
     }
 

@@ -23,6 +23,17 @@ pub struct HardState {
     pub commit: Index,
 }
 
+impl HardState {
+    /// Returns whether `other` says the same but for the commit index.
+    pub(crate) fn differs_in_commit_alone(&self, other: &Self) -> bool {
+        let with_commit = Self {
+            commit: other.commit,
+            ..self.clone()
+        };
+        with_commit == *other
+    }
+}
+
 /// What a member starts from, proven to be consistent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored(Origin);

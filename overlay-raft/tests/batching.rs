@@ -121,6 +121,66 @@ fn word_of_a_commit_says_no_more_than_what_the_follower_acknowledged() {
     assert!(!told.contains(&(3, Body::Commit { commit: 3 })), "{told:?}");
 }
 
+fn leader_with_delay() -> Node {
+    let config = Config {
+        commit_delay: Config::new(cluster::id(1), 7).commit_delay,
+        ..config(1)
+    };
+    let mut node = Node::founder_with(config, &[1, 2, 3]);
+    node.campaign();
+    node.win(2);
+    for peer in [2, 3] {
+        node.feed(peer, Body::Accepted { matched: 2 });
+    }
+    node.pass(HEARTBEAT);
+    node.take();
+    node
+}
+
+#[test]
+fn word_of_a_commit_travels_with_the_next_entries() {
+    let mut node = leader_with_delay();
+    for last in 3..6 {
+        propose(&mut node, 1);
+        node.drain();
+        let sent = node.take();
+        assert_eq!(sent.len(), 2, "{sent:?}");
+        for (_, body) in sent {
+            assert!(
+                matches!(body, Body::Append { commit, .. } if commit == last - 1),
+                "{body:?}"
+            );
+        }
+        for peer in [2, 3] {
+            node.feed(peer, Body::Accepted { matched: last });
+        }
+        assert_eq!(node.raft.commit().get(), last);
+        assert_eq!(node.take(), []);
+    }
+}
+
+#[test]
+fn word_of_a_commit_travels_alone_where_nothing_follows() {
+    let mut node = leader_with_delay();
+    propose(&mut node, 1);
+    node.drain();
+    node.feed(2, Body::Accepted { matched: 3 });
+    node.take();
+    let delay = node.raft.config().commit_delay;
+    let start = node.now;
+    assert_eq!(node.raft.poll_timeout(), Some(start + delay));
+    node.pass(delay - std::time::Duration::from_nanos(1));
+    assert_eq!(node.take(), []);
+    node.pass(std::time::Duration::from_nanos(1));
+    assert_eq!(node.take(), [(2, Body::Commit { commit: 3 })]);
+    // The other one is told when it has something to be told of.
+    node.feed(3, Body::Accepted { matched: 3 });
+    node.pass(delay);
+    assert_eq!(node.take(), [(3, Body::Commit { commit: 3 })]);
+    node.pass(delay * 2);
+    assert_eq!(node.take(), [], "once");
+}
+
 /// The window counts octets as well: a follower that acknowledges nothing is sent no more than that.
 #[test]
 fn no_message_follows_when_enough_octets_are_on_their_way() {

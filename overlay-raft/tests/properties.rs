@@ -65,6 +65,34 @@ proptest! {
         }
     }
 
+    /// Several writes in one leave the same behind as one after the other.
+    #[test]
+    fn writes_that_are_made_one_leave_the_same_behind(
+        steps in prop::collection::vec(steps(), 1..8),
+        alone in 0..4_usize,
+    ) {
+        let mut bench = Bench::new(1);
+        let mut together = bench.model.clone();
+        let mut writes = Vec::new();
+        for step in steps {
+            if let Some(write) = bench.make(&step) {
+                bench.model.apply(&write);
+                writes.push(write);
+            }
+        }
+        let mut rest = writes.split_off(alone.min(writes.len())).into_iter();
+        if let Some(mut merged) = rest.next() {
+            rest.for_each(|later| merged.absorb(later));
+            writes.push(merged);
+        }
+        for write in &writes {
+            together.apply(write);
+        }
+        prop_assert_eq!(together.hard_state, bench.model.hard_state);
+        prop_assert_eq!(together.snapshot, bench.model.snapshot);
+        prop_assert_eq!(together.entries, bench.model.entries);
+    }
+
     #[test]
     fn octets_from_anywhere_do_not_panic_and_refused_ones_change_nothing(
         inputs in prop::collection::vec((1..5_u64, prop::collection::vec(any::<u8>(), 0..60)), 1..20),

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The records of one [`Write`] carry the same number, which rises by one from write to write, and the
-//! last of them is flagged. A write counts only if all its records are whole, so that it is atomic; it is synced before
+//! last of them is flagged. Term and vote are written where they changed; otherwise the last entry tells the commit index, too,
+//! so that a write of one entry is one record. A write counts only if all its records are whole, so that it is atomic; it is synced before
 //! the next one begins. A write that holds a snapshot begins a new segment and replaces everything before it, whereupon
 //! the older segments are removed.
 //!
@@ -44,7 +45,7 @@ use thiserror::Error;
 
 pub use sealed::{DataKey, SealedDisk};
 
-use crate::{RestoreError, Restored, persist::Write};
+use crate::{HardState, RestoreError, Restored, persist::Write};
 
 /// The settings of a log on a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +73,10 @@ pub struct Log<D> {
     segment_bytes: u64,
     /// The number of the last write.
     write: u64,
+    /// What the disk holds of it; the commit index may be behind.
+    hard_state: Option<HardState>,
+    /// What was written since the log was opened.
+    written_bytes: u64,
     failed: bool,
 }
 
@@ -110,6 +115,11 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    /// Returns how many octets were appended since the log was opened.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// Returns the disk.
     pub fn disk(&self) -> &D {
         &self.disk
@@ -135,16 +145,21 @@ impl<D: Disk> Log<D> {
             self.segment_bytes = 0;
         }
         self.write += 1;
-        let bytes = record::encode(self.segment, self.write, write);
+        let is_known = self
+            .hard_state
+            .as_ref()
+            .is_some_and(|held| held.differs_in_commit_alone(&write.hard_state));
+        let bytes = record::encode(self.segment, self.write, write, is_known);
         let name = name_of(self.segment);
         self.disk.append(&name, &bytes)?;
         self.disk.sync(&name)?;
         if fresh {
             self.disk.sync_directory()?;
         }
-        self.segment_bytes = self
-            .segment_bytes
-            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.segment_bytes = self.segment_bytes.saturating_add(length);
+        self.written_bytes = self.written_bytes.saturating_add(length);
+        self.hard_state = Some(write.hard_state.clone());
         Ok(())
     }
 

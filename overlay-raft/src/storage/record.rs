@@ -29,12 +29,17 @@ pub(super) struct Record {
     /// Whether it is the write's last.
     pub(super) last: bool,
     pub(super) content: Content,
+    /// The commit index, on the last record of a write that holds no hard state.
+    pub(super) commit: Option<Index>,
     /// The size of the record in octets.
     pub(super) length: usize,
 }
 
-/// Encodes a write as a row of records. The hard state is always the last.
-pub(super) fn encode(segment: u64, number: u64, write: &Write) -> Vec<u8> {
+/// Encodes a write as a row of records. The hard state is the last, unless it `is_known` but for the commit index and there are
+/// entries, the last of which tells that.
+pub(super) fn encode(segment: u64, number: u64, write: &Write, is_known: bool) -> Vec<u8> {
+    let needs_state = !is_known || write.snapshot.is_some() || write.entries.is_empty();
+    let mut left = write.entries.len();
     let mut out = Vec::new();
     let mut put =
         |kind: u8, flags: u8, body: &[u8]| emit(&mut out, segment, number, kind, flags, body);
@@ -53,9 +58,16 @@ pub(super) fn encode(segment: u64, number: u64, write: &Write) -> Vec<u8> {
         put(TRUNCATE, 0, &serialize(index));
     }
     for entry in write.entries.iter() {
-        put(ENTRY, 0, &serialize(entry));
+        left = left.saturating_sub(1);
+        if left == 0 && !needs_state {
+            put(ENTRY, LAST, &serialize(&(entry, write.hard_state.commit)));
+        } else {
+            put(ENTRY, 0, &serialize(entry));
+        }
     }
-    put(HARD_STATE, LAST, &serialize(&write.hard_state));
+    if needs_state {
+        put(HARD_STATE, LAST, &serialize(&write.hard_state));
+    }
     out
 }
 
@@ -73,12 +85,20 @@ pub(super) fn decode(segment: u64, bytes: &[u8]) -> Result<Record, Damage> {
         return Err(Damage::Unknown { kind, version });
     }
     let malformed = |_| Damage::Malformed { kind };
+    let last = header.flags & LAST != 0;
+    let mut commit = None;
     let (content, rest) = match kind {
         SNAPSHOT => snapshot(body)
             .map(|snapshot| (Content::Snapshot(snapshot), 0))
             .ok_or(Damage::Malformed { kind })?,
         TRUNCATE => postcard::take_from_bytes(body)
             .map(|(index, rest)| (Content::Truncate(index), rest.len()))
+            .map_err(malformed)?,
+        ENTRY if last => postcard::take_from_bytes::<(_, Index)>(body)
+            .map(|((entry, at), rest)| {
+                commit = Some(at);
+                (Content::Entry(entry), rest.len())
+            })
             .map_err(malformed)?,
         ENTRY => postcard::take_from_bytes(body)
             .map(|(entry, rest)| (Content::Entry(entry), rest.len()))
@@ -93,8 +113,9 @@ pub(super) fn decode(segment: u64, bytes: &[u8]) -> Result<Record, Damage> {
     }
     Ok(Record {
         write: header.write,
-        last: header.flags & LAST != 0,
+        last,
         content,
+        commit,
         length: HEADER_BYTES.saturating_add(body.len()),
     })
 }

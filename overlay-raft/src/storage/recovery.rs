@@ -34,6 +34,8 @@ pub(super) fn open<D: Disk>(
         segment: end.segment,
         segment_bytes: end.segment_bytes,
         write: end.write,
+        hard_state: restored.hard_state().cloned(),
+        written_bytes: 0,
         failed: false,
     };
     Ok((log, restored))
@@ -228,7 +230,7 @@ impl Replay {
             }
             if record.last {
                 for (_, part) in &segment.records[begin..=position] {
-                    self.apply(&part.content);
+                    self.apply(part);
                 }
                 begin = position + 1;
                 whole = offset + record.length;
@@ -268,8 +270,11 @@ impl Replay {
         Ok(())
     }
 
-    fn apply(&mut self, content: &Content) {
-        match content {
+    fn apply(&mut self, record: &Record) {
+        if let (Some(commit), Some(state)) = (record.commit, &mut self.hard_state) {
+            state.commit = commit;
+        }
+        match &record.content {
             Content::Snapshot(snapshot) => {
                 self.snapshot = Some(snapshot.clone());
                 self.entries.clear();

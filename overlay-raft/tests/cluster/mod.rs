@@ -37,6 +37,7 @@ pub fn config(number: u64) -> Config {
     Config {
         election_timeout: ELECTION,
         heartbeat_interval: HEARTBEAT,
+        commit_delay: Duration::ZERO,
         ..Config::new(id(number), GROUP)
     }
 }

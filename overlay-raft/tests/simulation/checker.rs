@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_raft::{Committed, Entry, Incarnation, Index, Payload, ProposalId, Raft, RaftId, Term};
+use overlay_raft::{
+    Committed, Entry, Incarnation, Index, Payload, ProposalId, Raft, RaftId, Term, TraceEvent,
+};
+
+use crate::model::Model;
 
 /// What all members together have shown so far.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(crate) struct Checker {
     lost: BTreeSet<u64>,
     proposed: BTreeMap<ProposalId, u64>,
     next_operation: u64,
+    /// All steps are steps of the model, too.
+    model: Model,
 }
 
 impl Checker {
@@ -33,6 +39,14 @@ impl Checker {
             self.proposed.insert(id, operation).is_none(),
             "{id:?} handed out twice"
         );
+    }
+
+    /// A member took a step.
+    pub(crate) fn on_step(&mut self, id: RaftId, step: &TraceEvent) {
+        if let Err(need) = self.model.take(id, step) {
+            panic!("{id:?} does what no model does: {step:?} needs {need}");
+        }
+        assert_eq!(self.model.broken, [""; 0], "after {step:?} of {id:?}");
     }
 
     /// A voter promised its vote.

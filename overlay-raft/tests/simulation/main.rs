@@ -4,6 +4,8 @@ mod checker;
 #[path = "../layer/mod.rs"]
 mod layer;
 mod member;
+#[path = "../model/mod.rs"]
+mod model;
 mod operator;
 #[cfg(overlay_raft_planted)]
 mod planted;
@@ -300,6 +302,7 @@ fn configure(config: &mut Config, rng: &mut Rng) {
     let mut pick = |choices: &[usize]| choices[rng.index(choices.len()).expect("not empty")];
     config.election_timeout = Duration::from_millis(200);
     config.heartbeat_interval = Duration::from_millis(50);
+    config.commit_delay = Duration::from_millis(pick(&[0, 2, 20]) as u64);
     config.entries_per_append_max = pick(&[1, 3, 256]);
     config.append_bytes_max = pick(&[1, 200, 1 << 18]) as u64;
     config.inflight_max = pick(&[1, 2, 64]);

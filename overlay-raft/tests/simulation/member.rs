@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     ops::Range,
     rc::Rc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use overlay_core::{DiskError, Instant, Machine, Rng};
 use overlay_raft::{
     Committed, Config, Event, Incarnation, Index, Message, Output, ProposalId, Raft, RaftId,
-    ReadId, ReadMode, Restored, Term, WriteBatch,
+    ReadId, ReadMode, Restored, Term, TraceEvent, WriteBatch,
     storage::{Log, OpenError, StorageConfig},
 };
 use overlay_sim::{Boot, Channel, Host, HostId, Outbox, runner::sometimes};
@@ -55,6 +56,8 @@ pub(crate) struct Member {
     pub(crate) applied: Index,
     reads: BTreeMap<ReadId, Index>,
     proposals: BTreeMap<ProposalId, u64>,
+    /// What the machine did and nobody has looked at yet.
+    steps: Arc<Mutex<Vec<TraceEvent>>>,
     setup: Setup,
     checker: Rc<RefCell<Checker>>,
 }
@@ -78,6 +81,7 @@ impl Member {
             applied: Index::ZERO,
             reads: BTreeMap::new(),
             proposals: BTreeMap::new(),
+            steps: Arc::default(),
             setup: setup.clone(),
             checker: Rc::clone(checker),
         };
@@ -102,8 +106,12 @@ impl Member {
         config.clock_drift_ppm_max = setup.leases.then_some(110_000);
         (setup.configure)(&mut config, &mut boot.seed.derive("configure").rng());
         let raft = Raft::new(config, boot.seed.clone(), boot.now, restored);
-        member.raft = Some(raft.expect("what Log::open returns is consistent"));
+        let mut raft = raft.expect("what Log::open returns is consistent");
+        let steps = Arc::clone(&member.steps);
+        raft.set_tracer(move |step| steps.lock().expect("one thread").push(step.clone()));
+        member.raft = Some(raft);
         member.log = Some(log);
+        member.check_steps();
         member
     }
 
@@ -133,6 +141,18 @@ impl Member {
             sometimes("a read by lease", raft.stats().lease_reads > 0);
             let floor = self.checker.borrow().read_floor();
             self.reads.insert(read, floor);
+        }
+    }
+
+    /// Compares what was done since the last time with the model.
+    fn check_steps(&self) {
+        let Some(raft) = &self.raft else {
+            return;
+        };
+        let steps = std::mem::take(&mut *self.steps.lock().expect("one thread"));
+        let mut checker = self.checker.borrow_mut();
+        for step in &steps {
+            checker.on_step(raft.id(), step);
         }
     }
 
@@ -278,6 +298,8 @@ impl Host for Member {
     }
 
     fn route(&mut self, now: Instant, output: Output, outbox: &mut Outbox) {
+        // Before anybody can hear of them.
+        self.check_steps();
         match output {
             Output::Persist(batch) => {
                 let raft = self.raft.as_ref().expect("it comes from it");
