@@ -9,7 +9,7 @@ use std::{
 use overlay_core::{Disk, DiskError};
 
 use crate::{
-    PersistTicket, Restored, Write, WriteBatch,
+    PersistTicket, Restored, WriteBatch,
     storage::{Log, OpenError, StorageConfig},
 };
 
@@ -171,13 +171,13 @@ impl<D: Disk> Work<D> {
         let (mut write, mut ticket) = batch.into_parts();
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Write(next) if follows(&write, next.write()) => {
-                    let (next, newest) = next.into_parts();
-                    append(&mut write, next);
+                Order::Write(later) => {
+                    let (later, newest) = later.into_parts();
+                    write.absorb(later);
                     ticket = newest;
                 }
-                other => {
-                    self.next = Some(other);
+                Order::Disk(_) => {
+                    self.next = Some(order);
                     break;
                 }
             }
@@ -187,22 +187,6 @@ impl<D: Disk> Work<D> {
             Err(error) => Written::Failed(ticket, error),
         }
     }
-}
-
-/// Returns whether both together are one write: `next` only adds.
-fn follows(write: &Write, next: &Write) -> bool {
-    let last = write.entries.last().map(|entry| entry.index.next());
-    let first = next.entries.first().map(|entry| entry.index);
-    next.snapshot.is_none()
-        && next.truncate_from.is_none()
-        && (last.is_none() || first.is_none() || last == first)
-}
-
-fn append(write: &mut Write, next: Write) {
-    for slice in next.entries.slices() {
-        write.entries.push(slice.clone());
-    }
-    write.hard_state = next.hard_state;
 }
 
 #[cfg(test)]
