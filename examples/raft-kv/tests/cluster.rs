@@ -10,6 +10,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -178,16 +179,17 @@ impl Cluster {
             .arg(self.data(id))
             .args(&self.options)
             .args(more)
-            .stdout(Stdio::null());
-        // The port may still be taken by what was killed, or by somebody who was faster.
+            .stdout(Stdio::piped());
+        // A port may be somebody else's at the moment: the member ends then, without a word that it takes clients.
         let child = until("a member starts", || {
             let mut child = serve.spawn().unwrap();
-            until("it listens or ends", || {
-                let ended = child.try_wait().unwrap().is_some();
-                let listens = TcpStream::connect(self.clients(id)).is_ok();
-                (ended || listens).then_some(())
-            });
-            child.try_wait().unwrap().is_none().then_some(child)
+            let mut said = String::new();
+            let read = BufReader::new(child.stdout.take().unwrap()).read_line(&mut said);
+            if read.is_ok_and(|length| length > 0) {
+                return Some(child);
+            }
+            child.wait().unwrap();
+            None
         });
         self.members[id - 1] = Some(child);
     }
@@ -299,9 +301,16 @@ impl Drop for Cluster {
     }
 }
 
+/// Returns a port that nobody listens on and that no connection is given: below those that the system hands out.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 200).unwrap() * 100;
+    loop {
+        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn text(output: &Output) -> String {
