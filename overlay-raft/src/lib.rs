@@ -65,11 +65,14 @@
 //! | `trace` | [`TraceEvent`], the steps of the protocol for whoever checks them |
 //! | `wire` | the messages as octets |
 //! | [`storage`] | the log on a disk, sealed on request |
+//! | `driver` | with the feature `tokio`: a member with sockets, log and loop |
 
 #![forbid(unsafe_code)]
 
 mod change;
 mod config;
+#[cfg(feature = "tokio")]
+pub mod driver;
 mod election;
 mod entries;
 mod entry;

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use overlay_core::DiskError;
-use overlay_raft::storage::OpenError;
+use overlay_raft::{driver::LogError, storage::OpenError};
 use thiserror::Error;
 
-use super::{StoreError, log::LogError};
+use super::StoreError;
 use crate::{
     NodeError,
     api::{self, ErrorKind},

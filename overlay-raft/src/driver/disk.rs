@@ -15,10 +15,13 @@ use overlay_core::{Disk, DiskError};
 pub struct FileDisk {
     directory: PathBuf,
     open: BTreeMap<String, File>,
+    /// Held as long as the disk.
+    lock: Option<File>,
 }
 
 impl FileDisk {
-    /// Opens `directory`, made if it does not exist, for its owner alone.
+    /// Opens `directory`, made if it does not exist, for its owner alone. Whoever calls this sees to it that nobody else
+    /// does at the same time.
     ///
     /// # Errors
     ///
@@ -29,12 +32,37 @@ impl FileDisk {
             .mode(0o700)
             .create(directory)?;
         if let Some(parent) = directory.parent() {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
             File::open(parent)?.sync_all()?;
         }
         Ok(Self {
             directory: directory.to_owned(),
             open: BTreeMap::new(),
+            lock: None,
         })
+    }
+
+    /// Opens `directory` as [`open`](Self::open) does, and keeps every other process and every other disk out of it as long as
+    /// this one lives: a file named `lock` in it is locked.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if somebody has it; otherwise what the system said.
+    pub fn open_exclusive(directory: &Path) -> io::Result<Self> {
+        let mut disk = Self::open(directory)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(disk.path("lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        disk.lock = Some(lock);
+        Ok(disk)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -130,6 +158,18 @@ fn failed(operation: &'static str, name: &str, error: &io::Error) -> DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_has_one_disk_at_a_time() {
+        let name = format!("overlay-disk-lock-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let disk = FileDisk::open_exclusive(&directory).unwrap();
+        let second = FileDisk::open_exclusive(&directory).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+        drop(disk);
+        FileDisk::open_exclusive(&directory).unwrap();
+        fs::remove_dir_all(directory).unwrap();
+    }
 
     #[test]
     fn files_behave_as_the_contract_says() {
