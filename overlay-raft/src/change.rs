@@ -18,7 +18,7 @@ impl Raft {
     /// committed.
     ///
     /// Where one voter comes or goes, this is one step (thesis §4.1). Where more do, the membership is joint until that is
-    /// committed, and whoever leads then leaves it (Raft §6): a second [`Event::MembershipChanged`] follows. The
+    /// committed, and whoever leads then leaves it (Raft §6): a second [`Event::MembershipChanged`](crate::Event::MembershipChanged) follows. The
     /// [`ProposalId`] is that of the first step.
     ///
     /// A member that was removed is sent entries until its removal is committed. A leader that removed or demoted
@@ -84,7 +84,10 @@ impl Raft {
             });
         }
         self.trace(|_| TraceEvent::Compacted { index });
-        self.log.compact(snapshot, self.config.trailing_entries_max);
+        let config = &self.config;
+        let bytes_max = config.trailing_bytes_max.min(config.log_bytes_max / 2);
+        self.log
+            .compact(snapshot, config.trailing_entries_max, bytes_max);
         self.writes.note_snapshot();
         self.unsettle();
         Ok(())

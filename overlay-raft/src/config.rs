@@ -50,6 +50,9 @@ pub struct Config {
     /// How many entries before the snapshot stay in memory for slow followers. Default 500. Zero sends a snapshot to
     /// every follower that was one entry behind at a compaction.
     pub trailing_entries_max: usize,
+    /// The most octets of these, each counted with 64 more; never more than half of
+    /// [`log_bytes_max`](Self::log_bytes_max), which new ones need as well. Default 64 MiB.
+    pub trailing_bytes_max: u64,
     /// The most octets of a snapshot. Default 256 MiB.
     pub snapshot_bytes_max: u64,
     /// The most octets of a snapshot in one message. Default 256 KiB. One chunk is on its way at a time.
@@ -82,6 +85,7 @@ impl Config {
             clock_drift_ppm_max: None,
             log_bytes_max: 256 << 20,
             trailing_entries_max: 500,
+            trailing_bytes_max: 64 << 20,
             snapshot_bytes_max: 256 << 20,
             snapshot_chunk_bytes_max: 256 << 10,
             members_max: 64,

@@ -97,11 +97,27 @@ impl Log {
         self.memberships.len() < before
     }
 
-    /// Takes a newer snapshot of applied state; keeps what follows it, and up to `trailing` entries before.
-    pub(crate) fn compact(&mut self, snapshot: Arc<Snapshot>, trailing: usize) {
+    /// Takes a newer snapshot of applied state; keeps what follows it, and before it no more entries and octets than are
+    /// allowed.
+    pub(crate) fn compact(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        trailing_max: usize,
+        trailing_bytes_max: u64,
+    ) {
         self.seal();
-        let trailing = u64::try_from(trailing).unwrap_or(u64::MAX);
-        let base = Index::new(snapshot.index.get().saturating_sub(trailing)).max(self.base);
+        let trailing = u64::try_from(trailing_max).unwrap_or(u64::MAX);
+        let mut base = Index::new(snapshot.index.get().saturating_sub(trailing)).max(self.base);
+        let mut bytes = self.weight_bytes(base, snapshot.index);
+        for entry in self.slices_after(base).flat_map(Slice::as_ref) {
+            if bytes <= trailing_bytes_max {
+                break;
+            }
+            if entry.index > base {
+                bytes = bytes.saturating_sub(entry.weight_bytes());
+                base = entry.index;
+            }
+        }
         let base_term = self.term_at(base).unwrap_or(self.base_term);
         while let Some(slice) = self.slices.pop_front() {
             for entry in slice

@@ -1067,3 +1067,25 @@ impl Node {
         Self::from_disk(config, self.stored.with_term(term))
     }
 }
+
+/// What is kept for slow followers leaves room, however large commands are.
+#[test]
+fn a_log_of_large_commands_has_room_again_once_it_is_compacted() {
+    let config = Config {
+        log_bytes_max: 100_000,
+        ..config(1)
+    };
+    let mut node = Node::founder_with(config, &[1]);
+    let large = "x".repeat(2_000);
+    for round in 0..200 {
+        if node.propose(&large).is_err() {
+            let applied = node.raft.applied();
+            node.raft.compact(node.now, applied, Bytes::new()).unwrap();
+            node.drain();
+            node.propose(&large)
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+    }
+    assert!(node.raft.log_bytes() <= 100_000);
+    assert!(node.raft.snapshot_index() > Index::new(100));
+}
