@@ -2,12 +2,12 @@
 //!
 //! Election with pre-vote and check-quorum, replication in batches and pipelines, membership changes of one member or of
 //! many (joint consensus), learners, snapshots that travel inside the messages, linearizable reads on every member and by
-//! lease, transfer of leadership; its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk) ([`storage`]). What must be durable
-//! before something leaves is kept inside until the [`PersistTicket`] comes back.
+//! lease, transfer of leadership; its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk)
+//! ([`storage`]). What must be durable before something leaves is kept inside until the [`PersistTicket`] comes back.
 //!
 //! It does no I/O, reads no clock and starts no thread. It does not authenticate: the driver vouches for the sender of a
-//! message. It does not interpret commands, and it does not make a command that a client sends twice apply once: give
-//! requests an identity for that.
+//! message. It does not interpret commands, and it does not make a command that a client sends twice apply once: see
+//! [below](#exactly-once).
 //!
 //! # The loop that drives a member
 //!
@@ -51,6 +51,34 @@
 //! assert_eq!(state, ["hello"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! What a driver may rely on:
+//!
+//! * *Turns.* Whatever is proposed, heard or made durable is collected, and [`handle_timeout`](overlay_core::Machine::handle_timeout)
+//!   draws what follows from all of it: one message for each follower, one write. `poll_timeout` is due at once as long as
+//!   something is collected. So a driver takes in all there is, calls it once, and drains.
+//! * *Tickets.* What must be durable before something leaves is withheld inside until the [`PersistTicket`] comes back; one
+//!   covers all before it. Forgetting it costs liveness, never safety. [`Write::absorb`] makes one write of several.
+//! * *Ends.* What [`Raft::propose`] took is done when an entry of its [`ProposalId`]'s index *and* term is applied; otherwise
+//!   [`Event::ProposalLost`] or, where a snapshot took its place, [`Event::ProposalUnknown`] says so. A restart forgets them.
+//! * *Clocks.* Nothing depends on them for safety but [`ReadMode::Lease`], which holds as long as no clock is off by more than
+//!   [`Config::clock_drift_ppm_max`].
+//!
+//! # Exactly once
+//!
+//! A client whose answer was lost asks again, perhaps somebody else, and the command is in the log twice. That it takes effect
+//! once is the application's doing (thesis §6.3), and takes three things, all of them in the replicated state so that every
+//! member decides alike:
+//!
+//! 1. Each request carries an identity that the client keeps when it asks again: a session and a number, or random octets.
+//! 2. Applying a request that is known changes nothing and gives the answer that was given.
+//! 3. What is known has a bound, and what is forgotten is refused instead of applied: sessions are opened through the log, the
+//!    one used least recently makes room in the order of the log, and a request of none is an error to the client.
+//!
+//! `examples/raft-kv` does it with sessions; `overlay-node` with random identities, of which the last ones are remembered, and
+//! with commands that are harmless where they come again later than that.
+//!
+//! # Modules
 //!
 //! | module | holds |
 //! |---|---|

@@ -13,6 +13,7 @@ mod planted;
 
 use std::{
     cell::{Cell, RefCell},
+    num::NonZeroUsize,
     rc::Rc,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use overlay_raft::{Config, storage::StorageConfig};
 use overlay_sim::{
     HostId, NetworkConfig, World,
     faults::{Chaos, ChaosConfig, Weights},
-    runner::{self, sometimes},
+    runner::{self, Soak, sometimes},
 };
 
 use checker::Checker;
@@ -67,6 +68,31 @@ fn clusters_survive_every_fault_on_sealed_disks() {
         &["a snapshot is restored", "a write fails"],
         |number| Cluster::new(number, Layer::Sealed).run(),
     );
+}
+
+/// The big run, with shorter schedules: `cargo test --release -p overlay-raft --test simulation million -- --ignored
+/// --nocapture`, with `OVERLAY_SEEDS` for another number than a million.
+#[test]
+#[ignore = "an hour of two cores"]
+fn a_million_schedules() {
+    let count = std::env::var("OVERLAY_SEEDS").ok();
+    let count = count.and_then(|count| count.parse().ok());
+    let soak = Soak {
+        seeds: 0..count.unwrap_or(1_000_000),
+        elapsed_max: Duration::from_secs(24 * 3_600),
+        threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+    };
+    let report = runner::soak(&soak, |number| {
+        let layer = if number.is_multiple_of(16) {
+            Layer::Sealed
+        } else {
+            Layer::Plain
+        };
+        Cluster::new(number, layer).run_for(SAFETY / 4);
+    })
+    .unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{report}");
+    assert_eq!(report.seeds, soak.seeds.end);
 }
 
 struct Cluster {
@@ -169,8 +195,12 @@ impl Cluster {
         }
     }
 
-    fn run(mut self) {
-        let end = self.world.now() + SAFETY;
+    fn run(self) {
+        self.run_for(SAFETY);
+    }
+
+    fn run_for(mut self, duration: Duration) {
+        let end = self.world.now() + duration;
         while self.world.now() < end {
             self.chaos.run_for(&mut self.world, SLICE, |_| {});
             self.act();
