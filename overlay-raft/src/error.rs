@@ -405,6 +405,12 @@ pub enum RestoreError {
         /// The member's.
         term: Term,
     },
+    /// A membership has no voter, or a member twice.
+    #[error("the membership at {index} has no voters, or a member twice")]
+    Membership {
+        /// Where it is.
+        index: Index,
+    },
     /// The snapshot names no voter.
     #[error("no voters in the snapshot at {snapshot}")]
     NoVoters {

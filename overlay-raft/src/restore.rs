@@ -99,8 +99,19 @@ impl Restored {
                 snapshot: snapshot.index,
             });
         }
+        let is_joining = snapshot.index == Index::ZERO && snapshot.membership.is_empty();
+        if !is_joining && !snapshot.membership.is_sound() {
+            let index = snapshot.index;
+            return Err(RestoreError::Membership { index });
+        }
         let (mut index, mut term) = (snapshot.index, snapshot.term);
         for entry in &entries {
+            if let Payload::Membership(membership) = &entry.payload
+                && !membership.is_sound()
+            {
+                let index = entry.index;
+                return Err(RestoreError::Membership { index });
+            }
             if entry.index != index.next() {
                 return Err(RestoreError::Gap {
                     expected: index.next(),

@@ -82,7 +82,7 @@ fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
 fn entry(index: u64, term: u64) -> Entry {
     let payload = match index % 5 {
         0 => Payload::Noop,
-        1 => Payload::Membership(membership(&[1, 2, 3], &[index])),
+        1 => Payload::Membership(membership(&[1, 2, 3], &[index + 10])),
         _ => command(&format!("command {index} of term {term}")),
     };
     Entry {
@@ -628,6 +628,21 @@ fn check_refuses_every_contradiction() {
         check(hard_state(3, None, 5), nobody, &[]),
         refused("no voters in the snapshot at 5")
     );
+    for (voters, learners) in [(&[2, 1][..], &[][..]), (&[1, 1], &[]), (&[1, 2], &[2])] {
+        let odd = membership(voters, learners);
+        let error = refused("the membership at 5 has no voters, or a member twice");
+        let with_odd = Snapshot {
+            membership: odd.clone(),
+            ..snapshot(5, 3)
+        };
+        assert_eq!(check(hard_state(3, None, 5), with_odd, &[]), error);
+        let odd = Entry {
+            payload: Payload::Membership(odd),
+            ..entry(5, 3)
+        };
+        let found = Restored::check(hard_state(3, None, 4), snapshot(4, 3), vec![odd]);
+        assert_eq!(found.map(|_| ()).map_err(|found| found.to_string()), error);
+    }
 }
 
 #[test]
