@@ -73,10 +73,10 @@ impl Clients {
         self.actions.push((client, answer));
     }
 
-    /// Looks at the first so many actions: the checker's time rises with more than their square. A write that is under way
+    /// Looks at the first actions alone: the checker's time rises with more than their square. A write that is under way
     /// at their end is over then if its number was read; whatever else is under way is left out.
     pub(crate) fn is_linearizable(&self) -> bool {
-        let first = self.actions.iter().take(ACTIONS_MAX);
+        let first = self.actions.iter().take(self.manageable());
         let answered: BTreeSet<usize> = first
             .clone()
             .filter(|(_, action)| matches!(action, Action::Response(_)))
@@ -105,6 +105,19 @@ impl Clients {
             || WGLChecker::<Register>::is_linearizable(History::from_actions(actions))
     }
 
+    /// Returns how many actions there are before too much is under way at once for the checker to try in every order.
+    pub(crate) fn manageable(&self) -> usize {
+        let mut open = 0_usize;
+        let over = self.actions.iter().position(|(_, action)| {
+            match action {
+                Action::Call(_) => open += 1,
+                Action::Response(_) => open = open.saturating_sub(1),
+            }
+            open > OPEN_MAX
+        });
+        over.unwrap_or(self.actions.len()).min(ACTIONS_MAX)
+    }
+
     fn client(&mut self) -> usize {
         self.last += 1;
         self.last
@@ -112,6 +125,7 @@ impl Clients {
 }
 
 const ACTIONS_MAX: usize = 150;
+const OPEN_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
