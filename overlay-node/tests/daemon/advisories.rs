@@ -225,7 +225,7 @@ fn vote(to: &HardState, from: &HardState, term: u64) -> Vec<u8> {
         varint(&mut body, value);
     }
     body.push(1); // a transfer
-    let mut message = vec![3, 1];
+    let mut message = vec![3, 2];
     message.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
     message.extend(body);
     wire::encode(&Message::Raft {
