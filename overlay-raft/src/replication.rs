@@ -145,8 +145,9 @@ impl Raft {
         if snapshot.index != reply.index || reply.wanted >= total {
             return;
         }
-        // Zero: the follower was restarted and has lost what it had. Anything else that is not ahead is a repetition.
-        if reply.wanted > *offset || (reply.wanted == 0 && *offset > 0) {
+        // Also backwards: the follower may have lost what it had, and then been sent the first pieces again by the network. An
+        // answer that is late costs a piece too many, and the next one corrects it.
+        if reply.wanted != *offset {
             *offset = reply.wanted;
             self.send_chunk(from);
         }

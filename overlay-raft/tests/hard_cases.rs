@@ -1089,3 +1089,54 @@ fn a_log_of_large_commands_has_room_again_once_it_is_compacted() {
     assert!(node.raft.log_bytes() <= 100_000);
     assert!(node.raft.snapshot_index() > Index::new(100));
 }
+
+/// A follower that lost what it had received and was then sent the first pieces again, by the network, wants what is
+/// behind the leader's offset, and not from the beginning either.
+#[test]
+fn a_snapshot_goes_on_from_wherever_the_follower_is() {
+    let config = Config {
+        trailing_entries_max: 0,
+        snapshot_chunk_bytes_max: 10,
+        ..config(1)
+    };
+    let mut node = Node::founder_with(config, &[1, 2, 3]);
+    node.campaign();
+    node.win(2);
+    node.feed(2, Body::Accepted { matched: 2 });
+    node.propose("x").unwrap();
+    node.feed(2, Body::Accepted { matched: 3 });
+    node.raft
+        .compact(node.now, Index::new(3), Bytes::from_static(&[7; 50]))
+        .unwrap();
+    node.drain();
+    node.take();
+    let sent = |node: &mut Node| -> Vec<u64> {
+        node.take()
+            .into_iter()
+            .filter_map(|(to, body)| match body {
+                Body::Chunk { offset, .. } if to == 3 => Some(offset),
+                _ => None,
+            })
+            .collect()
+    };
+    node.feed(
+        3,
+        Body::Rejected {
+            previous: 1,
+            hint: 0,
+            hint_term: 0,
+        },
+    );
+    node.pass(HEARTBEAT * 3);
+    assert!(sent(&mut node).contains(&0));
+    for (wanted, then) in [
+        (10, vec![10]),
+        (40, vec![40]),
+        (20, vec![20]),
+        (20, vec![]),
+        (0, vec![0]),
+    ] {
+        node.feed(3, Body::SnapshotReply { index: 3, wanted });
+        assert_eq!(sent(&mut node), then, "{wanted} is wanted");
+    }
+}
