@@ -11,9 +11,9 @@ use std::{
 };
 
 use overlay_core::{Rng, Seed};
-use overlay_raft::{Index, RaftId, Term, TraceEvent};
+use overlay_raft::{Incarnation, Index, RaftId, Term, TraceEvent};
 
-use model::{Model, Role, Rule};
+use model::{Model, Role, Rule, Who};
 
 /// How far states are followed.
 #[derive(Clone, Copy)]
@@ -140,7 +140,7 @@ fn tell(without: Option<Rule>, story: &[Step]) -> Result<Model, String> {
     model.without = without;
     for step in story {
         for (number, event) in events(&model, *step) {
-            let id = RaftId::new(number).unwrap();
+            let id = (RaftId::new(number).unwrap(), Incarnation::FOUNDER);
             model
                 .take(id, &event)
                 .map_err(|need| format!("{step:?}: {event:?} needs {need}"))?;
@@ -186,7 +186,10 @@ fn events(model: &Model, step: Step) -> Vec<(u64, TraceEvent)> {
         }
         Follows(who, term) => vec![follows(who, term)],
         Commits(who, at) => vec![(who, TraceEvent::Committed { index: index(at) })],
-        Restarts(who) => vec![(who, model.restarted(id(who)).unwrap())],
+        Restarts(who) => vec![(
+            who,
+            model.restarted((id(who), Incarnation::FOUNDER)).unwrap(),
+        )],
     }
 }
 
@@ -246,7 +249,7 @@ fn walk(
 }
 
 /// Returns steps that may be possible: the model knows which are.
-fn steps(model: &Model, bounds: Bounds) -> Vec<(RaftId, TraceEvent)> {
+fn steps(model: &Model, bounds: Bounds) -> Vec<(Who, TraceEvent)> {
     let mut steps = Vec::new();
     let highest = model.members().map(|(_, member)| member.term).max();
     for (id, member) in model.members() {
@@ -261,7 +264,7 @@ fn steps(model: &Model, bounds: Bounds) -> Vec<(RaftId, TraceEvent)> {
             add(TraceEvent::Follows { term, leader: None });
         }
         let term = member.term;
-        for (candidate, _) in model.members().filter(|(other, _)| *other != id) {
+        for ((candidate, _), _) in model.members().filter(|(other, _)| *other != id) {
             add(TraceEvent::Votes { term, candidate });
         }
         add(TraceEvent::Leads { term });

@@ -12,15 +12,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_raft::{Index, Membership, RaftId, Term, TraceEvent};
+use overlay_raft::{Incarnation, Index, Membership, RaftId, Term, TraceEvent};
+
+/// A member whose disk was lost is another one, also if it has the same id; who it was holds for ever what it held in the end.
+pub type Who = (RaftId, Incarnation);
 
 /// All members together, and what they have promised.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Model {
-    members: BTreeMap<RaftId, Member>,
+    members: BTreeMap<Who, Member>,
     /// The end of each candidate's log, term and index, in the term of its candidacy.
     candidacies: BTreeMap<(Term, RaftId), (Term, usize)>,
-    votes: BTreeMap<(Term, RaftId), RaftId>,
+    votes: BTreeMap<(Term, Who), RaftId>,
     /// Who led in each term, and the log that it had there in the end.
     offices: BTreeMap<Term, Office>,
     /// The term of each committed entry, and the lowest term in which it was committed.
@@ -44,7 +47,7 @@ pub struct Member {
 }
 
 /// Who makes a quorum: of each of these sets more than half.
-type Voters = Vec<BTreeSet<RaftId>>;
+type Voters = Vec<BTreeSet<Who>>;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Office {
@@ -78,7 +81,8 @@ pub enum Rule {
 impl Model {
     /// Makes members that begin with the same `log`, all of it durable and committed, of which all vote.
     pub fn of(members: impl IntoIterator<Item = RaftId>, log: &[Term]) -> Self {
-        let ids: BTreeSet<RaftId> = members.into_iter().collect();
+        let founder = |id| (id, Incarnation::FOUNDER);
+        let ids: BTreeSet<Who> = members.into_iter().map(founder).collect();
         let member = Member {
             log: log.to_vec(),
             durable: log.len(),
@@ -94,12 +98,12 @@ impl Model {
         }
     }
 
-    pub fn members(&self) -> impl Iterator<Item = (RaftId, &Member)> {
+    pub fn members(&self) -> impl Iterator<Item = (Who, &Member)> {
         self.members.iter().map(|(id, member)| (*id, member))
     }
 
     /// Returns how `id` starts again if everything that is not durable is lost. Its vote is not: it is told of when it is durable.
-    pub fn restarted(&self, id: RaftId) -> Option<TraceEvent> {
+    pub fn restarted(&self, id: Who) -> Option<TraceEvent> {
         let member = self.members.get(&id)?;
         let (index, term) = (Index::ZERO, Term::ZERO);
         Some(TraceEvent::Started {
@@ -118,7 +122,7 @@ impl Model {
     /// # Errors
     ///
     /// What the step needs and does not have; nothing changes then.
-    pub fn take(&mut self, id: RaftId, step: &TraceEvent) -> Result<(), String> {
+    pub fn take(&mut self, id: Who, step: &TraceEvent) -> Result<(), String> {
         let member = self.members.get(&id).cloned().unwrap_or_default();
         let next = match step {
             TraceEvent::Started { .. } => self.start(id, step)?,
@@ -140,8 +144,8 @@ impl Model {
             TraceEvent::Campaigns { term } => {
                 need(*term == member.term.next(), "the next term")?;
                 let end = (last_term(&member.log), member.log.len());
-                self.candidacies.insert((*term, id), end);
-                self.votes.insert((*term, id), id);
+                self.candidacies.insert((*term, id.0), end);
+                self.votes.insert((*term, id), id.0);
                 Member {
                     role: Role::Candidate,
                     term: *term,
@@ -187,7 +191,7 @@ impl Model {
     }
 
     /// A member starts from its disk: what was not durable may be gone.
-    fn start(&mut self, id: RaftId, step: &TraceEvent) -> Result<Member, String> {
+    fn start(&mut self, id: Who, step: &TraceEvent) -> Result<Member, String> {
         let TraceEvent::Started {
             term,
             vote,
@@ -236,7 +240,7 @@ impl Model {
         })
     }
 
-    fn vote(&mut self, id: RaftId, own: &Member, term: Term, to: RaftId) -> Result<(), String> {
+    fn vote(&mut self, id: Who, own: &Member, term: Term, to: RaftId) -> Result<(), String> {
         need(term == own.term, "a vote in the own term")?;
         let given = *self.votes.get(&(term, id)).unwrap_or(&to);
         if self.without != Some(Rule::OneVote) {
@@ -253,18 +257,18 @@ impl Model {
         Ok(())
     }
 
-    fn lead(&mut self, id: RaftId, own: &Member, term: Term) -> Result<Member, String> {
+    fn lead(&mut self, id: Who, own: &Member, term: Term) -> Result<Member, String> {
         need(
             own.role == Role::Candidate && term == own.term,
             "a candidacy",
         )?;
-        let voted = |voter: &RaftId| self.votes.get(&(term, *voter)) == Some(&id);
+        let voted = |voter: &Who| self.votes.get(&(term, *voter)) == Some(&id.0);
         need(has_quorum(&own.voters, voted), "the votes of a quorum")?;
         let office = self.offices.entry(term).or_insert_with(|| Office {
             leaders: BTreeSet::new(),
             log: own.log.clone(),
         });
-        office.leaders.insert(id);
+        office.leaders.insert(id.0);
         if office.leaders.len() > 1 {
             self.broken.push("election safety");
         }
@@ -282,7 +286,7 @@ impl Model {
 
     fn append(
         &mut self,
-        id: RaftId,
+        id: Who,
         own: &Member,
         first: usize,
         terms: &[Term],
@@ -297,7 +301,7 @@ impl Model {
                 "entries of the own term",
             )?;
             let office = self.offices.get_mut(&own.term).ok_or("an office")?;
-            if office.leaders.contains(&id) {
+            if office.leaders.contains(&id.0) {
                 office.log.clone_from(&log);
             }
         } else {
@@ -344,7 +348,7 @@ impl Model {
             if self.without != Some(Rule::OwnTerm) {
                 need(own.log[index - 1] == own.term, "an entry of the own term")?;
             }
-            let holds = |other: &RaftId| {
+            let holds = |other: &Who| {
                 let Some(other) = self.members.get(other) else {
                     return false;
                 };
@@ -404,17 +408,17 @@ fn apply(own: Member, index: usize) -> Result<Member, String> {
 }
 
 fn voters_of(membership: &Membership) -> Voters {
-    let incoming: BTreeSet<RaftId> = membership.voters().collect();
-    let outgoing: BTreeSet<RaftId> = membership.outgoing().collect();
+    let meant = |id| Some((id, membership.incarnation(id)?));
+    let incoming: BTreeSet<Who> = membership.voters().filter_map(meant).collect();
+    let outgoing: BTreeSet<Who> = membership.outgoing().filter_map(meant).collect();
     [incoming, outgoing]
         .into_iter()
         .filter(|voters| !voters.is_empty())
         .collect()
 }
 
-fn has_quorum(voters: &Voters, agrees: impl Fn(&RaftId) -> bool) -> bool {
-    let majority =
-        |set: &BTreeSet<RaftId>| 2 * set.iter().filter(|id| agrees(id)).count() > set.len();
+fn has_quorum(voters: &Voters, agrees: impl Fn(&Who) -> bool) -> bool {
+    let majority = |set: &BTreeSet<Who>| 2 * set.iter().filter(|id| agrees(id)).count() > set.len();
     !voters.is_empty() && voters.iter().all(majority)
 }
 

@@ -44,7 +44,7 @@ impl Checker {
     }
 
     /// A member took a step.
-    pub(crate) fn on_step(&mut self, id: RaftId, step: &TraceEvent) {
+    pub(crate) fn on_step(&mut self, id: (RaftId, Incarnation), step: &TraceEvent) {
         let needs = self.model.take(id, step).err();
         assert_eq!(needs, None, "{id:?} may not {step:?}");
         assert_eq!(self.model.broken, [""; 0], "after {step:?} of {id:?}");

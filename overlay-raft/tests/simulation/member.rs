@@ -154,7 +154,7 @@ impl Member {
         let steps = std::mem::take(&mut *self.steps.lock().expect("one thread"));
         let mut checker = self.checker.borrow_mut();
         for step in &steps {
-            checker.on_step(raft.id(), step);
+            checker.on_step((raft.id(), raft.incarnation()), step);
         }
     }
 
