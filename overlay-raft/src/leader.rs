@@ -93,7 +93,7 @@ impl Raft {
             index: entry.index,
         };
         self.append_own(entry);
-        self.note_proposal(id);
+        self.proposals.add(id);
         Ok(id)
     }
 

@@ -87,7 +87,7 @@
 //! | `election`, `leader`, `follower`, `replication` | Raft §5, from each side |
 //! | `query` | what a machine answers about itself |
 //! | `read`, `transfer`, `change` | reads, transfer of leadership, membership and compaction |
-//! | `log`, `entries`, `membership`, `progress`, `snapshot`, `entry`, `id` | the nouns |
+//! | `log`, `entries`, `membership`, `progress`, `proposals`, `snapshot`, `entry`, `id` | the nouns |
 //! | `persist` | [`Write`], [`WriteBatch`], [`PersistTicket`], and the books about them |
 //! | `restore` | [`Restored`], what a member may start from |
 //! | `trace` | [`TraceEvent`], the steps of the protocol for whoever checks them |
@@ -117,6 +117,7 @@ pub mod planted;
 #[cfg(not(overlay_raft_planted))]
 mod planted;
 mod progress;
+mod proposals;
 mod query;
 mod raft;
 mod read;

@@ -1,21 +1,18 @@
 //! The machine: its state, its four kinds of method, and the order in which consequences are drawn.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use overlay_core::{Instant, Machine, Rng, Seed};
 
 use crate::{
     ApplyBatch, Config, Event, HardState, Incarnation, Index, Message, MessageError, Output,
-    PersistTicket, ProposalId, RaftId, RestoreError, Restored, Stats, Term,
+    PersistTicket, RaftId, RestoreError, Restored, Stats,
     leader::Leader,
     log::Log,
     output::Outbox,
     persist::{Write, WriteBatch, Writes},
     planted::{self, Bug},
+    proposals::Proposals,
     read::Reads,
     snapshot::Incoming,
     trace::{TraceEvent, Tracer},
@@ -42,7 +39,7 @@ pub struct Raft {
     pub(crate) restoring: Option<u64>,
     pub(crate) incoming: Option<Incoming>,
     /// Proposals of this member whose fate is open.
-    pub(crate) proposals: VecDeque<Proposals>,
+    pub(crate) proposals: Proposals,
     pub(crate) reads: Reads,
     /// What the leader is to be told: up to where the log agrees with its own.
     pub(crate) accepted: Option<(RaftId, Index)>,
@@ -53,24 +50,6 @@ pub struct Raft {
     pub(crate) stats: Stats,
     pub(crate) tracer: Option<Tracer>,
     pub(crate) stopped: bool,
-}
-
-/// Proposals at successive indexes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Proposals {
-    pub(crate) term: Term,
-    pub(crate) first: Index,
-    pub(crate) last: Index,
-}
-
-impl Proposals {
-    fn ids(&self) -> impl Iterator<Item = ProposalId> {
-        let term = self.term;
-        (self.first.get()..=self.last.get()).map(move |index| ProposalId {
-            term,
-            index: Index::new(index),
-        })
-    }
 }
 
 /// What the member is at the moment, with what it needs for that.
@@ -145,7 +124,7 @@ impl Raft {
             applied: log.snapshot().index,
             restoring: None,
             incoming: None,
-            proposals: VecDeque::new(),
+            proposals: Proposals::default(),
             reads: Reads::default(),
             accepted: None,
             vow_until: now,
@@ -314,55 +293,16 @@ impl Raft {
             let committed = self.log.weight_bytes(before, index);
             leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(committed);
         }
-        while let Some(decided) = self.next_proposals(index) {
-            // A log that holds the last one holds all before it (Raft §5.3, log matching).
-            if self.log.term_at(decided.last) == Some(decided.term) {
-                continue;
-            }
-            for id in decided.ids() {
-                if self.log.term_at(id.index) != Some(id.term) {
-                    self.outbox.event(Event::ProposalLost(id));
-                }
-            }
+        for id in self.proposals.decide(index, &self.log) {
+            self.outbox.event(Event::ProposalLost(id));
         }
     }
 
     /// Says that a snapshot took the place of proposals up to `until`.
     pub(crate) fn forget_proposals(&mut self, until: Index) {
-        while let Some(forgotten) = self.next_proposals(until) {
-            for id in forgotten.ids() {
-                self.outbox.event(Event::ProposalUnknown(id));
-            }
+        for id in self.proposals.forget(until) {
+            self.outbox.event(Event::ProposalUnknown(id));
         }
-    }
-
-    /// Notes that the fate of a proposal is open.
-    pub(crate) fn note_proposal(&mut self, id: ProposalId) {
-        match self.proposals.back_mut() {
-            Some(newest) if newest.term == id.term && newest.last.next() == id.index => {
-                newest.last = id.index;
-            }
-            _ => self.proposals.push_back(Proposals {
-                term: id.term,
-                first: id.index,
-                last: id.index,
-            }),
-        }
-    }
-
-    /// Takes proposals up to `until`, of one term each time. Those of an earlier term may have higher indexes.
-    fn next_proposals(&mut self, until: Index) -> Option<Proposals> {
-        let at = self.proposals.iter().position(|open| open.first <= until)?;
-        let open = self.proposals.get_mut(at)?;
-        let taken = Proposals {
-            last: open.last.min(until),
-            ..*open
-        };
-        open.first = taken.last.next();
-        if open.first > open.last {
-            self.proposals.remove(at);
-        }
-        Some(taken)
     }
 
     /// Hands out what is committed and durable here.
