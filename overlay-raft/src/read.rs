@@ -19,7 +19,8 @@ pub enum ReadMode {
     Quorum,
     /// The leader relies on what a quorum said within the last election time-out, less what clocks may differ; where that is
     /// too long ago, as [`Quorum`](Self::Quorum). It saves a round trip, and needs
-    /// [`Config::clock_drift_ppm_max`](crate::Config::clock_drift_ppm_max) to be true.
+    /// [`Config::clock_drift_ppm_max`](crate::Config::clock_drift_ppm_max) to be true. On a member that does not lead it is
+    /// [`Quorum`](Self::Quorum).
     Lease,
 }
 

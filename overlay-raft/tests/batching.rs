@@ -126,12 +126,7 @@ fn leader_with_delay() -> Node {
         commit_delay: Config::new(cluster::id(1), 7).commit_delay,
         ..config(1)
     };
-    let mut node = Node::founder_with(config, &[1, 2, 3]);
-    node.campaign();
-    node.win(2);
-    for peer in [2, 3] {
-        node.feed(peer, Body::Accepted { matched: 2 });
-    }
+    let mut node = Node::leader_with(config);
     node.pass(HEARTBEAT);
     node.take();
     node
@@ -190,12 +185,7 @@ fn no_message_follows_when_enough_octets_are_on_their_way() {
         entries_per_append_max: 1,
         ..config(1)
     };
-    let mut node = Node::founder_with(config, &[1, 2, 3]);
-    node.campaign();
-    node.win(2);
-    for peer in [2, 3] {
-        node.feed(peer, Body::Accepted { matched: 2 });
-    }
+    let mut node = Node::leader_with(config);
     node.take();
     propose(&mut node, 30); // 128 octets each, by their weight
     node.drain();
@@ -235,4 +225,73 @@ fn a_command_is_never_copied_inside() {
     node.feed(2, Body::Accepted { matched: 3 });
     assert_eq!(node.applied[0].command.as_ptr(), place);
     assert_eq!(seen, 1);
+}
+
+/// Who leaves is told so before it is told nothing any more, however long word of a commit may wait.
+#[test]
+fn who_leaves_is_told_of_the_commit_at_once() {
+    let mut node = leader_with_delay();
+    node.change(overlay_raft::Change::Remove(cluster::id(3)))
+        .unwrap();
+    node.feed(3, Body::Accepted { matched: 3 });
+    node.take();
+    node.feed(2, Body::Accepted { matched: 3 });
+    let told = node.take();
+    assert!(told.contains(&(3, Body::Commit { commit: 3 })), "{told:?}");
+}
+
+#[test]
+fn who_reads_is_told_of_the_commit_with_the_answer() {
+    let mut node = leader_with_delay();
+    propose(&mut node, 1);
+    node.drain();
+    for peer in [2, 3] {
+        node.feed(peer, Body::Accepted { matched: 3 });
+    }
+    node.feed(3, Body::ReadAsk { life: 9, number: 1 });
+    let rounds: Vec<u64> = node
+        .take()
+        .into_iter()
+        .filter_map(|(_, body)| match body {
+            Body::Heartbeat { round, .. } => Some(round),
+            _ => None,
+        })
+        .collect();
+    node.feed(2, Body::HeartbeatReply { round: rounds[0] });
+    let told = node.take();
+    assert!(told.contains(&(3, Body::Commit { commit: 3 })), "{told:?}");
+}
+
+/// What was owed to the leader of one term is not said in another.
+#[test]
+fn an_acknowledgement_of_an_earlier_term_is_never_sent() {
+    let mut node = Node::founder(2, &[1, 2, 3]);
+    node.append((1, 1), (1, 0), &[], 1);
+    node.take();
+    let hear = |node: &mut Node, from: u64, term: u64, body: Body| {
+        let message = cluster::Message {
+            group: cluster::GROUP,
+            to: 2,
+            term,
+            incarnation: 0,
+            means: Some(0),
+            body,
+        };
+        let message = overlay_raft::Message::decode(&message.encode().into()).unwrap();
+        let from = cluster::id(from);
+        node.raft.handle_message(node.now, from, message).unwrap();
+    };
+    let entries = vec![(1, cluster::command("x"))];
+    let append = Body::Append {
+        previous: 1,
+        previous_term: 0,
+        commit: 1,
+        entries,
+    };
+    // Both in one turn.
+    hear(&mut node, 1, 1, append);
+    hear(&mut node, 3, 5, Body::VoteReply { granted: false });
+    node.drain();
+    assert_eq!(node.raft.term().get(), 5);
+    assert_eq!(node.take(), []);
 }

@@ -1140,3 +1140,30 @@ fn a_snapshot_goes_on_from_wherever_the_follower_is() {
         assert_eq!(sent(&mut node), then, "{wanted} is wanted");
     }
 }
+
+/// Each proposal has its end, also one whose index its own proposer has used again in a later term.
+#[test]
+fn proposals_of_two_terms_at_one_index_have_an_end_each() {
+    let mut node = Node::leader();
+    let earlier = [node.propose("a").unwrap(), node.propose("b").unwrap()];
+    // Another leader cuts them off; then this one leads again.
+    node.append((2, 2), (2, 1), &[2], 2);
+    node.pass(ELECTION * 2);
+    node.take();
+    node.campaign();
+    node.win(3);
+    assert_eq!(node.raft.role(), Role::Leader);
+    let later = node.propose("c").unwrap();
+    assert!(later.index > earlier[0].index && later.index >= earlier[1].index);
+    let matched = later.index.get();
+    node.feed(3, Body::Accepted { matched });
+    for proposal in earlier {
+        assert!(
+            node.events.contains(&Event::ProposalLost(proposal)),
+            "{proposal:?} of {:?}",
+            node.events
+        );
+    }
+    assert!(!node.events.contains(&Event::ProposalLost(later)));
+    assert_eq!(node.commands().last().map(String::as_str), Some("c"));
+}

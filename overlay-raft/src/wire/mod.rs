@@ -63,7 +63,7 @@ impl Message {
     }
 
     /// Decodes one whole message. Never panics, never allocates by a length that `bytes` claim; what the message carries
-    /// stays a part of `bytes`.
+    /// stays a part of `bytes`, which is held in memory as a whole as long as an entry of it is.
     ///
     /// # Errors
     ///

@@ -199,7 +199,12 @@ impl Node {
 
     /// The leader of three founders, in term 1, its first entry replicated to 2 and committed.
     pub fn leader() -> Self {
-        let mut node = Self::founder(1, &[1, 2, 3]);
+        Self::leader_with(config(1))
+    }
+
+    /// As above, with other settings.
+    pub fn leader_with(config: Config) -> Self {
+        let mut node = Self::founder_with(config, &[1, 2, 3]);
         node.campaign();
         node.win(2);
         node.feed(2, Body::Accepted { matched: 2 });
