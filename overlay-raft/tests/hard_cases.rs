@@ -1145,7 +1145,7 @@ fn a_snapshot_goes_on_from_wherever_the_follower_is() {
 #[test]
 fn proposals_of_two_terms_at_one_index_have_an_end_each() {
     let mut node = Node::leader();
-    let earlier = [node.propose("a").unwrap(), node.propose("b").unwrap()];
+    let earlier = ["a", "b", "c"].map(|text| node.propose(text).unwrap());
     // Another leader cuts them off; then this one leads again.
     node.append((2, 2), (2, 1), &[2], 2);
     node.pass(ELECTION * 2);
@@ -1153,17 +1153,33 @@ fn proposals_of_two_terms_at_one_index_have_an_end_each() {
     node.campaign();
     node.win(3);
     assert_eq!(node.raft.role(), Role::Leader);
-    let later = node.propose("c").unwrap();
-    assert!(later.index > earlier[0].index && later.index >= earlier[1].index);
+    let later = node.propose("d").unwrap();
+    assert_eq!(later.index, earlier[2].index);
     let matched = later.index.get();
     node.feed(3, Body::Accepted { matched });
-    for proposal in earlier {
-        assert!(
-            node.events.contains(&Event::ProposalLost(proposal)),
-            "{proposal:?} of {:?}",
-            node.events
-        );
-    }
-    assert!(!node.events.contains(&Event::ProposalLost(later)));
-    assert_eq!(node.commands().last().map(String::as_str), Some("c"));
+    let lost: Vec<_> = earlier.map(Event::ProposalLost).into();
+    assert_eq!(lost_of(&node), lost);
+    assert_eq!(node.commands().last().map(String::as_str), Some("d"));
+}
+
+#[test]
+fn a_proposal_ends_before_earlier_ones_at_higher_indexes_do() {
+    let mut node = Node::leader();
+    let earlier = ["a", "b", "c", "d", "e"].map(|text| node.propose(text).unwrap());
+    node.append((2, 2), (2, 1), &[2], 2);
+    node.pass(ELECTION * 2);
+    node.take();
+    node.campaign();
+    node.win(3);
+    let later = node.propose("f").unwrap();
+    assert_eq!(later.index, earlier[2].index);
+    // Cut off as well, and the fate of that index decided, while the one of those behind it is open.
+    node.append((2, 4), (3, 2), &[4, 4], 5);
+    let [a, b, c, ..] = earlier.map(Event::ProposalLost);
+    assert_eq!(lost_of(&node), [a, b, c, Event::ProposalLost(later)]);
+}
+
+fn lost_of(node: &Node) -> Vec<Event> {
+    let lost = |event: &&Event| matches!(event, Event::ProposalLost(_));
+    node.events.iter().filter(lost).cloned().collect()
 }
