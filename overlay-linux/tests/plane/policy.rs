@@ -16,7 +16,9 @@ use crate::flows::{
     Flood, address, asks, connection, connects, datagrams, gets_through, hears, pings, silent,
     talks,
 };
-use crate::net::{Outcome, World, endpoint, eventually, has, inside_of, mac, pause, run, say};
+use crate::net::{
+    OWN_INDEX, Outcome, World, endpoint, eventually, has, inside_of, mac, pause, run, say,
+};
 
 pub(crate) fn denied() -> Outcome<()> {
     let Some(mut world) = ready()? else {
@@ -422,7 +424,7 @@ pub(crate) fn twins() -> Outcome<()> {
         let address = mac(number);
         for words in [
             format!(
-                "ip link add eth0 address {address} mtu 1450 type veth peer name {port} netns {switch}"
+                "ip link add eth0 index {OWN_INDEX} address {address} mtu 1450 type veth peer name {port} netns {switch}"
             ),
             format!("ip addr add 10.0.1.{number}/24 dev eth0"),
             "ip link set eth0 up".to_owned(),
