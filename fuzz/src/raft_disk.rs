@@ -73,6 +73,7 @@ impl Disk for MemoryDisk {
 /// Segments are small, so that a few writes make several.
 pub(crate) const STORAGE: StorageConfig = StorageConfig {
     segment_bytes_max: 256,
+    reserve_bytes_max: 128,
 };
 
 /// Opens a log, starts a member from it, lets it write, and opens the log again.

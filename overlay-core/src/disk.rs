@@ -26,6 +26,18 @@ pub trait Disk {
     /// [`DiskError::Damaged`], [`DiskError::WrongKey`], [`DiskError::NotSealed`].
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
 
+    /// Makes room, so that a file can grow to `length_bytes` without the file system having to record its new length at each
+    /// [`sync`](Self::sync); creates the file if it does not exist. A hint: what fails here shows later, where it matters.
+    ///
+    /// The content and its length stay what they are, until the disk is opened again: then octets that nobody appended may
+    /// follow, zeros or what some removed file held. So make room only in files whose content tells its own end, and cut
+    /// them ([`truncate`](Self::truncate)) or write them anew before they are appended to.
+    ///
+    /// Default: nothing happens, and the file is created by its first octet.
+    fn reserve(&mut self, name: &str, length_bytes: u64) {
+        let _ = (name, length_bytes);
+    }
+
     /// Appends `bytes`; creates the file if it does not exist.
     ///
     /// # Errors

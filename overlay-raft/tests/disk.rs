@@ -21,6 +21,7 @@ use layer::{Layer, LayerDisk};
 /// Small, so that segments rotate in the middle of the script.
 const SMALL: StorageConfig = StorageConfig {
     segment_bytes_max: 150,
+    reserve_bytes_max: 100,
 };
 
 /// Octets before the first record of a sealed file.
@@ -48,6 +49,7 @@ over_each_layer! {
     a_failed_sync_of_the_directory_stops_the_log
     a_tail_torn_at_any_octet_is_cut
     a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut
+    a_flipped_bit_is_told_from_the_end_of_one_large_segment
     a_damaged_snapshot_is_refused_when_nothing_older_is_left
     writes_that_are_missing_at_the_end_of_a_segment_are_refused_there
     a_missing_segment_is_refused
@@ -61,11 +63,19 @@ fn disk(number: u64) -> SimDisk {
 }
 
 fn open(layer: Layer, disk: &SimDisk) -> Result<(Log<LayerDisk>, Restored), OpenError> {
+    open_with(SMALL, layer, disk)
+}
+
+fn open_with(
+    config: StorageConfig,
+    layer: Layer,
+    disk: &SimDisk,
+) -> Result<(Log<LayerDisk>, Restored), OpenError> {
     thread_local! {
         static OPENED: Cell<u64> = const { Cell::new(0) };
     }
     let number = OPENED.replace(OPENED.get() + 1);
-    Log::open(layer.over(disk, &Seed::from_u64(number))?, SMALL)
+    Log::open(layer.over(disk, &Seed::from_u64(number))?, config)
 }
 
 fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
@@ -369,8 +379,20 @@ fn a_tail_torn_at_any_octet_is_cut(layer: Layer) {
 
 /// Each single bit of the whole disk.
 fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut(layer: Layer) {
+    flip_each_octet(SMALL, layer);
+}
+
+fn a_flipped_bit_is_told_from_the_end_of_one_large_segment(layer: Layer) {
+    let large = StorageConfig {
+        segment_bytes_max: 1 << 20,
+        ..SMALL
+    };
+    flip_each_octet(large, layer);
+}
+
+fn flip_each_octet(config: StorageConfig, layer: Layer) {
     let disk = disk(1);
-    let (mut log, _) = open(layer, &disk).unwrap();
+    let (mut log, _) = open_with(config, layer, &disk).unwrap();
     let script = script();
     let mut lengths = Vec::new();
     for write in &script[..7] {
@@ -379,12 +401,16 @@ fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut(layer: Layer
         log.write(write).unwrap();
     }
     let names = disk.list().unwrap();
-    assert!(names.len() > 1, "several segments");
+    assert_eq!(names.len() > 1, config == SMALL, "several segments");
     let last = names.last().unwrap().clone();
     let last_write = match lengths.pop().flatten() {
         Some((length, name)) if name == last => length,
         _ => 0,
     };
+    // Behind the last write there is the room that was made.
+    let end = disk.read(&last).unwrap().len();
+    drop(log);
+    disk.kill();
     let (mut refused, mut cut) = (0, 0);
     for name in &names {
         for at in 0..disk.read(name).unwrap().len() {
@@ -395,7 +421,7 @@ fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut(layer: Layer
                 names.iter().map(|name| disk.read(name).unwrap()).collect()
             };
             let evidence = files(&damaged);
-            match open(layer, &damaged) {
+            match open_with(config, layer, &damaged) {
                 Err(
                     OpenError::Damaged { file, offset, .. }
                     | OpenError::Disk(DiskError::Damaged {
@@ -414,7 +440,8 @@ fn a_flipped_bit_is_refused_with_its_place_or_in_the_last_write_cut(layer: Layer
                 Ok((_, restored)) => {
                     cut += 1;
                     assert!(*name == last && at >= last_write, "{name} {at} was lost");
-                    assert_eq!(restored, expected(6));
+                    let count = if at < end { 6 } else { 7 };
+                    assert_eq!(restored, expected(count));
                 }
             }
         }

@@ -358,6 +358,7 @@ impl Bench {
 fn open(disk: &SimDisk) -> (Log<SimDisk>, overlay_raft::Restored) {
     let config = StorageConfig {
         segment_bytes_max: 200,
+        reserve_bytes_max: 128,
     };
     Log::open(disk.clone(), config).expect("a crash damages nothing")
 }

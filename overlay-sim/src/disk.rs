@@ -23,6 +23,8 @@ mod tests;
 ///   append of it torn at any octet.
 /// * Creations, renames and removals last once [`sync_directory`](Disk::sync_directory) returned. A crash keeps any
 ///   subset of the later ones. Renames are atomic.
+/// * Room that was made ([`reserve`](Disk::reserve)) holds zeros, or what was in the file that was removed last, once the
+///   disk is used again after a crash or a kill.
 /// * A sync that failed leaves its file in doubt until the next crash: later syncs succeed and prove nothing.
 ///
 /// Each call of [`sync`](Disk::sync) and [`sync_directory`](Disk::sync_directory) is a *sync point*.
@@ -336,6 +338,18 @@ impl Disk for SimDisk {
 
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError> {
         self.operate("read", name, |state| state.files.read(name))
+    }
+
+    fn reserve(&mut self, name: &str, length_bytes: u64) {
+        // What fails here shows later.
+        let _ = self.operate("reserve", name, |state| {
+            check_name("reserve", name)?;
+            let used = state.files.used_bytes();
+            if length_bytes <= state.capacity_bytes.saturating_sub(used) {
+                state.files.reserve(name, length_bytes);
+            }
+            Ok(())
+        });
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {

@@ -118,12 +118,14 @@
 //! | [`faults`] | plans of faults, with a safety and a liveness phase |
 //! | [`runner`] | many seeds, the replay of a failing one, "sometimes" markers, soaks |
 //! | [`contract`] | the checker of the machine contract |
+//! | [`disk_contract`] | the checker of the contract of disks |
 
 #![forbid(unsafe_code)]
 
 mod clock;
 pub mod contract;
 mod disk;
+pub mod disk_contract;
 pub mod faults;
 mod host;
 mod network;

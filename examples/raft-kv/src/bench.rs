@@ -1,13 +1,13 @@
 //! How fast it is, and how fast the disk.
 
 use std::{
-    fs::OpenOptions,
-    io::Write as _,
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::bail;
+use overlay_core::Disk as _;
+use overlay_raft::driver::FileDisk;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -143,23 +143,69 @@ impl Writer {
     }
 }
 
-/// Appends and syncs as often as it can.
+/// Appends and syncs as often as it can, with and without room that was made before, by turns.
 pub(crate) fn disk(directory: &Path, seconds: u64) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    let path = directory.join("bench-disk");
-    let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+    let directory = directory.join("bench-disk");
+    let mut disk = FileDisk::open(&directory)?;
     let block = [0x5a; BLOCK_BYTES];
-    let begun = Instant::now();
-    let mut synced = 0_u32;
-    while begun.elapsed() < Duration::from_secs(seconds) {
-        file.write_all(&block)?;
-        file.sync_data()?;
-        synced += 1;
+    let (mut grown, mut given) = (Appends::default(), Appends::default());
+    for _ in 0..seconds.max(1) {
+        let turns = [(&mut grown, "grown", 0), (&mut given, "given", ROOM_BYTES)];
+        for (appends, name, room) in turns {
+            appends.run(&mut disk, name, room, &block)?;
+        }
     }
-    let rate = f64::from(synced) / begun.elapsed().as_secs_f64();
-    std::fs::remove_file(&path)?;
-    println!("{rate:.0} appends of {BLOCK_BYTES} octets a second, each synced");
+    drop(disk);
+    std::fs::remove_dir_all(directory)?;
+    println!(
+        "{:.0} appends of {BLOCK_BYTES} octets a second, each synced; {:.0} into room that was made before ({:.2} times)",
+        grown.rate(),
+        given.rate(),
+        given.rate() / grown.rate(),
+    );
     Ok(())
 }
 
+/// Appends to one file.
+#[derive(Default)]
+struct Appends {
+    synced: u32,
+    length: u64,
+    reserved: u64,
+    took: Duration,
+}
+
+impl Appends {
+    /// For half a second; what it takes to make room is counted, as a log has to make it, too.
+    fn run(
+        &mut self,
+        disk: &mut FileDisk,
+        name: &str,
+        room: u64,
+        block: &[u8],
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < TURN {
+            self.length += block.len() as u64;
+            if room > 0 && self.length > self.reserved {
+                self.reserved = self.length + room;
+                disk.reserve(name, self.reserved);
+            }
+            disk.append(name, block)?;
+            disk.sync(name)?;
+            self.synced += 1;
+        }
+        self.took += begun.elapsed();
+        Ok(())
+    }
+
+    fn rate(&self) -> f64 {
+        f64::from(self.synced) / self.took.as_secs_f64()
+    }
+}
+
 const BLOCK_BYTES: usize = 4_096;
+const TURN: Duration = Duration::from_millis(500);
+
+/// What the log is given at once.
+const ROOM_BYTES: u64 = 1 << 20;

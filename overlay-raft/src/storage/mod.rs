@@ -21,10 +21,14 @@
 //! the next one begins. A write that holds a snapshot begins a new segment and replaces everything before it, whereupon
 //! the older segments are removed.
 //!
+//! A segment is given room ahead ([`Disk::reserve`]), so that most syncs have octets alone to make durable. What a crash
+//! leaves in that room is no record of this segment: zeros, or records of another one, whose number is in their checksums.
+//! Before the next segment is begun, what is left of the room is cut off.
+//!
 //! # What a damaged disk does
 //!
-//! A crash can only tear the write that was not synced, the very last one: it is cut off. If a later write follows, or
-//! a later segment, the damage is no crash's doing, and [`Log::open`] refuses with the file and the offset: what is
+//! A crash can only tear the write that was not synced, the very last one: it is cut off. If a later write follows, there or
+//! in a later segment, the damage is no crash's doing, and [`Log::open`] refuses with the file and the offset: what is
 //! lost there may have been acknowledged, and the cluster counts on it. What a crash cannot be told from, and is
 //! therefore cut as well, is damage in the very last write.
 //!
@@ -53,12 +57,16 @@ pub struct StorageConfig {
     /// The size in octets at which a new segment is begun. Default 16 MiB. Lower makes many files; higher makes
     /// [`Log::open`] hold more in memory at once. A single write may exceed it.
     pub segment_bytes_max: u64,
+    /// The room in octets that a segment is given ahead, at most: [`Disk::reserve`]. Default 1 MiB; as much as the segment
+    /// holds, at least 64 KiB, is asked for at once. Zero turns it off.
+    pub reserve_bytes_max: u64,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
         Self {
             segment_bytes_max: 16 << 20,
+            reserve_bytes_max: 1 << 20,
         }
     }
 }
@@ -71,6 +79,8 @@ pub struct Log<D> {
     /// The number of the segment that is written to, zero before the first.
     segment: u64,
     segment_bytes: u64,
+    /// How long the segment can become in the room that it was given.
+    reserved_bytes: u64,
     /// The number of the last write.
     write: u64,
     /// What the disk holds of it; the commit index may be behind.
@@ -141,8 +151,10 @@ impl<D: Disk> Log<D> {
             || write.snapshot.is_some()
             || self.segment_bytes >= self.config.segment_bytes_max;
         if fresh {
+            self.give_room_back()?;
             self.segment += 1;
             self.segment_bytes = 0;
+            self.reserved_bytes = 0;
         }
         self.write += 1;
         let is_known = self
@@ -151,16 +163,38 @@ impl<D: Disk> Log<D> {
             .is_some_and(|held| held.differs_in_commit_alone(&write.hard_state));
         let bytes = record::encode(self.segment, self.write, write, is_known);
         let name = name_of(self.segment);
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.segment_bytes = self.segment_bytes.saturating_add(length);
+        self.reserve(&name);
         self.disk.append(&name, &bytes)?;
         self.disk.sync(&name)?;
         if fresh {
             self.disk.sync_directory()?;
         }
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.segment_bytes = self.segment_bytes.saturating_add(length);
         self.written_bytes = self.written_bytes.saturating_add(length);
         self.hard_state = Some(write.hard_state.clone());
         Ok(())
+    }
+
+    /// Cuts off the room that the segment did not need: only the last one may end with something that is no record.
+    fn give_room_back(&mut self) -> Result<(), DiskError> {
+        if self.reserved_bytes > self.segment_bytes {
+            let name = name_of(self.segment);
+            self.disk.truncate(&name, self.segment_bytes)?;
+            self.disk.sync(&name)?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for what comes next, if the segment is about to outgrow what it has.
+    fn reserve(&mut self, name: &str) {
+        let most = self.config.reserve_bytes_max;
+        if self.segment_bytes <= self.reserved_bytes || most == 0 {
+            return;
+        }
+        let ahead = self.segment_bytes.max(RESERVE_BYTES_MIN).min(most);
+        self.reserved_bytes = self.segment_bytes.saturating_add(ahead);
+        self.disk.reserve(name, self.reserved_bytes);
     }
 
     /// Removes the segments before the present one.
@@ -289,3 +323,6 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 const PREFIX: &str = "segment-";
+
+/// A small segment is given room for some writes of one entry.
+const RESERVE_BYTES_MIN: u64 = 64 << 10;

@@ -6,6 +6,8 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -120,10 +122,16 @@ pub(super) fn decode(segment: u64, bytes: &[u8]) -> Result<Record, Damage> {
     })
 }
 
-/// Returns the number of the write that a whole record at the beginning of `bytes` belongs to, whatever it holds.
-pub(super) fn write_of(segment: u64, bytes: &[u8]) -> Option<u64> {
-    let (header, _, expected) = frame(segment, bytes).ok()?;
-    (header.checksum == expected).then_some(header.write)
+/// Returns whether `bytes` begin with a whole record, whatever it holds, of one of these writes.
+///
+/// Of other octets, most are told by the number alone: a checksum over whatever a length claims takes long.
+pub(super) fn is_of_write(segment: u64, bytes: &[u8], writes: RangeInclusive<u64>) -> bool {
+    let number = bytes
+        .get(8..)
+        .and_then(<[u8]>::first_chunk)
+        .map(|number| u64::from_le_bytes(*number));
+    number.is_some_and(|number| writes.contains(&number))
+        && frame(segment, bytes).is_ok_and(|(header, _, expected)| header.checksum == expected)
 }
 
 struct Header {

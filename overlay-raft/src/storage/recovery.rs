@@ -33,6 +33,7 @@ pub(super) fn open<D: Disk>(
         config,
         segment: end.segment,
         segment_bytes: end.segment_bytes,
+        reserved_bytes: 0,
         write: end.write,
         hard_state: restored.hard_state().cloned(),
         written_bytes: 0,
@@ -91,9 +92,10 @@ impl Segment {
 
     /// Returns whether a whole record of a write after `write` is to be found behind `offset`, at whatever position.
     fn holds_later_write(&self, offset: usize, write: u64) -> bool {
-        (offset..self.bytes.len()).any(|at| {
-            record::write_of(self.number, &self.bytes[at..]).is_some_and(|found| found > write)
-        })
+        let left = self.bytes.len().saturating_sub(offset);
+        let last = write.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        (offset..self.bytes.len())
+            .any(|at| record::is_of_write(self.number, &self.bytes[at..], write + 1..=last))
     }
 
     fn damaged(&self, offset: usize, damage: Damage) -> OpenError {
@@ -204,7 +206,7 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Applies the whole writes of one segment. Only the last segment may end with a torn one.
+    /// Applies the whole writes of one segment. Only the last segment may end with a torn one, or with room.
     fn read(&mut self, segment: &Segment, is_last: bool) -> Result<(), OpenError> {
         let mut begin = 0;
         let mut whole = 0;
@@ -254,7 +256,7 @@ impl Replay {
         }
     }
 
-    /// Tells a torn tail, which is cut, from damage, which is refused.
+    /// Tells a torn tail, which is cut, and room that was not used, from damage, which is refused.
     fn judge_tail(&self, segment: &Segment, is_last: bool) -> Result<(), OpenError> {
         let (offset, damage) = segment.damage.unwrap_or((
             segment.bytes.len(),

@@ -44,6 +44,10 @@ impl Disk for LayerDisk {
         self.0.read(name)
     }
 
+    fn reserve(&mut self, name: &str, length_bytes: u64) {
+        self.0.reserve(name, length_bytes);
+    }
+
     fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
         self.0.append(name, bytes)
     }

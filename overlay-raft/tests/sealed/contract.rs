@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use overlay_core::{Disk, DiskError};
-use overlay_raft::storage::DataKey;
+use overlay_core::{Disk, DiskError, Rng};
+use overlay_raft::storage::{DataKey, SealedDisk};
+use overlay_sim::{
+    SimDisk,
+    disk_contract::{self, Subject},
+};
 use proptest::prelude::*;
 
 use super::{HEADER_BYTES, OVERHEAD_BYTES, disk, key, open, open_with, seed, written};
@@ -71,6 +75,29 @@ proptest! {
     }
 }
 
+#[test]
+fn it_keeps_the_contract_of_disks_over_one_that_does() {
+    struct OverMemory(SimDisk);
+
+    impl Subject for OverMemory {
+        type Disk = SealedDisk<SimDisk>;
+
+        fn open(&mut self) -> Self::Disk {
+            self.0.kill();
+            open(&self.0).unwrap()
+        }
+
+        fn cut_power(&mut self, _rng: &mut Rng) -> bool {
+            self.0.crash();
+            true
+        }
+    }
+
+    let name = "contract::it_keeps_the_contract_of_disks_over_one_that_does";
+    let summary = disk_contract::assert_holds(name, 100, |seed| OverMemory(SimDisk::new(seed)));
+    assert!(summary.power_cuts > 100, "{summary:?}");
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let file = || 0..NAMES.len();
     let bytes = prop::collection::vec(any::<u8>(), 0..40);
@@ -103,8 +130,7 @@ fn version_1_never_changes() {
     let below = disk(1);
     let seed = overlay_core::Seed::from_u64(1);
     let provider = std::sync::Arc::new(AesGcm256);
-    let mut sealed =
-        overlay_raft::storage::SealedDisk::open(below.clone(), provider, &key(), &seed).unwrap();
+    let mut sealed = SealedDisk::open(below.clone(), provider, &key(), &seed).unwrap();
     sealed.append("a", b"first").unwrap();
     sealed.sync("a").unwrap();
     sealed.append("a", b"second").unwrap();
@@ -188,8 +214,7 @@ fn nothing_of_a_text_occurs_on_the_disk() {
     below.clone().append("plain", &CANARY.repeat(3)).unwrap();
     drop(sealed);
     let provider = std::sync::Arc::new(AesGcm256);
-    let sealed =
-        overlay_raft::storage::SealedDisk::seal_plain(below, provider, &key(), &seed()).unwrap();
+    let sealed = SealedDisk::seal_plain(below, provider, &key(), &seed()).unwrap();
     assert_eq!(sealed.read("plain").unwrap(), CANARY.repeat(3));
     for name in sealed.list().unwrap() {
         let stored = sealed.disk().read(&name).unwrap();

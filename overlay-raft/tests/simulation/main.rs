@@ -168,6 +168,7 @@ impl Cluster {
             healed: Rc::clone(&healed),
             storage: StorageConfig {
                 segment_bytes_max: 256 + rng.below(4_096),
+                reserve_bytes_max: rng.below(1_024),
             },
             layer,
             disk_delay: Duration::from_micros(100)..Duration::from_micros(200 + rng.below(slow)),

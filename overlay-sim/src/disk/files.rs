@@ -20,6 +20,8 @@ pub(super) struct Files {
     contents: BTreeMap<u64, Content>,
     next_id: u64,
     used_bytes: u64,
+    /// What was in the file that was removed last: its blocks are free to be given to another one.
+    remains: Vec<u8>,
     pub(super) holes_ppm: u32,
 }
 
@@ -38,6 +40,8 @@ struct Content {
     undo: Vec<Undo>,
     /// A sync of this file failed: no later one makes anything durable.
     doubtful: bool,
+    /// The length that it was given room for.
+    reserved: usize,
 }
 
 #[derive(Clone)]
@@ -49,6 +53,16 @@ enum Undo {
 }
 
 impl Files {
+    pub(super) fn reserve(&mut self, name: &str, length_bytes: u64) {
+        let id = match self.names.get(name) {
+            Some(&id) => id,
+            None => self.create(name),
+        };
+        let content = self.contents.entry(id).or_default();
+        let length = usize::try_from(length_bytes).unwrap_or(usize::MAX);
+        content.reserved = content.reserved.max(length);
+    }
+
     pub(super) fn append(&mut self, name: &str, bytes: &[u8]) {
         let id = match self.names.get(name) {
             Some(&id) => id,
@@ -71,6 +85,7 @@ impl Files {
             cut = tail.len() as u64;
             content.undo.push(Undo::Truncate { tail });
         }
+        content.reserved = 0;
         self.used_bytes -= cut;
         Ok(())
     }
@@ -109,7 +124,10 @@ impl Files {
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Result<(), DiskError> {
-        self.id(name)?;
+        let id = self.id(name)?;
+        if let Some(content) = self.contents.get(&id) {
+            self.remains.clone_from(&content.bytes);
+        }
         self.release(name);
         self.changes.push(Change::Remove {
             name: name.to_owned(),
@@ -124,9 +142,30 @@ impl Files {
             content.crash(unsynced, self.holes_ppm, rng);
         }
         self.forget_nameless();
+        self.show_room(rng);
     }
 
-    /// Loses what was not synced of all that a failed sync left in doubt.
+    /// Shows what is in the room that files were given.
+    fn show_room(&mut self, rng: &mut Rng) {
+        for id in self.names.values() {
+            let Some(content) = self.contents.get_mut(id) else {
+                continue;
+            };
+            let room = std::mem::take(&mut content.reserved);
+            let length = content.bytes.len();
+            if room > length {
+                self.used_bytes += (room - length) as u64;
+                content.bytes.resize(room, 0);
+                if rng.chance(500_000) {
+                    let old = self.remains.get(length..).unwrap_or_default();
+                    let shown = old.len().min(room - length);
+                    content.bytes[length..length + shown].copy_from_slice(&old[..shown]);
+                }
+            }
+        }
+    }
+
+    /// Loses what was not synced of all that a failed sync left in doubt, and shows what is in the room of files.
     pub(super) fn settle_doubts(&mut self, rng: &mut Rng) {
         for content in self.contents.values_mut() {
             if content.doubtful {
@@ -137,6 +176,7 @@ impl Files {
             self.crash_directory(Unsynced::Random, rng);
             self.forget_nameless();
         }
+        self.show_room(rng);
     }
 
     fn crash_directory(&mut self, unsynced: Unsynced, rng: &mut Rng) {

@@ -43,6 +43,7 @@ impl Cluster {
             let raft = Raft::new(config, seed, now, Restored::bootstrap(ids));
             let config = StorageConfig {
                 segment_bytes_max: 256,
+                reserve_bytes_max: 128,
             };
             let (log, _) = Log::open(MemoryDisk::default(), config).expect("an empty disk opens");
             Member {
