@@ -19,7 +19,8 @@ impl Raft {
     ///
     /// Where one voter comes or goes, this is one step (thesis §4.1). Where more do, the membership is joint until that is
     /// committed, and whoever leads then leaves it (Raft §6): a second [`Event::MembershipChanged`](crate::Event::MembershipChanged) follows. The
-    /// [`ProposalId`] is that of the first step.
+    /// [`ProposalId`] is that of the first step. It ends with [`Event::ChangeCommitted`](crate::Event::ChangeCommitted),
+    /// [`ProposalLost`](crate::Event::ProposalLost) or [`ProposalUnknown`](crate::Event::ProposalUnknown).
     ///
     /// A member that was removed is sent entries until its removal is committed. A leader that removed or demoted
     /// itself leads until then without counting itself, and hands over.
@@ -32,6 +33,7 @@ impl Raft {
         self.touch(now);
         let membership = self.changed(changes)?;
         let id = self.append_proposal(Payload::Membership(membership))?;
+        self.proposals.note_change(id);
         self.membership_changed();
         self.unsettle();
         Ok(id)

@@ -99,6 +99,8 @@ pub enum Event {
         /// Whether it can no longer be overwritten.
         committed: bool,
     },
+    /// A change of the membership that this member proposed is certain; of one in two steps, the first.
+    ChangeCommitted(ProposalId),
     /// Another entry was committed in the place of a proposal of this member: it will never be applied.
     ///
     /// Overwriting alone is no proof: a copy elsewhere may yet be committed by a later leader (Raft figure 8).

@@ -9,6 +9,8 @@ use crate::{Index, ProposalId, Term, log::Log};
 pub(crate) struct Proposals {
     /// In the order in which they were made. Those of an earlier term may have higher indexes.
     runs: VecDeque<Run>,
+    /// Those of them that change the membership.
+    changes: Vec<ProposalId>,
 }
 
 /// Proposals of one term at successive indexes.
@@ -34,6 +36,22 @@ impl Proposals {
         }
     }
 
+    /// Notes that one that was added changes the membership.
+    pub(crate) fn note_change(&mut self, id: ProposalId) {
+        self.changes.push(id);
+    }
+
+    /// Takes the changes up to `commit`, all of which are decided; returns the ones that `log` holds.
+    pub(crate) fn committed_changes(
+        &mut self,
+        commit: Index,
+        log: &Log,
+    ) -> impl Iterator<Item = ProposalId> {
+        self.changes
+            .extract_if(.., move |id| id.index <= commit)
+            .filter(|id| log.term_at(id.index) == Some(id.term))
+    }
+
     /// Takes those up to `commit`, all of which are decided; returns the ones that `log` does not hold.
     pub(crate) fn decide(&mut self, commit: Index, log: &Log) -> Vec<ProposalId> {
         let mut lost = Vec::new();
@@ -52,6 +70,7 @@ impl Proposals {
 
     /// Takes those up to `until`, of which nothing is known.
     pub(crate) fn forget(&mut self, until: Index) -> Vec<ProposalId> {
+        self.changes.retain(|id| id.index > until);
         let mut forgotten = Vec::new();
         while let Some(taken) = self.take(until) {
             forgotten.extend(taken.ids());

@@ -293,6 +293,9 @@ impl Raft {
             let committed = self.log.weight_bytes(before, index);
             leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(committed);
         }
+        for id in self.proposals.committed_changes(index, &self.log) {
+            self.outbox.event(Event::ChangeCommitted(id));
+        }
         for id in self.proposals.decide(index, &self.log) {
             self.outbox.event(Event::ProposalLost(id));
         }

@@ -1179,6 +1179,59 @@ fn a_proposal_ends_before_earlier_ones_at_higher_indexes_do() {
     assert_eq!(lost_of(&node), [a, b, c, Event::ProposalLost(later)]);
 }
 
+#[test]
+fn a_change_ends_with_word_of_its_commit_or_of_its_loss() {
+    let ends = |node: &Node| -> Vec<Event> {
+        let is_end = |event: &&Event| {
+            matches!(
+                event,
+                Event::ChangeCommitted(_) | Event::ProposalLost(_) | Event::ProposalUnknown(_)
+            )
+        };
+        node.events.iter().filter(is_end).cloned().collect()
+    };
+    let started = || {
+        let mut node = Node::leader();
+        let change = node.change(Change::AddLearner(id(4))).unwrap();
+        assert_eq!(ends(&node), []);
+        (node, change)
+    };
+    // Committed by whoever proposed it.
+    let (mut node, change) = started();
+    let matched = change.index.get();
+    node.feed(2, Body::Accepted { matched });
+    assert_eq!(ends(&node), [Event::ChangeCommitted(change)]);
+    node.propose("x").unwrap();
+    node.feed(
+        2,
+        Body::Accepted {
+            matched: matched + 1,
+        },
+    );
+    assert_eq!(ends(&node), [Event::ChangeCommitted(change)]);
+    // By another leader.
+    let (mut node, change) = started();
+    node.append((2, 2), (matched, 1), &[2], matched + 1);
+    assert_eq!(ends(&node), [Event::ChangeCommitted(change)]);
+    // Overwritten.
+    let (mut node, change) = started();
+    node.append((2, 2), (matched - 1, 1), &[2], matched);
+    assert_eq!(ends(&node), [Event::ProposalLost(change)]);
+    // Contained in a snapshot, or not.
+    let (mut node, change) = started();
+    let chunk = Body::Chunk {
+        index: 9,
+        term: 2,
+        membership: membership(&[1, 2, 3], &[]),
+        total: 0,
+        offset: 0,
+        data: Bytes::new(),
+    };
+    node.feed_at(2, 2, chunk);
+    node.append((2, 2), (9, 2), &[2], 10);
+    assert_eq!(ends(&node), [Event::ProposalUnknown(change)]);
+}
+
 fn lost_of(node: &Node) -> Vec<Event> {
     let lost = |event: &&Event| matches!(event, Event::ProposalLost(_));
     node.events.iter().filter(lost).cloned().collect()

@@ -318,6 +318,7 @@ fn tell_event(told: &mut String, number: u64, event: &Event) {
             let certain = if *committed { "certain" } else { "in force" };
             writeln!(told, "{number} has {text} {certain} at {index}")
         }
+        Event::ChangeCommitted(id) => writeln!(told, "{number} has its change at {}", id.index),
         Event::ProposalLost(lost) => {
             writeln!(told, "{number} lost {} of term {}", lost.index, lost.term)
         }

@@ -133,7 +133,6 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             self.take_all(now, &mut inputs);
             self.raft.handle_timeout(self.clock.now());
             self.drain();
-            self.waiting.settle_changes(&self.raft);
             self.compact();
         };
         let Self { log, links, .. } = self;
@@ -249,6 +248,7 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
                 }
                 self.leading.send_replace(Leading { leader, term });
             }
+            Event::ChangeCommitted(id) => self.waiting.change_committed(id),
             Event::ProposalLost(id) => self.waiting.proposal_lost(id),
             Event::ProposalUnknown(id) => self.waiting.proposal_unknown(id),
             Event::ReadLost(id) => self.waiting.read_lost(&self.application, id),

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     Application, Applied, HandOverError, MembershipError, ProposalError, QueryError, member::Then,
 };
-use crate::{ApplyBatch, Index, ProposalId, Raft, RaftId, ReadId};
+use crate::{ApplyBatch, Index, ProposalId, RaftId, ReadId};
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -64,19 +64,9 @@ impl<A: Application> Waiting<A> {
         }
     }
 
-    /// Answers those whose changes are committed.
-    pub(super) fn settle_changes(&mut self, raft: &Raft) {
-        while let Some(entry) = self.changes.first_entry() {
-            let id = *entry.key();
-            if id.index > raft.commit() {
-                return;
-            }
-            let outcome = match raft.term_at(id.index) {
-                Some(term) if term == id.term => Ok(id.index),
-                Some(_) => Err(MembershipError::Lost),
-                None => Err(MembershipError::Unknown),
-            };
-            let _ = entry.remove().send(outcome);
+    pub(super) fn change_committed(&mut self, id: ProposalId) {
+        if let Some(reply) = self.changes.remove(&id) {
+            let _ = reply.send(Ok(id.index));
         }
     }
 

@@ -21,6 +21,9 @@ pub(crate) struct Checker {
     applied: BTreeMap<Index, (Term, u64, Term)>,
     acknowledged: BTreeMap<u64, Index>,
     lost: BTreeSet<u64>,
+    /// The terms of changes of the membership that were said to be certain, or to be lost.
+    changed: BTreeMap<Index, Term>,
+    lost_ids: BTreeSet<ProposalId>,
     proposed: BTreeMap<ProposalId, u64>,
     next_operation: u64,
     pub(crate) clients: Clients,
@@ -155,7 +158,26 @@ impl Checker {
         self.acknowledged.insert(operation, index);
     }
 
+    /// The proposer was told that its change is certain.
+    pub(crate) fn on_changed(&mut self, id: ProposalId) {
+        let entry = self.entries.get(&(id.index, id.term));
+        assert!(
+            matches!(entry, Some((_, Payload::Membership(_)))),
+            "{id:?} is no change, but {entry:?}"
+        );
+        let before = *self.changed.entry(id.index).or_insert(id.term);
+        assert_eq!(before, id.term, "two changes are certain at {}", id.index);
+        assert!(!self.lost_ids.contains(&id), "{id:?} was reported lost");
+        let applied = self.applied.get(&id.index);
+        assert!(applied.is_none(), "{id:?} is certain, and {applied:?} too");
+    }
+
     pub(crate) fn on_lost(&mut self, id: ProposalId) {
+        assert!(
+            self.changed.get(&id.index) != Some(&id.term),
+            "{id:?} is certain and reported lost"
+        );
+        self.lost_ids.insert(id);
         if let Some(&operation) = self.proposed.get(&id) {
             let applied = self.applied.get(&id.index);
             assert!(

@@ -73,7 +73,7 @@ fn clusters_survive_every_fault_on_sealed_disks() {
 /// The big run, with shorter schedules: `cargo test --release -p overlay-raft --test simulation million -- --ignored
 /// --nocapture`, with `OVERLAY_SEEDS` for another number than a million.
 #[test]
-#[ignore = "an hour of two cores"]
+#[ignore = "20 minutes of two cores"]
 fn a_million_schedules() {
     let count = std::env::var("OVERLAY_SEEDS").ok();
     let count = count.and_then(|count| count.parse().ok());

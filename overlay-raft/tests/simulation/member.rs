@@ -192,6 +192,10 @@ impl Member {
             {
                 checker.on_elected(raft);
             }
+            Event::ChangeCommitted(id) => {
+                sometimes("a change is certain", true);
+                checker.on_changed(id);
+            }
             Event::ProposalLost(id) => {
                 sometimes("a proposal is lost", true);
                 checker.on_lost(id);
