@@ -2,6 +2,7 @@
 
 mod admission;
 mod assign;
+mod membership;
 mod orchestrate;
 mod policy;
 mod query;
@@ -14,7 +15,7 @@ mod touched;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use overlay_core::{EndpointId, Instant, Machine as _, NodeId, Rng, Seed};
 use overlay_gossip::Lease;
 use overlay_raft::{
-    Change, Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
+    Event as RaftEvent, Index, Output as RaftOutput, PersistTicket, Raft, RaftId, ReadId,
     RestoreError, WriteBatch,
 };
 
@@ -329,28 +330,6 @@ impl Manager {
         &self.raft
     }
 
-    /// Returns whose part in the consensus this is, or was as long as it counts.
-    pub(crate) fn node_of(&self, raft: RaftId) -> Option<NodeId> {
-        let present = self.state.voters().map(|(id, node)| (id, node.id));
-        let former = self
-            .state
-            .former()
-            .iter()
-            .map(|(id, part)| (*id, part.node));
-        present
-            .chain(former)
-            .find(|(id, _)| *id == raft)
-            .map(|(_, node)| node)
-    }
-
-    /// Returns whether a node may speak for this part in the consensus: its own, or one that this manager has not heard of yet.
-    pub(crate) fn may_speak_for(&self, node: NodeId, part: RaftId) -> bool {
-        match self.node_of(part) {
-            Some(known) => known == node,
-            None => !self.state.is_retired(part),
-        }
-    }
-
     /// Drains the consensus until it has nothing more to say and no tick is due. What follows from what it was told since
     /// its last time-out, the next one draws for all of it together.
     pub(crate) fn settle(&mut self, now: Instant) {
@@ -464,63 +443,6 @@ impl Manager {
             self.failed = true;
             self.actions.push_back(Action::Failed);
         }
-    }
-
-    /// Brings the consensus' membership one step nearer to what the state says.
-    fn reconcile_membership(&mut self, now: Instant) {
-        let wanted: BTreeSet<_> = self.state.voters().map(|(id, _)| id).collect();
-        let membership = self.raft.membership();
-        let voters: BTreeSet<_> = membership.voters().collect();
-        let learners: BTreeSet<_> = membership.learners().collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let present: BTreeSet<_> = voters.union(&learners).copied().collect();
-        let add = wanted.difference(&present).copied().map(Change::AddLearner);
-        let promote = wanted.intersection(&learners).copied().map(Change::Promote);
-        let others = present.difference(&wanted).copied();
-        let remove = others
-            .filter(|id| *id != self.raft_id)
-            .map(Change::Remove)
-            .collect::<Vec<_>>();
-        // Refused while another change is under way or a learner lags: that one must not keep the others back.
-        for change in add.chain(remove).chain(promote) {
-            if self.raft.change(now, &[change]).is_ok() {
-                return;
-            }
-        }
-        if present.contains(&self.raft_id) && !wanted.contains(&self.raft_id) {
-            // The next leader takes this manager out; if there is no other, nobody can.
-            self.hand_over(now);
-        }
-    }
-
-    /// Lets go of former parts that the membership is without. The command follows the change of membership in the log:
-    /// once it is applied, that change is committed.
-    fn retire_parts(&mut self, now: Instant) {
-        let membership = self.raft.membership();
-        let parts: Vec<_> = self
-            .state
-            .former()
-            .keys()
-            .copied()
-            .filter(|part| !membership.contains(*part))
-            .collect();
-        if parts.is_empty() {
-            return;
-        }
-        let command = Command::RetireParts { parts };
-        self.retiring = self.propose_once(now, self.retiring, command);
-    }
-
-    /// Returns whether the consensus may still count on the vote of a part that the node shall have no more.
-    fn is_awaited(&self, node: NodeId) -> bool {
-        self.state.former().values().any(|part| part.node == node)
-    }
-
-    /// Returns whether a node that left must not hear of it yet: it would stop voting while its vote counts. It asks again.
-    fn keeps_silent(&self, origin: NodeId) -> bool {
-        !self.state.nodes().contains_key(&origin) && self.is_awaited(origin)
     }
 }
 

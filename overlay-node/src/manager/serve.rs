@@ -85,25 +85,8 @@ impl Manager {
         Served::Taken
     }
 
-    fn takes_manager(&self, command: &Command) -> bool {
-        let node = match command {
-            Command::RemoveNode { node } => node,
-            Command::SetRole { node, role } if *role == Role::Worker => node,
-            Command::UpdateNode { node, change } if change.role == Some(Role::Worker) => node,
-            _ => return false,
-        };
-        let record = self.state.nodes().get(node);
-        record.is_some_and(|record| record.raft.is_some())
-    }
-
-    /// Whether a manager may be on its way out that the state still has.
-    fn is_parting(&self) -> bool {
-        let under_way = |request| self.proposals.contains_key(request);
-        !self.is_current() || self.parting.as_ref().is_some_and(under_way)
-    }
-
     /// Whether a leader has applied all that its predecessors committed: an entry of its own term is applied.
-    fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         self.raft.term_at(self.raft.applied()) == Some(self.raft.term())
     }
 
@@ -371,81 +354,6 @@ impl Manager {
             }
         })
     }
-
-    fn leave(&self, origin: NodeId, force: bool) -> Result<Command, api::Error> {
-        let record = self.state.nodes().get(&origin);
-        let record = record.ok_or(CommandError::UnknownNode { node: origin })?;
-        if record.raft.is_some() && !force {
-            let managers = self.state.voters().count();
-            let text = format!(
-                "this node is one of {managers} manager(s): demote it first, or use --force; \
-                 {} would have to stay up for a quorum",
-                quorum(managers.saturating_sub(1))
-            );
-            return Err(api::Error::new(ErrorKind::QuorumLoss, text));
-        }
-        let votes = |part| self.raft.membership().is_voter(part);
-        let others = self.state.voters().filter(|(_, node)| node.id != origin);
-        let (ready, coming): (Vec<_>, Vec<_>) = others.partition(|(part, _)| votes(*part));
-        if record.raft.is_some() && ready.is_empty() && !coming.is_empty() {
-            // Nobody would listen to a node that is none of the cluster's, and nobody else has the state.
-            let text = format!(
-                "the cluster's state is on this manager alone: wait until it is on {} as well, or demote what does not come",
-                coming[0].1.hostname
-            );
-            return Err(api::Error::new(ErrorKind::QuorumLoss, text));
-        }
-        Ok(Command::RemoveNode { node: origin })
-    }
-
-    fn remove(&self, now: Instant, node: &str, force: bool) -> Result<Command, api::Error> {
-        let node = self.find_node(node)?;
-        let record = self
-            .state
-            .nodes()
-            .get(&node)
-            .ok_or(CommandError::UnknownNode { node })?;
-        if record.raft.is_some() && !force {
-            return Err(CommandError::IsManager { node }.into());
-        }
-        if self.is_heard(now, node) && !force {
-            let text = format!(
-                "node {node} ({}) is not down: run `leave` on it first, or use --force",
-                record.hostname
-            );
-            return Err(api::Error::new(ErrorKind::InUse, text));
-        }
-        self.keeps_quorum(now, node)?;
-        Ok(Command::RemoveNode { node })
-    }
-
-    /// Refuses to take a manager away if those left that answer would be no quorum.
-    fn keeps_quorum(&self, now: Instant, without: NodeId) -> Result<(), api::Error> {
-        let (votes, rest): (Vec<_>, Vec<_>) = self
-            .state
-            .voters()
-            .filter(|(part, _)| self.raft.membership().is_voter(*part))
-            .map(|(_, node)| node.id)
-            .partition(|node| *node == without);
-        if votes.is_empty() {
-            return Ok(());
-        }
-        let own = self.config.node;
-        let heard = rest
-            .iter()
-            .filter(|node| **node == own || self.is_heard(now, **node))
-            .count();
-        if heard < quorum(rest.len()) {
-            let text = format!(
-                "only {heard} of the {} managers left would answer, and {} are needed for a quorum: \
-                 bring managers back or add one first",
-                rest.len(),
-                quorum(rest.len())
-            );
-            return Err(api::Error::new(ErrorKind::QuorumLoss, text));
-        }
-        Ok(())
-    }
 }
 
 /// Whether a request changes nothing, so that the state alone answers it.
@@ -467,8 +375,4 @@ pub(crate) fn is_question(request: &Request) -> bool {
             | Request::PolicyInspect { .. }
             | Request::PolicyExplain(_)
     )
-}
-
-fn quorum(managers: usize) -> usize {
-    managers / 2 + 1
 }
