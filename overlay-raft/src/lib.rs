@@ -59,8 +59,9 @@
 //!   something is collected. So a driver takes in all there is, calls it once, and drains.
 //! * *Tickets.* What must be durable before something leaves is withheld inside until the [`PersistTicket`] comes back; one
 //!   covers all before it. Forgetting it costs liveness, never safety. [`Write::absorb`] makes one write of several.
-//! * *Ends.* What [`Raft::propose`] took is done when an entry of its [`ProposalId`]'s index *and* term is applied; otherwise
-//!   [`Event::ProposalLost`] or, where a snapshot took its place, [`Event::ProposalUnknown`] says so. A restart forgets them.
+//! * *Ends.* What [`Raft::propose`] took is done when an entry of its [`ProposalId`]'s index *and* term is applied; what
+//!   [`Raft::change`] took, with [`Event::ChangeCommitted`]. Otherwise [`Event::ProposalLost`] or, where a snapshot took its
+//!   place, [`Event::ProposalUnknown`] says so. A restart forgets them.
 //! * *Clocks.* Nothing depends on them for safety but [`ReadMode::Lease`], which holds as long as no clock is off by more than
 //!   [`Config::clock_drift_ppm_max`].
 //!
