@@ -63,6 +63,9 @@ impl Raft {
                 applied: self.applied,
             });
         }
+        if self.outbox.holds_commands_up_to(index) {
+            return Err(CompactError::NotTaken { index });
+        }
         let Some(term) = self
             .log
             .term_at(index)
@@ -119,7 +122,18 @@ impl Raft {
         for change in changes {
             next = self.with_change(&next, *change)?;
         }
-        Ok(present.towards(next))
+        let next = present.towards(next);
+        let (members, members_max) = (next.len(), self.config.members_max);
+        if members > members_max {
+            return Err(ChangeError::TooMany {
+                members,
+                members_max,
+            });
+        }
+        match next.conflict() {
+            Some(id) => Err(ChangeError::OtherDisk { id }),
+            None => Ok(next),
+        }
     }
 
     fn with_change(
@@ -128,7 +142,10 @@ impl Raft {
         change: Change,
     ) -> Result<Membership, ChangeError> {
         match change {
-            Change::AddLearner(id) => self.with_learner(membership, id),
+            Change::AddLearner(id) if membership.contains(id) => {
+                Err(ChangeError::AlreadyMember { id })
+            }
+            Change::AddLearner(id) => Ok(membership.with_learner(id)),
             Change::Promote(id) => self.with_promoted(membership, id),
             Change::Demote(id) if !membership.is_voter(id) => Err(ChangeError::NotVoter { id }),
             Change::Remove(id) if !membership.contains(id) => Err(ChangeError::NotMember { id }),
@@ -138,19 +155,6 @@ impl Raft {
             Change::Demote(id) => Ok(membership.with_learner(id)),
             Change::Remove(id) => Ok(membership.without(id)),
         }
-    }
-
-    fn with_learner(&self, membership: &Membership, id: RaftId) -> Result<Membership, ChangeError> {
-        if membership.contains(id) {
-            return Err(ChangeError::AlreadyMember { id });
-        }
-        if membership.len() >= self.config.members_max {
-            return Err(ChangeError::TooMany {
-                members: membership.len(),
-                members_max: self.config.members_max,
-            });
-        }
-        Ok(membership.with_learner(id))
     }
 
     /// A learner is promoted when one more message brings it up to date, under the incarnation that it answers with.

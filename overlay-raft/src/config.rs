@@ -17,8 +17,8 @@ pub struct Config {
     /// The cluster, or its epoch: on each message and on the disk. Messages of another one are refused, and so is a
     /// disk. A cluster that is rebuilt from one survivor gets a new number.
     pub group: u64,
-    /// The least time without a leader before an election; the most is twice that (Raft §5.2). Default 500 ms. At
-    /// least three heartbeats: lower elects needlessly on a busy host, higher prolongs every failure.
+    /// The least time without a leader before an election; the most is twice that (Raft §5.2). Default 500 ms, at most an
+    /// hour. Two heartbeats at least, better five: lower elects needlessly on a busy host, higher prolongs every failure.
     pub election_timeout: Duration,
     /// The time between heartbeats. Default 100 ms. Lower costs messages, higher makes lost ones matter.
     pub heartbeat_interval: Duration,
@@ -57,7 +57,7 @@ pub struct Config {
     pub snapshot_bytes_max: u64,
     /// The most octets of a snapshot in one message. Default 256 KiB. One chunk is on its way at a time.
     pub snapshot_chunk_bytes_max: usize,
-    /// The most members, learners included. Default 64.
+    /// The most members, learners and voters that go included. Default 64.
     pub members_max: usize,
     /// The most reads that wait for their round. Default 65,536.
     pub reads_max: usize,
@@ -106,6 +106,18 @@ impl Config {
                 setting: "heartbeat_interval",
             });
         }
+        let times = [
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("election_timeout", self.election_timeout),
+            ("commit_delay", self.commit_delay),
+        ];
+        if let Some(&(setting, time)) = times.iter().find(|(_, time)| *time > TIME_MAX) {
+            return Err(ConfigError::TooLong {
+                setting,
+                time,
+                time_max: TIME_MAX,
+            });
+        }
         if self.election_timeout < self.heartbeat_interval * 2 {
             return Err(ConfigError::ElectionTimeout {
                 election_timeout: self.election_timeout,
@@ -113,13 +125,23 @@ impl Config {
             });
         }
         let counts = [
-            ("entries_per_append_max", self.entries_per_append_max),
-            ("inflight_max", self.inflight_max),
-            ("snapshot_chunk_bytes_max", self.snapshot_chunk_bytes_max),
-            ("members_max", self.members_max),
-            ("reads_max", self.reads_max),
-            ("writes_inflight_max", self.writes_inflight_max),
-            ("messages_max", self.messages_max),
+            (
+                "entries_per_append_max",
+                as_u64(self.entries_per_append_max),
+            ),
+            ("inflight_max", as_u64(self.inflight_max)),
+            ("command_bytes_max", as_u64(self.command_bytes_max)),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("log_bytes_max", self.log_bytes_max),
+            ("snapshot_bytes_max", self.snapshot_bytes_max),
+            (
+                "snapshot_chunk_bytes_max",
+                as_u64(self.snapshot_chunk_bytes_max),
+            ),
+            ("members_max", as_u64(self.members_max)),
+            ("reads_max", as_u64(self.reads_max)),
+            ("writes_inflight_max", as_u64(self.writes_inflight_max)),
+            ("messages_max", as_u64(self.messages_max)),
         ];
         if let Some(drift) = self.clock_drift_ppm_max
             && drift > CLOCK_DRIFT_PPM_MAX
@@ -156,6 +178,9 @@ fn as_u64(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
+/// Longer, a time is a mistake, and sums of times have no room.
+const TIME_MAX: Duration = Duration::from_secs(3_600);
+
 /// What a message may hold: its length must fit into 32 bits.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
@@ -171,6 +196,16 @@ pub enum ConfigError {
     Zero {
         /// Its name.
         setting: &'static str,
+    },
+    /// A time is longer than anybody waits.
+    #[error("{setting} is {time:?}, at most {time_max:?} can be")]
+    TooLong {
+        /// The setting's name.
+        setting: &'static str,
+        /// As configured.
+        time: Duration,
+        /// What can be.
+        time_max: Duration,
     },
     /// A message could become longer than its header can say.
     #[error("{setting} is {bytes} octets, at most {bytes_max} can be")]

@@ -111,10 +111,19 @@ pub enum ChangeError {
         /// The leader's last index.
         last: Index,
     },
-    /// There are too many members.
-    #[error("{members} members, at most {members_max} may be")]
+    /// The voter answers with another disk than the one that was promoted, and cannot change its vote for a new one in one
+    /// step: both would count.
+    #[error(
+        "{id} lost the disk that its vote is of: demote or remove it first, and promote it once that is committed"
+    )]
+    OtherDisk {
+        /// Who.
+        id: RaftId,
+    },
+    /// There would be too many members, those who go included until they are gone.
+    #[error("{members} members with those who go, at most {members_max} may be: make room first")]
     TooMany {
-        /// How many there are.
+        /// How many there would be.
         members: usize,
         /// [`Config::members_max`](crate::Config::members_max).
         members_max: usize,
@@ -200,6 +209,14 @@ pub enum CompactError {
         index: Index,
         /// What is applied.
         applied: Index,
+    },
+    /// The commands up to the index are applied as far as the machine is concerned, but are not all taken out.
+    #[error(
+        "commands up to index {index} wait to be taken out: take all outputs and apply them before the state is compacted"
+    )]
+    NotTaken {
+        /// What was asked.
+        index: Index,
     },
     /// The present snapshot is as new.
     #[error("index {index} is compacted already, the snapshot is at {snapshot}")]
@@ -350,6 +367,12 @@ pub enum RestoreError {
         members: usize,
         /// [`Config::members_max`](crate::Config::members_max).
         members_max: usize,
+    },
+    /// A cluster that is rebuilt must have another number, or its lost members would be heard again.
+    #[error("the disk is of group {group:#x} already: recover it under another number")]
+    SameGroup {
+        /// The group.
+        group: u64,
     },
     /// The disk belongs to another member.
     #[error("the disk belongs to member {found}, this is {expected}")]

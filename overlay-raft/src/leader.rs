@@ -126,7 +126,7 @@ impl Raft {
 
     /// Keeps a [`Progress`] for each member of every membership that may yet hold, and for nobody else.
     ///
-    /// A member that leaves is sent entries until its removal is committed.
+    /// A member that leaves is sent entries until its removal is committed and it was told so, or for an election time-out.
     pub(crate) fn track_members(&mut self, next: Index) {
         let (own, now, commit) = (self.config.id, self.now, self.hard_state.commit);
         let Standing::Leader(leader) = &mut self.standing else {
@@ -137,7 +137,15 @@ impl Raft {
                 .memberships_from(commit)
                 .any(|membership| membership.contains(id))
         };
-        leader.followers.retain(wanted);
+        let (at, _) = self.log.membership_at(commit);
+        let until = now + self.config.election_timeout;
+        leader.followers.retain(|id, progress| {
+            if wanted(id) {
+                progress.stay();
+                return true;
+            }
+            progress.part(at, now, until)
+        });
         for id in self
             .log
             .memberships_from(commit)
@@ -202,6 +210,7 @@ impl Raft {
             return;
         }
         if heartbeat_due {
+            self.track_members(self.log.last_index().next());
             self.broadcast_heartbeat();
         }
         self.tell_commit_if_due();

@@ -205,15 +205,22 @@ impl Membership {
     /// was decoded must be asked.
     pub(crate) fn is_sound(&self) -> bool {
         let rises = |voters: &[(RaftId, Incarnation)]| voters.is_sorted_by(|a, b| a.0 < b.0);
-        let agrees = |&(id, incarnation): &(RaftId, Incarnation)| {
-            find(&self.voters, id).is_none_or(|other| other == incarnation)
-        };
         !self.voters.is_empty()
             && rises(&self.voters)
             && rises(&self.outgoing)
             && self.learners.is_sorted_by(|a, b| a < b)
             && self.learners.iter().all(|id| !self.is_incoming(*id))
-            && self.outgoing.iter().all(agrees)
+            && self.conflict().is_none()
+    }
+
+    /// Returns a member that would vote with two disks: with one before, with another after it is left.
+    pub(crate) fn conflict(&self) -> Option<RaftId> {
+        let differs = |&(id, incarnation): &(RaftId, Incarnation)| {
+            find(&self.voters, id)
+                .is_some_and(|other| other != incarnation)
+                .then_some(id)
+        };
+        self.outgoing.iter().find_map(differs)
     }
 
     pub(crate) fn voters_with_incarnation(&self) -> &[(RaftId, Incarnation)] {

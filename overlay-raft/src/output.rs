@@ -193,6 +193,15 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// Returns whether something that is applied up to `index` was not taken out yet.
+    pub(crate) fn holds_commands_up_to(&self, index: Index) -> bool {
+        self.queue.iter().any(|output| match output {
+            Output::Apply(batch) => batch.iter().next().is_some_and(|one| one.index <= index),
+            Output::Restore(snapshot) => snapshot.index <= index,
+            _ => false,
+        })
+    }
+
     /// Returns what waits for the disk.
     pub(crate) fn withheld(&self) -> impl fmt::Debug + '_ {
         &self.withheld

@@ -33,8 +33,8 @@ impl Followers {
         self.0.iter().map(|(id, progress)| (*id, progress))
     }
 
-    pub(crate) fn retain(&mut self, wanted: impl Fn(RaftId) -> bool) {
-        self.0.retain(|(id, _)| wanted(*id));
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(RaftId, &mut Progress) -> bool) {
+        self.0.retain_mut(|(id, progress)| wanted(*id, progress));
     }
 
     pub(crate) fn add(&mut self, id: RaftId, progress: impl FnOnce() -> Progress) {
@@ -66,6 +66,8 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// What was matched at the last acknowledged heartbeat: without progress since, something was lost.
     pub(crate) matched_at_heartbeat: Index,
+    /// It is no member any more: where that is in the log, and until when it is waited for to hear of it.
+    parting: Option<(Index, Instant)>,
 }
 
 /// How entries are sent to a follower.
@@ -162,7 +164,20 @@ impl Progress {
             contact: now,
             round: 0,
             matched_at_heartbeat: Index::ZERO,
+            parting: None,
         }
+    }
+
+    /// Notes that it is a member.
+    pub(crate) fn stay(&mut self) {
+        self.parting = None;
+    }
+
+    /// Notes that it is no member any more, by the committed membership at `index`; returns whether it has yet to hear of that,
+    /// which is waited for until `until`.
+    pub(crate) fn part(&mut self, index: Index, now: Instant, until: Instant) -> bool {
+        let (index, until) = *self.parting.get_or_insert((index, until));
+        self.told_commit < index && now < until
     }
 
     /// Returns whether the follower's answers come from the incarnation that the membership means.

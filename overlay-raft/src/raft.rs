@@ -88,7 +88,10 @@ pub enum Role {
 }
 
 impl Raft {
-    /// Starts a member from what its disk holds. `seed` must be a fresh one for every life.
+    /// Starts a member from what its disk holds.
+    ///
+    /// `seed` must be a fresh one for every life, from the system's entropy: what tells a disk from the one before it
+    /// ([`Incarnation`]) and a ticket from those of another life comes from it, and both are there for safety.
     ///
     /// Queues [`Output::Restore`] and [`Output::Apply`] for what is known to be committed.
     ///
@@ -102,7 +105,11 @@ impl Raft {
         restored: Restored,
     ) -> Result<Self, RestoreError> {
         config.check()?;
-        let mut rng = seed.derive("raft").rng();
+        // Another one for each member, also where a test gives all of them one seed.
+        let mut rng = seed
+            .derive("raft")
+            .derive(&format!("{} of {}", config.id, config.group))
+            .rng();
         let incarnation = Incarnation::new(rng.next_u64() | 1);
         let state = restored.into_state(&config, incarnation)?;
         let is_new = state.is_new;

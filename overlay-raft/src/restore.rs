@@ -148,9 +148,15 @@ impl Restored {
     /// Everything that the survivor holds is kept and becomes committed, also what never was; what only the lost
     /// members held is gone. The other members must not be started again from their disks: the new group number makes
     /// them refuse each other. Does nothing to a disk that is empty.
-    #[must_use]
-    pub fn recover(mut self, group: u64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::SameGroup`] if the number is the one that the disk has.
+    pub fn recover(mut self, group: u64) -> Result<Self, RestoreError> {
         if let Origin::Disk(state) = &mut self.0 {
+            if state.hard_state.group == group {
+                return Err(RestoreError::SameGroup { group });
+            }
             let last = state.entries.last();
             let index = last.map_or(state.snapshot.index, |entry| entry.index);
             state.hard_state.term = state.hard_state.term.next();
@@ -166,7 +172,7 @@ impl Restored {
             });
             state.is_new = true;
         }
-        self
+        Ok(self)
     }
 
     /// Returns whether the disk held nothing.

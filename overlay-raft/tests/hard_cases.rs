@@ -1026,7 +1026,7 @@ fn a_cluster_is_rebuilt_from_one_survivor_under_a_new_number() {
     cluster.propose(1, "y");
     cluster.pass(HEARTBEAT);
     let stored = cluster.node(2).stored.clone();
-    let restored = stored.restore().recover(8);
+    let restored = stored.restore().recover(8).unwrap();
     let mut new = config(2);
     new.group = 8;
     let mut survivor = Node::new(new.clone(), Instant::EPOCH, Stored::default(), restored);

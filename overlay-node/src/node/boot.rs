@@ -70,7 +70,8 @@ impl ManagerBoot {
             Beginning::Found if found.is_empty() => boot(epoch, Restored::bootstrap([raft])),
             Beginning::Recover if !found.is_empty() => {
                 let epoch = epoch + 1;
-                boot(epoch, found.recover(group(cluster, epoch)))
+                let recovered = found.recover(group(cluster, epoch));
+                boot(epoch, recovered.expect("each epoch is another group"))
             }
             _ if found.is_empty() => boot(epoch, Restored::joining()),
             _ => boot(epoch, found),

@@ -499,6 +499,14 @@ impl Cluster {
         node.restart();
     }
 
+    /// Starts a member anew from another disk.
+    pub fn restart_with(&mut self, mut node: Node) {
+        node.now = self.now;
+        let number = node.raft.id().get();
+        self.down.remove(&number);
+        self.nodes.insert(number, node);
+    }
+
     /// Delivers until nothing is under way.
     pub fn settle(&mut self) {
         loop {
