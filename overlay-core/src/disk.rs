@@ -45,7 +45,7 @@ pub trait Disk {
     /// After any error the length of the file is unknown: rebuild from what the disk really holds.
     fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), DiskError>;
 
-    /// Cuts a file to `length_bytes`.
+    /// Cuts a file to `length_bytes`; one that is not longer stays as it is.
     ///
     /// # Errors
     ///

@@ -22,7 +22,9 @@ impl Raft {
     /// [`ProposalId`] is that of the first step. It ends with [`Event::ChangeCommitted`](crate::Event::ChangeCommitted),
     /// [`ProposalLost`](crate::Event::ProposalLost) or [`ProposalUnknown`](crate::Event::ProposalUnknown).
     ///
-    /// A member that was removed is sent entries until its removal is committed. A leader that removed or demoted
+    /// A member that was removed is sent entries until its removal is committed and it heard of that, or for an election
+    /// time-out: one that cannot be reached then never hears of it, asks for pre-votes that nobody gives, and is to be stopped
+    /// by whoever removed it. A leader that removed or demoted
     /// itself leads until then without counting itself, and hands over.
     ///
     /// # Errors

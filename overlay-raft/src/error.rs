@@ -9,13 +9,13 @@ use crate::{ConfigError, Index, RaftId, Term};
 #[non_exhaustive]
 pub enum ProposeError {
     /// This member does not lead.
-    #[error("not the leader, which is {leader:?}")]
+    #[error("not the leader{}", who_leads(*.leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<RaftId>,
     },
     /// Leadership is being handed over; ask the next leader.
-    #[error("leadership is being handed to {to}")]
+    #[error("leadership is being handed to {to}: ask it in a moment")]
     Transferring {
         /// Who will lead.
         to: RaftId,
@@ -29,7 +29,9 @@ pub enum ProposeError {
         bytes_max: usize,
     },
     /// Too much is waiting to be committed; ask again after some of it was applied.
-    #[error("{bytes} octets wait to be committed, at most {bytes_max} may")]
+    #[error(
+        "{bytes} octets wait to be committed, at most {bytes_max} may: ask again when some are"
+    )]
     Busy {
         /// What waits.
         bytes: u64,
@@ -45,8 +47,19 @@ pub enum ProposeError {
         bytes_max: u64,
     },
     /// A write failed and the machine stopped; rebuild it from its disk.
-    #[error("stopped after a failed write")]
+    #[error("stopped after a failed write: start the member again from its disk")]
     Stopped,
+}
+
+impl ProposeError {
+    /// Returns who leads, or is about to: whom to ask instead.
+    pub fn leader(&self) -> Option<RaftId> {
+        match self {
+            Self::NotLeader { leader } => *leader,
+            Self::Transferring { to } => Some(*to),
+            _ => None,
+        }
+    }
 }
 
 /// A change of the membership was not taken; nothing changed.
@@ -60,13 +73,13 @@ pub enum ChangeError {
     #[error("no change is named")]
     Nothing,
     /// Another change is not committed yet.
-    #[error("the change at index {index} is not committed yet")]
+    #[error("the change at index {index} is not committed yet: ask again when it is")]
     InProgress {
         /// Where it is.
         index: Index,
     },
     /// The leader has not committed an entry of its own term yet (erratum to the thesis, §4.1).
-    #[error("no entry of term {term} is committed yet")]
+    #[error("no entry of term {term} is committed yet: ask again in a moment")]
     NotReady {
         /// The leader's term.
         term: Term,
@@ -102,7 +115,7 @@ pub enum ChangeError {
         id: RaftId,
     },
     /// The learner is too far behind to vote; ask again later (thesis §4.2.1).
-    #[error("{id} holds the log up to {matched} of {last}")]
+    #[error("{id} holds the log up to {matched} of {last}: ask again when it has caught up")]
     NotCaughtUp {
         /// Who.
         id: RaftId,
@@ -130,18 +143,28 @@ pub enum ChangeError {
     },
 }
 
+impl ChangeError {
+    /// Returns who leads, or is about to: whom to ask instead.
+    pub fn leader(&self) -> Option<RaftId> {
+        match self {
+            Self::Propose(error) => error.leader(),
+            _ => None,
+        }
+    }
+}
+
 /// A read was not taken; nothing changed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
     /// Nobody leads, as far as this member knows; ask again after an election.
-    #[error("no leader is known")]
+    #[error("no leader is known: ask again after an election")]
     NoLeader,
     /// Clocks are not said to keep to any bound, so no lease holds.
     #[error("leases need clock_drift_ppm_max, which is not set")]
     NoLease,
     /// Too many reads are waiting.
-    #[error("{reads} reads wait, at most {reads_max} may")]
+    #[error("{reads} reads wait, at most {reads_max} may: ask again when some are answered")]
     Busy {
         /// How many.
         reads: usize,
@@ -149,7 +172,7 @@ pub enum ReadError {
         reads_max: usize,
     },
     /// A write failed and the machine stopped; rebuild it from its disk.
-    #[error("stopped after a failed write")]
+    #[error("stopped after a failed write: start the member again from its disk")]
     Stopped,
 }
 
@@ -158,7 +181,7 @@ pub enum ReadError {
 #[non_exhaustive]
 pub enum TransferError {
     /// This member does not lead.
-    #[error("not the leader, which is {leader:?}")]
+    #[error("not the leader{}", who_leads(*.leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<RaftId>,
@@ -194,8 +217,18 @@ pub enum TransferError {
         to: RaftId,
     },
     /// A write failed and the machine stopped; rebuild it from its disk.
-    #[error("stopped after a failed write")]
+    #[error("stopped after a failed write: start the member again from its disk")]
     Stopped,
+}
+
+impl TransferError {
+    /// Returns who leads: whom to ask instead.
+    pub fn leader(&self) -> Option<RaftId> {
+        match self {
+            Self::NotLeader { leader } => *leader,
+            _ => None,
+        }
+    }
 }
 
 /// A snapshot was not taken; nothing changed.
@@ -235,7 +268,7 @@ pub enum CompactError {
         bytes_max: u64,
     },
     /// A write failed and the machine stopped; rebuild it from its disk.
-    #[error("stopped after a failed write")]
+    #[error("stopped after a failed write: start the member again from its disk")]
     Stopped,
 }
 
@@ -440,4 +473,12 @@ pub enum RestoreError {
         /// The snapshot's index.
         snapshot: Index,
     },
+}
+
+/// The end of a sentence.
+fn who_leads(leader: Option<RaftId>) -> String {
+    match leader {
+        Some(leader) => format!(", which is {leader}: ask it"),
+        None => ", and none is known: ask again after an election".to_owned(),
+    }
 }

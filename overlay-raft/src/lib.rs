@@ -13,8 +13,7 @@
 //!
 //! ```
 //! use bytes::Bytes;
-//! use overlay_core::{Instant, Machine, Seed};
-//! use overlay_raft::{Config, Event, Output, Raft, RaftId, Restored};
+//! use overlay_raft::{Config, Event, Instant, Machine, Output, Raft, RaftId, Restored, Seed};
 //!
 //! let id = RaftId::new(1).expect("not zero");
 //! let mut now = Instant::EPOCH;
@@ -61,8 +60,9 @@
 //!   covers all before it. Forgetting it costs liveness, never safety. [`Write::absorb`] makes one write of several.
 //! * *Ends.* What [`Raft::propose`] took is done when an entry of its [`ProposalId`]'s index *and* term is applied; what
 //!   [`Raft::change`] took, with [`Event::ChangeCommitted`]. Otherwise [`Event::ProposalLost`] or, where a snapshot took its
-//!   place, [`Event::ProposalUnknown`] says so. A restart forgets them.
-//! * *Clocks.* Nothing depends on them for safety but [`ReadMode::Lease`], which holds as long as no clock is off by more than
+//!   place, [`Event::ProposalUnknown`] says so, before the [`Output::Restore`]. After [`Event::Fatal`] and a restart nothing
+//!   more is said of them.
+//! * *Clocks.* Each member counts from a moment of its own, in each life. Nothing depends on them for safety but [`ReadMode::Lease`], which holds as long as no clock is off by more than
 //!   [`Config::clock_drift_ppm_max`].
 //!
 //! # Exactly once
@@ -133,6 +133,7 @@ mod transfer;
 mod wire;
 
 pub use config::{Config, ConfigError};
+// What every embedding needs.
 pub use entries::Entries;
 pub use entry::{Entry, Payload};
 pub use error::{
@@ -142,6 +143,7 @@ pub use error::{
 pub use id::{Incarnation, Index, ProposalId, RaftId, ReadId, Term};
 pub use membership::{Change, Membership};
 pub use output::{ApplyBatch, Committed, Event, Output};
+pub use overlay_core::{Disk, DiskError, Instant, Machine, Seed};
 pub use persist::{PersistTicket, Write, WriteBatch};
 pub use progress::{FollowerStatus, Sending};
 pub use raft::{Raft, Role};

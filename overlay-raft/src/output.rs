@@ -65,6 +65,9 @@ impl ApplyBatch {
     }
 
     /// Returns the commands one by one.
+    ///
+    /// [`Raft::applied`](crate::Raft::applied) says what was handed out, which is ahead of what the application did as long as
+    /// outputs wait.
     pub fn iter(&self) -> impl Iterator<Item = Committed<'_>> {
         self.entries
             .iter()
@@ -119,12 +122,14 @@ pub enum Event {
         /// When the write was handed out.
         since: Instant,
     },
-    /// A voter answers whose disk is not the one that was promoted: it has no vote. Remove it and add it again.
+    /// A voter answers whose disk is not the one that was promoted: it has no vote. Demote it (or remove it and add it again),
+    /// wait until that is committed, then promote it.
     VoterLostDisk {
         /// Who.
         id: RaftId,
     },
-    /// A write failed. Nothing more is sent, acknowledged or applied; rebuild the machine from what the disk holds.
+    /// A write failed. Nothing more is sent, acknowledged or applied, nor told of proposals and reads that are open: what
+    /// became of them is unknown. Rebuild the machine from what the disk holds.
     Fatal,
 }
 

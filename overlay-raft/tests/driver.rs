@@ -15,9 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use overlay_core::{Disk, DiskError};
+use overlay_core::{Disk, DiskError, Instant, Machine as _, Seed};
 use overlay_raft::{
-    Change, Config, Index, ProposeError, RaftId, ReadMode, Role,
+    Change, Config, Index, MessageError, Output, ProposeError, Raft, RaftId, ReadMode, Restored,
+    Role,
     driver::{
         Accepted, Application, Ended, FileDisk, Member, Options, ProposalError, QueryError, Start,
         StartError, Tcp, Transport,
@@ -195,7 +196,7 @@ async fn a_disk_that_fails_ends_the_member() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peers = BTreeMap::from([(id(1), listener.local_addr().unwrap())]);
-    let options = Options::new(Config::new(id(1), GROUP), peers);
+    let options = Options::new(Start::Found, Config::new(id(1), GROUP), peers);
     let member = Member::start_with(options, listener, Tcp, disk, Journal::default()).unwrap();
     member.leader_known().await.unwrap();
     member.propose(command(1)).await.unwrap();
@@ -215,10 +216,114 @@ async fn a_directory_has_one_member_at_a_time() {
     let cluster = Cluster::new("lock", 1).await;
     let options = cluster.options(id(1), Start::Found);
     let second = Member::start_in(options, &cluster.path(id(1)), Journal::default()).await;
-    let Err(StartError::Directory(error)) = second else {
+    let Err(StartError::InUse { directory }) = second else {
         panic!("{second:?}");
     };
-    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(directory, cluster.path(id(1)));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_directory_is_one_that_was_lost_unless_it_is_said_what_it_means() {
+    let mut cluster = Cluster::new("empty", 1).await;
+    cluster.write(1).await;
+    cluster.stop(id(1)).await;
+    let options = cluster.options(id(1), Start::Resume);
+    let lost = directory("lost");
+    let refused = Member::start_in(options.clone(), &lost, Journal::default()).await;
+    assert!(
+        matches!(refused, Err(StartError::Empty { .. })),
+        "{refused:?}"
+    );
+    // Refused, it leaves the directory to the next one, at once.
+    let other = cluster.options(id(2), Start::Resume);
+    let mut peers = options.peers.clone();
+    peers.insert(id(2), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let other = Options { peers, ..other };
+    for _ in 0..20 {
+        let refused =
+            Member::start_in(other.clone(), &cluster.path(id(1)), Journal::default()).await;
+        assert!(
+            matches!(refused, Err(StartError::Restore(_))),
+            "{refused:?}"
+        );
+    }
+    let member = Member::start_in(options, &cluster.path(id(1)), Journal::default()).await;
+    let member = member.unwrap();
+    until("it reads", async || {
+        member.read(ReadMode::Quorum).await.ok()
+    })
+    .await;
+    member.shutdown().await;
+    std::fs::remove_dir_all(lost).unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_in_two_steps_is_over_when_the_next_one_is_taken() {
+    let mut cluster = Cluster::new("steps", 1).await;
+    let leader = cluster.leader().await;
+    let newcomers = [cluster.add().await, cluster.add().await];
+    for newcomer in newcomers {
+        cluster.start_as(newcomer, Start::Join).await;
+    }
+    for newcomer in newcomers {
+        for member in cluster.members.values() {
+            member
+                .set_peer(newcomer, cluster.addresses[&newcomer])
+                .await;
+        }
+        let member = cluster.member(leader);
+        member
+            .change(vec![Change::AddLearner(newcomer)])
+            .await
+            .unwrap();
+    }
+    let member = cluster.member(leader);
+    let promotions = newcomers.map(Change::Promote).to_vec();
+    until("both are promoted", async || {
+        member.change(promotions.clone()).await.ok()
+    })
+    .await;
+    let demotions = newcomers.map(Change::Demote).to_vec();
+    member.change(demotions).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_shown_with_its_reason() {
+    let cluster = Cluster::new("refused", 3).await;
+    cluster.write(1).await;
+    let leader = cluster.leader().await;
+    let peer = cluster.follower(leader).await;
+    let member = cluster.member(leader);
+    assert_eq!(member.status().await.unwrap().refused, None);
+    // A member of another cluster behind the hello of one of this.
+    let founders = Restored::bootstrap([peer, leader]);
+    let config = Config::new(peer, GROUP + 1);
+    let mut stranger = Raft::new(config, Seed::from_u64(1), Instant::EPOCH, founders).unwrap();
+    let mut bytes = hello(GROUP, peer, leader);
+    while bytes.len() == hello(GROUP, peer, leader).len() {
+        let due = stranger.poll_timeout().unwrap();
+        stranger.handle_timeout(due);
+        while let Some(output) = stranger.poll_output() {
+            match output {
+                Output::Persist(batch) => stranger.handle_persisted(due, batch.into_parts().1),
+                Output::Send { message, .. } => bytes.extend_from_slice(&message.encode()),
+                _ => {}
+            }
+        }
+    }
+    let mut connection = TcpStream::connect(cluster.addresses[&leader])
+        .await
+        .unwrap();
+    connection.write_all(&bytes).await.unwrap();
+    let (from, error) = until("it is refused", async || {
+        member.status().await.unwrap().refused
+    })
+    .await;
+    assert_eq!(from, peer);
+    assert!(matches!(error, MessageError::WrongGroup { .. }), "{error}");
     cluster.end().await;
 }
 
@@ -230,7 +335,7 @@ async fn a_peer_that_proved_to_be_another_is_refused() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let others = (2..=3).map(|number| (id(number), nobody.local_addr().unwrap()));
     let peers = others.chain([(id(1), address)]).collect();
-    let options = Options::new(Config::new(id(1), GROUP), peers);
+    let options = Options::new(Start::Found, Config::new(id(1), GROUP), peers);
     let disk = FileDisk::open_exclusive(&directory).unwrap();
     let transport = Proving(id(2));
     let journal = Journal::default();
@@ -324,7 +429,7 @@ impl Cluster {
 
     fn options(&self, id: RaftId, start: Start) -> Options {
         let peers = match start {
-            Start::Join => self.addresses.clone(),
+            Start::Join | Start::Resume => self.addresses.clone(),
             Start::Found => {
                 let founders = self.addresses.iter().take(self.founders);
                 founders.map(|(id, address)| (*id, *address)).collect()
@@ -332,8 +437,7 @@ impl Cluster {
         };
         let mut config = Config::new(id, GROUP);
         config.trailing_entries_max = 2;
-        let mut options = Options::new(config, peers);
-        options.start = start;
+        let mut options = Options::new(start, config, peers);
         options.compact_entries = 10;
         options
     }

@@ -184,7 +184,8 @@ fn a_disk_is_recovered_under_a_new_number_or_not_at_all() {
 
 #[test]
 fn settings_that_cannot_work_are_refused_and_none_panics() {
-    let settings: [(&str, fn(&mut Config)); 9] = [
+    type Spoil = fn(&mut Config);
+    let settings: [(&str, Spoil); 9] = [
         ("heartbeat_interval", |config| {
             config.heartbeat_interval = Duration::ZERO;
         }),

@@ -140,7 +140,7 @@ pub fn check<S: Subject>(seed: &Seed, mut subject: S) -> Result<Summary, Violati
             let done = operation.carry_out(&mut disk, &mut model, &mut summary);
             (format!("{operation:?}"), done)
         };
-        let compared = done.and_then(|()| model.compare(&disk, &mut rng));
+        let compared = done.and_then(|()| model.compare(&disk, operation.file(), &mut rng));
         compared.map_err(|detail| Violation {
             step,
             operation: words,
@@ -210,6 +210,17 @@ impl Operation {
             76..84 => Self::Rename { from: name, to },
             84..90 => Self::Remove { name },
             _ => Self::SyncDirectory,
+        }
+    }
+
+    /// Returns whose content it is about.
+    fn file(&self) -> Option<&str> {
+        match self {
+            Self::Append { name, .. }
+            | Self::Reserve { name, .. }
+            | Self::Truncate { name, .. } => Some(name),
+            Self::Rename { to, .. } => Some(to),
+            Self::Sync { .. } | Self::Remove { .. } | Self::SyncDirectory => None,
         }
     }
 

@@ -142,7 +142,10 @@ pub(crate) struct Serve {
     /// The directory of the log
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Wait to be added to a cluster instead of founding one; also after the directory was lost
+    /// Found a cluster together with all peers: for the very first start of each of them
+    #[arg(long, conflicts_with = "join")]
+    pub(crate) found: bool,
+    /// Wait to be added to a cluster: for the first start of a later member, or of one whose directory was lost
     #[arg(long)]
     pub(crate) join: bool,
     /// The cluster: members of different ones refuse each other

@@ -23,6 +23,7 @@ mod state;
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use overlay_raft::driver::Start;
 
 use args::{At, Cli, Command, Serve};
 use client::Client;
@@ -62,7 +63,11 @@ fn settings(serve: &Serve) -> server::Settings {
         peers: serve.peers(),
         clients: serve.listen_clients,
         data: serve.data.clone(),
-        join: serve.join,
+        start: match (serve.found, serve.join) {
+            (true, _) => Start::Found,
+            (false, true) => Start::Join,
+            (false, false) => Start::Resume,
+        },
         group: serve.group,
         timers: serve.profile.timers(),
         clock_drift_ppm_max: serve.clock_drift_ppm,

@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) peers: BTreeMap<RaftId, SocketAddr>,
     pub(crate) clients: SocketAddr,
     pub(crate) data: PathBuf,
-    pub(crate) join: bool,
+    pub(crate) start: Start,
     pub(crate) group: u64,
     pub(crate) timers: Option<(Duration, Duration)>,
     pub(crate) clock_drift_ppm_max: Option<u32>,
@@ -66,10 +66,7 @@ fn options(settings: &Settings) -> Options {
         (config.election_timeout, config.heartbeat_interval) = (election, heartbeat);
     }
     config.clock_drift_ppm_max = settings.clock_drift_ppm_max;
-    let mut options = Options::new(config, settings.peers.clone());
-    if settings.join {
-        options.start = Start::Join;
-    }
+    let mut options = Options::new(settings.start, config, settings.peers.clone());
     if let Some(entries) = settings.compact_entries {
         options.compact_entries = entries;
     }

@@ -150,7 +150,7 @@ impl Cluster {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
         };
         for id in 1..=3 {
-            cluster.begin(id);
+            cluster.begin_as(id, &["--found"]);
         }
         cluster.leader();
         cluster

@@ -50,6 +50,10 @@ impl ManagerBoot {
     ///
     /// `epoch` is the one that was written down beside the log. After [`Beginning::Recover`] the new one is written down
     /// once the node's state has it; a manager that stopped in between finds it in its log.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a log that is rebuilt already is not rebuilt again"
+    )]
     pub fn new(
         raft: RaftId,
         cluster: NodeId,

@@ -1,6 +1,6 @@
 //! What may come of what a member was asked.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use overlay_core::DiskError;
 use thiserror::Error;
@@ -26,9 +26,31 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// The directory is not to be had; [`WouldBlock`](io::ErrorKind::WouldBlock) if another process has it.
-    #[error("cannot open the directory: {0}")]
-    Directory(#[source] io::Error),
+    /// Somebody has the directory.
+    #[error(
+        "{} is in use by another process, or by a member of this one that has not ended: wait until it has",
+        directory.display()
+    )]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The directory is not to be had.
+    #[error("cannot open {}: {source}", directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log is empty where one was expected.
+    #[error(
+        "the log of member {id} is empty: if its disk was lost, remove the member from the cluster and add it anew (`Start::Join`);          if the cluster is new, say so (`Start::Found`)"
+    )]
+    Empty {
+        /// The member.
+        id: RaftId,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),

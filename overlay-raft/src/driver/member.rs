@@ -1,6 +1,6 @@
 //! The handle to a member.
 
-use std::{collections::BTreeMap, fmt, future::Future, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, fmt, future::Future, io, net::SocketAddr, path::Path};
 
 use bytes::Bytes;
 use overlay_core::{Disk, Seed};
@@ -38,8 +38,8 @@ pub struct Applied<R> {
 }
 
 impl<A: Application> Member<A> {
-    /// Starts a member that has its log in `directory` and listens where `peers` say that it does. On an empty directory, it
-    /// founds a cluster together with all of them: see [`Start`], and [`start_with`](Self::start_with) for everything else.
+    /// Starts a member that has its log in `directory` and listens where `peers` say that it does. `start` says what an empty
+    /// directory means; [`start_with`](Self::start_with) is for everything else.
     ///
     /// `application` is as new: what the log holds is restored and applied.
     ///
@@ -47,12 +47,13 @@ impl<A: Application> Member<A> {
     ///
     /// [`StartError`] says what is not to be had.
     pub async fn start(
+        start: Start,
         config: Config,
         peers: BTreeMap<RaftId, SocketAddr>,
         directory: &Path,
         application: A,
     ) -> Result<Self, StartError> {
-        Self::start_in(Options::new(config, peers), directory, application).await
+        Self::start_in(Options::new(start, config, peers), directory, application).await
     }
 
     /// As [`start`](Self::start), with other settings.
@@ -68,7 +69,13 @@ impl<A: Application> Member<A> {
         let id = options.config.id;
         let address = options.peers.get(&id).copied();
         let address = address.ok_or(StartError::NoAddress { id })?;
-        let disk = FileDisk::open_exclusive(directory).map_err(StartError::Directory)?;
+        let disk = FileDisk::open_exclusive(directory).map_err(|source| {
+            let directory = directory.to_owned();
+            match source.kind() {
+                io::ErrorKind::WouldBlock => StartError::InUse { directory },
+                _ => StartError::Directory { directory, source },
+            }
+        })?;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| StartError::Listen { address, source })?;
         Self::start_with(options, listener, Tcp, disk, application)
@@ -90,14 +97,24 @@ impl<A: Application> Member<A> {
         let (tell, written) = mpsc::unbounded_channel();
         let (log, restored) =
             LogWriter::open(disk, options.storage, move |what| tell.send(what).is_ok())?;
-        let restored = match options.start {
-            _ if !restored.is_empty() => restored,
-            Start::Found => Restored::bootstrap(options.peers.keys().copied()),
-            Start::Join => Restored::joining(),
-        };
         let clock = Clock::start();
-        let config = options.config.clone();
-        let raft = Raft::new(config, seed.derive("member"), clock.now(), restored)?;
+        let raft = begin(&options, restored).and_then(|restored| {
+            let config = options.config.clone();
+            Ok(Raft::new(
+                config,
+                seed.derive("member"),
+                clock.now(),
+                restored,
+            )?)
+        });
+        let raft = match raft {
+            Ok(raft) => raft,
+            Err(error) => {
+                // The disk is free when this returns.
+                log.close();
+                return Err(error);
+            }
+        };
         let (links, arrivals) = start_links(&options, &seed, listener, transport);
         let (requests, asked) = mpsc::channel(options.requests_max.max(1));
         let (leading, led) = watch::channel(Leading::default());
@@ -200,8 +217,11 @@ impl<A: Application> Member<A> {
         answer.await.map_err(|_| QueryError::Ended)
     }
 
-    /// Changes the membership and waits until that is committed; of several changes at once, the first step
-    /// ([`Raft::change`]). Addresses of members that are added are said to every member with [`set_peer`](Self::set_peer) before.
+    /// Changes the membership ([`Raft::change`]) and waits until that is committed, both steps of it where there are two: then
+    /// the next one is taken. Returns where the first step is.
+    ///
+    /// Addresses of members that are added are said to every member with [`set_peer`](Self::set_peer) before, and again to
+    /// each that starts: see [the module](crate::driver#addresses).
     ///
     /// # Errors
     ///
@@ -295,6 +315,19 @@ impl<A: Application> Member<A> {
 
 /// What to do with the application once a read is ready, or lost.
 pub(super) type Then<A> = Box<dyn FnOnce(&A, Result<Index, QueryError>) + Send>;
+
+/// What a member begins with.
+fn begin(options: &Options, restored: Restored) -> Result<Restored, StartError> {
+    Ok(match options.start {
+        _ if !restored.is_empty() => restored,
+        Start::Resume => {
+            let id = options.config.id;
+            return Err(StartError::Empty { id });
+        }
+        Start::Found => Restored::bootstrap(options.peers.keys().copied()),
+        Start::Join => Restored::joining(),
+    })
+}
 
 fn start_links<T: Transport>(
     options: &Options,

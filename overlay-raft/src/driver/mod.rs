@@ -1,13 +1,15 @@
 //! Sockets, clock and disk around a [`Raft`](crate::Raft), on tokio.
 //!
 //! A [`Member`] is the whole of it: it listens for its peers and dials them, keeps its log in a directory, drives the machine,
-//! and replicates an [`Application`]. What follows is a cluster of one; three differ in the addresses.
+//! and replicates an [`Application`]. What follows is a cluster of one. Of three, each is told the same three addresses and 7, the number
+//! by which members of different clusters refuse each other; whoever does not lead refuses proposals and says who does
+//! ([`ProposeError::leader`](crate::ProposeError::leader)).
 //!
 //! ```
 //! use std::{collections::BTreeMap, error::Error, net::SocketAddr};
 //!
 //! use bytes::Bytes;
-//! use overlay_raft::{Config, Index, RaftId, ReadMode, driver::{Application, Member}};
+//! use overlay_raft::{Config, Index, RaftId, ReadMode, driver::{Application, Member, Start}};
 //!
 //! #[derive(Default)]
 //! struct Counter(u64);
@@ -37,9 +39,9 @@
 //! # let directory = std::env::temp_dir().join(format!("overlay-raft-doc-{}", std::process::id()));
 //! let id = RaftId::new(1).ok_or("not zero")?;
 //! let peers = BTreeMap::from([(id, SocketAddr::from(([127, 0, 0, 1], port)))]);
-//! let member = Member::start(Config::new(id, 7), peers, &directory, Counter::default()).await?;
-//!
-//! member.leader_known().await?;
+//! // `Start::Resume` from the second time on: a directory that was lost is noticed then.
+//! let member = Member::start(Start::Found, Config::new(id, 7), peers, &directory, Counter::default()).await?;
+//! member.leader_known().await?; // after an election
 //! let done = member.propose(Bytes::from_static(b"count")).await?;
 //! assert_eq!(done.answer, 1);
 //! let count = member.query(ReadMode::Quorum, |counter| counter.0).await?;
@@ -50,6 +52,13 @@
 //! # })?;
 //! # Ok::<(), Box<dyn Error>>(())
 //! ```
+//!
+//! # Addresses
+//!
+//! The log says who the members are, not where. A member that starts knows the addresses that it is given, and drops what is for a
+//! member that it has no address of, and refuses its connections. So whoever adds members keeps their addresses where each
+//! member finds them when it starts: best as a command in the application's state, as `examples/raft-kv` does, which tells
+//! [`Member::set_peer`] whenever that part of the state changes.
 //!
 //! # What it trusts
 //!

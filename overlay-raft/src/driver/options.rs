@@ -27,12 +27,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Makes the settings of a member of a new cluster, whose voters are all `peers`.
-    pub fn new(config: Config, peers: BTreeMap<RaftId, SocketAddr>) -> Self {
+    /// Makes the settings of a member that finds its peers there.
+    pub fn new(start: Start, config: Config, peers: BTreeMap<RaftId, SocketAddr>) -> Self {
         Self {
             config,
             peers,
-            start: Start::Found,
+            start,
             compact_entries: 50_000,
             links: LinksConfig::default(),
             storage: StorageConfig::default(),
@@ -44,8 +44,11 @@ impl Options {
 /// What an empty disk means. A disk that holds something is always gone on with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
-    /// The member founds a cluster together with all its peers. Never for one that lost its disk: it would vote again
-    /// in terms in which it voted already ([`Restored::bootstrap`](crate::Restored::bootstrap)).
+    /// It was lost, or is another one: [`StartError::Empty`](super::StartError::Empty). For every start but the first.
+    Resume,
+    /// The member founds a cluster together with all its peers, each of which is told the same peers. To be said once in the
+    /// life of a cluster, and never by a member that comes later or lost its disk: it would vote again in terms in which it
+    /// voted already ([`Restored::bootstrap`](crate::Restored::bootstrap)), and logs that begin differently are not told apart.
     Found,
     /// The member waits to be added, also one that lost its disk ([`Restored::joining`](crate::Restored::joining)).
     Join,

@@ -16,7 +16,7 @@ use super::{
     member::Then,
     waiting::{Reply, Waiting},
 };
-use crate::{Change, Event, Index, Output, Raft, RaftId, ReadMode, Sending};
+use crate::{Change, Event, Index, MessageError, Output, Raft, RaftId, ReadMode, Sending};
 
 /// What a member is asked.
 pub(super) enum Request<A: Application> {
@@ -71,6 +71,8 @@ pub(super) struct Loop<A: Application, T, D> {
     leading: watch::Sender<Leading>,
     disk_error: Option<DiskError>,
     leaving: Option<Leaving>,
+    /// The last message that was refused.
+    refused: Option<(RaftId, MessageError)>,
 }
 
 /// When the log is compacted.
@@ -117,6 +119,7 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             leading,
             disk_error: None,
             leaving: None,
+            refused: None,
         }
     }
 
@@ -133,6 +136,7 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             self.take_all(now, &mut inputs);
             self.raft.handle_timeout(self.clock.now());
             self.drain();
+            self.waiting.finish_changes(&self.raft);
             self.compact();
         };
         let Self { log, links, .. } = self;
@@ -181,8 +185,10 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             }
             Input::Arrival(Arrival { from, messages }) => {
                 for message in messages {
-                    // One that is refused changes nothing and is counted.
-                    let _ = self.raft.handle_message(now, from, message);
+                    // One that is refused changes nothing.
+                    if let Err(error) = self.raft.handle_message(now, from, message) {
+                        self.refused = Some((from, error));
+                    }
                 }
             }
             Input::Request(request) => self.handle_request(now, request),
@@ -327,6 +333,7 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             stats: *raft.stats(),
             links: self.links.stats(),
             compactions_refused: self.compaction.refused,
+            refused: self.refused.clone(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use overlay_core::Instant;
 
 use super::LinksStats;
-use crate::{FollowerStatus, Index, Membership, RaftId, Role, Stats, Term};
+use crate::{FollowerStatus, Index, Membership, MessageError, RaftId, Role, Stats, Term};
 
 /// A member at one moment.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Status {
     pub links: LinksStats,
     /// Snapshots of the application that were refused, for instance because they are too large.
     pub compactions_refused: u64,
+    /// The last message that was refused, of whom and why; [`Stats::messages_refused`] counts them.
+    pub refused: Option<(RaftId, MessageError)>,
 }
 
 /// Who leads.

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     Application, Applied, HandOverError, MembershipError, ProposalError, QueryError, member::Then,
 };
-use crate::{ApplyBatch, Index, ProposalId, RaftId, ReadId};
+use crate::{ApplyBatch, Index, ProposalId, Raft, RaftId, ReadId};
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -15,6 +15,8 @@ pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) struct Waiting<A: Application> {
     proposals: BTreeMap<ProposalId, Reply<Applied<A::Answer>, ProposalError>>,
     changes: BTreeMap<ProposalId, Reply<Index, MembershipError>>,
+    /// Changes whose first step is committed.
+    finishing: Vec<(Index, Reply<Index, MembershipError>)>,
     reads: BTreeMap<ReadId, Then<A>>,
     transfers: Vec<Reply<(), HandOverError>>,
 }
@@ -24,6 +26,7 @@ impl<A: Application> Waiting<A> {
         Self {
             proposals: BTreeMap::new(),
             changes: BTreeMap::new(),
+            finishing: Vec::new(),
             reads: BTreeMap::new(),
             transfers: Vec::new(),
         }
@@ -65,8 +68,16 @@ impl<A: Application> Waiting<A> {
     }
 
     pub(super) fn change_committed(&mut self, id: ProposalId) {
-        if let Some(reply) = self.changes.remove(&id) {
-            let _ = reply.send(Ok(id.index));
+        let reply = self.changes.remove(&id);
+        self.finishing.extend(reply.map(|reply| (id.index, reply)));
+    }
+
+    /// Answers those whose changes are over: a joint membership is left by whoever leads.
+    pub(super) fn finish_changes(&mut self, raft: &Raft) {
+        if raft.is_membership_committed() && !raft.membership().is_joint() {
+            for (index, reply) in self.finishing.drain(..) {
+                let _ = reply.send(Ok(index));
+            }
         }
     }
 

@@ -91,14 +91,20 @@ impl Model {
         self.touched.clear();
     }
 
-    /// Compares all names, and one of the files.
-    pub(super) fn compare(&self, disk: &impl Disk, rng: &mut Rng) -> Result<(), String> {
+    /// Compares all names, and one of the files: the one that was touched, or any.
+    pub(super) fn compare(
+        &self,
+        disk: &impl Disk,
+        touched: Option<&str>,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
         let listed = disk.list().map_err(|error| error.to_string())?;
         if !listed.iter().eq(self.names.keys()) {
             let names: Vec<_> = self.names.keys().collect();
             return Err(format!("it lists {listed:?} where {names:?} are there"));
         }
-        let name = super::NAMES[rng.index(super::NAMES.len()).unwrap_or(0)];
+        let any = super::NAMES[rng.index(super::NAMES.len()).unwrap_or(0)];
+        let name = touched.unwrap_or(any);
         let expected = self.names.get(name).and_then(|id| self.files.get(*id));
         match (disk.read(name), expected) {
             (Ok(read), Some(file)) if read == file.bytes => Ok(()),
