@@ -2,7 +2,7 @@
 //!
 //! Election with pre-vote and check-quorum, replication in batches and pipelines, membership changes of one member or of
 //! many (joint consensus), learners, snapshots that travel inside the messages, linearizable reads on every member and by
-//! lease, transfer of leadership; its own wire codec; and a checksummed log on any [`Disk`](overlay_core::Disk)
+//! lease, transfer of leadership; its own wire codec; and a checksummed log on any [`Disk`]
 //! ([`storage`]). What must be durable before something leaves is kept inside until the [`PersistTicket`] comes back.
 //!
 //! It does no I/O, reads no clock and starts no thread. It does not authenticate: the driver vouches for the sender of a
