@@ -137,9 +137,17 @@ impl Raft {
                 .memberships_from(commit)
                 .any(|membership| membership.contains(id))
         };
+        let votes = |id: RaftId| {
+            self.log
+                .memberships_from(commit)
+                .any(|membership| membership.is_voter(id))
+        };
         let (at, _) = self.log.membership_at(commit);
         let until = now + self.config.election_timeout;
         leader.followers.retain(|id, progress| {
+            if !votes(id) {
+                progress.lose_vote();
+            }
             if wanted(id) {
                 progress.stay();
                 return true;
@@ -238,7 +246,7 @@ impl Raft {
                 .filter_map(|id| {
                     let progress = leader.followers.get(id)?;
                     let meant = self.membership().incarnation(id);
-                    let answers = progress.incarnation == meant
+                    let answers = meant.is_some_and(|meant| progress.counts(meant))
                         && self.now < progress.contact + self.config.election_timeout;
                     let replicates = matches!(progress.mode, Mode::Replicate { .. });
                     (answers && replicates).then_some((progress.matched, id))

@@ -128,6 +128,16 @@ pub enum Event {
         /// Who.
         id: RaftId,
     },
+    /// A voter holds less than it acknowledged: its disk was lost, or put back to what it once was, and the member was started
+    /// again as if nothing had happened. It is sent everything anew and its word counts for nothing here, until it is demoted
+    /// and promoted as after [`VoterLostDisk`](Self::VoterLostDisk). It may have voted twice in a term, and entries that only it
+    /// and members that are gone held are lost.
+    VoterForgot {
+        /// Who.
+        id: RaftId,
+        /// Up to where it had acknowledged the log.
+        acknowledged: Index,
+    },
     /// A write failed. Nothing more is sent, acknowledged or applied, nor told of proposals and reads that are open: what
     /// became of them is unknown. Rebuild the machine from what the disk holds.
     Fatal,

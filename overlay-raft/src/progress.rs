@@ -66,6 +66,11 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// What was matched at the last acknowledged heartbeat: without progress since, something was lost.
     pub(crate) matched_at_heartbeat: Index,
+    /// Refusals in a row of the very entry that it had acknowledged, each in another round of heartbeats; and the round of the
+    /// last one.
+    contradictions: (u32, u64),
+    /// It holds less than it had acknowledged, which was up to here: its word counts for nothing.
+    forgot: bool,
     /// It is no member any more: where that is in the log, and until when it is waited for to hear of it.
     parting: Option<(Index, Instant)>,
 }
@@ -164,8 +169,36 @@ impl Progress {
             contact: now,
             round: 0,
             matched_at_heartbeat: Index::ZERO,
+            contradictions: (0, 0),
+            forgot: false,
             parting: None,
         }
+    }
+
+    /// Notes that the follower refused the very entry that it had acknowledged; returns whether that is proof by now that it
+    /// lost it. What the network repeats may be one such answer, or two: not one in each of several rounds.
+    pub(crate) fn contradict(&mut self) -> bool {
+        // It is asked again after the next heartbeat, not at once.
+        self.mode = Mode::Probe { waiting: true };
+        let (count, round) = self.contradictions;
+        if self.round > round {
+            self.contradictions = (count + 1, self.round);
+        }
+        self.contradictions.0 >= CONTRADICTIONS_MIN
+    }
+
+    /// Takes back what the follower acknowledged and lost.
+    pub(crate) fn forget(&mut self, next: Index) {
+        self.forgot = true;
+        self.contradictions = (0, self.round);
+        self.matched = Index::ZERO;
+        self.told_commit = Index::ZERO;
+        self.probe(next);
+    }
+
+    /// Notes that it has no vote, and so none that was given for something that it lost.
+    pub(crate) fn lose_vote(&mut self) {
+        self.forgot = false;
     }
 
     /// Notes that it is a member.
@@ -184,7 +217,13 @@ impl Progress {
     ///
     /// `expected` is `None` for a learner, whose acknowledgements count nowhere.
     pub(crate) fn counts(&self, expected: Incarnation) -> bool {
-        self.incarnation == Some(expected) || planted::has(Bug::TrustsLostDisks)
+        let is_meant = self.incarnation == Some(expected) || planted::has(Bug::TrustsLostDisks);
+        is_meant && !self.forgot
+    }
+
+    /// Returns whether the disk of a voter is known not to be the one that was promoted, or not to hold what it held.
+    pub(crate) fn lost_disk(&self, expected: Incarnation) -> bool {
+        self.forgot || self.incarnation.is_some_and(|found| found != expected)
     }
 
     /// Goes back to probing, at `next`.
@@ -195,6 +234,7 @@ impl Progress {
 
     /// Notes that the follower holds everything up to `matched`.
     pub(crate) fn accept(&mut self, matched: Index) {
+        self.contradictions = (0, self.round);
         self.matched = self.matched.max(matched);
         self.next = self.next.max(self.matched.next());
         match &mut self.mode {
@@ -229,3 +269,6 @@ impl Progress {
         }
     }
 }
+
+/// Rounds of heartbeats in which a follower must contradict itself.
+const CONTRADICTIONS_MIN: u32 = 3;

@@ -132,9 +132,7 @@ impl Raft {
                     matched: progress.matched,
                     sending: progress.sending(),
                     contact: progress.contact,
-                    lost_disk: meant.is_some()
-                        && progress.incarnation.is_some()
-                        && progress.incarnation != meant,
+                    lost_disk: meant.is_some_and(|meant| progress.lost_disk(meant)),
                 }
             })
     }

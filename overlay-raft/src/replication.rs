@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Event, Incarnation, Index, Raft, RaftId,
+    Event, Incarnation, Index, Raft, RaftId, Term,
     planted::{self, Bug},
     progress::{Mode, Progress},
     raft::Standing,
@@ -87,6 +87,11 @@ impl Raft {
                 hint,
                 hint_term,
             } => match progress.mode {
+                Mode::Probe { .. } if previous == progress.matched && previous > Index::ZERO => {
+                    if progress.contradict() {
+                        self.take_back(from, hint, hint_term);
+                    }
+                }
                 Mode::Probe { .. } if previous == progress.next.previous() => {
                     let (agreed, _) = self.log.last_not_above(hint, hint_term);
                     let next = agreed.next().min(previous).max(Index::ZERO.next());
@@ -100,6 +105,23 @@ impl Raft {
                 // An answer to something that was sent before the leader knew better.
                 Mode::Probe { .. } | Mode::Replicate { .. } | Mode::Snapshot { .. } => {}
             },
+        }
+    }
+
+    /// Takes back what a follower acknowledged, and does not hold.
+    fn take_back(&mut self, from: RaftId, hint: Index, hint_term: Term) {
+        let (agreed, _) = self.log.last_not_above(hint, hint_term);
+        let is_voter = self.membership().is_voter(from);
+        let Some(progress) = self.progress_mut(from) else {
+            return;
+        };
+        let acknowledged = progress.matched;
+        progress.forget(agreed.next());
+        if is_voter {
+            self.outbox.event(Event::VoterForgot {
+                id: from,
+                acknowledged,
+            });
         }
     }
 

@@ -45,7 +45,8 @@ impl Raft {
         if matches!(progress.mode, Mode::Snapshot { .. }) {
             return Err(TransferError::Behind { to });
         }
-        if progress.incarnation != meant || now >= progress.contact + patience {
+        if !meant.is_some_and(|meant| progress.counts(meant)) || now >= progress.contact + patience
+        {
             return Err(TransferError::Unreachable { to });
         }
         leader.transfer = Some(Transfer {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use overlay_core::{Instant, Machine as _, Seed};
 use overlay_raft::{
-    Change, ChangeError, CompactError, Config, ConfigError, Output, Raft, RestoreError, Restored,
-    Role,
+    Change, ChangeError, CompactError, Config, ConfigError, Event, Output, Raft, RestoreError,
+    Restored, Role, TransferError,
 };
 
 use cluster::{Body, Cluster, ELECTION, HEARTBEAT, Node, config, id};
@@ -45,6 +45,90 @@ fn a_voter_that_lost_its_disk_votes_again_only_after_it_was_demoted() {
         cluster.pass(HEARTBEAT);
         assert_eq!(cluster.node(3).commands(), ["with its vote"]);
     }
+}
+
+/// A founder whose disk was lost, founded again: to its peers it looks like the one that it was, with less than it acknowledged.
+#[test]
+fn a_voter_that_holds_less_than_it_acknowledged_is_told_of_and_does_not_count() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    for text in ["a", "b", "c"] {
+        cluster.propose(1, text);
+        cluster.pass(HEARTBEAT);
+    }
+    let acknowledged = cluster.raft(1).last_index();
+    cluster.crash(3);
+    cluster.restart_with(Node::founder(3, &[1, 2, 3]));
+    // It shows as soon as there is something to send.
+    cluster.propose(1, "d");
+    cluster.pass(HEARTBEAT * 8);
+    let forgot = Event::VoterForgot {
+        id: id(3),
+        acknowledged,
+    };
+    let told = cluster
+        .node(1)
+        .events
+        .iter()
+        .filter(|event| **event == forgot)
+        .count();
+    assert_eq!(told, 1, "{:?}", cluster.node(1).events);
+    let status: Vec<_> = cluster
+        .raft(1)
+        .followers()
+        .filter(|one| one.lost_disk)
+        .collect();
+    assert_eq!(status.len(), 1);
+    assert_eq!(status[0].id, id(3));
+    let refused = cluster.node(1).raft.transfer(Instant::EPOCH, id(3));
+    assert_eq!(refused, Err(TransferError::Unreachable { to: id(3) }));
+    // It is sent everything again, and its word counts for nothing.
+    assert_eq!(cluster.node(3).commands(), ["a", "b", "c", "d"]);
+    cluster.crash(2);
+    let commit = cluster.raft(1).commit();
+    cluster.node(1).propose("e").unwrap();
+    cluster.pass(HEARTBEAT * 2);
+    assert_eq!(cluster.raft(1).commit(), commit);
+    cluster.restart(2);
+    cluster.pass(ELECTION * 4);
+    let leader = cluster.leader();
+    if leader == 1 {
+        cluster.change(1, Change::Demote(id(3))).unwrap();
+        cluster.pass(HEARTBEAT * 2);
+        cluster.change(1, Change::Promote(id(3))).unwrap();
+        cluster.pass(HEARTBEAT * 2);
+    }
+    cluster.crash(if leader == 2 { 1 } else { 2 });
+    let leader = cluster.leader();
+    cluster.propose(leader, "e");
+    cluster.pass(HEARTBEAT * 2);
+    assert_eq!(
+        cluster.node(3).commands().last().map(String::as_str),
+        Some("e")
+    );
+}
+
+/// Answers that the network kept and repeats prove nothing.
+#[test]
+fn old_refusals_that_are_repeated_are_no_proof_of_a_lost_disk() {
+    let mut node = Node::leader();
+    let refusal = |previous: u64| Body::Rejected {
+        previous,
+        hint: 1,
+        hint_term: 0,
+    };
+    node.propose("x").unwrap();
+    node.feed(3, Body::Accepted { matched: 2 });
+    for _ in 0..20 {
+        node.feed(3, refusal(3));
+        node.feed(3, refusal(2));
+        node.feed(3, refusal(2));
+    }
+    node.feed(3, Body::Accepted { matched: 3 });
+    node.feed(2, Body::Accepted { matched: 3 });
+    let forgot = |event: &Event| matches!(event, Event::VoterForgot { .. });
+    assert!(!node.events.iter().any(forgot), "{:?}", node.events);
+    assert!(node.raft.followers().all(|one| !one.lost_disk));
 }
 
 /// Voters that go are members until they are gone.

@@ -262,7 +262,8 @@ impl<A: Application, T: Transport, D: Disk + Send + 'static> Loop<A, T, D> {
             Event::Fatal => self.leaving = Some(Leaving::Now),
             Event::MembershipChanged { .. }
             | Event::DiskStalled { .. }
-            | Event::VoterLostDisk { .. } => {}
+            | Event::VoterLostDisk { .. }
+            | Event::VoterForgot { .. } => {}
         }
     }
 

@@ -209,6 +209,9 @@ impl Member {
             Event::DiskStalled { .. } => {
                 sometimes("a leader with a slow disk hands over", true);
             }
+            Event::VoterForgot { .. } => {
+                panic!("{event:?}: what was acknowledged was durable");
+            }
             Event::VoterLostDisk { .. } => {
                 sometimes("a wiped voter is noticed", true);
             }
