@@ -4,6 +4,7 @@ mod clock;
 mod commits;
 mod dns;
 mod esp;
+mod gossip;
 mod heap;
 mod ipam;
 mod kernel;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         (Some("commits"), Ok(rounds)) => {
             return said("commits", commits::run(rounds.unwrap_or(5).max(1)));
         }
+        (Some("gossip"), Ok(rounds)) => gossip::run(rounds.unwrap_or(20).max(1) as u64),
         (Some("esp"), Ok(rounds)) => esp::run(rounds.unwrap_or(9).max(1)),
         (Some("policy"), Ok(rounds)) => policy::run(rounds.unwrap_or(9).max(1)),
         (Some("raft"), Ok(rounds)) => {
