@@ -30,7 +30,7 @@ fn of_one<M: Member>(make: Make<M>, seeds: u64, wanted: Option<&str>) {
         cases::detect(make, 1_000, seeds);
     }
     if is_wanted("load") {
-        cases::load(make, 1_000, Duration::from_secs(60));
+        cases::load(make, 1_000, Duration::from_secs(300));
     }
     if is_wanted("pause") {
         let seconds = Duration::from_secs;

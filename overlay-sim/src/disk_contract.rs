@@ -26,7 +26,10 @@
 //!
 //! impl Subject for InMemory {
 //!     type Disk = SimDisk;
-//!     fn open(&mut self) -> SimDisk { self.0.clone() }
+//!     fn open(&mut self) -> SimDisk {
+//!         self.0.kill(); // the process that had it is gone
+//!         self.0.clone()
+//!     }
 //!     fn cut_power(&mut self, _rng: &mut Rng) -> bool { self.0.crash(); true }
 //! }
 //!
