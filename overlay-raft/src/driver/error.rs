@@ -45,7 +45,8 @@ pub enum StartError {
     },
     /// The log is empty where one was expected.
     #[error(
-        "the log of member {id} is empty: if its disk was lost, remove the member from the cluster and add it anew (`Start::Join`);          if the cluster is new, say so (`Start::Found`)"
+        "the log of member {id} is empty: if its disk was lost, remove the member from the cluster and add it anew \
+         (`Start::Join`); if the cluster is new, say so (`Start::Found`)"
     )]
     Empty {
         /// The member.
