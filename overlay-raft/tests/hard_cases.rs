@@ -1005,15 +1005,7 @@ fn a_proposal_is_lost_when_something_else_is_committed_in_its_place_and_not_befo
     assert!(node.events.contains(&lost));
     let mut node = Node::leader();
     let proposal = node.propose("x").unwrap();
-    let chunk = Body::Chunk {
-        index: 9,
-        term: 2,
-        membership: membership(&[1, 2, 3], &[]),
-        total: 0,
-        offset: 0,
-        data: Bytes::new(),
-    };
-    node.feed_at(2, 2, chunk);
+    node.feed_at(2, 2, whole_snapshot());
     assert!(node.events.contains(&Event::ProposalUnknown(proposal)));
 }
 
@@ -1219,15 +1211,7 @@ fn a_change_ends_with_word_of_its_commit_or_of_its_loss() {
     assert_eq!(ends(&node), [Event::ProposalLost(change)]);
     // Contained in a snapshot, or not.
     let (mut node, change) = started();
-    let chunk = Body::Chunk {
-        index: 9,
-        term: 2,
-        membership: membership(&[1, 2, 3], &[]),
-        total: 0,
-        offset: 0,
-        data: Bytes::new(),
-    };
-    node.feed_at(2, 2, chunk);
+    node.feed_at(2, 2, whole_snapshot());
     node.append((2, 2), (9, 2), &[2], 10);
     assert_eq!(ends(&node), [Event::ProposalUnknown(change)]);
 }
@@ -1235,4 +1219,16 @@ fn a_change_ends_with_word_of_its_commit_or_of_its_loss() {
 fn lost_of(node: &Node) -> Vec<Event> {
     let lost = |event: &&Event| matches!(event, Event::ProposalLost(_));
     node.events.iter().filter(lost).cloned().collect()
+}
+
+/// A snapshot at index 9 that is complete with its first piece.
+fn whole_snapshot() -> Body {
+    Body::Chunk {
+        index: 9,
+        term: 2,
+        membership: membership(&[1, 2, 3], &[]),
+        total: 0,
+        offset: 0,
+        data: Bytes::new(),
+    }
 }

@@ -10,21 +10,6 @@ use cluster::{
     Body, Cluster, ELECTION, HEARTBEAT, Node, Stored, config, id, membership, message::joint,
 };
 
-/// Five members of which 1 leads, 2 and 3 vote, and 4 and 5 are learners that have caught up.
-fn with_two_learners() -> Cluster {
-    let mut cluster = Cluster::new(3);
-    for number in [4, 5] {
-        cluster.add_joiner(number);
-    }
-    cluster.elect(1);
-    cluster.pass(HEARTBEAT);
-    for number in [4, 5] {
-        cluster.change(1, Change::AddLearner(id(number))).unwrap();
-        cluster.pass(HEARTBEAT);
-    }
-    cluster
-}
-
 /// 2 and 3 go, 4 and 5 come.
 fn replacement() -> [Change; 4] {
     [
@@ -47,7 +32,7 @@ fn outgoing(membership: &Membership) -> Vec<u64> {
 /// committed, the system then transitions to the new configuration."
 #[test]
 fn s6_voters_are_replaced_in_two_steps_without_anybody_asking_for_the_second() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     let before = cluster.raft(1).last_index();
     cluster.node(1).events.clear();
     let proposal = cluster.change_all(1, &replacement()).unwrap();
@@ -91,7 +76,7 @@ fn s6_voters_are_replaced_in_two_steps_without_anybody_asking_for_the_second() {
 /// "A server always uses the latest configuration in its log, regardless of whether the entry is committed."
 #[test]
 fn s6_a_joint_membership_is_in_force_as_soon_as_it_is_in_the_log() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     for number in 2..=5 {
         cluster.isolate(number);
     }
@@ -112,7 +97,7 @@ fn s6_a_joint_membership_is_in_force_as_soon_as_it_is_in_the_log() {
 #[test]
 fn s6_entries_need_a_majority_of_the_old_and_one_of_the_new_voters() {
     for absent in [[2, 3], [4, 5]] {
-        let mut cluster = with_two_learners();
+        let mut cluster = Cluster::with_two_learners();
         cluster.isolate(absent[0]);
         cluster.isolate(absent[1]);
         let commit = cluster.raft(1).commit();
@@ -131,7 +116,7 @@ fn s6_entries_need_a_majority_of_the_old_and_one_of_the_new_voters() {
 #[test]
 fn s6_elections_need_a_majority_of_the_old_and_one_of_the_new_voters() {
     for absent in [[2, 3], [4, 5]] {
-        let mut cluster = with_two_learners();
+        let mut cluster = Cluster::with_two_learners();
         // Everybody has the joint membership; nobody knows that it is committed, and who led is gone.
         for number in 2..=5 {
             cluster.cut(number, 1);
@@ -164,7 +149,7 @@ fn s6_elections_need_a_majority_of_the_old_and_one_of_the_new_voters() {
 /// period of time … when the leader is managing a cluster that does not include itself."
 #[test]
 fn s6_a_leader_that_goes_leads_until_the_new_voters_are_certain() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     let change = [
         Change::Promote(id(4)),
         Change::Promote(id(5)),
@@ -224,7 +209,7 @@ fn case_05_a_leader_of_a_later_term_leaves_what_another_entered() {
 /// Thesis §4.1: what is overwritten no longer holds.
 #[test]
 fn t4_a_joint_membership_that_is_overwritten_is_taken_back() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     for number in 2..=5 {
         cluster.isolate(number);
     }
@@ -246,7 +231,7 @@ fn t4_a_joint_membership_that_is_overwritten_is_taken_back() {
 /// One voter that comes or goes needs no second step (thesis §4.1).
 #[test]
 fn t4_1_what_differs_by_one_voter_is_one_step() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     let steps: [&[Change]; 3] = [
         &[Change::Promote(id(4)), Change::Remove(id(5))],
         &[Change::Demote(id(4)), Change::AddLearner(id(6))],
@@ -268,7 +253,7 @@ fn t4_1_what_differs_by_one_voter_is_one_step() {
 
 #[test]
 fn changes_that_contradict_each_other_are_refused_and_nothing_changes() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     let before = format!("{:?}", cluster.raft(1));
     let refused = [
         (&[][..], ChangeError::Nothing),
@@ -298,7 +283,7 @@ fn changes_that_contradict_each_other_are_refused_and_nothing_changes() {
 /// Reference, case 8, for a joint membership: who goes is sent what decides it.
 #[test]
 fn case_08_voters_that_go_are_sent_the_log_until_the_new_ones_are_certain() {
-    let mut cluster = with_two_learners();
+    let mut cluster = Cluster::with_two_learners();
     cluster.change_all(1, &replacement()).unwrap();
     cluster.pass(HEARTBEAT * 2);
     let gone = cluster.raft(2);

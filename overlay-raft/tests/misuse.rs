@@ -316,7 +316,7 @@ fn no_list_of_changes_makes_a_membership_that_others_refuse() {
     let (mut accepted, mut accepted_with_lost) = (0, 0);
     for seed in 0..600 {
         let mut rng = Seed::from_u64(seed).rng();
-        let mut cluster = with_learners();
+        let mut cluster = Cluster::with_two_learners();
         let loses = rng.chance(500_000);
         let lost = 2 + rng.below(2);
         if loses {
@@ -354,18 +354,4 @@ fn no_list_of_changes_makes_a_membership_that_others_refuse() {
         accepted > 100 && accepted_with_lost > 40,
         "{accepted}, {accepted_with_lost}"
     );
-}
-
-fn with_learners() -> Cluster {
-    let mut cluster = Cluster::new(3);
-    for number in [4, 5] {
-        cluster.add_joiner(number);
-    }
-    cluster.elect(1);
-    cluster.pass(HEARTBEAT);
-    for number in [4, 5] {
-        cluster.change(1, Change::AddLearner(id(number))).unwrap();
-        cluster.pass(HEARTBEAT);
-    }
-    cluster
 }

@@ -444,6 +444,21 @@ impl Cluster {
         }
     }
 
+    /// Five members of which 1 leads, 2 and 3 vote, and 4 and 5 are learners that have caught up.
+    pub fn with_two_learners() -> Self {
+        let mut cluster = Self::new(3);
+        for number in [4, 5] {
+            cluster.add_joiner(number);
+        }
+        cluster.elect(1);
+        cluster.pass(HEARTBEAT);
+        for number in [4, 5] {
+            cluster.change(1, Change::AddLearner(id(number))).unwrap();
+            cluster.pass(HEARTBEAT);
+        }
+        cluster
+    }
+
     pub fn from_nodes(nodes: Vec<Node>) -> Self {
         Self {
             nodes: nodes
