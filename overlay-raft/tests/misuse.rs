@@ -1,7 +1,5 @@
 //! What an embedder may get wrong: it is refused with a reason, and wedges nothing.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 mod cluster;
 
 use std::time::Duration;
