@@ -1,7 +1,5 @@
 //! Joint consensus: sentences of Raft §6 and of the thesis §4.3, and the hard cases about it.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 mod cluster;
 
 use overlay_raft::{Change, ChangeError, Event, Index, Membership, Payload, Role};
